@@ -103,7 +103,6 @@ NEEDING = {
     "experiments_bandit": ("a bandit", replace(PLAN, mode=Mode.BANDIT)),
     "experiments_routers": ("a router experiment", replace(PLAN, route="", arms=ROUTERS)),
     "experiments_switchback": ("a switchback", replace(PLAN, mode=Mode.SWITCHBACK)),
-    "experiments_tenants": ("an experiment by tenant", replace(PLAN, by_tenant=True)),
 }
 
 

@@ -24,7 +24,6 @@ from itertools import accumulate
 from router.errors import FieldViolation, InvalidRequest
 from router.experiments.model import BASE, ArmSpec, Experiment, Lifecycle, Mode, Spec
 from router.experiments.slices import arm_at, part_at
-from router.experiments.tenants import arms_of_tenants
 from router.ports import Place
 from router.types import AdapterRef, Decision, Request
 from router.units import SEPARATOR, fraction, is_missing, unit_hash
@@ -335,9 +334,7 @@ class Assigner:
         for one in candidates:
             unit = unit_of(one, request)
             if one.spec.randomised and not one.allocation.holds_out(unit):
-                if (drawn := one.drawn(self.server, request.tenant, now)) is not None:
-                    return drawn
-                continue
+                return one.drawn(self.server, now)
             found = one.assigned(unit, now)
             if isinstance(found, Assigned):
                 self._look(one, unit, request, now)
@@ -395,8 +392,7 @@ def place_of(one: RunningExperiment, request: Request, now: float, server: str =
         side = _side(one, unit)
         arm, share = side.arm, side.propensity
     elif one.spec.randomised and not one.allocation.holds_out(unit):
-        if (drawn := one.drawn(server, request.tenant, now)) is None:
-            return replace(place, outside=NotAssignedReason.NOT_ENROLLED.value)
+        drawn = one.drawn(server, now)
         arm, share = drawn.arm, drawn.propensity
     else:
         found = one.assigned(unit, now)
@@ -439,7 +435,6 @@ class RunningExperiment:
     arms: Mapping[str, ArmSpec]
     epochs: tuple[Reweighted, ...] = ()
     started: float = 0.0  # unix seconds, of the phase
-    tenants: Mapping[str, str] = field(default_factory=dict)  # hash of a tenant: its arm
 
     @property
     def control(self) -> ArmSpec:
@@ -461,18 +456,11 @@ class RunningExperiment:
         """Whether its units are answered by their arms."""
         return self.by_router or self.spec.mode in (Mode.SPLIT, Mode.BANDIT, Mode.SWITCHBACK)
 
-    def drawn(self, server: str, tenant: str, now: float) -> ArmAssignment | None:
-        """What a server has now, in a switchback; else what a tenant has: None for one that was not there at
-        the start, and without one."""
-        if self.spec.mode is Mode.SWITCHBACK:
-            part = part_at(self.spec, server, now - self.started)
-            arm = arm_at(self.allocation.salts.variant, server, part.number, tuple(self.arms))
-            return ArmAssignment(self, self.arms[arm], 1 / len(self.arms), str(part))
-        unit = unit_hash(tenant) if tenant else ""
-        if (name := self.tenants.get(unit)) is None:
-            return None
-        share = sum(other == name for other in self.tenants.values()) / len(self.tenants)
-        return ArmAssignment(self, self.arms[name], share, unit)
+    def drawn(self, server: str, now: float) -> ArmAssignment:
+        """What a server has now, in a switchback."""
+        part = part_at(self.spec, server, now - self.started)
+        arm = arm_at(self.allocation.salts.variant, server, part.number, tuple(self.arms))
+        return ArmAssignment(self, self.arms[arm], 1 / len(self.arms), str(part))
 
     def at(self, now: float) -> UnitAllocation:
         """How units are divided at a time."""
@@ -552,8 +540,7 @@ def running_of(
     found = RunningExperiment(
         experiment.name, phase.number, spec, allocation, {arm.name: arm for arm in spec.arms}
     )
-    tenants = arms_of_tenants(phase.variant_salt, phase.tenants, spec.arms)
-    return replace(found, started=phase.started, tenants=tenants)
+    return replace(found, started=phase.started)
 
 
 def holdout_problem(spec: Spec, holdout: float) -> str:

@@ -270,8 +270,7 @@ class Manager:
         Another server may start one between look and write: who sees the other afterwards gives way.
         """
         self._check_conflicts(experiment.name, spec)
-        tenants = tuple(sorted(self.known.tenants() or ())) if spec.by_tenant else ()
-        after = opened(experiment, spec, self.clock(), reason, self._salts, tenants)
+        after = opened(experiment, spec, self.clock(), reason, self._salts)
         kept = self.keep(after, actor, act, reason, {**detail, "phase": len(after.phases)})
         try:
             self._check_conflicts(experiment.name, spec)

@@ -109,7 +109,7 @@ TEXTS = ("unit", "judge")
 PLANNED = (
     *("hypothesis", "route", "arms", "control", "primary", "guardrails", "mode", "unit_label", "namespace"),
     *("slot_start", "slot_end", "margin", "secondary", "segments", "equal_arms", *PRESENT, *TIMES, *TEXTS),
-    *("by_tenant", "design"),
+    "design",
 )
 """Fields of the resource that an operator sets."""
 EVERYTHING = "*"
@@ -211,7 +211,6 @@ def plan_message(spec: Spec) -> pb.Experiment:
         slot_end=spec.slot[1],
         margin=spec.margin,
         equal_arms=spec.equal_arms,
-        by_tenant=spec.by_tenant,
         design=spec.design.proto if spec.design else None,
         secondary=map(metric_message, spec.secondary),
         segments=(pb.Experiment.Segment(label=s.label, values=s.values) for s in spec.segments),
@@ -252,7 +251,6 @@ def plan_of(message: pb.Experiment, found: Findings, within: str = "experiment."
         slot=(message.slot_start, message.slot_end if message.HasField("slot_end") else 1.0),
         margin=message.margin,
         equal_arms=message.equal_arms,
-        by_tenant=message.by_tenant,
         design=DESIGNS.get(message.design),
         **given,
     )

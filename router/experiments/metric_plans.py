@@ -129,9 +129,9 @@ def _quantiles_out_of_place(spec: Spec) -> Iterator[FieldViolation]:
     if spec.primary.quantile is not None:
         text = "a quantile decides nothing alone: make it a guardrail or a secondary metric"
         yield FieldViolation("primary.name", text)
-    if spec.mode in (Mode.SPLIT, Mode.HOLDOUT) and not spec.by_tenant:
+    if spec.mode in (Mode.SPLIT, Mode.HOLDOUT):
         return
-    where = "by_tenant" if spec.by_tenant else f"mode {spec.mode}"
+    where = f"mode {spec.mode}"
     for field, metrics in (("guardrails", spec.guardrails), ("secondary", spec.secondary)):
         for i, metric in enumerate(metrics):
             if metric.quantile is not None:

@@ -234,8 +234,7 @@ class Spec:
     nothing; they may be changed at any time without a new phase. With `equal_arms` arms may be the same
     version, as in an A/A test. A switchback gives the route one arm for `slice_length` seconds, leaves out
     `wash_out` seconds at a slice's begin (None: `slices.wash_out_of`), and is judged after `planned_slices`
-    of all servers; its units are slices, and `unit`, `planned_units`, `min_units` mean nothing to it. With
-    `by_tenant` the unit is the tenant of the client that asks, and the verdict comes when `window` is over.
+    of all servers; its units are slices, and `unit`, `planned_units`, `min_units` mean nothing to it.
     `design` None: a server that creates the experiment sets it by mode; of one that is kept, open, as all
     were before there were designs.
     """
@@ -269,7 +268,6 @@ class Spec:
     slice_length: float = 3600.0
     wash_out: float | None = None
     planned_slices: int = 48
-    by_tenant: bool = False
     design: Design | None = None
 
     @property
@@ -284,8 +282,8 @@ class Spec:
 
     @property
     def randomised(self) -> bool:
-        """Whether it is judged by a test of its randomisation, once: a switchback, and one by tenant."""
-        return self.mode is Mode.SWITCHBACK or self.by_tenant
+        """Whether it is judged by a test of its randomisation, once: a switchback."""
+        return self.mode is Mode.SWITCHBACK
 
     @property
     def closing(self) -> float:
@@ -333,7 +331,6 @@ class ExperimentPhase:
     spec: Spec
     ended: float | None = None
     reason: str = ""  # why it was opened
-    tenants: tuple[str, ...] = ()  # hashes of those that take part, in an experiment by tenant
     early: float = 0.0
     width: float = 0.0
 

@@ -16,12 +16,11 @@ if TYPE_CHECKING:
     from router.routing.router import Router
     from router.types import Decision, Request
 
-BANDIT, ROUTERS, SHADOW, SWITCHBACK, TENANTS = "bandit", "routers", "shadow", "switchback", "tenants"
+BANDIT, ROUTERS, SHADOW, SWITCHBACK = "bandit", "routers", "shadow", "switchback"
 MISSING = {
     BANDIT: "a bandit needs the extension experiments_bandit, which is not there",
     ROUTERS: "a router experiment needs the extension experiments_routers, which is not there",
     SWITCHBACK: "a switchback needs the extension experiments_switchback, which is not there",
-    TENANTS: "an experiment by tenant needs the extension experiments_tenants, which is not there",
 }
 """Why an experiment is refused without the mode that it needs."""
 
@@ -65,6 +64,4 @@ def needed(spec: Spec) -> str:
     """The mode of a plugin that a plan needs; empty if it needs none."""
     if spec.mode in (Mode.BANDIT, Mode.SWITCHBACK):
         return spec.mode.value
-    if spec.by_tenant:
-        return TENANTS
     return "" if spec.route or spec.mode is Mode.HOLDOUT else ROUTERS

@@ -38,7 +38,6 @@ from router.experiments.names import WORD_FORM, id_problem, is_word
 from router.experiments.slices import slice_problems
 from router.experiments.stats.compare import SequencePlan
 from router.experiments.stats.quantiles import units_needed
-from router.experiments.tenants import tenant_problems
 from router.experiments.verdict import ExperimentDesign
 from router.types import AdapterInfo, AdapterRef, RouterVariant
 
@@ -72,9 +71,6 @@ class Known:
     classifiers: Callable[[], Collection[str]] | None = None
     sees: Callable[[Experiment], bool] = all_seen
     has_mode: Callable[[str], bool] = bool  # those of `modes.needed`
-    tenants: Callable[[], Collection[str] | None] = lambda: (
-        None
-    )  # hashes of those that may ask; None: not known
 
     def adapter_problem(self, name: str, version: str = "") -> str:
         """Why no arm or route can be this adapter; empty if it can."""
@@ -157,12 +153,10 @@ def _times(spec: Spec) -> Iterator[FieldViolation]:
 
 def _mode(spec: Spec, known: Known) -> Iterator[FieldViolation]:
     yield from slice_problems(spec)
-    yield from tenant_problems(spec, known.tenants())
     if spec.mode is Mode.HOLDOUT:
         yield from _holdout(spec)
-    if (spec.mode is not Mode.SPLIT or spec.randomised) and spec.design not in (None, Design.OPEN):
-        what = "split by tenant" if spec.mode is Mode.SPLIT else str(spec.mode)
-        text = f"of a {what} is open: {spec.design} is of a split of units; leave it out"
+    if spec.mode is not Mode.SPLIT and spec.design not in (None, Design.OPEN):
+        text = f"of a {spec.mode} is open: {spec.design} is of a split of units; leave it out"
         yield FieldViolation("design", text)
     if not 0 < spec.shadow_share <= 1:
         text = f"must be above 0 and at most 1, got {spec.shadow_share:g}"
@@ -170,7 +164,7 @@ def _mode(spec: Spec, known: Known) -> Iterator[FieldViolation]:
     if spec.mode is Mode.SHADOW and known.judges is not None and spec.judge not in known.judges():
         yield FieldViolation("judge", _not_known(spec.judge, known.judges()))
     if (mode := needed(spec)) and not known.has_mode(mode):
-        field = "by_tenant" if spec.by_tenant else "mode" if spec.mode is not Mode.SPLIT else "route"
+        field = "mode" if spec.mode is not Mode.SPLIT else "route"
         yield FieldViolation(field, MISSING[mode])
     if spec.mode is Mode.BANDIT:
         most = 1 / max(len(spec.arms), 1)

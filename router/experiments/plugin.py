@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from router.errors import ConfigError
 from router.hookspecs import RegisterServices, hookimpl
-from router.units import unit_hash
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -113,7 +112,6 @@ def experiments_of(server: ServerApp) -> LiveExperiments | None:
     store = store_of(settings, server.state_dir)
     if store is None:
         return None
-    from router.access.clients import Role
     from router.experiments.cost import Prices
     from router.experiments.runtime import LiveExperiments
 
@@ -133,7 +131,6 @@ def experiments_of(server: ServerApp) -> LiveExperiments | None:
     )
     live.classifiers = lambda: [r.name for r in plugins.registrations()]
     live.judges = plugins.judges
-    live.tenants = lambda: {unit_hash(tenant) for tenant in server.access.tenants(Role.INFER)}
     return live
 
 

@@ -117,7 +117,6 @@ class LiveExperiments:
         self.beside: list[Callable[[Served], Watcher | None]] = []  # each may return a watcher of an answer
         self.judges: Callable[[], Collection[str]] | None = None  # names that plans may use; None: any
         self.classifiers: Callable[[], Collection[str]] | None = None
-        self.tenants: Callable[[], Collection[str] | None] = lambda: None  # hashes; None: not known
         self._holdout, self._poll_seconds, self._flush_seconds = holdout, poll_seconds, flush_seconds
         self._base_digest, self._router_digest = base_digest, router_digest
         self._salts: dict[str, str] = {}
@@ -488,7 +487,7 @@ def act_on(report: Report, now: float) -> RuleAct | None:
     spec, names = experiment.spec, {arm.arm for arm in harmful}
     if len(spec.arms) - len(names | spec.withdrawn.keys()) < 2:
         after, act = stopped(experiment, now, reason), "stop"
-    elif spec.mode is Mode.SPLIT and not spec.by_tenant:
+    elif spec.mode is Mode.SPLIT:
         after, act = withdrawn(experiment, names, now), "take out"
     else:
         after, act = opened(experiment, without_arms(spec, names), now, f"taken out: {reason}"), "take out"

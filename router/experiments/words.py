@@ -281,8 +281,7 @@ def _undecided(report: Report, verdict: Ruling, arm: str) -> str:
         case "too-few-units" if few := _too_few(report, arm):
             return few
         case "planned-size":
-            have = f"not all {units} have had" if spec.by_tenant else f"only {progress(report)} have had"
-            return f"{have} their time, and the verdict comes after the last."
+            return f"only {progress(report)} have had their time, and the verdict comes after the last."
         case "immature":
             return f"too many {units} still have time for their outcomes."
         case "shadow":
@@ -418,8 +417,6 @@ def progress(report: Report) -> str:
     spec, (so_far, planned) = report.judged.spec, progress_of(report)
     if spec.mode is Mode.SWITCHBACK:
         return f"{so_far:,} of {planned:,} planned slices"
-    if spec.by_tenant:
-        return counted(so_far, spec.unit)
     share = so_far / planned if planned else 0.0
     return f"{so_far:,} of {planned:,} planned {spec.unit}s ({100 * share:.0f} %)"
 
@@ -430,7 +427,7 @@ def progress_of(report: Report) -> tuple[int, int]:
     if spec.mode is Mode.SWITCHBACK:
         over = next((arm.switchback.slices for arm in report.arms if arm.switchback), 0)
         return over, spec.planned_slices
-    return units_so_far(report), 0 if spec.by_tenant else spec.planned_units
+    return units_so_far(report), spec.planned_units
 
 
 def since(report: Report) -> str:

@@ -98,6 +98,5 @@ plans = st.builds(
     slice_length=seconds,
     wash_out=st.none() | seconds,
     planned_slices=counts,
-    by_tenant=st.booleans(),
     design=st.none() | st.sampled_from(Design),
 )

@@ -90,7 +90,6 @@ def test_start_opens_a_phase_once(bench: SimpleNamespace) -> None:
         (plan(design=Design.HYBRID), Design.HYBRID),
         (plan(mode=Mode.BANDIT), Design.OPEN),
         (plan(mode=Mode.SHADOW), Design.OPEN),
-        (plan(by_tenant=True), Design.OPEN),
     ],
 )
 def test_a_new_split_is_planned_unless_it_says_otherwise(
@@ -99,7 +98,7 @@ def test_a_new_split_is_planned_unless_it_says_otherwise(
     assert bench.manager.create("trial", spec, ME).spec.design is design
     bench.manager.update("trial", to(alpha=0.01), "", ME)
     assert bench.manager.update("trial", to(design=None), "", ME).spec.design is (
-        Design.OPEN if spec.mode is not Mode.SPLIT or spec.by_tenant else Design.PLANNED
+        Design.OPEN if spec.mode is not Mode.SPLIT else Design.PLANNED
     )
 
 

@@ -44,7 +44,6 @@ route = "medical"        # the adapter whose requests take part; "base" for thos
 control = "old"          # the arm that the others are compared with
 unit = "user"            # who has the same experience throughout; requests say it in routing.unit
 # unit_label = ""        # read the unit from this label of the request instead
-# by_tenant = false      # true: the unit is the client's tenant, whatever requests say
 window = "1d"            # outcomes count this long after a unit was first served: s, min, h, d
 # grace = "0s"           # they may arrive this much later, by a batch job: then a unit is mature
 planned_units = 5000     # of all arms together: `experiments plan` tells how many an effect takes
@@ -146,7 +145,7 @@ def plan_of(values: Mapping[str, Any]) -> Spec:
 
     from router.experiments.model import SegmentSpec, Spec
 
-    made = {"route": "", **({"unit": "tenant"} if values.get("by_tenant") else {}), **values}
+    made = {"route": "", **values}
     _check_names(made, Spec, "")
     made["arms"] = [_arm(arm, f"arms[{i}].") for i, arm in enumerate(_tables(made, "arms"))]
     for name in ("guardrails", "secondary"):

@@ -106,9 +106,7 @@ def _rules(spec: Spec) -> list[tuple[str, str]]:
             f" {duration(wash_out_of(spec))} left out"
         ),
     }
-    if spec.by_tenant:
-        size = [("planned", "all tenants, one verdict when their window is over")]
-    elif spec.mode == "switchback":
+    if spec.mode == "switchback":
         size = [("planned", f"{spec.planned_slices:,} slices of all servers, then the verdict")]
     else:
         size = [

@@ -52,11 +52,6 @@ def _notes(source: PhaseEvidence, health: PipelineHealth) -> Iterator[str]:
     spec = source.spec
     if text := MODE_NOTES.get(spec.mode):
         yield text.format(judge=spec.judge)
-    if spec.by_tenant:
-        yield (
-            "by tenant: a tenant has the mean over its answers, and counts once, whatever its size; the"
-            " verdict comes when the window of all is over"
-        )
     yield from _withdrawal_notes(spec)
     yield from _router_notes(source)
     young = health.maturity.exposed - health.maturity.matured

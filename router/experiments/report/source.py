@@ -373,8 +373,6 @@ def _ratio_in_words(source: PhaseEvidence, ratio: SampleRatio) -> str:
         return "not tested: control answers every unit, the other arms answer beside it"
     if source.spec.mode is Mode.SWITCHBACK:
         return "not tested: arms have slices of time, and not units"
-    if source.spec.by_tenant:
-        return "not tested: tenants are divided in fixed numbers"
     arms = ", ".join(
         f"{arm} {got:,} ({wanted:,.0f} expected)"
         for arm, got, wanted in zip(source.design.weights, ratio.counts, ratio.expected, strict=True)

@@ -1,4 +1,4 @@
-"""Tests that rest on the randomisation alone, for few and unlike units: slices of time, tenants.
+"""Tests that rest on the randomisation alone, for few and unlike units: slices of time.
 
 They need no normal distribution and no independent units: under no effect the values are what they are, and
 only the labels of the arms could have been others. So the test asks how extreme the labels that were drawn

@@ -88,7 +88,7 @@ FIELDS = frozenset(
     {
         *("name", "hypothesis", "route", "mode", "design", "unit", "unit_label", "enrolment", "window"),
         *("planned_units", "min_units", "alpha", "margin", "segments", "namespace", "effect", "baseline"),
-        *("deviation", "units_per_day", "days", "power", "by_tenant", "primary.cap", "primary.per"),
+        *("deviation", "units_per_day", "days", "power", "primary.cap", "primary.per"),
         *("primary.missing", *(f"primary.{name}" for name in METRIC)),
         *(f"arms[{i}].{name}" for i in range(ARMS) for name in ("name", "adapter", "weight")),
         *(f"guardrails[{i}].{name}" for i in range(GUARDRAILS) for name in (*METRIC, "margin")),
@@ -146,7 +146,6 @@ def plan_of(form: Mapping[str, str], found: Findings) -> PlanForm:
         unit=typed("unit"),
         unit_label=typed("unit_label"),
         namespace=typed("namespace"),
-        by_tenant=typed("by_tenant") == "yes",
         primary=_metric(form, "primary", found),
     )
     put(message.primary, cap=number(found, "primary.cap", typed("primary.cap")))

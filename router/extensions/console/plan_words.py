@@ -19,7 +19,7 @@ KINDS = {Kind.PROPORTION: "the share of {unit}s with it", Kind.MEAN: "its averag
 
 def sentences(spec: Spec, answer: pb.PlanExperimentResponse | None) -> Iterator[str]:
     """What happens to users, what decides, and when."""
-    unit = "client's tenant" if spec.by_tenant else spec.unit
+    unit = spec.unit
     arms = ", ".join(f"{_who(arm)} for {percent(arm.weight, 0)}" for arm in spec.arms)
     part = "" if spec.enrolment == 1 else f" {percent(spec.enrolment, 0)} of {spec.unit}s take part."
     match spec.mode:

@@ -295,15 +295,14 @@ def resolve(name: str, version: str = "") -> AdapterInfo:
     return AdapterInfo(AdapterRef(name, version or "1.0.0"), AdapterState.READY)
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=["shadow", "router", "tenants", "holdout"])
+@pytest.mark.parametrize("block", BLOCKS, ids=["shadow", "router", "holdout"])
 def test_a_plan_can_be_kept_and_started(block):
     known = Known(resolve, lambda: ["exact_match"], lambda: ["keywords"])
     assert not plan_problems(chosen(plan_of(tomllib.loads(block))), known)
 
 
 def test_they_are_what_the_page_says():
-    shadow, router, tenants, holdout = (plan_of(tomllib.loads(block)) for block in BLOCKS)
-    assert (tenants.by_tenant, tenants.window) == (True, 14 * 86_400)
+    shadow, router, holdout = (plan_of(tomllib.loads(block)) for block in BLOCKS)
     assert (shadow.mode, shadow.judge, shadow.shadow_share) == (Mode.SHADOW, "exact_match", 0.5)
     assert (router.route, router.arms[1].router) == ("", RouterVariant(threshold=0.8))
     assert (holdout.mode, holdout.route, holdout.control) == (Mode.HOLDOUT, "", "kept-out")
