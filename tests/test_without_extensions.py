@@ -102,7 +102,6 @@ ROUTERS = (ArmSpec("control", 0.5), ArmSpec("new", 0.5, router=RouterVariant(thr
 NEEDING = {
     "experiments_bandit": ("a bandit", replace(PLAN, mode=Mode.BANDIT)),
     "experiments_routers": ("a router experiment", replace(PLAN, route="", arms=ROUTERS)),
-    "experiments_switchback": ("a switchback", replace(PLAN, mode=Mode.SWITCHBACK)),
 }
 
 

@@ -23,7 +23,6 @@ from itertools import accumulate
 
 from router.errors import FieldViolation, InvalidRequest
 from router.experiments.model import BASE, ArmSpec, Experiment, Lifecycle, Mode, Spec
-from router.experiments.slices import arm_at, part_at
 from router.ports import Place
 from router.types import AdapterRef, Decision, Request
 from router.units import SEPARATOR, fraction, is_missing, unit_hash
@@ -250,12 +249,10 @@ class Assigner:
     """Order of decisions: eligibility, holdout, namespace, enrolment, variant.
 
     A request that names a version takes no part: it gets that version. One that names an adapter takes part
-    in experiments on it, since the default version is what it asked for. `server` names the queue that this
-    process puts requests into: slices of a switchback are drawn for each.
+    in experiments on it, since the default version is what it asked for.
     """
 
-    def __init__(self, server: str = "") -> None:
-        self.server = server
+    def __init__(self) -> None:
         self.snapshot = Snapshot()
         self._weights: dict[tuple[str, int], dict[float, Mapping[str, float]]] = {}
         self._warned = Warned()
@@ -333,8 +330,6 @@ class Assigner:
         outside = None
         for one in candidates:
             unit = unit_of(one, request)
-            if one.spec.randomised and not one.allocation.holds_out(unit):
-                return one.drawn(self.server, now)
             found = one.assigned(unit, now)
             if isinstance(found, Assigned):
                 self._look(one, unit, request, now)
@@ -344,7 +339,7 @@ class Assigner:
 
     def places(self, running: Iterable[RunningExperiment], request: Request, now: float) -> list[Place]:
         """Where the request's unit stands in each, at a time in unix seconds."""
-        return [place_of(one, request, now, self.server) for one in running]
+        return [place_of(one, request, now) for one in running]
 
     def _look(self, one: RunningExperiment, unit: str, request: Request, now: float) -> None:
         if (one.name, one.phase) in self._looked:
@@ -383,7 +378,7 @@ def _side(one: RunningExperiment, unit: str) -> ArmAssignment:
     return ArmAssignment(one, arm, share if held else 1 - share, unit_hash(unit))
 
 
-def place_of(one: RunningExperiment, request: Request, now: float, server: str = "") -> Place:
+def place_of(one: RunningExperiment, request: Request, now: float) -> Place:
     """Where the request's unit stands in one experiment, at a time in unix seconds."""
     unit, place = unit_of(one, request), Place(one.name, one.phase, one.spec.unit_label)
     if one.of_holdout:
@@ -391,9 +386,6 @@ def place_of(one: RunningExperiment, request: Request, now: float, server: str =
             return replace(place, outside=NotAssignedReason.UNIT_MISSING.value)
         side = _side(one, unit)
         arm, share = side.arm, side.propensity
-    elif one.spec.randomised and not one.allocation.holds_out(unit):
-        drawn = one.drawn(server, now)
-        arm, share = drawn.arm, drawn.propensity
     else:
         found = one.assigned(unit, now)
         if isinstance(found, NotAssigned):
@@ -434,7 +426,6 @@ class RunningExperiment:
     allocation: UnitAllocation
     arms: Mapping[str, ArmSpec]
     epochs: tuple[Reweighted, ...] = ()
-    started: float = 0.0  # unix seconds, of the phase
 
     @property
     def control(self) -> ArmSpec:
@@ -454,13 +445,7 @@ class RunningExperiment:
     @property
     def assigns(self) -> bool:
         """Whether its units are answered by their arms."""
-        return self.by_router or self.spec.mode in (Mode.SPLIT, Mode.BANDIT, Mode.SWITCHBACK)
-
-    def drawn(self, server: str, now: float) -> ArmAssignment:
-        """What a server has now, in a switchback."""
-        part = part_at(self.spec, server, now - self.started)
-        arm = arm_at(self.allocation.salts.variant, server, part.number, tuple(self.arms))
-        return ArmAssignment(self, self.arms[arm], 1 / len(self.arms), str(part))
+        return self.by_router or self.spec.mode in (Mode.SPLIT, Mode.BANDIT)
 
     def at(self, now: float) -> UnitAllocation:
         """How units are divided at a time."""
@@ -537,10 +522,8 @@ def running_of(
     except InvalidRequest as error:
         log.error("experiment %s is not served: %s", experiment.name, error.message)
         return None
-    found = RunningExperiment(
-        experiment.name, phase.number, spec, allocation, {arm.name: arm for arm in spec.arms}
-    )
-    return replace(found, started=phase.started)
+    arms_by_name = {arm.name: arm for arm in spec.arms}
+    return RunningExperiment(experiment.name, phase.number, spec, allocation, arms_by_name)
 
 
 def holdout_problem(spec: Spec, holdout: float) -> str:

@@ -52,7 +52,6 @@ from router.experiments.phases import (
 from router.experiments.plans import Known, conflict, plan_problems
 from router.experiments.report.model import Report, Ruling
 from router.experiments.sizing import VisibleHistory, past_of, size_of
-from router.experiments.slice_sizing import slice_size_of
 from router.experiments.store.store import ExperimentStore
 from router.names import parse_version
 from router.ports import Force
@@ -95,8 +94,6 @@ class Manager:
     def size(self, question: SizeQuestion) -> SizeAnswer:
         """How long an experiment takes, by what the store knows. Raises InvalidRequest."""
         history = VisibleHistory(self.store, self.known.sees)
-        if question.slice_length is not None:
-            return slice_size_of(question, history)
         return size_of(question, history, self.clock())
 
     def create(self, name: str, spec: Spec, actor: str) -> Experiment:
@@ -288,7 +285,7 @@ def with_design(spec: Spec) -> Spec:
     """A plan that is made now: a split is planned where it does not say how it is judged."""
     if spec.design:
         return spec
-    planned = spec.mode is Mode.SPLIT and not spec.randomised
+    planned = spec.mode is Mode.SPLIT
     return replace(spec, design=Design.PLANNED if planned else Design.OPEN)
 
 

@@ -78,7 +78,6 @@ MODES = {
     pb.Experiment.MODE_SHADOW: Mode.SHADOW,
     pb.Experiment.MODE_BANDIT: Mode.BANDIT,
     pb.Experiment.MODE_HOLDOUT: Mode.HOLDOUT,
-    pb.Experiment.MODE_SWITCHBACK: Mode.SWITCHBACK,
 }
 DESIGNS = {pb.Experiment.Design.Value(design.proto): design for design in Design}
 MODE_NUMBERS = {mode: number for number, mode in MODES.items()}
@@ -98,12 +97,9 @@ MISSING = {
 }
 MISSING_NUMBERS = {missing: number for number, missing in MISSING.items()}
 AGGREGATE_NUMBERS = {aggregate: number for number, aggregate in AGGREGATES.items()}
-PRESENT = (
-    *("enrolment", "alpha", "planned_units", "min_units", "min_matured", "shadow_share", "floor"),
-    "planned_slices",
-)
+PRESENT = (*("enrolment", "alpha", "planned_units", "min_units", "min_matured", "shadow_share", "floor"),)
 """Numbers of which an explicit 0 is not the same as unset."""
-TIMES = ("window", "epoch", "grace", "slice_length", "wash_out")
+TIMES = ("window", "epoch", "grace")
 TEXTS = ("unit", "judge")
 """Texts that have a default where they are empty."""
 PLANNED = (
@@ -117,7 +113,7 @@ LISTS = ("arms", "guardrails", "secondary", "segments")
 MOST_ENTRIES = 256  # of any list in a plan, whose own rules allow fewer
 SIZED = (
     *("baseline", "deviation", "effect", "units_per_day", "enrolment", "days", "units", "alpha"),
-    *("power", "slice_length"),
+    "power",
 )
 """Numbers of a question that may be left open, or have a default."""
 ANSWERED = (

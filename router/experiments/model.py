@@ -50,8 +50,6 @@ class Mode(StrEnum):
     """A split whose weights follow the outcomes (Thompson sampling), epoch by epoch."""
     HOLDOUT = "holdout"
     """Nothing of its own: everybody in experiments against the server's holdout, which is in none."""
-    SWITCHBACK = "switchback"
-    """The whole route of a server has one arm for a slice of time, then another."""
 
 
 class Lifecycle(StrEnum):
@@ -232,9 +230,7 @@ class Spec:
     arrive, in seconds: then a unit is mature, and nothing changes it any more. `shadow_share` is the share of
     matched requests that shadow arms answer too. `secondary` metrics are reported and decide
     nothing; they may be changed at any time without a new phase. With `equal_arms` arms may be the same
-    version, as in an A/A test. A switchback gives the route one arm for `slice_length` seconds, leaves out
-    `wash_out` seconds at a slice's begin (None: `slices.wash_out_of`), and is judged after `planned_slices`
-    of all servers; its units are slices, and `unit`, `planned_units`, `min_units` mean nothing to it.
+    version, as in an A/A test.
     `design` None: a server that creates the experiment sets it by mode; of one that is kept, open, as all
     were before there were designs.
     """
@@ -265,9 +261,6 @@ class Spec:
     segments: tuple[SegmentSpec, ...] = ()
     grace: float = 0.0
     equal_arms: bool = False
-    slice_length: float = 3600.0
-    wash_out: float | None = None
-    planned_slices: int = 48
     design: Design | None = None
 
     @property
@@ -279,11 +272,6 @@ class Spec:
     def metrics(self) -> tuple[MetricSpec, ...]:
         """All of them, the primary one first."""
         return (self.primary, *self.guardrails, *self.secondary)
-
-    @property
-    def randomised(self) -> bool:
-        """Whether it is judged by a test of its randomisation, once: a switchback."""
-        return self.mode is Mode.SWITCHBACK
 
     @property
     def closing(self) -> float:
@@ -530,8 +518,7 @@ class SizeQuestion:
     has it, else a proportion. `weights` of the arms, control first, to any sum; empty: two equal ones.
     `baseline` is control's value, `deviation` a unit's standard deviation, `effect` treatment minus control;
     without one the answer is the smallest that `days` or `units` (of all arms) find. `units_per_day` come to
-    the route, of which `enrolment` takes part. With a `slice_length` in seconds it is about a switchback: its
-    units are slices, and `deviation` is that of the difference of two neighbouring ones.
+    the route, of which `enrolment` takes part.
     """
 
     metric: str
@@ -550,7 +537,6 @@ class SizeQuestion:
     units: int | None = None
     alpha: float = 0.05
     power: float = 0.8
-    slice_length: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

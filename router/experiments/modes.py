@@ -16,11 +16,10 @@ if TYPE_CHECKING:
     from router.routing.router import Router
     from router.types import Decision, Request
 
-BANDIT, ROUTERS, SHADOW, SWITCHBACK = "bandit", "routers", "shadow", "switchback"
+BANDIT, ROUTERS, SHADOW = "bandit", "routers", "shadow"
 MISSING = {
     BANDIT: "a bandit needs the extension experiments_bandit, which is not there",
     ROUTERS: "a router experiment needs the extension experiments_routers, which is not there",
-    SWITCHBACK: "a switchback needs the extension experiments_switchback, which is not there",
 }
 """Why an experiment is refused without the mode that it needs."""
 
@@ -62,6 +61,6 @@ Judges = Mapping[str, JudgeMode]  # by the name of their mode
 
 def needed(spec: Spec) -> str:
     """The mode of a plugin that a plan needs; empty if it needs none."""
-    if spec.mode in (Mode.BANDIT, Mode.SWITCHBACK):
-        return spec.mode.value
+    if spec.mode is Mode.BANDIT:
+        return BANDIT
     return "" if spec.route or spec.mode is Mode.HOLDOUT else ROUTERS

@@ -47,13 +47,11 @@ def opened(
 
 
 def without_arms(spec: Spec, names: Collection[str]) -> Spec:
-    """The other arms; control has the shares of these. A switchback has equal ones."""
+    """The other arms; control has the shares of these."""
     freed = sum(arm.weight for arm in spec.arms if arm.name in names)
     if not freed:
         return spec
     left = [arm for arm in spec.arms if arm.name not in names]
-    if spec.mode is Mode.SWITCHBACK:
-        return replace(spec, arms=tuple(replace(arm, weight=1 / len(left)) for arm in left))
     return replace(
         spec,
         arms=tuple(

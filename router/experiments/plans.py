@@ -35,7 +35,6 @@ from router.experiments.model import (
 )
 from router.experiments.modes import MISSING, needed
 from router.experiments.names import WORD_FORM, id_problem, is_word
-from router.experiments.slices import slice_problems
 from router.experiments.stats.compare import SequencePlan
 from router.experiments.stats.quantiles import units_needed
 from router.experiments.verdict import ExperimentDesign
@@ -152,7 +151,6 @@ def _times(spec: Spec) -> Iterator[FieldViolation]:
 
 
 def _mode(spec: Spec, known: Known) -> Iterator[FieldViolation]:
-    yield from slice_problems(spec)
     if spec.mode is Mode.HOLDOUT:
         yield from _holdout(spec)
     if spec.mode is not Mode.SPLIT and spec.design not in (None, Design.OPEN):

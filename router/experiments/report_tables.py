@@ -50,7 +50,7 @@ class ReportTable:
 def tables(report: Report) -> Iterator[ReportTable]:
     """Those of arms against control, in the order of reading; none is empty."""
     found = [] if report.judged.spec.mode == "shadow" else [effects(report)]
-    found += [missing(report), slices(report), pairs(report), guardrails(report), secondary(report)]
+    found += [missing(report), pairs(report), guardrails(report), secondary(report)]
     found += [*segments(report), *days(report)]
     yield from (table for table in found if table.rows or table.notes)
 
@@ -85,33 +85,6 @@ def _effect(report: Report, arm: ArmReport) -> Row:
     form = words.quantity(spec.primary)
     read = words.primary_reading(report, arm)
     return (arm.arm, f"{found.units[1]:,}", form.value(found.values[1]), change(form, found), read)
-
-
-def slices(report: Report) -> ReportTable:
-    """A switchback: its latest pairs of slices, and what one slice leaves to the next."""
-    spec = report.judged.spec
-    form = words.quantity(spec.primary)
-    found = [(arm.arm, arm.switchback) for arm in report.arms if arm.switchback]
-    rows = tuple(
-        (
-            words.at(pair.start),
-            pair.server,
-            arm,
-            form.value(pair.control),
-            form.value(pair.treatment),
-            f"{pair.control_responses:,} / {pair.treatment_responses:,}",
-        )
-        for arm, of in found
-        for pair in of.pairs[-MOST_PAIRS:]
-    )
-    treated = found[0][0] if len(found) == 1 else "this arm"
-    columns = (
-        *(("from", ""), ("server", "name"), ("arm", "arm"), (spec.control, "n"), (treated, "n")),
-        ("answers", "n"),
-    )
-    carried = ((arm, of.carry_over.text) for arm, of in found if of.carry_over)
-    notes = tuple(f"{arm}: {text[:1].upper()}{text[1:]}." for arm, text in carried)
-    return ReportTable(f"{spec.primary.name} by pair of slices", columns, rows, notes)
 
 
 def pairs(report: Report) -> ReportTable:

@@ -137,10 +137,6 @@ class VisibleHistory:
         """The sums of one phase."""
         return self.store.data(name, phase)
 
-    def values_over_time(self, name: str, phase: int, metric: str) -> Sequence[tuple[str, float, float]]:
-        """Arm, time and value of the outcomes of one phase."""
-        return self.store.values_over_time(name, phase, metric)
-
 
 def size_of(question: SizeQuestion, history: VisibleHistory | None = None, now: float = 0.0) -> SizeAnswer:
     """The answer; `now` in unix seconds. Without `history` nothing is taken from it. Raises InvalidRequest
@@ -480,7 +476,7 @@ def _phases(history: VisibleHistory, route: str) -> Iterator[tuple[Experiment, E
         (experiment, phase)
         for experiment in history.list()
         for phase in experiment.phases
-        if route in ("", phase.spec.route) and phase.spec.mode not in (Mode.HOLDOUT, Mode.SWITCHBACK)
+        if route in ("", phase.spec.route) and phase.spec.mode is not Mode.HOLDOUT
     ]
     yield from sorted(found, key=lambda pair: pair[1].started, reverse=True)
 

@@ -309,7 +309,7 @@ def _too_few(report: Report, arm: str) -> str:
         return f"an arm has fewer than two {spec.unit}s with an outcome."
     have = min(found.units)
     needs = f"the smaller arm has {counted(have, spec.unit)} with an outcome, {spec.min_units:,} are needed."
-    return needs if have < spec.min_units and not spec.randomised else ""
+    return needs if have < spec.min_units else ""
 
 
 def _yet(report: Report) -> str:
@@ -376,9 +376,9 @@ def gives_up(report: Report) -> bool:
     """Whether more waiting is of little use: all planned units had their time and no gain is in sight, or the
     chance is small that they show one."""
     spec = report.judged.spec
-    done = spec.randomised or sum(one.matured for one in report.numbers) >= spec.planned_units
+    done = sum(one.matured for one in report.numbers) >= spec.planned_units
     in_sight = report.forecast is not None and report.forecast.units is not None
-    waits = report.verdict.decision == "undecided" and (spec.mode is Mode.SPLIT or spec.randomised)
+    waits = report.verdict.decision == "undecided" and spec.mode is Mode.SPLIT
     if waits and report.planned is not None:
         return report.planned.give_up or report.planned.reached
     return waits and done and not in_sight and report.verdict.rule in ("primary-open", "guardrail-open")
@@ -415,19 +415,13 @@ def outlook(report: Report) -> list[str]:
 def progress(report: Report) -> str:
     """`1,200 of 5,000 planned users (24 %)`."""
     spec, (so_far, planned) = report.judged.spec, progress_of(report)
-    if spec.mode is Mode.SWITCHBACK:
-        return f"{so_far:,} of {planned:,} planned slices"
     share = so_far / planned if planned else 0.0
     return f"{so_far:,} of {planned:,} planned {spec.unit}s ({100 * share:.0f} %)"
 
 
 def progress_of(report: Report) -> tuple[int, int]:
-    """Units (of a switchback: slices) so far, and how many are planned; 0 where no number is planned."""
-    spec = report.judged.spec
-    if spec.mode is Mode.SWITCHBACK:
-        over = next((arm.switchback.slices for arm in report.arms if arm.switchback), 0)
-        return over, spec.planned_slices
-    return units_so_far(report), spec.planned_units
+    """Units so far, and how many are planned."""
+    return units_so_far(report), report.judged.spec.planned_units
 
 
 def since(report: Report) -> str:

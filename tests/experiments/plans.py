@@ -95,8 +95,5 @@ plans = st.builds(
     ),
     grace=seconds,
     equal_arms=st.booleans(),
-    slice_length=seconds,
-    wash_out=st.none() | seconds,
-    planned_slices=counts,
     design=st.none() | st.sampled_from(Design),
 )

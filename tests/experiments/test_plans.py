@@ -388,7 +388,7 @@ def test_a_quantile_of_times_has_a_level_and_one_number_a_unit(metric: MetricSpe
 
 def test_a_quantile_guards_units_that_are_divided_and_decides_nothing() -> None:
     assert "primary.name" in fields(plan(primary=replace(P95, margin=0.0, relative=False)))
-    for mode in (Mode.BANDIT, Mode.SWITCHBACK, Mode.SHADOW):
+    for mode in (Mode.BANDIT, Mode.SHADOW):
         assert "guardrails[0].name" in fields(plan(guardrails=(P95,), mode=mode))
     assert not [text for text in plan_warnings(plan(guardrails=(P95,))) if "cap" in text]
 

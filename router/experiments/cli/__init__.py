@@ -65,11 +65,6 @@ Power = Annotated[
     float, typer.Option("--power", metavar="P", help="Chance that the effect is found by then.")
 ]
 Lower = Annotated[bool, typer.Option("--lower-is-better", help="Less is better of this metric.")]
-Switchback = Annotated[
-    bool, typer.Option("--switchback", help="Plan slices of time, in each of which the route has one arm.")
-]
-Slice = Annotated[str, typer.Option("--slice", metavar="TIME", help="Length of a slice, such as 30min.")]
-SLICE_COLUMNS = ["EFFECT", "SLICES", "DAYS ON ONE SERVER"]
 SIZE_COLUMNS = ["EFFECT", "DESIGN", "UNITS", "DAYS", "HALF BY", "ONE LOOK", "LOOKING COSTS"]
 MULTIPLES = (0.5, 1.0, 2.0, 4.0)
 
@@ -89,8 +84,6 @@ def plan(
     alpha: Alpha = 0.05,
     power: Power = 0.8,
     lower_is_better: Lower = False,
-    switchback: Switchback = False,
-    slice_: Slice = "1h",
     server: flags.Server = "",
     timeout: flags.Timeout = 30.0,
     json: flags.Json = False,
@@ -107,10 +100,8 @@ def plan(
       lora-router experiments plan --baseline 0.5 --effect 0.05 --split 90/10 --per-day 800
       lora-router experiments plan --route medical --metric thumbs_up --effect +10%
       lora-router experiments plan --metric mean:seconds --cap 60 --baseline 12 --deviation 9 --units 5000
-      lora-router experiments plan --switchback --slice 2h --route medical --metric total_time --effect +10%
     """
     from router.cli.output import print_json
-    from router.experiments.cli.create import seconds
 
     question = replace(
         _question(metric, lower_is_better, split),
@@ -124,7 +115,6 @@ def plan(
         units=units,
         alpha=alpha,
         power=power,
-        slice_length=seconds(slice_, "--slice") if switchback else None,
     )
     answer = _answer(question, effect, server, timeout)
     rows: tuple[SizeAnswer, ...] = (answer,)
@@ -175,14 +165,12 @@ def _ask(question: SizeQuestion, server: str, timeout: float) -> SizeAnswer:
     from router.cli.connect import connected
     from router.errors import InvalidRequest
     from router.experiments.sizing import is_whole, size_of
-    from router.experiments.slice_sizing import slice_size_of
 
-    sliced = question.slice_length is not None
-    if not (question.deviation is not None if sliced else is_whole(question)):
+    if not is_whole(question):
         with connected(server, timeout) as client:
             return client.experiments.plan(question)
     try:
-        return slice_size_of(question) if sliced else size_of(question)
+        return size_of(question)
     except InvalidRequest as error:
         raise CliError(error.message, MISUSED) from None
 
@@ -204,11 +192,7 @@ def _table(question: SizeQuestion, effect: float, server: str, timeout: float) -
 def _print(question: SizeQuestion, answer: SizeAnswer, rows: Sequence[SizeAnswer]) -> None:
     from router.cli.output import print_table
 
-    if answer.effect is not None and question.slice_length is not None:
-        sliced = [(f"{row.effect or 0.0:+.3g}", f"{row.units:,}", _days(row.days or 0.0)) for row in rows]
-        print_table(SLICE_COLUMNS, sliced)
-        print(f"\nset planned_slices={answer.units}: the verdict comes when these slices are over")
-    elif answer.effect is not None:
+    if answer.effect is not None:
         print_table(SIZE_COLUMNS, [cells for row in rows for cells in _size_rows(row)])
         print(f"\n{sentence(question, answer)}")
     for note in answer.notes:

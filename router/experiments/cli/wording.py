@@ -94,30 +94,21 @@ def metric_line(metric: MetricSpec) -> str:
 
 def _rules(spec: Spec) -> list[tuple[str, str]]:
     from router.experiments.report.source import duration
-    from router.experiments.slices import wash_out_of
 
     every = f"bandit: weights follow outcomes every {duration(spec.epoch)}"
     modes = {
         "shadow": f"shadow: others answer {spec.shadow_share:.0%} of requests unseen, judged by {spec.judge}",
         "bandit": f"{every}, at least {spec.floor:g} each",
         "holdout": f"holdout: {HOLDOUT}",
-        "switchback": (
-            f"switchback: a server has one arm for {duration(spec.slice_length)}, the first"
-            f" {duration(wash_out_of(spec))} left out"
-        ),
     }
-    if spec.mode == "switchback":
-        size = [("planned", f"{spec.planned_slices:,} slices of all servers, then the verdict")]
-    else:
-        size = [
-            ("planned", f"{spec.planned_units:,} units"),
-            ("design", _design(spec)),
-            (
-                "promotes",
-                f"from {spec.min_units:,} units in each arm, {spec.min_matured:.0%} of them past their"
-                " window",
-            ),
-        ]
+    size = [
+        ("planned", f"{spec.planned_units:,} units"),
+        ("design", _design(spec)),
+        (
+            "promotes",
+            f"from {spec.min_units:,} units in each arm, {spec.min_matured:.0%} of them past their window",
+        ),
+    ]
     where = f"{spec.namespace}, from {spec.slot[0]:g} to {spec.slot[1]:g}" if spec.namespace else ""
     return [
         ("mode", modes.get(spec.mode.value, "")),

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from router.experiments.interference import labelled
 from router.experiments.model import WITHIN, MetricSpec, Mode, SegmentSpec, Spec
-from router.experiments.modes import BANDIT, MISSING, SWITCHBACK, Judges, needed
+from router.experiments.modes import BANDIT, MISSING, Judges, needed
 from router.experiments.report.course import course_of, points_of
 from router.experiments.report.days import by_days
 from router.experiments.report.model import (
@@ -130,7 +130,7 @@ def _verdicts(
     """Arms, the experiment's ruling and the arm that it is about, and how far it is by its plan."""
     mode = needed(source.spec)
     found = judges[mode](source) if mode in judges else None
-    if found is not None or mode in (BANDIT, SWITCHBACK):
+    if found is not None or mode == BANDIT:
         return *_verdicts_of_mode(mode, found or (), health), None
     apart = {arm: source.beside(arm).outcomes() for arm in source.spec.withdrawn}
     judgement = judge(source.design, source.outcomes(), health, apart, course_of(source))
@@ -189,7 +189,7 @@ def _arm(source: PhaseEvidence, found: ArmVerdict) -> ArmReport:
 
 def _with_details(source: PhaseEvidence, arm: ArmReport) -> ArmReport:
     """With what decides nothing; for reports that are read, not for looks that only act."""
-    if source.spec.mode is Mode.SHADOW or source.spec.randomised:  # the latter have their own
+    if source.spec.mode is Mode.SHADOW:
         return arm
     return replace(
         arm,
@@ -438,7 +438,6 @@ def forecast(source: PhaseEvidence, arms: tuple[ArmReport, ...], verdict: str) -
         verdict != VerdictDecision.UNDECIDED
         or source.phase.ended is not None
         or source.spec.mode is not Mode.SPLIT
-        or source.spec.randomised
     ):
         return None
     per_day, planned = _per_day(source), source.spec.planned_units

@@ -101,8 +101,8 @@ _UNKNOWN = _Effect(math.nan, -math.inf, math.inf)
 
 def points_of(source: PhaseEvidence, most: int) -> tuple[PlotPoint, ...]:
     """At most `most` points of each arm, the last bucket's among them. None of shadow arms, which nobody is
-    exposed to, and of what is judged once."""
-    if source.spec.mode is Mode.SHADOW or source.spec.randomised or not source.data.buckets or most < 1:
+    exposed to."""
+    if source.spec.mode is Mode.SHADOW or not source.data.buckets or most < 1:
         return ()
     times = _thinned(np.unique(_ends(source.data.buckets)), most)
     units = {arm: _exposed(source.data.buckets, arm, times) for arm in source.design.weights}

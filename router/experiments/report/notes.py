@@ -36,10 +36,6 @@ MODE_NOTES = {
         "this compares those who took part in any experiment with those whom the server keeps out of all;"
         " nothing is promoted or stopped by it"
     ),
-    Mode.SWITCHBACK: (
-        "switchback: the whole route has one arm at a time, so the numbers are those of a roll-out; the units"
-        " of this report are parts of slices, and averages of answers by arm contain the wash-out"
-    ),
 }
 
 
@@ -99,7 +95,7 @@ def _router_notes(source: PhaseEvidence) -> Iterator[str]:
 
 def _unanswered_notes(source: PhaseEvidence) -> Iterator[str]:
     spec = source.spec
-    if spec.mode is Mode.SHADOW or spec.randomised:
+    if spec.mode is Mode.SHADOW:
         return
     units = sum(b.exposed for b in source.mature)
     missing = units - sum(b.answered.get(spec.primary.name, 0) for b in source.mature)
@@ -119,7 +115,7 @@ def _degraded_notes(source: PhaseEvidence) -> Iterator[str]:
 
 
 def _length_notes(source: PhaseEvidence) -> Iterator[str]:
-    if source.spec.mode is Mode.SHADOW or source.spec.randomised:
+    if source.spec.mode is Mode.SHADOW:
         return
     if source.spec.primary.kind.rules.has_denominator:
         yield f"the difference at equal answer length is not known: {source.spec.primary.name} is a ratio"

@@ -310,7 +310,7 @@ def health_of(source: PhaseEvidence) -> PipelineHealth:
 
 
 def _splits(source: PhaseEvidence) -> bool:
-    return source.spec.mode in (Mode.SPLIT, Mode.HOLDOUT) and not source.spec.randomised
+    return source.spec.mode in (Mode.SPLIT, Mode.HOLDOUT)
 
 
 def _untested(source: PhaseEvidence) -> SampleRatio:
@@ -321,7 +321,7 @@ def _untested(source: PhaseEvidence) -> SampleRatio:
 def _missing(source: PhaseEvidence) -> Iterator[tuple[str, Missing]]:
     """Arm by arm, over the units that decide. None where a missing outcome counts as 0: then it is one."""
     spec = source.spec
-    if spec.primary.missing is Unanswered.ZERO or spec.mode is Mode.SHADOW or spec.randomised:
+    if spec.primary.missing is Unanswered.ZERO or spec.mode is Mode.SHADOW:
         return
     design = source.design
     for arm in design.treatments:
@@ -371,8 +371,6 @@ def _ratio_in_words(source: PhaseEvidence, ratio: SampleRatio) -> str:
         return "not tested: a bandit's weights change"
     if source.spec.mode is Mode.SHADOW:
         return "not tested: control answers every unit, the other arms answer beside it"
-    if source.spec.mode is Mode.SWITCHBACK:
-        return "not tested: arms have slices of time, and not units"
     arms = ", ".join(
         f"{arm} {got:,} ({wanted:,.0f} expected)"
         for arm, got, wanted in zip(source.design.weights, ratio.counts, ratio.expected, strict=True)
@@ -384,8 +382,6 @@ def _missing_in_words(source: PhaseEvidence, health: PipelineHealth) -> str:
     spec = source.spec
     if spec.mode is Mode.SHADOW:
         return "not tested: users answer control only"
-    if spec.randomised:
-        return "not tested: a unit has the mean of what was recorded of its answers"
     if spec.primary.missing is Unanswered.ZERO:
         return f"a unit without {spec.primary.name} counts as 0, so none is missing"
     shares = [

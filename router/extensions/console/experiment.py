@@ -154,7 +154,7 @@ def tables(found: Report) -> Iterator[Any]:
     """What the chart of ranges has no row for."""
     from router.experiments import report_tables
 
-    of_all = (report_tables.missing(found), report_tables.slices(found), report_tables.pairs(found))
+    of_all = (report_tables.missing(found), report_tables.pairs(found))
     every = (*of_all, *report_tables.segments(found), *report_tables.days(found))
     yield from (table for table in every if table.rows or table.notes)
 

@@ -23,7 +23,6 @@ MODES = {
     "split": pb.Experiment.MODE_SPLIT,
     "shadow": pb.Experiment.MODE_SHADOW,
     "bandit": pb.Experiment.MODE_BANDIT,
-    "switchback": pb.Experiment.MODE_SWITCHBACK,
 }
 DESIGNS = {design.value: design.proto for design in Design}
 HOUR = 3600.0

@@ -25,8 +25,6 @@ def sentences(spec: Spec, answer: pb.PlanExperimentResponse | None) -> Iterator[
     match spec.mode:
         case Mode.SHADOW:
             yield f"{_who(spec.arms[0])} answers; the others answer unseen, and a judge compares them."
-        case Mode.SWITCHBACK:
-            yield f"One version answers all requests for {spec.route} at a time: {arms} of the time."
         case _:
             keeps = f"Each {unit} keeps one version."
             yield f"Requests for {spec.route} are split by {unit}: {arms}.{part} {keeps}"
