@@ -254,39 +254,18 @@ class Assigner:
 
     def __init__(self) -> None:
         self.snapshot = Snapshot()
-        self._weights: dict[tuple[str, int], dict[float, Mapping[str, float]]] = {}
         self._warned = Warned()
         self._looked: set[tuple[str, int]] = set()  # phases in which a unit was found that is none
 
     def use(self, running: Iterable[RunningExperiment]) -> None:
-        """From now on these; weights that were set for a phase that still runs stay."""
+        """From now on these."""
         found = list(running)
         phases = {(one.name, one.phase) for one in found}
-        self._weights = {key: epochs for key, epochs in self._weights.items() if key in phases}
         self._looked &= phases
         self._warned.use(found)
-        self.snapshot = snapshot_of(map(self._weighted, found))
+        self.snapshot = snapshot_of(found)
         for name, text in _other_units(self.snapshot):
             self.suspect(name, text)
-
-    def reweight(self, name: str, phase: int, start: float, weights: Mapping[str, float]) -> None:
-        """Divide the units of a running phase by other weights from `start` (unix seconds) on.
-
-        Nothing happens if that phase is over. Raises InvalidRequest where weights do not fit the arms.
-        """
-        running = {(r.name, r.phase): r for r in self.snapshot.all()}
-        if (one := running.get((name, phase))) is None:
-            return
-        changed = one.reweighted(start, weights)
-        kept = {epoch.start for epoch in changed.epochs}
-        epochs = {**self._weights.get((name, phase), {}), start: weights}
-        self._weights[name, phase] = {at: found for at, found in epochs.items() if at in kept}
-        self.snapshot = snapshot_of({**running, (name, phase): changed}.values())
-
-    def _weighted(self, one: RunningExperiment) -> RunningExperiment:
-        for start, weights in sorted(self._weights.get((one.name, one.phase), {}).items()):
-            one = one.reweighted(start, weights)
-        return one
 
     def assign(self, request: Request, decision: Decision, now: float) -> ArmAssignment | Outside | None:
         """The arm among the experiments on the route of `decision`; None if there is nothing to say.
@@ -330,7 +309,7 @@ class Assigner:
         outside = None
         for one in candidates:
             unit = unit_of(one, request)
-            found = one.assigned(unit, now)
+            found = one.assigned(unit)
             if isinstance(found, Assigned):
                 self._look(one, unit, request, now)
                 return ArmAssignment(one, one.arms[found.arm], found.propensity, unit_hash(unit))
@@ -387,7 +366,7 @@ def place_of(one: RunningExperiment, request: Request, now: float) -> Place:
         side = _side(one, unit)
         arm, share = side.arm, side.propensity
     else:
-        found = one.assigned(unit, now)
+        found = one.assigned(unit)
         if isinstance(found, NotAssigned):
             return replace(place, outside=found.reason.value)
         arm, share = one.arms[found.arm], found.propensity
@@ -409,23 +388,14 @@ def _outside(one: RunningExperiment, found: NotAssigned) -> Outside | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Reweighted:
-    """Weights from `start` on, in unix seconds."""
-
-    start: float
-    allocation: UnitAllocation
-
-
-@dataclass(frozen=True, slots=True)
 class RunningExperiment:
-    """One running experiment. `epochs`, oldest first, overrule `allocation` from their start on."""
+    """One running experiment."""
 
     name: str
     phase: int
     spec: Spec
     allocation: UnitAllocation
     arms: Mapping[str, ArmSpec]
-    epochs: tuple[Reweighted, ...] = ()
 
     @property
     def control(self) -> ArmSpec:
@@ -445,25 +415,15 @@ class RunningExperiment:
     @property
     def assigns(self) -> bool:
         """Whether its units are answered by their arms."""
-        return self.by_router or self.spec.mode in (Mode.SPLIT, Mode.BANDIT)
+        return self.by_router or self.spec.mode is Mode.SPLIT
 
-    def at(self, now: float) -> UnitAllocation:
-        """How units are divided at a time."""
-        return next((e.allocation for e in reversed(self.epochs) if e.start <= now), self.allocation)
-
-    def assigned(self, unit: str, now: float) -> Assigned | NotAssigned:
-        """The arm of a unit at a time. A withdrawn arm keeps its share of the hash, so that nobody else's arm
+    def assigned(self, unit: str) -> Assigned | NotAssigned:
+        """The arm of a unit. A withdrawn arm keeps its share of the hash, so that nobody else's arm
         changes; its units have none."""
-        found = self.at(now).assign(unit)
+        found = self.allocation.assign(unit)
         if isinstance(found, Assigned) and self.arms[found.arm].withdrawn is not None:
             return NotAssigned(NotAssignedReason.ARM_WITHDRAWN)
         return found
-
-    def reweighted(self, start: float, weights: Mapping[str, float]) -> RunningExperiment:
-        """With other weights from `start` on. Raises InvalidRequest where they do not fit the arms."""
-        arms = tuple(WeightedArm(name, weights.get(name, 0.0)) for name in self.arms)
-        epochs = [e for e in self.epochs if e.start < start][-1:]  # one that runs, one to come
-        return replace(self, epochs=(*epochs, Reweighted(start, replace(self.allocation, arms=arms))))
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,7 +76,6 @@ MODES = {
     pb.Experiment.MODE_UNSPECIFIED: Mode.SPLIT,
     pb.Experiment.MODE_SPLIT: Mode.SPLIT,
     pb.Experiment.MODE_SHADOW: Mode.SHADOW,
-    pb.Experiment.MODE_BANDIT: Mode.BANDIT,
     pb.Experiment.MODE_HOLDOUT: Mode.HOLDOUT,
 }
 DESIGNS = {pb.Experiment.Design.Value(design.proto): design for design in Design}
@@ -97,9 +96,9 @@ MISSING = {
 }
 MISSING_NUMBERS = {missing: number for number, missing in MISSING.items()}
 AGGREGATE_NUMBERS = {aggregate: number for number, aggregate in AGGREGATES.items()}
-PRESENT = (*("enrolment", "alpha", "planned_units", "min_units", "min_matured", "shadow_share", "floor"),)
+PRESENT = ("enrolment", "alpha", "planned_units", "min_units", "min_matured", "shadow_share")
 """Numbers of which an explicit 0 is not the same as unset."""
-TIMES = ("window", "epoch", "grace")
+TIMES = ("window", "grace")
 TEXTS = ("unit", "judge")
 """Texts that have a default where they are empty."""
 PLANNED = (

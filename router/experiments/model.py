@@ -46,8 +46,6 @@ class Mode(StrEnum):
     """Every enrolled unit gets one arm and is answered by it."""
     SHADOW = "shadow"
     """Control answers; the other arms answer the same request too, and nobody sees that."""
-    BANDIT = "bandit"
-    """A split whose weights follow the outcomes (Thompson sampling), epoch by epoch."""
     HOLDOUT = "holdout"
     """Nothing of its own: everybody in experiments against the server's holdout, which is in none."""
 
@@ -76,7 +74,7 @@ class KindRules:
     `columns` are the sums that a unit has without a covariate: a second one is the denominator. `aggregates`
     are those that a plan may name, the usual one first. A `binary` kind has 0 or 1 for each unit, so its
     value lies within 0 and 1, and its spread follows from it. `uncappable` says why a metric has no cap;
-    it is empty if it may have one. `learnable`: a bandit may have it as its primary metric.
+    it is empty if it may have one.
     """
 
     words: str
@@ -84,7 +82,6 @@ class KindRules:
     columns: int = 1
     binary: bool = False
     uncappable: str = ""
-    learnable: bool = True
 
     @property
     def usual(self) -> Aggregate:
@@ -110,7 +107,6 @@ KIND_RULES: Mapping[Kind, KindRules] = {
         (Aggregate.SUM,),
         columns=2,
         uncappable="cap what it is made of",
-        learnable=False,
     ),
 }
 
@@ -255,8 +251,6 @@ class Spec:
     window: float = 86_400.0
     shadow_share: float = 1.0
     judge: str = "exact_match"
-    floor: float = 0.05  # least weight of an arm of a bandit
-    epoch: float = 3600.0  # seconds between a bandit's weights
     secondary: tuple[MetricSpec, ...] = ()
     segments: tuple[SegmentSpec, ...] = ()
     grace: float = 0.0
@@ -328,7 +322,7 @@ class ExperimentPhase:
 
         They are for harm only. There is none where a guardrail's own window is as short.
         """
-        if not self.early or self.spec.mode not in (Mode.SPLIT, Mode.BANDIT, Mode.HOLDOUT):
+        if not self.early or self.spec.mode not in (Mode.SPLIT, Mode.HOLDOUT):
             return ()
         return tuple(
             replace(rail, window=self.early, covariate=False)

@@ -142,10 +142,8 @@ def _design(spec: Spec) -> Iterator[FieldViolation]:
 
 
 def _times(spec: Spec) -> Iterator[FieldViolation]:
-    for field in ("window", "epoch"):
-        seconds = getattr(spec, field)
-        if not (math.isfinite(seconds) and 1 <= seconds <= YEAR):
-            yield FieldViolation(field, f"must be between a second and a year, got {seconds:g} s")
+    if not (math.isfinite(spec.window) and 1 <= spec.window <= YEAR):
+        yield FieldViolation("window", f"must be between a second and a year, got {spec.window:g} s")
     if not (math.isfinite(spec.grace) and 0 <= spec.grace <= YEAR):
         yield FieldViolation("grace", f"must be between 0 and a year, got {spec.grace:g} s")
 
@@ -164,11 +162,6 @@ def _mode(spec: Spec, known: Known) -> Iterator[FieldViolation]:
     if (mode := needed(spec)) and not known.has_mode(mode):
         field = "mode" if spec.mode is not Mode.SPLIT else "route"
         yield FieldViolation(field, MISSING[mode])
-    if spec.mode is Mode.BANDIT:
-        most = 1 / max(len(spec.arms), 1)
-        if not 0 < spec.floor <= most:
-            text = f"must be above 0 and at most {most:g}, the equal share of an arm, got {spec.floor:g}"
-            yield FieldViolation("floor", text)
 
 
 def _holdout(spec: Spec) -> Iterator[FieldViolation]:
@@ -330,11 +323,6 @@ def plan_warnings(spec: Spec, rates: Mapping[str, float] | None = None) -> Itera
     yield from out_of_reach(spec, rates)
     yield from shared_warnings(spec)
     yield from metric_warnings(spec)
-    if spec.mode is Mode.BANDIT and spec.window > spec.epoch:
-        yield (
-            "units that change their arm between epochs count for their first arm: with a window no longer "
-            "than an epoch few outcomes are of another"
-        )
 
 
 def arm_warnings(spec: Spec, resolve: Resolve) -> Iterator[str]:

@@ -222,9 +222,8 @@ class LiveExperiments:
         """The report of a phase, 0 the last one. Blocks. Raises as `report.build.report`."""
         from router.experiments.report.build import POINTS, report  # numpy, only where something is judged
 
-        judges = {mode: one.judge for mode, one in (self.modes or {}).items()}
         most = POINTS if points else 0
-        return report(self.store, name, phase, now=time.time(), points=most, judges=judges)
+        return report(self.store, name, phase, now=time.time(), points=most)
 
     def _salt(self, purpose: str) -> str:
         """Kept for ever by the store, so read once."""

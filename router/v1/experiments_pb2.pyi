@@ -29,18 +29,16 @@ OUTCOME_STATUS_UNKNOWN: OutcomeStatus
 OUTCOME_STATUS_INVALID: OutcomeStatus
 
 class Experiment(_message.Message):
-    __slots__ = ("name", "hypothesis", "route", "arms", "control", "primary", "guardrails", "mode", "unit", "unit_label", "enrolment", "namespace", "slot_start", "slot_end", "margin", "alpha", "planned_units", "min_units", "min_matured", "window", "shadow_share", "judge", "floor", "epoch", "state", "phases", "create_time", "update_time", "stop_time", "stop_reason", "promoted", "etag", "warnings", "secondary", "segments", "grace", "equal_arms", "design")
+    __slots__ = ("name", "hypothesis", "route", "arms", "control", "primary", "guardrails", "mode", "unit", "unit_label", "enrolment", "namespace", "slot_start", "slot_end", "margin", "alpha", "planned_units", "min_units", "min_matured", "window", "shadow_share", "judge", "state", "phases", "create_time", "update_time", "stop_time", "stop_reason", "promoted", "etag", "warnings", "secondary", "segments", "grace", "equal_arms", "design")
     class Mode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         MODE_UNSPECIFIED: _ClassVar[Experiment.Mode]
         MODE_SPLIT: _ClassVar[Experiment.Mode]
         MODE_SHADOW: _ClassVar[Experiment.Mode]
-        MODE_BANDIT: _ClassVar[Experiment.Mode]
         MODE_HOLDOUT: _ClassVar[Experiment.Mode]
     MODE_UNSPECIFIED: Experiment.Mode
     MODE_SPLIT: Experiment.Mode
     MODE_SHADOW: Experiment.Mode
-    MODE_BANDIT: Experiment.Mode
     MODE_HOLDOUT: Experiment.Mode
     class Design(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
@@ -195,8 +193,6 @@ class Experiment(_message.Message):
     WINDOW_FIELD_NUMBER: _ClassVar[int]
     SHADOW_SHARE_FIELD_NUMBER: _ClassVar[int]
     JUDGE_FIELD_NUMBER: _ClassVar[int]
-    FLOOR_FIELD_NUMBER: _ClassVar[int]
-    EPOCH_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     PHASES_FIELD_NUMBER: _ClassVar[int]
     CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
@@ -233,8 +229,6 @@ class Experiment(_message.Message):
     window: _duration_pb2.Duration
     shadow_share: float
     judge: str
-    floor: float
-    epoch: _duration_pb2.Duration
     state: Experiment.State
     phases: _containers.RepeatedCompositeFieldContainer[Experiment.Phase]
     create_time: _timestamp_pb2.Timestamp
@@ -249,7 +243,7 @@ class Experiment(_message.Message):
     grace: _duration_pb2.Duration
     equal_arms: bool
     design: Experiment.Design
-    def __init__(self, name: _Optional[str] = ..., hypothesis: _Optional[str] = ..., route: _Optional[str] = ..., arms: _Optional[_Iterable[_Union[Experiment.Arm, _Mapping]]] = ..., control: _Optional[str] = ..., primary: _Optional[_Union[Experiment.Metric, _Mapping]] = ..., guardrails: _Optional[_Iterable[_Union[Experiment.Metric, _Mapping]]] = ..., mode: _Optional[_Union[Experiment.Mode, str]] = ..., unit: _Optional[str] = ..., unit_label: _Optional[str] = ..., enrolment: _Optional[float] = ..., namespace: _Optional[str] = ..., slot_start: _Optional[float] = ..., slot_end: _Optional[float] = ..., margin: _Optional[float] = ..., alpha: _Optional[float] = ..., planned_units: _Optional[int] = ..., min_units: _Optional[int] = ..., min_matured: _Optional[float] = ..., window: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., shadow_share: _Optional[float] = ..., judge: _Optional[str] = ..., floor: _Optional[float] = ..., epoch: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., state: _Optional[_Union[Experiment.State, str]] = ..., phases: _Optional[_Iterable[_Union[Experiment.Phase, _Mapping]]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., stop_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., stop_reason: _Optional[str] = ..., promoted: _Optional[str] = ..., etag: _Optional[str] = ..., warnings: _Optional[_Iterable[str]] = ..., secondary: _Optional[_Iterable[_Union[Experiment.Metric, _Mapping]]] = ..., segments: _Optional[_Iterable[_Union[Experiment.Segment, _Mapping]]] = ..., grace: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., equal_arms: _Optional[bool] = ..., design: _Optional[_Union[Experiment.Design, str]] = ...) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., hypothesis: _Optional[str] = ..., route: _Optional[str] = ..., arms: _Optional[_Iterable[_Union[Experiment.Arm, _Mapping]]] = ..., control: _Optional[str] = ..., primary: _Optional[_Union[Experiment.Metric, _Mapping]] = ..., guardrails: _Optional[_Iterable[_Union[Experiment.Metric, _Mapping]]] = ..., mode: _Optional[_Union[Experiment.Mode, str]] = ..., unit: _Optional[str] = ..., unit_label: _Optional[str] = ..., enrolment: _Optional[float] = ..., namespace: _Optional[str] = ..., slot_start: _Optional[float] = ..., slot_end: _Optional[float] = ..., margin: _Optional[float] = ..., alpha: _Optional[float] = ..., planned_units: _Optional[int] = ..., min_units: _Optional[int] = ..., min_matured: _Optional[float] = ..., window: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., shadow_share: _Optional[float] = ..., judge: _Optional[str] = ..., state: _Optional[_Union[Experiment.State, str]] = ..., phases: _Optional[_Iterable[_Union[Experiment.Phase, _Mapping]]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., stop_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., stop_reason: _Optional[str] = ..., promoted: _Optional[str] = ..., etag: _Optional[str] = ..., warnings: _Optional[_Iterable[str]] = ..., secondary: _Optional[_Iterable[_Union[Experiment.Metric, _Mapping]]] = ..., segments: _Optional[_Iterable[_Union[Experiment.Segment, _Mapping]]] = ..., grace: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., equal_arms: _Optional[bool] = ..., design: _Optional[_Union[Experiment.Design, str]] = ...) -> None: ...
 
 class CreateExperimentRequest(_message.Message):
     __slots__ = ("experiment_id", "experiment")

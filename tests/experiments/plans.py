@@ -87,8 +87,6 @@ plans = st.builds(
     window=seconds,
     shadow_share=numbers,
     judge=texts.filter(bool),
-    floor=numbers,
-    epoch=seconds,
     secondary=st.lists(metrics, max_size=3).map(tuple),
     segments=st.lists(st.builds(SegmentSpec, texts, st.lists(texts, max_size=3).map(tuple)), max_size=3).map(
         tuple

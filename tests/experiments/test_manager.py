@@ -88,7 +88,6 @@ def test_start_opens_a_phase_once(bench: SimpleNamespace) -> None:
         (router_plan(), Design.PLANNED),
         (plan(design=Design.OPEN), Design.OPEN),
         (plan(design=Design.HYBRID), Design.HYBRID),
-        (plan(mode=Mode.BANDIT), Design.OPEN),
         (plan(mode=Mode.SHADOW), Design.OPEN),
     ],
 )
@@ -108,7 +107,7 @@ def test_what_was_kept_before_there_were_designs_stays_as_it_is(bench: SimpleNam
     assert bench.manager.start("old", "", ME).phase.spec.design is None
 
 
-@pytest.mark.parametrize("mode", [Mode.BANDIT, Mode.SHADOW])
+@pytest.mark.parametrize("mode", [Mode.SHADOW])
 def test_a_design_of_another_mode_than_a_split_is_refused(bench: SimpleNamespace, mode: Mode) -> None:
     with pytest.raises(InvalidRequest, match=f"design: of a {mode} is open: planned is of a split of units"):
         bench.manager.create("trial", plan(mode=mode, design=Design.PLANNED), ME)
@@ -338,10 +337,10 @@ def test_what_cannot_be_withdrawn(three: SimpleNamespace) -> None:
     three.manager.stop("trial", "", "", ME)
     with pytest.raises(FailedPrecondition, match="it is stopped"):
         withdraw("trial", "new", "", "", ME)
-    three.manager.create("bandit", replace(BASE_TOO, mode=Mode.BANDIT), ME)
-    three.manager.start("bandit", "", ME)
-    with pytest.raises(FailedPrecondition, match="arm of a bandit"):
-        withdraw("bandit", "base", "", "", ME)
+    three.manager.create("shadow", replace(BASE_TOO, mode=Mode.SHADOW), ME)
+    three.manager.start("shadow", "", ME)
+    with pytest.raises(FailedPrecondition, match="arm of a shadow"):
+        withdraw("shadow", "base", "", "", ME)
 
 
 def test_no_client_withdraws_an_arm_by_an_edit(three: SimpleNamespace) -> None:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from router.types import AdapterRef
 
 SECONDS = {"": 1.0, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86_400.0}
-TIMES = ("window", "grace", "epoch")
+TIMES = ("window", "grace")
 _EXAMPLE = """\
 # A plan: `lora-router experiments create medical-v2 medical-v2.toml`. What is left out has the default shown.
 # How many units it takes: `lora-router experiments plan`.
@@ -56,12 +56,10 @@ planned_units = 5000     # of all arms together: `experiments plan` tells how ma
 # min_matured = 0.8      # share of units that had their window, before anything is promoted
 # namespace = ""         # experiments of one namespace never share a unit
 # slot = [0.0, 1.0]      # this one's part of it
-# mode = "split"         # or "shadow", "bandit", or "holdout" (no route)
+# mode = "split"         # or "shadow", or "holdout" (no route)
 # equal_arms = false     # true: arms may be the same version, to test the pipeline (A/A)
 # shadow_share = 1.0     # shadow: share of requests that shadow arms answer too
 # judge = "exact_match"  # shadow: who compares the answers
-# floor = 0.05           # bandit: least weight of an arm
-# epoch = "1h"           # bandit: time between its weights
 
 [[arms]]
 name = "old"
@@ -337,7 +335,7 @@ Caps = Annotated[
 Hypothesis = Annotated[
     str, typer.Option("--hypothesis", metavar="TEXT", help="What it is to show, in words, for the record.")
 ]
-Mode = Annotated[str, typer.Option("--mode", metavar="MODE", help="split, shadow, bandit or holdout.")]
+Mode = Annotated[str, typer.Option("--mode", metavar="MODE", help="split, shadow or holdout.")]
 Sets = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="FIELD=VALUE", help="Any other field of a plan, in TOML; repeatable."),

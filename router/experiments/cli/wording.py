@@ -95,10 +95,8 @@ def metric_line(metric: MetricSpec) -> str:
 def _rules(spec: Spec) -> list[tuple[str, str]]:
     from router.experiments.report.source import duration
 
-    every = f"bandit: weights follow outcomes every {duration(spec.epoch)}"
     modes = {
         "shadow": f"shadow: others answer {spec.shadow_share:.0%} of requests unseen, judged by {spec.judge}",
-        "bandit": f"{every}, at least {spec.floor:g} each",
         "holdout": f"holdout: {HOLDOUT}",
     }
     size = [

@@ -129,7 +129,7 @@ def _point(
 def _effects_over_time(source: PhaseEvidence, arm: str, times: Array) -> list[_Effect]:
     """Effect and interval at each time."""
     found = [_UNKNOWN] * len(times)
-    if not source.deciding or source.spec.mode is Mode.BANDIT:  # no interval of a bandit holds
+    if not source.deciding:
         return found
     metric = source.design.primary
     known, looks = _course(source, arm, metric, source.deciding, times)

@@ -27,11 +27,6 @@ MODE_NOTES = {
         "the comparisons are by the judge {judge}: they say what it prefers and how the arms run, not what"
         " users prefer"
     ),
-    Mode.BANDIT: (
-        "a bandit moves units to the arm that looks best, which biases plain averages, so no range is shown"
-        " and nothing is promoted: run a split to confirm; an arm that does harm is still stopped, by a test"
-        " within each epoch"
-    ),
     Mode.HOLDOUT: (
         "this compares those who took part in any experiment with those whom the server keeps out of all;"
         " nothing is promoted or stopped by it"

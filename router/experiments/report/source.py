@@ -1,7 +1,7 @@
 """What one phase of an experiment has in the store, what it is judged by, and whether it may be believed.
 
 Sums of time buckets are of all units or of those that are mature. numpy adds rows of numbers, so a year of
-buckets costs milliseconds. The weights of a bandit are read from the audit trail.
+buckets costs milliseconds.
 
 The checks ask: did what was tested change while it was tested? The sample ratio is tested over time: its
 evidence after every bucket, and the shares at which it raises its alarm.
@@ -20,7 +20,6 @@ import numpy as np
 from router.errors import FieldViolation, InvalidRequest
 from router.experiments.designs import Design
 from router.experiments.model import (
-    AuditEntry,
     Experiment,
     ExperimentPhase,
     MetricSpec,
@@ -49,8 +48,6 @@ from router.quantities import percent
 if TYPE_CHECKING:  # SQLAlchemy, which planning needs no more than clients do
     from router.experiments.store.series import PhaseData, TimeBucket
     from router.experiments.store.store import ExperimentStore
-
-REWEIGHT = "reweight"
 
 
 @dataclass(frozen=True)
@@ -266,25 +263,6 @@ def answered_units(buckets: Iterable[TimeBucket], arm: str, metric: str) -> int:
     return sum(b.answered.get(metric, 0) for b in buckets if b.arm == arm)
 
 
-def latest_weights(trail: Iterable[AuditEntry], phase: ExperimentPhase) -> dict[str, float]:
-    """Weights of the last epoch that has some; empty before the second."""
-    return max(reweightings(trail, phase), key=lambda entry: entry[0], default=(0, {}))[1]
-
-
-def reweightings(
-    trail: Iterable[AuditEntry], phase: ExperimentPhase
-) -> Iterator[tuple[int, dict[str, float]]]:
-    """Epochs of a phase with weights for just its arms, as they were written."""
-    arms = {arm.name for arm in phase.spec.arms}
-    for entry in trail:
-        detail = entry.detail
-        epoch, weights = detail.get("epoch"), detail.get("weights")
-        if entry.act != REWEIGHT or detail.get("phase") != phase.number or not isinstance(epoch, int | float):
-            continue
-        if isinstance(weights, Mapping) and set(weights) == arms:
-            yield int(epoch), {str(arm): float(weight) for arm, weight in weights.items()}
-
-
 PARTS = ("adapter", "base", "router")
 TIME_UNITS = (("day", 86_400.0), ("hour", 3600.0), ("minute", 60.0), ("second", 1.0))
 
@@ -301,7 +279,7 @@ def health_of(source: PhaseEvidence) -> PipelineHealth:
         else _untested(source),
         maturity=maturity(ends, source.now, spec.closing),
         missing=dict(_missing(source)),
-        crossed=data.crossed / total if total and spec.mode is not Mode.BANDIT else 0.0,
+        crossed=data.crossed / total if total else 0.0,
         mixed=() if spec.mode is Mode.HOLDOUT else changed_parts(data.digests, is_router_experiment(spec)),
         triggered=ratio_of(triggered.buckets, weights, withdrawn=spec.withdrawn)
         if triggered and _splits(source)
@@ -357,18 +335,11 @@ def _sound(source: PhaseEvidence, health: PipelineHealth) -> Iterator[tuple[str,
 
 
 def _crossed_in_words(source: PhaseEvidence, health: PipelineHealth) -> str:
-    if source.spec.mode is Mode.BANDIT:
-        return (
-            f"not tested: between epochs a bandit moves units ({source.data.crossed:,} so far), which stay "
-            "with the arm that they saw first"
-        )
     limit = percent(CROSSED, 0)
     return f"{percent(health.crossed)} of units saw more than one arm; more than {limit} is too many"
 
 
 def _ratio_in_words(source: PhaseEvidence, ratio: SampleRatio) -> str:
-    if source.spec.mode is Mode.BANDIT:
-        return "not tested: a bandit's weights change"
     if source.spec.mode is Mode.SHADOW:
         return "not tested: control answers every unit, the other arms answer beside it"
     arms = ", ".join(

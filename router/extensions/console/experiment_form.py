@@ -22,7 +22,6 @@ KINDS = {kind.value: kind.proto for kind in Kind}
 MODES = {
     "split": pb.Experiment.MODE_SPLIT,
     "shadow": pb.Experiment.MODE_SHADOW,
-    "bandit": pb.Experiment.MODE_BANDIT,
 }
 DESIGNS = {design.value: design.proto for design in Design}
 HOUR = 3600.0

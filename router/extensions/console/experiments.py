@@ -31,7 +31,6 @@ STATES: Mapping[int, tuple[str, str]] = {
 }
 MODES: Mapping[int, str] = {
     pb.Experiment.MODE_SHADOW: "shadow",
-    pb.Experiment.MODE_BANDIT: "bandit",
     pb.Experiment.MODE_HOLDOUT: "holdout",
 }
 TONES: Mapping[str, str] = {"promote": "ok", "stop for harm": "bad", "invalid": "bad", "undecided": "info"}

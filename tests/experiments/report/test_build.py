@@ -188,14 +188,6 @@ def test_shadow_arms_report_pairs_and_no_preference():
     assert "not what users prefer" in found.notes[0]
 
 
-def test_a_bandit_is_shown_and_not_judged_where_its_extension_is_not_there():
-    store = SumsStore(both(1000, 1150), running(replace(SPEC, mode=Mode.BANDIT)))
-    found = report(store, "medical-v2", now=LONG_AFTER)
-    assert (found.verdict.decision, found.verdict.rule) == ("undecided", "not-judged")
-    assert found.verdict.text == "a bandit needs the extension experiments_bandit, which is not there"
-    assert (found.arms, [n.units for n in found.numbers]) == ((), [2000, 2000])
-
-
 def test_a_router_experiment_is_decided_where_the_routers_differ():
     arms = (ArmSpec("control", 0.5), ArmSpec("new", 0.5, router=RouterVariant(threshold=0.4)))
     spec = replace(SPEC, route="", arms=arms)

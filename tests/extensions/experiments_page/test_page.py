@@ -167,7 +167,7 @@ def test_several_arms_have_their_rulings_and_colours():
 
 def test_modes_without_a_sample_ratio_have_no_plot_of_it():
     points = tuple(replace(point, share_low=0.0, share_high=1.0) for point in REPORT.points)
-    text = page(replace(REPORT, experiment=running(replace(SPEC, mode=Mode.BANDIT)), points=points))
+    text = page(replace(REPORT, experiment=running(replace(SPEC, mode=Mode.SHADOW)), points=points))
     assert 'id="shares"' not in text
     assert 'id="effect"' in text
 
