@@ -23,7 +23,6 @@ from router.errors import (
 )
 from router.experiments.assignment import AssignmentSalts
 from router.experiments.completeness import chosen
-from router.experiments.designs import Design
 from router.experiments.interference import shared_primary
 from router.experiments.model import (
     ArmSpec,
@@ -100,7 +99,7 @@ class Manager:
         """Keep a plan. Raises InvalidRequest, AlreadyExists."""
         if problem := id_problem(name):
             raise InvalidRequest([FieldViolation("experiment_id", problem)])
-        spec = with_design(chosen(with_withdrawals(spec, {})))
+        spec = chosen(with_withdrawals(spec, {}))
         self._check(spec)
         now = self.clock()
         with self.lock:
@@ -122,7 +121,6 @@ class Manager:
             experiment = self.read(name, etag)
             old = experiment.spec
             spec = chosen(with_withdrawals(edit(old), old.withdrawn), old)
-            spec = with_design(spec) if old.design else spec
             self._check(spec, old)
             if spec == old:
                 return experiment
@@ -279,14 +277,6 @@ class Manager:
     def _check_conflicts(self, name: str, spec: Spec) -> None:
         if found := conflict(name, spec, self.store.list(), self.known.sees):
             raise FailedPrecondition(f"it cannot run: {found}", resource=f"experiments/{name}")
-
-
-def with_design(spec: Spec) -> Spec:
-    """A plan that is made now: a split is planned where it does not say how it is judged."""
-    if spec.design:
-        return spec
-    planned = spec.mode is Mode.SPLIT
-    return replace(spec, design=Design.PLANNED if planned else Design.OPEN)
 
 
 def check_etag(experiment: Experiment, etag: str) -> None:

@@ -17,12 +17,10 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from router.errors import Findings
 from router.experiments.completeness import as_before
-from router.experiments.designs import Design
 from router.experiments.model import (
     BASE,
     Aggregate,
     ArmSpec,
-    DesignSize,
     Experiment,
     ExperimentPhase,
     Kind,
@@ -78,7 +76,6 @@ MODES = {
     pb.Experiment.MODE_SHADOW: Mode.SHADOW,
     pb.Experiment.MODE_HOLDOUT: Mode.HOLDOUT,
 }
-DESIGNS = {pb.Experiment.Design.Value(design.proto): design for design in Design}
 MODE_NUMBERS = {mode: number for number, mode in MODES.items()}
 MODE_NAMES = listed(f"MODE_{mode.name}" for mode in Mode)
 KINDS = {pb.Experiment.Metric.Kind.Value(kind.proto): kind for kind in Kind}
@@ -104,7 +101,6 @@ TEXTS = ("unit", "judge")
 PLANNED = (
     *("hypothesis", "route", "arms", "control", "primary", "guardrails", "mode", "unit_label", "namespace"),
     *("slot_start", "slot_end", "margin", "secondary", "segments", "equal_arms", *PRESENT, *TIMES, *TEXTS),
-    "design",
 )
 """Fields of the resource that an operator sets."""
 EVERYTHING = "*"
@@ -206,7 +202,6 @@ def plan_message(spec: Spec) -> pb.Experiment:
         slot_end=spec.slot[1],
         margin=spec.margin,
         equal_arms=spec.equal_arms,
-        design=spec.design.proto if spec.design else None,
         secondary=map(metric_message, spec.secondary),
         segments=(pb.Experiment.Segment(label=s.label, values=s.values) for s in spec.segments),
     )
@@ -229,8 +224,6 @@ def plan_of(message: pb.Experiment, found: Findings, within: str = "experiment."
     given.update({name: text for name in TEXTS if (text := getattr(message, name))})
     if message.mode not in MODES:
         found.add(f"{within}mode", f"must be {MODE_NAMES}")
-    if message.design and message.design not in DESIGNS:
-        found.add(f"{within}design", f"must be {listed(design.proto for design in Design)}, or unset")
     return Spec(
         hypothesis=message.hypothesis,
         route=_route_of(message.route, f"{within}route", found),
@@ -246,7 +239,6 @@ def plan_of(message: pb.Experiment, found: Findings, within: str = "experiment."
         slot=(message.slot_start, message.slot_end if message.HasField("slot_end") else 1.0),
         margin=message.margin,
         equal_arms=message.equal_arms,
-        design=DESIGNS.get(message.design),
         **given,
     )
 
@@ -483,19 +475,7 @@ def question_of(message: pb.PlanExperimentRequest, found: Findings) -> SizeQuest
 def answer_message(answer: SizeAnswer) -> pb.PlanExperimentResponse:
     """How long it takes; an effect of 0 is none."""
     values = {name: getattr(answer, name) for name in ANSWERED}
-    designs = (
-        pb.PlanExperimentResponse.DesignSize(
-            design=one.design.proto,
-            units=one.units,
-            half_units=one.half_units,
-            factor=one.factor,
-            days=one.days,
-        )
-        for one in answer.designs
-    )
-    return pb.PlanExperimentResponse(
-        effect=answer.effect or 0.0, notes=answer.notes, designs=designs, **values
-    )
+    return pb.PlanExperimentResponse(effect=answer.effect or 0.0, notes=answer.notes, **values)
 
 
 def answer_of(message: pb.PlanExperimentResponse) -> SizeAnswer:
@@ -503,15 +483,4 @@ def answer_of(message: pb.PlanExperimentResponse) -> SizeAnswer:
     values = {name: getattr(message, name) for name in ANSWERED}
     for name in ("days", "units_per_day"):
         values[name] = getattr(message, name) if message.HasField(name) else None
-    designs = tuple(
-        DesignSize(
-            DESIGNS[one.design],
-            one.units,
-            one.half_units,
-            one.factor,
-            one.days if one.HasField("days") else None,
-        )
-        for one in message.designs
-        if one.design in DESIGNS
-    )
-    return SizeAnswer(effect=message.effect or None, notes=tuple(message.notes), designs=designs, **values)
+    return SizeAnswer(effect=message.effect or None, notes=tuple(message.notes), **values)

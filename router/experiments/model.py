@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from router.experiments.designs import Design
 from router.experiments.times import TIMES, UNSERVED, slow_share, time_quantile
 from router.types import AdapterRef, RouterVariant
 
@@ -227,8 +226,6 @@ class Spec:
     matched requests that shadow arms answer too. `secondary` metrics are reported and decide
     nothing; they may be changed at any time without a new phase. With `equal_arms` arms may be the same
     version, as in an A/A test.
-    `design` None: a server that creates the experiment sets it by mode; of one that is kept, open, as all
-    were before there were designs.
     """
 
     hypothesis: str
@@ -255,7 +252,6 @@ class Spec:
     segments: tuple[SegmentSpec, ...] = ()
     grace: float = 0.0
     equal_arms: bool = False
-    design: Design | None = None
 
     @property
     def withdrawn(self) -> Mapping[str, float]:
@@ -534,20 +530,8 @@ class SizeQuestion:
 
 
 @dataclass(frozen=True, slots=True)
-class DesignSize:
-    """What the same effect takes in one design; the fields are those of `SizeAnswer`."""
-
-    design: Design
-    units: int
-    half_units: int
-    factor: float
-    days: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class SizeAnswer:
-    """How large an effect, and units of all arms until `power` of such experiments have their verdict, in the
-    design planned; `designs` has all designs, that one first.
+    """How large an effect, and units of all arms until `power` of such experiments have their verdict.
 
     `fixed_units` is what one look at the end would take, `factor` what looking all the time costs;
     `half_units` is where half of them have it, and before `least_units` there is no verdict. `effect` None:
@@ -565,4 +549,3 @@ class SizeAnswer:
     days: float | None = None
     units_per_day: float | None = None
     notes: tuple[str, ...] = ()
-    designs: tuple[DesignSize, ...] = ()

@@ -16,7 +16,6 @@ from typing import Protocol
 
 from router.errors import AdapterNotFound, FailedPrecondition, FieldViolation, InvalidRequest
 from router.experiments.assignment import AssignmentSalts, UnitAllocation, WeightedArm
-from router.experiments.designs import Design
 from router.experiments.interference import shared_warnings
 from router.experiments.metric_plans import guardrails_that_hold, metric_problems, metric_warnings, uncapped
 from router.experiments.model import (
@@ -151,9 +150,6 @@ def _times(spec: Spec) -> Iterator[FieldViolation]:
 def _mode(spec: Spec, known: Known) -> Iterator[FieldViolation]:
     if spec.mode is Mode.HOLDOUT:
         yield from _holdout(spec)
-    if spec.mode is not Mode.SPLIT and spec.design not in (None, Design.OPEN):
-        text = f"of a {spec.mode} is open: {spec.design} is of a split of units; leave it out"
-        yield FieldViolation("design", text)
     if not 0 < spec.shadow_share <= 1:
         text = f"must be above 0 and at most 1, got {spec.shadow_share:g}"
         yield FieldViolation("shadow_share", text)

@@ -13,10 +13,8 @@ from statistics import StatisticsError
 from typing import TYPE_CHECKING
 
 from router.errors import FieldViolation, InvalidRequest
-from router.experiments.designs import Design
 from router.experiments.metric_plans import cap_problems
 from router.experiments.model import (
-    DesignSize,
     Experiment,
     ExperimentPhase,
     Kind,
@@ -94,15 +92,12 @@ class Sizing:
         """Of the two arms' units those of all."""
         return math.ceil(units / self.both - 1e-9)
 
-    def size(self, effect: float, units: int | None, design: Design = Design.PLANNED) -> Size:
-        """`units` of all arms that the always-valid sequence is tuned for; None: for the answer."""
+    def size(self, effect: float) -> Size:
+        """What the effect takes."""
 
-        def tuned(pair: int) -> Size:
-            plan = SequencePlan(alpha=self.alpha, units=max(2 * RULES.burn_in_units, pair))
-            given = (self.baseline if math.isfinite(self.baseline) else 0.0, effect, self.spread, self.share)
-            return size_for(self.metric, *given, plan, self.question.power, design)
-
-        return tuned(self.pair(units)) if units is not None else tuned(tuned(PLANNED).fixed)
+        control = self.baseline if math.isfinite(self.baseline) else 0.0
+        plan = SequencePlan(alpha=self.alpha)
+        return size_for(self.metric, control, effect, self.spread, self.share, plan, self.question.power)
 
     def smallest(self, units: int) -> float | None:
         """The smallest change for the better that so many units of all arms find; None: none is."""
@@ -117,7 +112,6 @@ class Sizing:
             self.share,
             self.alpha,
             self.question.power,
-            Design.PLANNED,
         )
         return None if found is None else self.metric.sign * found
 
@@ -343,32 +337,21 @@ def _check_effect(sizing: Sizing, effect: float) -> None:
 
 
 def _size_answer(sizing: Sizing, effect: float, budget: int | None, notes: list[str]) -> SizeAnswer:
-    sizes = {design: sizing.size(effect, budget, design) for design in Design}
-    size, per_day = sizes[Design.PLANNED], sizing.per_day
+    size, per_day = sizing.size(effect), sizing.per_day
+    units = sizing.whole(size.units)
     notes += _second_look(sizing, size, budget)
-    designs = tuple(
-        DesignSize(
-            design,
-            units := sizing.whole(one.units),
-            sizing.whole(one.half),
-            one.factor,
-            units / per_day if per_day else None,
-        )
-        for design, one in sizes.items()
-    )
     return SizeAnswer(
         sizing.baseline,
         sizing.deviation,
         effect,
         sizing.whole(size.fixed),
-        designs[0].units,
-        designs[0].half_units,
+        units,
+        sizing.whole(size.half),
         size.factor,
         sizing.whole(size.least),
-        designs[0].days,
+        units / per_day if per_day else None,
         sizing.question.units_per_day,
         tuple(notes),
-        designs,
     )
 
 
@@ -379,7 +362,7 @@ def _no_effect_answer(sizing: Sizing, budget: int, notes: list[str]) -> SizeAnsw
         raise invalid("baseline", f"is {sizing.baseline:g} already: nothing can be better")
     room = (1 - sizing.baseline if sizing.metric.sign > 0 else sizing.baseline) if proportion else 1.0
     effect = sizing.metric.sign * (room / 2 if proportion else sizing.deviation)
-    size = sizing.size(effect, budget)
+    size = sizing.size(effect)
     least = sizing.whole(size.least)
     days = least / sizing.per_day if sizing.per_day else None
     notes.append(f"no effect is found in {budget:,} units: {_waits(sizing, size)}")

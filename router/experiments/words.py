@@ -280,8 +280,6 @@ def _undecided(report: Report, verdict: Ruling, arm: str) -> str:
             return f"{arm} looks {shown} on {spec.primary.name}, but it is possible that {who}."
         case "too-few-units" if few := _too_few(report, arm):
             return few
-        case "planned-size":
-            return f"only {progress(report)} have had their time, and the verdict comes after the last."
         case "immature":
             return f"too many {units} still have time for their outcomes."
         case "shadow":
@@ -373,15 +371,10 @@ def quantile_line(report: Report, arm: str, found: MetricReport) -> str:
 
 
 def gives_up(report: Report) -> bool:
-    """Whether more waiting is of little use: all planned units had their time and no gain is in sight, or the
-    chance is small that they show one."""
-    spec = report.judged.spec
-    done = sum(one.matured for one in report.numbers) >= spec.planned_units
-    in_sight = report.forecast is not None and report.forecast.units is not None
-    waits = report.verdict.decision == "undecided" and spec.mode is Mode.SPLIT
-    if waits and report.planned is not None:
-        return report.planned.give_up or report.planned.reached
-    return waits and done and not in_sight and report.verdict.rule in ("primary-open", "guardrail-open")
+    """Whether more waiting is of little use: all planned units had their time, or the chance is small that
+    they show a difference."""
+    plan = report.planned
+    return report.verdict.decision == "undecided" and plan is not None and (plan.give_up or plan.reached)
 
 
 def short_verdict(report: Report) -> str:

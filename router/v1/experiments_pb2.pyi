@@ -29,7 +29,7 @@ OUTCOME_STATUS_UNKNOWN: OutcomeStatus
 OUTCOME_STATUS_INVALID: OutcomeStatus
 
 class Experiment(_message.Message):
-    __slots__ = ("name", "hypothesis", "route", "arms", "control", "primary", "guardrails", "mode", "unit", "unit_label", "enrolment", "namespace", "slot_start", "slot_end", "margin", "alpha", "planned_units", "min_units", "min_matured", "window", "shadow_share", "judge", "state", "phases", "create_time", "update_time", "stop_time", "stop_reason", "promoted", "etag", "warnings", "secondary", "segments", "grace", "equal_arms", "design")
+    __slots__ = ("name", "hypothesis", "route", "arms", "control", "primary", "guardrails", "mode", "unit", "unit_label", "enrolment", "namespace", "slot_start", "slot_end", "margin", "alpha", "planned_units", "min_units", "min_matured", "window", "shadow_share", "judge", "state", "phases", "create_time", "update_time", "stop_time", "stop_reason", "promoted", "etag", "warnings", "secondary", "segments", "grace", "equal_arms")
     class Mode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         MODE_UNSPECIFIED: _ClassVar[Experiment.Mode]
@@ -40,16 +40,6 @@ class Experiment(_message.Message):
     MODE_SPLIT: Experiment.Mode
     MODE_SHADOW: Experiment.Mode
     MODE_HOLDOUT: Experiment.Mode
-    class Design(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
-        __slots__ = ()
-        DESIGN_UNSPECIFIED: _ClassVar[Experiment.Design]
-        DESIGN_PLANNED: _ClassVar[Experiment.Design]
-        DESIGN_OPEN: _ClassVar[Experiment.Design]
-        DESIGN_HYBRID: _ClassVar[Experiment.Design]
-    DESIGN_UNSPECIFIED: Experiment.Design
-    DESIGN_PLANNED: Experiment.Design
-    DESIGN_OPEN: Experiment.Design
-    DESIGN_HYBRID: Experiment.Design
     class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         STATE_UNSPECIFIED: _ClassVar[Experiment.State]
@@ -206,7 +196,6 @@ class Experiment(_message.Message):
     SEGMENTS_FIELD_NUMBER: _ClassVar[int]
     GRACE_FIELD_NUMBER: _ClassVar[int]
     EQUAL_ARMS_FIELD_NUMBER: _ClassVar[int]
-    DESIGN_FIELD_NUMBER: _ClassVar[int]
     name: str
     hypothesis: str
     route: str
@@ -242,8 +231,7 @@ class Experiment(_message.Message):
     segments: _containers.RepeatedCompositeFieldContainer[Experiment.Segment]
     grace: _duration_pb2.Duration
     equal_arms: bool
-    design: Experiment.Design
-    def __init__(self, name: _Optional[str] = ..., hypothesis: _Optional[str] = ..., route: _Optional[str] = ..., arms: _Optional[_Iterable[_Union[Experiment.Arm, _Mapping]]] = ..., control: _Optional[str] = ..., primary: _Optional[_Union[Experiment.Metric, _Mapping]] = ..., guardrails: _Optional[_Iterable[_Union[Experiment.Metric, _Mapping]]] = ..., mode: _Optional[_Union[Experiment.Mode, str]] = ..., unit: _Optional[str] = ..., unit_label: _Optional[str] = ..., enrolment: _Optional[float] = ..., namespace: _Optional[str] = ..., slot_start: _Optional[float] = ..., slot_end: _Optional[float] = ..., margin: _Optional[float] = ..., alpha: _Optional[float] = ..., planned_units: _Optional[int] = ..., min_units: _Optional[int] = ..., min_matured: _Optional[float] = ..., window: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., shadow_share: _Optional[float] = ..., judge: _Optional[str] = ..., state: _Optional[_Union[Experiment.State, str]] = ..., phases: _Optional[_Iterable[_Union[Experiment.Phase, _Mapping]]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., stop_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., stop_reason: _Optional[str] = ..., promoted: _Optional[str] = ..., etag: _Optional[str] = ..., warnings: _Optional[_Iterable[str]] = ..., secondary: _Optional[_Iterable[_Union[Experiment.Metric, _Mapping]]] = ..., segments: _Optional[_Iterable[_Union[Experiment.Segment, _Mapping]]] = ..., grace: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., equal_arms: _Optional[bool] = ..., design: _Optional[_Union[Experiment.Design, str]] = ...) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., hypothesis: _Optional[str] = ..., route: _Optional[str] = ..., arms: _Optional[_Iterable[_Union[Experiment.Arm, _Mapping]]] = ..., control: _Optional[str] = ..., primary: _Optional[_Union[Experiment.Metric, _Mapping]] = ..., guardrails: _Optional[_Iterable[_Union[Experiment.Metric, _Mapping]]] = ..., mode: _Optional[_Union[Experiment.Mode, str]] = ..., unit: _Optional[str] = ..., unit_label: _Optional[str] = ..., enrolment: _Optional[float] = ..., namespace: _Optional[str] = ..., slot_start: _Optional[float] = ..., slot_end: _Optional[float] = ..., margin: _Optional[float] = ..., alpha: _Optional[float] = ..., planned_units: _Optional[int] = ..., min_units: _Optional[int] = ..., min_matured: _Optional[float] = ..., window: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., shadow_share: _Optional[float] = ..., judge: _Optional[str] = ..., state: _Optional[_Union[Experiment.State, str]] = ..., phases: _Optional[_Iterable[_Union[Experiment.Phase, _Mapping]]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., stop_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., stop_reason: _Optional[str] = ..., promoted: _Optional[str] = ..., etag: _Optional[str] = ..., warnings: _Optional[_Iterable[str]] = ..., secondary: _Optional[_Iterable[_Union[Experiment.Metric, _Mapping]]] = ..., segments: _Optional[_Iterable[_Union[Experiment.Segment, _Mapping]]] = ..., grace: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., equal_arms: _Optional[bool] = ...) -> None: ...
 
 class CreateExperimentRequest(_message.Message):
     __slots__ = ("experiment_id", "experiment")
@@ -450,8 +438,7 @@ class GetReportResponse(_message.Message):
         effects: _containers.RepeatedCompositeFieldContainer[GetReportResponse.SegmentEffect]
         def __init__(self, arm: _Optional[str] = ..., effects: _Optional[_Iterable[_Union[GetReportResponse.SegmentEffect, _Mapping]]] = ...) -> None: ...
     class Planned(_message.Message):
-        __slots__ = ("design", "units", "planned_units", "reached", "chance", "chance_planned", "give_up", "text")
-        DESIGN_FIELD_NUMBER: _ClassVar[int]
+        __slots__ = ("units", "planned_units", "reached", "chance", "chance_planned", "give_up", "text")
         UNITS_FIELD_NUMBER: _ClassVar[int]
         PLANNED_UNITS_FIELD_NUMBER: _ClassVar[int]
         REACHED_FIELD_NUMBER: _ClassVar[int]
@@ -459,7 +446,6 @@ class GetReportResponse(_message.Message):
         CHANCE_PLANNED_FIELD_NUMBER: _ClassVar[int]
         GIVE_UP_FIELD_NUMBER: _ClassVar[int]
         TEXT_FIELD_NUMBER: _ClassVar[int]
-        design: str
         units: int
         planned_units: int
         reached: bool
@@ -467,7 +453,7 @@ class GetReportResponse(_message.Message):
         chance_planned: float
         give_up: bool
         text: str
-        def __init__(self, design: _Optional[str] = ..., units: _Optional[int] = ..., planned_units: _Optional[int] = ..., reached: _Optional[bool] = ..., chance: _Optional[float] = ..., chance_planned: _Optional[float] = ..., give_up: _Optional[bool] = ..., text: _Optional[str] = ...) -> None: ...
+        def __init__(self, units: _Optional[int] = ..., planned_units: _Optional[int] = ..., reached: _Optional[bool] = ..., chance: _Optional[float] = ..., chance_planned: _Optional[float] = ..., give_up: _Optional[bool] = ..., text: _Optional[str] = ...) -> None: ...
     class Forecast(_message.Message):
         __slots__ = ("units_per_day", "units", "days", "smallest_effect", "text")
         UNITS_PER_DAY_FIELD_NUMBER: _ClassVar[int]
@@ -793,20 +779,7 @@ class PlanExperimentRequest(_message.Message):
     def __init__(self, route: _Optional[str] = ..., metric: _Optional[_Union[Experiment.Metric, _Mapping]] = ..., baseline: _Optional[float] = ..., deviation: _Optional[float] = ..., effect: _Optional[float] = ..., weights: _Optional[_Iterable[float]] = ..., units_per_day: _Optional[float] = ..., enrolment: _Optional[float] = ..., days: _Optional[float] = ..., units: _Optional[int] = ..., alpha: _Optional[float] = ..., power: _Optional[float] = ...) -> None: ...
 
 class PlanExperimentResponse(_message.Message):
-    __slots__ = ("baseline", "deviation", "effect", "fixed_units", "units", "half_units", "factor", "least_units", "days", "units_per_day", "notes", "designs")
-    class DesignSize(_message.Message):
-        __slots__ = ("design", "units", "half_units", "factor", "days")
-        DESIGN_FIELD_NUMBER: _ClassVar[int]
-        UNITS_FIELD_NUMBER: _ClassVar[int]
-        HALF_UNITS_FIELD_NUMBER: _ClassVar[int]
-        FACTOR_FIELD_NUMBER: _ClassVar[int]
-        DAYS_FIELD_NUMBER: _ClassVar[int]
-        design: Experiment.Design
-        units: int
-        half_units: int
-        factor: float
-        days: float
-        def __init__(self, design: _Optional[_Union[Experiment.Design, str]] = ..., units: _Optional[int] = ..., half_units: _Optional[int] = ..., factor: _Optional[float] = ..., days: _Optional[float] = ...) -> None: ...
+    __slots__ = ("baseline", "deviation", "effect", "fixed_units", "units", "half_units", "factor", "least_units", "days", "units_per_day", "notes")
     BASELINE_FIELD_NUMBER: _ClassVar[int]
     DEVIATION_FIELD_NUMBER: _ClassVar[int]
     EFFECT_FIELD_NUMBER: _ClassVar[int]
@@ -818,7 +791,6 @@ class PlanExperimentResponse(_message.Message):
     DAYS_FIELD_NUMBER: _ClassVar[int]
     UNITS_PER_DAY_FIELD_NUMBER: _ClassVar[int]
     NOTES_FIELD_NUMBER: _ClassVar[int]
-    DESIGNS_FIELD_NUMBER: _ClassVar[int]
     baseline: float
     deviation: float
     effect: float
@@ -830,8 +802,7 @@ class PlanExperimentResponse(_message.Message):
     days: float
     units_per_day: float
     notes: _containers.RepeatedScalarFieldContainer[str]
-    designs: _containers.RepeatedCompositeFieldContainer[PlanExperimentResponse.DesignSize]
-    def __init__(self, baseline: _Optional[float] = ..., deviation: _Optional[float] = ..., effect: _Optional[float] = ..., fixed_units: _Optional[int] = ..., units: _Optional[int] = ..., half_units: _Optional[int] = ..., factor: _Optional[float] = ..., least_units: _Optional[int] = ..., days: _Optional[float] = ..., units_per_day: _Optional[float] = ..., notes: _Optional[_Iterable[str]] = ..., designs: _Optional[_Iterable[_Union[PlanExperimentResponse.DesignSize, _Mapping]]] = ...) -> None: ...
+    def __init__(self, baseline: _Optional[float] = ..., deviation: _Optional[float] = ..., effect: _Optional[float] = ..., fixed_units: _Optional[int] = ..., units: _Optional[int] = ..., half_units: _Optional[int] = ..., factor: _Optional[float] = ..., least_units: _Optional[int] = ..., days: _Optional[float] = ..., units_per_day: _Optional[float] = ..., notes: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Outcome(_message.Message):
     __slots__ = ("response_id", "unit", "metric", "value", "time", "idempotency_key")

@@ -7,7 +7,6 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from router.experiments.designs import Design
 from router.experiments.model import Aggregate, ArmSpec, Kind, MetricSpec, Mode, SegmentSpec, Spec, Unanswered
 from router.types import AdapterRef, RouterVariant
 
@@ -93,5 +92,4 @@ plans = st.builds(
     ),
     grace=seconds,
     equal_arms=st.booleans(),
-    design=st.none() | st.sampled_from(Design),
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,7 +19,7 @@ from router.experiments.cli.report import watch
 
 if TYPE_CHECKING:
     from router.client import Client, Experiment, Promotion
-    from router.experiments.model import DesignSize, SizeAnswer, SizeQuestion
+    from router.experiments.model import SizeAnswer, SizeQuestion
 
 Route = Annotated[
     str,
@@ -65,7 +65,7 @@ Power = Annotated[
     float, typer.Option("--power", metavar="P", help="Chance that the effect is found by then.")
 ]
 Lower = Annotated[bool, typer.Option("--lower-is-better", help="Less is better of this metric.")]
-SIZE_COLUMNS = ["EFFECT", "DESIGN", "UNITS", "DAYS", "HALF BY", "ONE LOOK", "LOOKING COSTS"]
+SIZE_COLUMNS = ["EFFECT", "UNITS", "DAYS", "HALF BY", "ONE LOOK", "LOOKING COSTS"]
 MULTIPLES = (0.5, 1.0, 2.0, 4.0)
 
 
@@ -91,9 +91,9 @@ def plan(
     """Tell how long an experiment takes.
 
     With an effect: the units and days by which it is found. With days or units: the smallest effect that
-    they find. With neither: a table for 5,000 units. Units are of all arms, for each design that a plan may
-    have; looking all the time, as reports do, costs what the last column says. What is not given is taken
-    from the last experiment on the route that had the metric; where everything is given, no server is asked.
+    they find. With neither: a table for 5,000 units. Units are of all arms; looking all the time, as reports
+    do, costs what the last column says. What is not given is taken from the last experiment on the route
+    that had the metric; where everything is given, no server is asked.
 
     \b
     Examples:
@@ -193,19 +193,16 @@ def _print(question: SizeQuestion, answer: SizeAnswer, rows: Sequence[SizeAnswer
     from router.cli.output import print_table
 
     if answer.effect is not None:
-        print_table(SIZE_COLUMNS, [cells for row in rows for cells in _size_rows(row)])
+        print_table(SIZE_COLUMNS, [_size_row(row) for row in rows])
         print(f"\n{sentence(question, answer)}")
     for note in answer.notes:
         print(f"note: {note}")
 
 
-def _size_rows(answer: SizeAnswer) -> Iterator[tuple[str, ...]]:
-    """A row for each design; an older server names none."""
-    found: list[tuple[str, DesignSize | SizeAnswer]] = [(one.design.value, one) for one in answer.designs]
-    for design, one in found or [("-", answer)]:
-        days = "-" if one.days is None else _days(one.days)
-        units = (f"{n:,}" for n in (one.half_units, answer.fixed_units))
-        yield (effect_text(answer), design, f"{one.units:,}", days, *units, f"x{one.factor:.2f}")
+def _size_row(answer: SizeAnswer) -> tuple[str, ...]:
+    days = "-" if answer.days is None else _days(answer.days)
+    units = (f"{n:,}" for n in (answer.half_units, answer.fixed_units))
+    return (effect_text(answer), f"{answer.units:,}", days, *units, f"x{answer.factor:.2f}")
 
 
 def _days(days: float) -> str:

@@ -47,8 +47,6 @@ unit = "user"            # who has the same experience throughout; requests say 
 window = "1d"            # outcomes count this long after a unit was first served: s, min, h, d
 # grace = "0s"           # they may arrive this much later, by a batch job: then a unit is mature
 planned_units = 5000     # of all arms together: `experiments plan` tells how many an effect takes
-# design = "planned"     # the fewest units: a verdict by planned_units; "open": valid at any size, takes 1.5
-#                        # times as many; "hybrid": nearly as planned, and goes on. Harm is shown at any size
 # enrolment = 1.0        # share of the units that takes part; may be raised while it runs
 # alpha = 0.05           # chance of a false verdict
 # margin = 0.0           # how much worse the primary metric may be; 0 asks it to be better

@@ -15,11 +15,6 @@ if TYPE_CHECKING:
         SegmentSpec,
         Spec,
     )
-DESIGNS = {
-    "planned": "a better arm is shown by the planned size at the latest, harm at any size",
-    "open": "valid at any number of units",
-    "hybrid": "most of alpha until the planned size, the rest at any number of units",
-}
 
 
 def pairs_of(experiment: Experiment) -> list[tuple[str, str]]:
@@ -101,7 +96,6 @@ def _rules(spec: Spec) -> list[tuple[str, str]]:
     }
     size = [
         ("planned", f"{spec.planned_units:,} units"),
-        ("design", _design(spec)),
         (
             "promotes",
             f"from {spec.min_units:,} units in each arm, {spec.min_matured:.0%} of them past their window",
@@ -119,10 +113,6 @@ def _rules(spec: Spec) -> list[tuple[str, str]]:
         ("equal arms", "allowed, as in an A/A test" if spec.equal_arms else ""),
         *size,
     ]
-
-
-def _design(spec: Spec) -> str:
-    return f"{spec.design}: {DESIGNS[spec.design]}" if spec.design and spec.mode == "split" else ""
 
 
 def _phase(phase: ExperimentPhase) -> str:

@@ -471,7 +471,7 @@ def _units_for(source: PhaseEvidence, arm: ArmReport) -> int | None:
         return None
     control = float(arms.estimates[0].value)
     shown = (control, design.primary.sign * gain, spread, share, design.plan_for(arm.arm), POWER)
-    size = size_for(design.primary, *shown, design.shown_by)
+    size = size_for(design.primary, *shown)
     both = design.weights[design.control] + design.weights[arm.arm]
     return math.ceil(size.units / both)
 
@@ -485,5 +485,5 @@ def _smallest(source: PhaseEvidence, arm: ArmReport) -> float | None:
     both = design.weights[design.control] + design.weights[arm.arm]
     units = round(design.plan.units * both)
     metric, control = design.primary, float(arms.estimates[0].value)
-    given = (control, units, spread, share, design.plan.alpha, POWER, design.shown_by)
+    given = (control, units, spread, share, design.plan.alpha, POWER)
     return smallest_effect(metric, *given)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -33,12 +32,8 @@ from router.experiments.verdict import Course
 
 
 def course_of(source: PhaseEvidence) -> Course:
-    """The mature units' sums of the primary metric and the guardrails, by arm but control; empty where the
-    design needs none."""
-    design = source.design
-    if not design.shown_by.shares[0]:
-        return {}
-    return {arm: _course_of(source.beside(arm), arm) for arm in design.treatments}
+    """The mature units' sums of the primary metric and the guardrails, by arm but control."""
+    return {arm: _course_of(source.beside(arm), arm) for arm in source.design.treatments}
 
 
 def _course_of(source: PhaseEvidence, arm: str) -> dict[str, Looks]:
@@ -151,17 +146,15 @@ def _interval_ends(
     source: PhaseEvidence, arm: str, arms: ArmPair, times: Array, values: tuple[Array, Array]
 ) -> tuple[Array, ...]:
     """Ends of the interval of the difference, and of the relative one, as the verdict has them."""
-    metric, plan, (of_plan, of_always) = arms.metric, arms.plan, source.design.shown_by.shares
+    metric, plan = arms.metric, arms.plan
     outer = (arms.bounds(), arms.relative_bounds())
-    whole = _course(source, arm, metric, source.deciding) if of_plan else None
-    if whole is None or whole.looks is None:
+    whole = _course(source, arm, metric, source.deciding)
+    if whole.looks is None:
         return *outer[0], *outer[1]
-    always = replace(arms, plan=replace(plan, alpha=of_always * plan.alpha))
-    inner = (always.bounds(), always.relative_bounds())
     line = Line(offset=-metric.sign * source.design.margin)
-    edges = edges_by_plan(metric, whole.looks, replace(plan, alpha=of_plan * plan.alpha), line, metric.sign)
+    edges = edges_by_plan(metric, whole.looks, plan, line, metric.sign)
     last = np.searchsorted(whole.times, times, side="right") - 1
-    made = (better_end(metric.sign, outer[i], inner[i], edges[i][last], values[i]) for i in range(len(outer)))
+    made = (better_end(metric.sign, outer[i], edges[i][last], values[i]) for i in range(len(outer)))
     return tuple(end for ends in made for end in ends)
 
 

@@ -124,7 +124,7 @@ class VerdictForecast:
 
 @dataclass(frozen=True, slots=True)
 class PlannedProgress:
-    """How far an experiment is whose `design` (planned or hybrid) has a planned size.
+    """How far a planned experiment is.
 
     `units` are those of all arms that have a value of the primary metric and are mature. `chance` is that the
     planned size shows an arm to be better (or not worse) if it goes on as now, `chance_planned` with the
@@ -132,7 +132,6 @@ class PlannedProgress:
     is advice, not corrected for looking often.
     """
 
-    design: str
     units: int
     planned_units: int
     reached: bool

@@ -15,9 +15,9 @@ from router.experiments.verdict import ArmVerdict, ExperimentVerdict, VerdictDec
 
 
 def progress_of(source: PhaseEvidence, judged: ExperimentVerdict) -> PlannedProgress | None:
-    """None where the design has no planned size."""
+    """None of what is no split."""
     design = source.design
-    if not design.shown_by.shares[0] or source.spec.mode is not Mode.SPLIT:
+    if source.spec.mode is not Mode.SPLIT:
         return None
     units = sum(int(total_moments(source.deciding, arm, design.primary).n) for arm in design.weights)
     waiting = [arm for arm in judged.arms if arm.arm not in source.spec.withdrawn and _waits(arm)]
@@ -34,7 +34,7 @@ def progress_of(source: PhaseEvidence, judged: ExperimentVerdict) -> PlannedProg
     else:
         text = _in_words(source, units, chance, planned, give_up)
     size = design.plan.units
-    return PlannedProgress(design.shown_by.value, units, size, reached, chance, planned, give_up, text)
+    return PlannedProgress(units, size, reached, chance, planned, give_up, text)
 
 
 def _waits(arm: ArmVerdict) -> bool:
@@ -49,7 +49,7 @@ def _chances(source: PhaseEvidence, arm: ArmVerdict) -> tuple[float, float] | No
     found, design = arm.planned, source.design
     if found is None or found.reached or not found.ready:
         return None
-    alpha = design.plan.alpha * design.shown_by.shares[0] / len(design.treatments)
+    alpha = design.plan.alpha / len(design.treatments)
     return chances(found.z, found.part, alpha)
 
 

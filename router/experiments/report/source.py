@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from router.errors import FieldViolation, InvalidRequest
-from router.experiments.designs import Design
 from router.experiments.model import (
     Experiment,
     ExperimentPhase,
@@ -183,7 +182,6 @@ def design_of(spec: Spec, early: Sequence[MetricSpec] = ()) -> ExperimentDesign:
         plan=plan_of(spec),
         min_units=spec.min_units,
         min_matured=spec.min_matured,
-        shown_by=spec.design or Design.OPEN,
     )
 
 

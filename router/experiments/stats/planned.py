@@ -220,14 +220,12 @@ def _until_planned(metric: ComparedMetric, looks: Looks, plan: SequencePlan) -> 
     return PlannedPair(metric, _at(looks[0], slice(0, end)), _at(looks[1], slice(0, end)), plan)
 
 
-def better_end(
-    side: int, outer: tuple[Real, Real], inner: tuple[Real, Real], edge: Real, value: Real
-) -> tuple[Array, Array]:
-    """An interval with another end on the other side than `side`: the innermost of `inner`'s and `edge`,
-    which does not leave out `value`. The rest of it is of `outer`."""
+def better_end(side: int, always: tuple[Real, Real], edge: Real, value: Real) -> tuple[Array, Array]:
+    """The always-valid interval with a narrower end on the other side than `side`: at `edge`, which does not
+    leave out `value`."""
     if side > 0:
-        return np.maximum(inner[0], np.minimum(edge, value)), np.asarray(outer[1], np.float64)
-    return np.asarray(outer[0], np.float64), np.minimum(inner[1], np.maximum(edge, value))
+        return np.maximum(always[0], np.minimum(edge, value)), np.asarray(always[1], np.float64)
+    return np.asarray(always[0], np.float64), np.minimum(always[1], np.maximum(edge, value))
 
 
 def _at(sums: Moments, here: slice) -> Moments:

@@ -189,7 +189,6 @@ def plan_lines(found: Report) -> list[tuple[str, str]]:
         ("Planned", f"{spec.planned_units:,} {spec.unit}s, at least {spec.min_units:,} in each arm"),
         ("Outcomes count", f"for {duration(spec.window)} after the first answer"),
         ("Chance of a false result", f"{100 * spec.alpha:g} % for all arms together"),
-        ("Design", spec.design.value if spec.design else ""),
         ("Mode", spec.mode.value),
         ("Segments", ", ".join(segment.label for segment in spec.segments)),
         ("Namespace", spec.namespace),

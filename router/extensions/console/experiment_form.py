@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from google.protobuf.duration_pb2 import Duration
 
 from router.errors import FieldViolation, Findings, InvalidRequest
-from router.experiments.designs import Design
 from router.experiments.model import BUILT_IN, FEEDBACK, Kind
 from router.experiments.times import is_meant_as_share
 from router.extensions.console.fields import BASE, adapter_of, number, put, whole
@@ -23,7 +22,6 @@ MODES = {
     "split": pb.Experiment.MODE_SPLIT,
     "shadow": pb.Experiment.MODE_SHADOW,
 }
-DESIGNS = {design.value: design.proto for design in Design}
 HOUR = 3600.0
 PROPORTION = pb.Experiment.Metric.KIND_PROPORTION
 BEFORE: Mapping[str, str] = {  # what stands in an empty form
@@ -84,7 +82,7 @@ class PlanForm:
 METRIC = ("name", "kind", "better")
 FIELDS = frozenset(
     {
-        *("name", "hypothesis", "route", "mode", "design", "unit", "unit_label", "enrolment", "window"),
+        *("name", "hypothesis", "route", "mode", "unit", "unit_label", "enrolment", "window"),
         *("planned_units", "min_units", "alpha", "margin", "segments", "namespace", "effect", "baseline"),
         *("deviation", "units_per_day", "days", "power", "primary.cap", "primary.per"),
         *("primary.missing", *(f"primary.{name}" for name in METRIC)),
@@ -140,7 +138,6 @@ def plan_of(form: Mapping[str, str], found: Findings) -> PlanForm:
     message = pb.Experiment(
         hypothesis=form.get("hypothesis", "").strip(),
         mode=MODES.get(typed("mode"), pb.Experiment.MODE_UNSPECIFIED),
-        design=DESIGNS.get(typed("design"), "DESIGN_UNSPECIFIED"),
         unit=typed("unit"),
         unit_label=typed("unit_label"),
         namespace=typed("namespace"),

@@ -124,11 +124,11 @@ def test_only_the_side_that_is_asked_about_is_shown():
 
 
 def test_an_interval_gets_its_better_end_from_whichever_shows_more():
-    outer, inner = (-0.01, 0.09), (-0.02, 0.1)
-    assert better_end(1, outer, inner, 0.01, 0.04) == (0.01, 0.09)
-    assert better_end(1, outer, inner, -0.03, 0.04) == (-0.02, 0.09)
-    assert better_end(1, outer, inner, 0.05, 0.04) == (0.04, 0.09)
-    assert better_end(-1, outer, inner, 0.05, 0.04) == (-0.01, 0.05)
+    always = (-0.01, 0.09)
+    assert better_end(1, always, 0.01, 0.04) == (0.01, 0.09)
+    assert better_end(1, always, -0.03, 0.04) == (-0.01, 0.09)
+    assert better_end(1, always, 0.05, 0.04) == (0.04, 0.09)
+    assert better_end(-1, always, 0.05, 0.04) == (-0.01, 0.05)
 
 
 def test_of_rates_the_weaker_of_likelihood_ratio_and_score_counts():
