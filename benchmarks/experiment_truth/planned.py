@@ -32,7 +32,7 @@ from router.experiments.model import Kind
 from router.experiments.stats.checks import Guardrail, Maturity, sample_ratio
 from router.experiments.stats.compare import ArmPair, SequencePlan
 from router.experiments.stats.moments import ComparedMetric, Moments
-from router.experiments.stats.planned import PlannedPair
+from router.experiments.stats.planned import Looks, PlannedPair
 from router.experiments.stats.planning import fixed_size, hopeless, planned_factors
 from router.experiments.stats.sequences import (
     Line,
@@ -483,9 +483,7 @@ def decisions(case: Whole, rng: np.random.Generator) -> list[str]:
     for part in VERDICT_LOOKS:
         end = round(part * STRETCHES)
         course = {
-            arm: {
-                m: (_until(sums[names[0]][m], end), _until(sums[arm][m], end)) for m in ("success", "error")
-            }
+            arm: {m: _looks(sums[names[0]][m], sums[arm][m], end) for m in ("success", "error")}
             for arm in names[1:]
         }
         now = {arm: {m: _now(of[m], end) for m in of} for arm, of in sums.items()}
@@ -496,6 +494,11 @@ def decisions(case: Whole, rng: np.random.Generator) -> list[str]:
 def _ones(count: NDArray[np.int64], units: NDArray[np.int64]) -> Moments:
     ones = count.cumsum().astype(np.float64)
     return Moments(units.cumsum().astype(np.float64), (ones,), (ones,))
+
+
+def _looks(control: Moments, treatment: Moments, end: int) -> Looks:
+    units = np.asarray(control.n + treatment.n, np.float64)
+    return Looks(_until(control, end), _until(treatment, end), units[:end])
 
 
 def _until(sums: Moments, end: int) -> Moments:

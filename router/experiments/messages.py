@@ -16,7 +16,6 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from router.errors import Findings
-from router.experiments.completeness import as_before
 from router.experiments.model import (
     BASE,
     Aggregate,
@@ -109,6 +108,7 @@ MOST_ENTRIES = 256  # of any list in a plan, whose own rules allow fewer
 SIZED = (
     *("baseline", "deviation", "effect", "units_per_day", "enrolment", "days", "units", "alpha"),
     "power",
+    "outcome_share",
 )
 """Numbers of a question that may be left open, or have a default."""
 ANSWERED = (
@@ -143,7 +143,7 @@ def experiment_message(experiment: Experiment, warnings: Iterable[str] = ()) -> 
 
 def experiment_of(message: pb.Experiment) -> Experiment:
     """The resource as a client has it, with its phases."""
-    spec = as_before(plan_of(message, Findings()))  # an older server says only whether it is zero
+    spec = plan_of(message, Findings())
     return Experiment(
         name=message.name.removeprefix("experiments/"),
         spec=spec,

@@ -508,7 +508,8 @@ class SizeQuestion:
     has it, else a proportion. `weights` of the arms, control first, to any sum; empty: two equal ones.
     `baseline` is control's value, `deviation` a unit's standard deviation, `effect` treatment minus control;
     without one the answer is the smallest that `days` or `units` (of all arms) find. `units_per_day` come to
-    the route, of which `enrolment` takes part.
+    the route, of which `enrolment` takes part. `outcome_share` is the part of the units that has an outcome,
+    where those without are left out; None: as in history, else all.
     """
 
     metric: str
@@ -527,6 +528,7 @@ class SizeQuestion:
     units: int | None = None
     alpha: float = 0.05
     power: float = 0.8
+    outcome_share: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

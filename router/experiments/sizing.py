@@ -22,14 +22,23 @@ from router.experiments.model import (
     Mode,
     SizeAnswer,
     SizeQuestion,
+    Unanswered,
 )
 from router.experiments.names import WORD_FORM, is_word
 from router.experiments.plans import RULES, events_needed
-from router.experiments.report.source import duration, mature_buckets, metric_of, plural, total_moments
+from router.experiments.report.source import (
+    duration,
+    exposed_units,
+    mature_buckets,
+    metric_of,
+    plural,
+    total_moments,
+)
 from router.experiments.stats.compare import SequencePlan
 from router.experiments.stats.moments import ComparedMetric, adjusted_estimates, estimate, invalid
 from router.experiments.stats.planning import Size, size_for, smallest_effect
 from router.experiments.times import is_meant_as_quantile
+from router.quantities import percent
 
 if TYPE_CHECKING:  # SQLAlchemy, which a plan without history does not need
     from router.experiments.store.series import PhaseData, TimeBucket
@@ -50,7 +59,8 @@ ENOUGH = 20
 @dataclass(frozen=True, slots=True)
 class Sizing:
     """A question with nothing left open. `share` is the smallest arm's of its own and control's units, which
-    are the part `both` of all. `spread` None: a proportion's own."""
+    are the part `both` of all, and of which the part `answering` has a value. `spread` None: a proportion's
+    own."""
 
     question: SizeQuestion
     metric: ComparedMetric
@@ -59,6 +69,7 @@ class Sizing:
     share: float
     both: float
     arms: int  # without control
+    answering: float = 1.0
 
     @property
     def alpha(self) -> float:
@@ -85,12 +96,12 @@ class Sizing:
         return math.sqrt(self.baseline * (1 - self.baseline) if self.spread is None else self.spread)
 
     def pair(self, units: float) -> int:
-        """Of all arms' units those of the two."""
-        return math.floor(units * self.both + 1e-9)
+        """Of all arms' units those of the two that have a value."""
+        return math.floor(units * self.both * self.answering + 1e-9)
 
     def whole(self, units: float) -> int:
-        """Of the two arms' units those of all."""
-        return math.ceil(units / self.both - 1e-9)
+        """All arms' units of which so many of the two have a value."""
+        return math.ceil(units / (self.both * self.answering) - 1e-9)
 
     def size(self, effect: float) -> Size:
         """What the effect takes."""
@@ -192,6 +203,9 @@ def _problems(question: SizeQuestion) -> Iterator[FieldViolation]:
         yield FieldViolation("power", text)
     if not 0 < question.enrolment <= 1:
         yield FieldViolation("enrolment", f"must be above 0 and at most 1, got {question.enrolment:g}")
+    if question.outcome_share is not None and not 0 < question.outcome_share <= 1:
+        text = f"must be above 0 and at most 1, got {question.outcome_share:g}"
+        yield FieldViolation("outcome_share", text)
     for field, most in (("units_per_day", MOST_UNITS), ("days", MOST_DAYS), ("units", MOST_UNITS)):
         value = getattr(question, field)
         if value is not None and not 0 < value <= most:
@@ -281,7 +295,21 @@ def _sizing(
             f" {question.alpha / len(others):.3g}, since the first to win must win at that (Holm)"
         )
     both = control + smallest
-    return Sizing(question, metric, baseline, spread, smallest / both, both / total, len(others))
+    answering = _answering(question, spec, past, notes)
+    return Sizing(question, metric, baseline, spread, smallest / both, both / total, len(others), answering)
+
+
+def _answering(question: SizeQuestion, spec: MetricSpec, past: Past | None, notes: list[str]) -> float:
+    """The part of the units that has a value."""
+    share, source = question.outcome_share, ""
+    if share is None and past is not None and past.metric.missing is Unanswered.EXCLUDED:
+        share, source = past.answering, f" {past.source}"
+    if share is None or share >= 1:
+        return 1.0
+    notes.append(
+        f"{percent(share)} of units have {spec.name}{source}; all units are counted, also the others"
+    )
+    return share
 
 
 def _values(
@@ -414,6 +442,7 @@ class Past:
     spread: float
     units: int
     days: float
+    answering: float  # part of the units that has a value
 
     @property
     def source(self) -> str:
@@ -481,21 +510,28 @@ def _past(
     of_control = [b for b in mature if b.arm == control]
     first, last = of_control[0].start, max(b.start + b.seconds for b in of_control)
     days = (last - first) / DAY
+    exposed = exposed_units(mature, control)
     return Past(
-        _place(experiment, phase), spec, float(found.value), float(found.spread), int(moments.n), days
+        _place(experiment, phase),
+        spec,
+        float(found.value),
+        float(found.spread),
+        int(moments.n),
+        days,
+        min(1.0, float(moments.n) / exposed) if exposed else 1.0,
     )
 
 
 def _traffic(
     history: VisibleHistory, experiment: Experiment, phase: ExperimentPhase, now: float
 ) -> RouteTraffic | None:
-    """By all arms, and as many more as the plan let in fewer than all."""
+    """By all arms, and as many more as the plan let in fewer than all. None from less than a day."""
     spec = phase.spec
     end = min(now, now if phase.ended is None else phase.ended)
     since = max(phase.started, end - WEEK)
     share = spec.enrolment * (spec.slot[1] - spec.slot[0])
     units = _units(history.data(experiment.name, phase.number).buckets, since, end)
-    if end <= since or share <= 0 or units < 1:
+    if end - since < DAY or share <= 0 or units < 1:
         return None
     days = (end - since) / DAY
     return RouteTraffic(_place(experiment, phase), units / days / share, round(units), days)

@@ -751,7 +751,7 @@ class GetReportResponse(_message.Message):
     def __init__(self, experiment: _Optional[_Union[Experiment, _Mapping]] = ..., phase: _Optional[int] = ..., verdict: _Optional[_Union[GetReportResponse.Verdict, _Mapping]] = ..., arm: _Optional[str] = ..., arms: _Optional[_Iterable[_Union[GetReportResponse.ArmReport, _Mapping]]] = ..., checks: _Optional[_Iterable[_Union[GetReportResponse.Check, _Mapping]]] = ..., numbers: _Optional[_Iterable[_Union[GetReportResponse.ArmNumbers, _Mapping]]] = ..., audit: _Optional[_Iterable[_Union[GetReportResponse.AuditEntry, _Mapping]]] = ..., points: _Optional[_Iterable[_Union[GetReportResponse.Point, _Mapping]]] = ..., notes: _Optional[_Iterable[str]] = ..., time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., forecast: _Optional[_Union[GetReportResponse.Forecast, _Mapping]] = ..., planned: _Optional[_Union[GetReportResponse.Planned, _Mapping]] = ..., missing: _Optional[_Iterable[_Union[GetReportResponse.Missing, _Mapping]]] = ..., days: _Optional[_Iterable[_Union[GetReportResponse.Days, _Mapping]]] = ...) -> None: ...
 
 class PlanExperimentRequest(_message.Message):
-    __slots__ = ("route", "metric", "baseline", "deviation", "effect", "weights", "units_per_day", "enrolment", "days", "units", "alpha", "power")
+    __slots__ = ("route", "metric", "baseline", "deviation", "effect", "weights", "units_per_day", "enrolment", "days", "units", "alpha", "power", "outcome_share")
     ROUTE_FIELD_NUMBER: _ClassVar[int]
     METRIC_FIELD_NUMBER: _ClassVar[int]
     BASELINE_FIELD_NUMBER: _ClassVar[int]
@@ -764,6 +764,7 @@ class PlanExperimentRequest(_message.Message):
     UNITS_FIELD_NUMBER: _ClassVar[int]
     ALPHA_FIELD_NUMBER: _ClassVar[int]
     POWER_FIELD_NUMBER: _ClassVar[int]
+    OUTCOME_SHARE_FIELD_NUMBER: _ClassVar[int]
     route: str
     metric: Experiment.Metric
     baseline: float
@@ -776,7 +777,8 @@ class PlanExperimentRequest(_message.Message):
     units: int
     alpha: float
     power: float
-    def __init__(self, route: _Optional[str] = ..., metric: _Optional[_Union[Experiment.Metric, _Mapping]] = ..., baseline: _Optional[float] = ..., deviation: _Optional[float] = ..., effect: _Optional[float] = ..., weights: _Optional[_Iterable[float]] = ..., units_per_day: _Optional[float] = ..., enrolment: _Optional[float] = ..., days: _Optional[float] = ..., units: _Optional[int] = ..., alpha: _Optional[float] = ..., power: _Optional[float] = ...) -> None: ...
+    outcome_share: float
+    def __init__(self, route: _Optional[str] = ..., metric: _Optional[_Union[Experiment.Metric, _Mapping]] = ..., baseline: _Optional[float] = ..., deviation: _Optional[float] = ..., effect: _Optional[float] = ..., weights: _Optional[_Iterable[float]] = ..., units_per_day: _Optional[float] = ..., enrolment: _Optional[float] = ..., days: _Optional[float] = ..., units: _Optional[int] = ..., alpha: _Optional[float] = ..., power: _Optional[float] = ..., outcome_share: _Optional[float] = ...) -> None: ...
 
 class PlanExperimentResponse(_message.Message):
     __slots__ = ("baseline", "deviation", "effect", "fixed_units", "units", "half_units", "factor", "least_units", "days", "units_per_day", "notes")

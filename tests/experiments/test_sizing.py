@@ -61,6 +61,18 @@ def test_units_and_days_of_an_effect() -> None:
     assert half.days == pytest.approx(2 * found.days)
 
 
+def test_users_without_an_outcome_are_counted_where_they_are_left_out() -> None:
+    whole, tenth = (answer(SOLVED_SIZE, effect=0.05, outcome_share=share) for share in (None, 0.1))
+    for name in ("units", "fixed_units", "half_units", "least_units"):
+        assert getattr(tenth, name) == pytest.approx(10 * getattr(whole, name), abs=10)
+    assert tenth.days == pytest.approx(10 * whole.days, rel=0.01)
+    assert "10.0 % of units have solved" in tenth.notes[0]
+    assert answer(SOLVED_SIZE, units=50_000, outcome_share=0.1).effect == pytest.approx(
+        answer(SOLVED_SIZE, units=5000).effect, rel=1e-3
+    )
+    assert refused(SOLVED_SIZE, effect=0.05, outcome_share=0.0).keys() == {"outcome_share"}
+
+
 @pytest.mark.parametrize("budget", [{"days": 14.0}, {"units": 11_200}, {"days": 99.0, "units": 11_200}])
 def test_the_smallest_effect_of_a_budget(budget: dict[str, Any]) -> None:
     found = answer(SOLVED_SIZE, **budget)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from router.errors import InvalidRequest
 from router.experiments.model import Kind
@@ -14,6 +15,7 @@ from router.experiments.stats.checks import Guardrail, Maturity, SampleRatio, sa
 from router.experiments.stats.compare import SequencePlan
 from router.experiments.stats.missing import Missing
 from router.experiments.stats.moments import ComparedMetric, Moments
+from router.experiments.stats.planned import Looks
 from router.experiments.verdict import (
     ExperimentDesign,
     ExperimentVerdict,
@@ -303,11 +305,12 @@ def planned_verdict(
     looks = len(new)
     course = {
         "new": {
-            "success": (
+            "success": Looks(
                 cut(EVEN, looks),
                 at_looks(*zip(new, (500 * (i + 1) for i in range(looks)), strict=True)),
+                units_of(looks),
             ),
-            "errors": (cut(FEW, looks), cut(errors, looks)),
+            "errors": Looks(cut(FEW, looks), cut(errors, looks), units_of(looks)),
         }
     }
     units = 500 * looks
@@ -321,6 +324,10 @@ def planned_verdict(
 def always_verdict(new: tuple[int, ...], *args: Any, **given: Any) -> ExperimentVerdict:
     """Without a course, so by the always-valid sequence alone."""
     return planned_verdict(new, *args, planned=False, **given)
+
+
+def units_of(looks: int) -> NDArray[np.float64]:
+    return 1000.0 * np.arange(1, looks + 1)
 
 
 def cut(sums: Moments, end: int) -> Moments:

@@ -64,6 +64,10 @@ Alpha = Annotated[float, typer.Option("--alpha", metavar="P", help="Chance of a 
 Power = Annotated[
     float, typer.Option("--power", metavar="P", help="Chance that the effect is found by then.")
 ]
+OutcomeShare = Annotated[
+    float | None,
+    typer.Option("--outcome-share", metavar="SHARE", help="Units with an outcome, if others are left out."),
+]
 Lower = Annotated[bool, typer.Option("--lower-is-better", help="Less is better of this metric.")]
 SIZE_COLUMNS = ["EFFECT", "UNITS", "DAYS", "HALF BY", "ONE LOOK", "LOOKING COSTS"]
 MULTIPLES = (0.5, 1.0, 2.0, 4.0)
@@ -83,6 +87,7 @@ def plan(
     units: Units = None,
     alpha: Alpha = 0.05,
     power: Power = 0.8,
+    outcome_share: OutcomeShare = None,
     lower_is_better: Lower = False,
     server: flags.Server = "",
     timeout: flags.Timeout = 30.0,
@@ -115,6 +120,7 @@ def plan(
         units=units,
         alpha=alpha,
         power=power,
+        outcome_share=outcome_share,
     )
     answer = _answer(question, effect, server, timeout)
     rows: tuple[SizeAnswer, ...] = (answer,)

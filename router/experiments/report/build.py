@@ -404,11 +404,12 @@ def _difference_in_words(label: str, differ: bool, values: int) -> str:
 
 
 def forecast(source: PhaseEvidence, arms: tuple[ArmReport, ...], verdict: str) -> VerdictForecast | None:
-    """How long a verdict may still take; None where nothing is waited for."""
+    """How long a verdict may still take; None where nothing is waited for, and in the first day."""
     if (
         verdict != VerdictDecision.UNDECIDED
         or source.phase.ended is not None
         or source.spec.mode is not Mode.SPLIT
+        or source.now - source.phase.started < DAY  # a part of a day tells nothing of a day
     ):
         return None
     per_day, planned = _per_day(source), source.spec.planned_units
@@ -459,6 +460,15 @@ def _estimates(source: PhaseEvidence, arm: str) -> tuple[ArmPair, float, float] 
     return (arms, spread, treatment / (control + treatment)) if spread > 0 else None
 
 
+def _with_value(source: PhaseEvidence, arm: str) -> float:
+    """The part of the units of control and an arm that has a value of the primary metric, of all arms'."""
+    design = source.design
+    pair = (design.control, arm)
+    exposed = sum(exposed_units(source.deciding, one) for one in pair)
+    known = sum(float(total_moments(source.deciding, one, design.primary).n) for one in pair)
+    return (design.weights[design.control] + design.weights[arm]) * (known / exposed if exposed else 1.0)
+
+
 def _units_for(source: PhaseEvidence, arm: ArmReport) -> int | None:
     """Units of all arms that show the effect as it looks now; None where it does not look better."""
     known = _estimates(source, arm.arm)
@@ -472,8 +482,7 @@ def _units_for(source: PhaseEvidence, arm: ArmReport) -> int | None:
     control = float(arms.estimates[0].value)
     shown = (control, design.primary.sign * gain, spread, share, design.plan_for(arm.arm), POWER)
     size = size_for(design.primary, *shown)
-    both = design.weights[design.control] + design.weights[arm.arm]
-    return math.ceil(size.units / both)
+    return math.ceil(size.units / _with_value(source, arm.arm))
 
 
 def _smallest(source: PhaseEvidence, arm: ArmReport) -> float | None:
@@ -482,8 +491,7 @@ def _smallest(source: PhaseEvidence, arm: ArmReport) -> float | None:
         return None
     arms, spread, share = known
     design = source.design
-    both = design.weights[design.control] + design.weights[arm.arm]
-    units = round(design.plan.units * both)
+    units = round(design.plan.units * _with_value(source, arm.arm))
     metric, control = design.primary, float(arms.estimates[0].value)
     given = (control, units, spread, share, design.plan.alpha, POWER)
     return smallest_effect(metric, *given)

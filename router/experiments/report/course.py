@@ -68,7 +68,8 @@ def _course(
     if not usable:
         return _Course(times[:0], None)
     first, second = (_stacked([of[i] for i in usable]) for of in both)
-    return _Course(times[usable], (first, second))
+    units = sum(_exposed(buckets, one, times) for one in (source.design.control, arm))
+    return _Course(times[usable], Looks(first, second, np.asarray(units)[usable]))
 
 
 def _sums_until(
@@ -130,7 +131,7 @@ def _effects_over_time(source: PhaseEvidence, arm: str, times: Array) -> list[_E
     known, looks = _course(source, arm, metric, source.deciding, times)
     if looks is None:
         return found
-    arms = ArmPair(metric, *looks, source.design.plan_for(arm))
+    arms = ArmPair(metric, looks.control, looks.treatment, source.design.plan_for(arm))
     effects, bases = np.asarray(arms.difference()), np.asarray(arms.estimates[0].value)
     with np.errstate(divide="ignore", invalid="ignore"):
         shares = effects / bases

@@ -126,10 +126,10 @@ class VerdictForecast:
 class PlannedProgress:
     """How far a planned experiment is.
 
-    `units` are those of all arms that have a value of the primary metric and are mature. `chance` is that the
-    planned size shows an arm to be better (or not worse) if it goes on as now, `chance_planned` with the
-    effect that it finds with 80 % power; None where they are not known, or the end is `reached`. `give_up`
-    is advice, not corrected for looking often.
+    `units` are those of all arms that had their time, with a value of the primary metric or without. `chance`
+    is that the planned size shows an arm to be better (or not worse) if it goes on as now, `chance_planned`
+    with the effect that it finds with 80 % power; None where they are not known, or the end is `reached`.
+    `give_up` is advice, not corrected for looking often.
     """
 
     units: int

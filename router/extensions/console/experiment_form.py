@@ -84,7 +84,7 @@ FIELDS = frozenset(
     {
         *("name", "hypothesis", "route", "mode", "unit", "unit_label", "enrolment", "window"),
         *("planned_units", "min_units", "alpha", "margin", "segments", "namespace", "effect", "baseline"),
-        *("deviation", "units_per_day", "days", "power", "primary.cap", "primary.per"),
+        *("deviation", "units_per_day", "days", "power", "outcome_share", "primary.cap", "primary.per"),
         *("primary.missing", *(f"primary.{name}" for name in METRIC)),
         *(f"arms[{i}].{name}" for i in range(ARMS) for name in ("name", "adapter", "weight")),
         *(f"guardrails[{i}].{name}" for i in range(GUARDRAILS) for name in (*METRIC, "margin")),
@@ -185,6 +185,7 @@ def question_of(form: Mapping[str, str], plan: PlanForm, found: Findings) -> pb.
         deviation=number(found, "deviation", form.get("deviation", "")),
         units_per_day=number(found, "units_per_day", form.get("units_per_day", "")),
         power=share(found, "power", form.get("power", "")),
+        outcome_share=share(found, "outcome_share", form.get("outcome_share", "")),
     )
     for name in ("enrolment", "alpha"):
         if plan.message.HasField(name):

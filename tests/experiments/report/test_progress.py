@@ -12,7 +12,7 @@ from router.experiments.report.build import report
 from router.experiments.report.model import Report
 from router.experiments.store.series import TimeBucket
 from router.experiments.words import gives_up, heading, outlook
-from tests.experiments.report.sums import LONG_AFTER, SPEC, STARTED, SumsStore, both, bucket, running
+from tests.experiments.report.sums import LONG_AFTER, SPEC, STARTED, SumsStore, both, bucket, ones, running
 
 
 def read(buckets: list[TimeBucket], now: float = LONG_AFTER, **plan: object) -> Report:
@@ -74,7 +74,7 @@ def test_how_far_it_is_and_with_which_chance():
     assert (planned.reached, planned.give_up) == (False, False)
     assert 0.1 < planned.chance < planned.chance_planned < 0.9
     assert planned.text.startswith(
-        "2,000 of 4,000 planned units have a value; chance of success by 4,000 units"
+        "2,000 of 4,000 planned users had their time; chance of success by 4,000 users"
     )
 
 
@@ -84,7 +84,7 @@ def test_giving_up_is_advised_where_success_is_unlikely():
     assert planned is not None
     assert planned.give_up
     assert planned.chance < planned.chance_planned < 0.1
-    assert planned.text.startswith("give up is reasonable: chance of success by 4,000 units is")
+    assert planned.text.startswith("give up is reasonable: chance of success by 4,000 users is")
     assert found.verdict.decision == "undecided"
     assert gives_up(found)
     assert heading(found).startswith("GIVE UP: ")
@@ -100,7 +100,7 @@ def test_at_the_planned_size_the_report_says_what_is_excluded():
     assert (found.planned.reached, found.planned.chance, found.planned.give_up) == (True, None, False)
     high = found.arms[0].primary.high
     text = (
-        "no difference found at the planned size of 4,000 units: shown is that new is not better by more than"
+        "no difference found at the planned size of 4,000 users: shown is that new is not better by more than"
     )
     assert found.planned.text == f"{text} {high:.3g}"
     assert (
@@ -113,3 +113,36 @@ def test_a_promoted_arm_has_no_chance_left_to_tell():
     planned = read(UNTIL).planned
     assert planned is not None
     assert (planned.chance, planned.give_up, planned.text) == (None, False, "")
+
+
+def voting(control: int, new: int, votes: int, hours: int = 4) -> list[TimeBucket]:
+    """600 users in two arms, of whom some in an arm vote; so many votes are good."""
+
+    def part(whole: int, hour: int) -> int:
+        return whole * (hour + 1) // hours - whole * hour // hours
+
+    made = []
+    for hour in range(hours):
+        for arm, good in (("control", control), ("new", new)):
+            n = part(votes, hour)
+            sums = {"success": ones(part(good, hour), n), "error": ones(0, part(300, hour))}
+            answered = {"success": n, "error": part(300, hour)}
+            made.append(bucket(arm, part(300, hour), 0, at=hour, moments=sums, answered=answered))
+    return made
+
+
+def test_the_planned_users_decide_however_few_of_them_vote():
+    """A z test of these votes has p = 0.006. The bound counted voters, and the plan users: p was 1."""
+    found = read(voting(51, 72, votes=103), planned_units=600)
+    primary, planned = found.arms[0].primary, found.planned
+    assert primary is not None
+    assert planned is not None
+    assert 0.001 < primary.p < 0.01
+    assert primary.low > 0
+    assert (planned.units, planned.planned_units) == (600, 600)
+    undecided = read(voting(51, 55, votes=103), planned_units=600)
+    assert (undecided.verdict.rule, undecided.planned.reached) == ("planned-size-reached", True)
+    assert "600 users" in undecided.planned.text
+    assert heading(undecided).startswith("GIVE UP")
+    early = read(voting(51, 55, votes=103), planned_units=1200)
+    assert (early.planned.reached, early.planned.units) == (False, 600)

@@ -132,7 +132,7 @@ def test_the_page_tells_all_parts():
 
 def test_statistics_are_behind_a_fold():
     shown, folded = page(REPORT).split("<details>\n<summary>Statistics", 1)
-    assert "+7.5 points (4.0 to 12.4) ✓ better" in shown
+    assert "+7.5 points (4.2 to 12.4) ✓ better" in shown
     assert not re.search(
         r"p-value|primary-better|asymptotic|sample-ratio|Holm", re.sub(r"(?s)<style>.*?</style>", "", shown)
     )
@@ -236,7 +236,7 @@ def test_a_range_for_one_look_is_marked_and_said_to_be_so():
     arm = replace(REPORT.arms[0], primary=replace(REPORT.arms[0].primary, anytime=False))
     text = page(replace(REPORT, arms=(arm,)))
     assert "is for one look, at the end" in text
-    assert re.search(r"\+7\.5 points \(4\.0 to 12\.4\)<abbr", text)
+    assert re.search(r"\+7\.5 points \(4\.2 to 12\.4\)<abbr", text)
     assert ONCE[1:] in text
 
 
