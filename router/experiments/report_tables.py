@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from router.experiments import words
 from router.experiments.interference import WORDS
+from router.experiments.model import Kind
 from router.experiments.words import MARK, change, form_of, named
 from router.quantities import NO_RANGE, UNKNOWN, percent, percents
 
@@ -29,6 +30,11 @@ NUMBERS = "Units and answers by arm"
 LEGEND = (
     "intervals and p-values may be looked at as often as you like; † marks what may not: averages and"
     " projections without an interval"
+)
+
+P_VALUES = (
+    "p holds however often the report is read, so it is larger than that of a test that looks once: at the"
+    " planned size up to twice as large, before it and after many looks more. With several arms it is Holm's."
 )
 
 
@@ -207,12 +213,15 @@ def _awaited(report: Report, found: Iterable[tuple[str, MetricReport]]) -> tuple
         if one.waiting is not None and not (math.isfinite(one.low) or math.isfinite(one.high))
     )
     shared = dict.fromkeys(one.metric for _, one in compared if one.shared_queue)
+    means = {m.name: m for m in report.judged.spec.metrics if m.kind is Kind.MEAN and not m.built_in}
+    per = dict.fromkeys(one.metric for _, one in compared if one.metric in means)
     quantiles = (
         f"{one.metric}{f', first {words.age_of(one)}' if one.early else ''}: {line}."
         for arm, one in compared
         if (line := words.quantile_line(report, arm, one))
     )
-    return (*quantiles, *waits, *(f"{metric}: {WORDS}." for metric in shared))
+    over = (f"{name} is {words.per_unit(means[name], unit)}." for name in per)
+    return (*quantiles, *waits, *over, *(f"{metric}: {WORDS}." for metric in shared))
 
 
 def segments(report: Report) -> Iterator[ReportTable]:
@@ -322,7 +331,7 @@ def statistics(report: Report) -> ReportTable:
         for arm in report.arms
         for found in arm.segments
     )
-    return ReportTable("Statistics", columns, rows, (*spread, f"{LEGEND[:1].upper()}{LEGEND[1:]}."))
+    return ReportTable("Statistics", columns, rows, (*spread, P_VALUES, f"{LEGEND[:1].upper()}{LEGEND[1:]}."))
 
 
 def _measured(report: Report) -> Iterator[tuple[str, str, MetricReport, float]]:

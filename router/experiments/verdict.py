@@ -13,8 +13,6 @@ from enum import StrEnum
 from functools import partial
 from typing import NamedTuple
 
-import numpy as np
-
 from router.errors import FieldViolation, InvalidRequest
 from router.experiments.model import WITHIN
 from router.experiments.report.model import Ruling
@@ -271,7 +269,7 @@ def _planned(
 ) -> PlannedFinding | None:
     """What the planned bound shows; None where the course has no look."""
     looks = course.get(arm, {}).get(metric.name)
-    if looks is None or not np.size(looks[0].n):
+    if looks is None or not len(looks.units):
         return None
     return found_by_plan(metric, looks, plan, line, metric.sign)
 
@@ -382,23 +380,30 @@ def _rule(
     for found in (*guarded, *early):
         if found.state is State.BEYOND:
             return Ruling(VerdictDecision.HARM, "guardrail", _guardrail_in_words(found))
+    young = health.maturity.exposed > 0 and health.maturity.share < design.min_matured
     if primary is None:
+        if young:
+            return _immature(design, health)
         return Ruling(VerdictDecision.UNDECIDED, "too-few-units", "an arm has fewer than two units")
     side = design.primary.sign * primary.effect + design.margin
     shown = p <= design.plan.alpha
     words = _numbers(primary, design.primary)
     if shown and side < 0:
         return Ruling(VerdictDecision.HARM, "primary-worse", words)
+    if young:
+        return _immature(design, health)
     if min(primary.units) < design.min_units:
         text = f"the smaller arm has {min(primary.units):,} units, {design.min_units:,} are needed"
         return Ruling(VerdictDecision.UNDECIDED, "too-few-units", text)
-    if health.maturity.share < design.min_matured:
-        share, needed = percent(health.maturity.share, 0), percent(design.min_matured, 0)
-        text = f"{share} of units had time for their outcomes, {needed} are needed"
-        return Ruling(VerdictDecision.UNDECIDED, "immature", text)
     if not shown:
         return _open(design, primary, words, planned)
     return _held_back(design, missing, guarded, words) or _promoted(design, words)
+
+
+def _immature(design: ExperimentDesign, health: PipelineHealth) -> Ruling:
+    share, needed = percent(health.maturity.share, 0), percent(design.min_matured, 0)
+    text = f"{share} of units had time for their outcomes, {needed} are needed"
+    return Ruling(VerdictDecision.UNDECIDED, "immature", text)
 
 
 def _held_back(

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from router.experiments.model import Kind, Lifecycle, MetricSpec, Mode
+from router.experiments.model import Kind, Lifecycle, MetricSpec, Mode, Unanswered
 from router.experiments.times import time_quantile
 from router.quantities import OPEN, PLAIN, SHARE, TIME, WORSE, Quantity, counted, percent
 from router.quantities import percents as range_of_shares
@@ -281,12 +281,23 @@ def _undecided(report: Report, verdict: Ruling, arm: str) -> str:
         case "too-few-units" if few := _too_few(report, arm):
             return few
         case "immature":
-            return f"too many {units} still have time for their outcomes."
+            return _open_window(report)
         case "shadow":
             return f"{_judged(report, arm)}. {UNSEEN}"
         case "holdout":
             return "all experiments together against the holdout. Nothing is promoted or stopped by this."
     return f"{verdict.text.rstrip('.')}."
+
+
+def _open_window(report: Report) -> str:
+    """How many units had their time."""
+    from router.experiments.report.source import window_in_words
+
+    spec, matured = report.judged.spec, sum(one.matured for one in report.numbers)
+    units, many = counted(units_so_far(report), spec.unit), f"{matured:,}" if matured else "none"
+    return (
+        f"of {units} {many} had the whole window of {window_in_words(spec)} yet, and outcomes count after it."
+    )
 
 
 def _judged(report: Report, arm: str) -> str:
@@ -351,12 +362,25 @@ def primary_reading(report: Report, arm: ArmReport) -> str:
 
 def _line(report: Report, arm: str, found: MetricReport, read: str) -> str:
     form, control = form_of(report.judged, found), report.judged.spec.control
-    units = f" of {units_of(report.judged)}" if form is SHARE else ""
+    units = f" of {units_of(report.judged)}" if form is SHARE else _per_unit(report, found)
     values = f"{form.value(found.values[1])}{units} with {arm}, {form.value(found.values[0])} with {control}"
     values = quantile_line(report, arm, found) or values
     name = f"{arm}, " if len(report.arms) > 1 else ""
     way = direction(found.higher_is_better).capitalize()
     return f"{name}{named(found.metric, found.cap)}: {change(form, found)} {read}: {values}. {way}."
+
+
+def _per_unit(report: Report, found: MetricReport) -> str:
+    """` per user with a value`, of means of what clients record."""
+    metric = next((one for one in report.judged.spec.metrics if one.name == found.metric), None)
+    if metric is None or metric.kind is not Kind.MEAN or metric.built_in:
+        return ""
+    return f" {per_unit(metric, report.judged.spec.unit)}"
+
+
+def per_unit(metric: MetricSpec, unit: str) -> str:
+    """What a mean is over."""
+    return f"per {unit}{' with a value' if metric.missing is not Unanswered.ZERO else ''}"
 
 
 def quantile_line(report: Report, arm: str, found: MetricReport) -> str:

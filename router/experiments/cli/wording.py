@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from router.experiments.words import HOLDOUT, at, direction, named, router_line
+from router.experiments.words import HOLDOUT, at, direction, named, per_unit, router_line
 
 if TYPE_CHECKING:
     from router.experiments.model import (
@@ -73,6 +73,8 @@ def metric_line(metric: MetricSpec) -> str:
         parts[0] = f"the time that {100 * level:g} % of units do not pass, each by its {each}"
     elif not metric.kind.rules.binary:
         parts.append(f"{metric.aggregate.value} of a unit's outcomes")
+        if not metric.built_in:
+            parts.append(per_unit(metric, "unit"))
     if metric.cap is not None and metric.least:
         parts.append(f"{metric.least:,g} at least")
     if metric.missing == "zero":

@@ -17,12 +17,15 @@ from router.experiments.model import (
     MetricSpec,
     Mode,
     SegmentSpec,
+    Unanswered,
 )
+from router.experiments.next_step import following
 from router.experiments.report.build import report
 from router.experiments.stats.checks import length_adjusted
 from router.experiments.stats.compare import SequencePlan, compare
 from router.experiments.stats.moments import ComparedMetric, Moments
 from router.experiments.store.series import PairCounts
+from router.experiments.words import effect_lines, heading
 from router.types import RouterVariant
 from tests.experiments.report.sums import (
     DAY,
@@ -72,7 +75,7 @@ def test_built_in_harm_is_seen_before_a_window_has_passed():
     buckets = [bucket(arm, 500, 250, moments={"error@600": found}) for arm, found in early.items()]
     (phase,) = running().phases
     store = SumsStore(buckets, replace(running(), phases=(replace(phase, early=600.0),)))
-    for seconds, rule in ((3600 + 599.0, "too-few-units"), (3600 + 600.0, "guardrail")):
+    for seconds, rule in ((3600 + 599.0, "immature"), (3600 + 600.0, "guardrail")):
         found = report(store, "medical-v2", now=STARTED + seconds)
         assert found.verdict.rule == rule
     (arm,) = found.arms
@@ -85,9 +88,9 @@ def test_built_in_harm_is_seen_before_a_window_has_passed():
 
 def test_a_guardrail_waits_for_its_own_window():
     buckets = [bucket("control", 500, 250, 5), bucket("new", 500, 250, 100)]
-    for window, rule in ((0.0, "too-few-units"), (7200.0, "guardrail")):
+    for window, rule in ((0.0, "immature"), (7200.0, "guardrail")):
         spec = replace(SPEC, guardrails=(replace(SPEC.guardrails[0], window=window),), grace=100.0)
-        assert read(buckets, spec, now=STARTED + 3600 + 7299).verdict.rule == "too-few-units"
+        assert read(buckets, spec, now=STARTED + 3600 + 7299).verdict.rule == "immature"
         found = read(buckets, spec, now=STARTED + 3600 + 7300)
         assert found.verdict.rule == rule
     assert found.arms[0].guardrails[0].age == 7300.0
@@ -371,6 +374,35 @@ def test_a_forecast_follows_the_effect_and_the_pace():
     assert forecast.text.startswith("about 9.8 days more at 2,000 new units a day: if")
     nearer = read(both(1000, 1060, hours=hours), now=STARTED + 2 * DAY + 1).forecast
     assert nearer.units < forecast.units
+
+
+def test_days_are_told_from_a_day_of_traffic_on():
+    early = read(both(1000, 1040), now=STARTED + 3600.0)
+    assert early.forecast is None
+    assert following(early).startswith("Next: wait. After a day of traffic the report says how long")
+    assert read(both(1000, 1040, hours=24), now=STARTED + DAY + 1).forecast is not None
+
+
+def test_an_open_window_is_said_before_all_else():
+    found = read(both(10, 12, units=22), now=STARTED + 7200.0)
+    assert (found.verdict.decision, found.verdict.rule) == ("undecided", "immature")
+    assert heading(found) == (
+        "WAIT: of 44 users none had the whole window of 1 day yet, and outcomes count after it."
+    )
+
+
+@pytest.mark.parametrize(
+    ("missing", "over"), [(Unanswered.ZERO, "per user"), (Unanswered.EXCLUDED, "per user with a value")]
+)
+def test_a_mean_says_what_it_is_over(missing, over):
+    revenue = MetricSpec("revenue", Kind.MEAN, cap=100.0, missing=missing)
+    sums = {"revenue": Moments.of([1.0, 2.0, 3.0] * 100), "error": ones(0, 300)}
+    buckets = [
+        bucket(arm, 300, 0, moments=sums, answered={"revenue": 300, "error": 300})
+        for arm in ("control", "new")
+    ]
+    (line,) = effect_lines(read(buckets, replace(SPEC, primary=revenue)))
+    assert f"2.00 {over} with new" in line
 
 
 def test_no_forecast_where_nothing_is_waited_for():
