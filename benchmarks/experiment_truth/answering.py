@@ -18,9 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import report
+from benchmarks.experiment_truth.missing import settled_at
 from router.experiments.model import Kind
 from router.experiments.stats.compare import ArmPair, SequencePlan
-from router.experiments.stats.missing import LEE_LEVELS, Response, lee_evidence
+from router.experiments.stats.missing import Response
 from router.experiments.stats.moments import ComparedMetric, Moments
 from router.experiments.stats.planned import PlannedPair
 from router.experiments.stats.planning import fixed_size
@@ -84,7 +85,7 @@ def outcome(cell: Cell, better: float, runs: int, seed: int) -> dict[str, Shown]
     by_plan = PlannedPair(VOTE, control, treatment, plan, units=there).evidence() >= level
     shown = (np.logical_or.accumulate(by_plan & (gain > 0), axis=1) | always) & (gain > 0)
     arms = [(Response(np.broadcast_to(there / 2, gain.shape), arm.n), arm) for arm in (control, treatment)]
-    settled = lee_evidence(VOTE, *arms, plan) >= level - math.log(LEE_LEVELS)
+    settled = settled_at(VOTE, arms[0], arms[1], plan)
     both = (control.sums[0][:, -1] + treatment.sums[0][:, -1]) / (control.n[:, -1] + treatment.n[:, -1])
     error = np.sqrt(both * (1 - both) * (1 / control.n[:, -1] + 1 / treatment.n[:, -1]))
     return {

@@ -497,8 +497,8 @@ def _ones(count: NDArray[np.int64], units: NDArray[np.int64]) -> Moments:
 
 
 def _looks(control: Moments, treatment: Moments, end: int) -> Looks:
-    units = np.asarray(control.n + treatment.n, np.float64)
-    return Looks(_until(control, end), _until(treatment, end), units[:end])
+    first, second = _until(control, end), _until(treatment, end)
+    return Looks(first, second, (np.asarray(first.n), np.asarray(second.n)))
 
 
 def _until(sums: Moments, end: int) -> Moments:

@@ -326,8 +326,9 @@ def always_verdict(new: tuple[int, ...], *args: Any, **given: Any) -> Experiment
     return planned_verdict(new, *args, planned=False, **given)
 
 
-def units_of(looks: int) -> NDArray[np.float64]:
-    return 1000.0 * np.arange(1, looks + 1)
+def units_of(looks: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    each = 500.0 * np.arange(1, looks + 1)
+    return each, each
 
 
 def cut(sums: Moments, end: int) -> Moments:

@@ -62,6 +62,7 @@ from router.experiments.store.series import PairCounts
 from router.experiments.store.store import ExperimentStore
 from router.experiments.verdict import (
     ArmVerdict,
+    Course,
     ExperimentVerdict,
     PipelineHealth,
     VerdictDecision,
@@ -94,10 +95,11 @@ def report(
     if chosen is None:
         return Report(experiment, 0, NOT_STARTED, None, (), (), (), trail, (), (), now)
     source = gather(store, experiment, chosen, now)
-    health = health_of(source)
+    course = course_of(source)
+    health = health_of(source, course)
     if health.sample_ratio.peak > source.data.peak:
         store.set_peak(name, chosen.number, health.sample_ratio.peak)
-    arms, ruling, arm, planned = _verdicts(store, source, health)
+    arms, ruling, arm, planned = _verdicts(store, source, health, course)
     if points:
         arms = tuple(_with_details(source.beside(one.arm), one) for one in arms)
         arms = tuple(replace(one, days=by_days(store, source, one.arm)) for one in arms)
@@ -121,11 +123,11 @@ def report(
 
 
 def _verdicts(
-    store: ExperimentStore, source: PhaseEvidence, health: PipelineHealth
+    store: ExperimentStore, source: PhaseEvidence, health: PipelineHealth, course: Course
 ) -> tuple[tuple[ArmReport, ...], Ruling, str | None, PlannedProgress | None]:
     """Arms, the experiment's ruling and the arm that it is about, and how far it is by its plan."""
     apart = {arm: source.beside(arm).outcomes() for arm in source.spec.withdrawn}
-    judgement = judge(source.design, source.outcomes(), health, apart, course_of(source))
+    judgement = judge(source.design, source.outcomes(), health, apart, course)
     arms = _arms(store, source, judgement)
     overall = _overall(source, judgement.verdict, arms)
     return arms, overall, judgement.arm, progress_of(source, judgement)

@@ -68,8 +68,8 @@ def _course(
     if not usable:
         return _Course(times[:0], None)
     first, second = (_stacked([of[i] for i in usable]) for of in both)
-    units = sum(_exposed(buckets, one, times) for one in (source.design.control, arm))
-    return _Course(times[usable], Looks(first, second, np.asarray(units)[usable]))
+    before, after = (_exposed(buckets, one, times)[usable] for one in (source.design.control, arm))
+    return _Course(times[usable], Looks(first, second, (before, after)))
 
 
 def _sums_until(

@@ -41,7 +41,7 @@ from router.experiments.stats.missing import Missing, Response, missing_outcomes
 from router.experiments.stats.moments import Array, ComparedMetric, Moments, places
 from router.experiments.stats.quantiles import Sums, TimeCounts
 from router.experiments.times import BINS
-from router.experiments.verdict import CROSSED, ExperimentDesign, PipelineHealth
+from router.experiments.verdict import CROSSED, Course, ExperimentDesign, PipelineHealth
 from router.quantities import percent
 
 if TYPE_CHECKING:  # SQLAlchemy, which planning needs no more than clients do
@@ -265,8 +265,8 @@ PARTS = ("adapter", "base", "router")
 TIME_UNITS = (("day", 86_400.0), ("hour", 3600.0), ("minute", 60.0), ("second", 1.0))
 
 
-def health_of(source: PhaseEvidence) -> PipelineHealth:
-    """The checks of a phase, from its sums."""
+def health_of(source: PhaseEvidence, course: Course | None = None) -> PipelineHealth:
+    """The checks of a phase, from its sums and their course."""
     spec, data, weights = source.spec, source.data, source.design.weights
     total = sum(b.exposed for b in data.buckets)
     ends = ((b.start + b.seconds, b.exposed) for b in data.buckets)
@@ -276,7 +276,7 @@ def health_of(source: PhaseEvidence) -> PipelineHealth:
         if _splits(source)
         else _untested(source),
         maturity=maturity(ends, source.now, spec.closing),
-        missing=dict(_missing(source)),
+        missing=dict(_missing(source, course or {})),
         crossed=data.crossed / total if total else 0.0,
         mixed=() if spec.mode is Mode.HOLDOUT else changed_parts(data.digests, is_router_experiment(spec)),
         triggered=ratio_of(triggered.buckets, weights, withdrawn=spec.withdrawn)
@@ -294,7 +294,7 @@ def _untested(source: PhaseEvidence) -> SampleRatio:
     return sample_ratio([0] * len(weights), weights)
 
 
-def _missing(source: PhaseEvidence) -> Iterator[tuple[str, Missing]]:
+def _missing(source: PhaseEvidence, course: Course) -> Iterator[tuple[str, Missing]]:
     """Arm by arm, over the units that decide. None where a missing outcome counts as 0: then it is one."""
     spec = source.spec
     if spec.primary.missing is Unanswered.ZERO or spec.mode is Mode.SHADOW:
@@ -303,7 +303,8 @@ def _missing(source: PhaseEvidence) -> Iterator[tuple[str, Missing]]:
     for arm in design.treatments:
         own = source.beside(arm)
         both, plan = (_answers(own, spec.control), _answers(own, arm)), design.plan_for(arm)
-        yield arm, missing_outcomes(design.primary, *both, plan, design.margin)
+        looks = course.get(arm, {}).get(design.primary.name)
+        yield arm, missing_outcomes(design.primary, *both, plan, design.margin, looks)
 
 
 def _answers(source: PhaseEvidence, arm: str) -> tuple[Response, Moments]:

@@ -3,7 +3,7 @@
 Two clocks run. Units come, with or without a value; their number is planned, and so it ends the experiment.
 What is known is in values. How many of those the planned units will have is read once, at the first look with
 a fifth of these units: that many, and a tenth more, are the whole of the information. The bound is that of
-`sequences.planned_bound` at the part of it that is there. Whoever has a value says nothing about the
+`sequences.planned_bound` at the part of it that is there. Which units have a value says nothing of the
 difference between arms that are alike, so this choice adds no error.
 
 The first look at which the planned units are there spends what is left of alpha: its bound follows from the
@@ -198,12 +198,17 @@ class PlannedPair(ArmPair):
 
 
 class Looks(NamedTuple):
-    """Control's and an arm's sums at each look, [looks], in the order of time, and both arms' units: all that
-    the sums are of, with or without a value."""
+    """Control's and an arm's sums at each look, [looks], in the order of time, and the units of both that the
+    sums are of, with or without a value."""
 
     control: Moments
     treatment: Moments
-    units: Array
+    exposed: tuple[Array, Array]
+
+    @property
+    def units(self) -> Array:
+        """Of both arms."""
+        return self.exposed[0] + self.exposed[1]
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,7 +76,7 @@ def arms_of(source: Source, units: int = 6000, every: int = 200, seed: int = 4) 
         )
         for arm in both
     )
-    return Looks(first, second, first.n + second.n)
+    return Looks(first, second, (first.n, second.n))
 
 
 SOURCES = (proportion(0.3, 0.06), skewed(0.2), ratio(0.06), capped(skewed(0.2), 3.0))
@@ -111,7 +111,11 @@ def test_what_was_shown_by_the_planned_size_stays_whatever_comes_later(source):
 
 
 def until(whole: Looks, end: int) -> Looks:
-    return Looks(cut(whole.control, end), cut(whole.treatment, end), whole.units[:end])
+    return Looks(
+        cut(whole.control, end),
+        cut(whole.treatment, end),
+        (whole.exposed[0][:end], whole.exposed[1][:end]),
+    )
 
 
 def cut(sums: Moments, end: int) -> Moments:
