@@ -32,8 +32,6 @@ ENOUGH_EXPOSURES, NEARLY_ALL = 1000, 0.99  # exposures before anything is said o
 _PREFIX = re.compile(r"(req|request|resp|response|trace|span|corr|chatcmpl|cmpl|msg)[-_:.]\S+", re.IGNORECASE)
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _UUID = re.compile(r"[0-9a-f]{8}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{12}", re.IGNORECASE)
-_ULID = re.compile(r"[0-7][0-9a-hjkmnp-tv-z]{25}", re.IGNORECASE)
-_CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _GREGORIAN = 0x01B21DD213814000  # 100 ns ticks from 1582-10-15 to 1970-01-01, RFC 9562 section 5.1
 
 
@@ -178,7 +176,7 @@ def _bad_salts(allocation: UnitAllocation) -> list[FieldViolation]:
 def request_id_like(unit: str, request_id: str = "", now: float | None = None) -> str | None:
     """Why a unit looks like the id of one request, or None if it does not.
 
-    A random UUID says nothing, many users have one; but an id that carries a time (UUID 1 and 7, ULID,
+    A random UUID says nothing, many users have one; but an id that carries a time (UUID 1 and 7,
     milliseconds) within ten minutes of `now`, in seconds since 1970, was made for this request.
     """
     if request_id and unit == request_id:
@@ -200,11 +198,6 @@ def _made_at(unit: str) -> float | None:
     """Seconds since 1970 that an id carries, if it does."""
     if _UUID.fullmatch(unit):
         return _uuid_time(int(unit.replace("-", ""), 16))
-    if _ULID.fullmatch(unit):
-        ticks = 0
-        for letter in unit[:10].upper():
-            ticks = ticks * 32 + _CROCKFORD.index(letter)
-        return ticks / 1e3
     return int(unit) / 1e3 if re.fullmatch(r"[0-9]{13}", unit) else None
 
 
