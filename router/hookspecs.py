@@ -235,16 +235,13 @@ class RegisterExperimentMode(Protocol):
     def __call__(self, name: str, make: MakeMode) -> None:
         """`make(live, router)` returns a `router.experiments.modes.ExperimentMode` when a server starts.
 
-        `name` is `bandit`, for experiments of this mode, or `routers`, for those whose arms are routers.
+        `name` is `routers`, for experiments whose arms are routers.
         """
 
 
 @hookspec
 def register_experiment_modes(register: RegisterExperimentMode, settings: Any) -> None:
-    """Call `register("bandit", make)`: what `make` returns divides the units of bandits, and judges them.
-
-    Call `register("routers", make)`: what it returns routes the requests of router experiments.
-    """
+    """Call `register("routers", make)`: what `make` returns routes the requests of router experiments."""
 
 
 # -- who calls, and what is served. `server` has what an implementation needs: `server.settings`, `.registry`,

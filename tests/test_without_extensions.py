@@ -20,7 +20,6 @@ from router.experiments.model import (
     Kind,
     Lifecycle,
     MetricSpec,
-    Mode,
     Spec,
 )
 from router.types import RouterVariant
@@ -100,10 +99,7 @@ PLAN = Spec(
 )
 ROUTERS = (ArmSpec("control", 0.5), ArmSpec("new", 0.5, router=RouterVariant(threshold=0.9)))
 NEEDING = {
-    "experiments_bandit": ("a bandit", replace(PLAN, mode=Mode.BANDIT)),
     "experiments_routers": ("a router experiment", replace(PLAN, route="", arms=ROUTERS)),
-    "experiments_switchback": ("a switchback", replace(PLAN, mode=Mode.SWITCHBACK)),
-    "experiments_tenants": ("an experiment by tenant", replace(PLAN, by_tenant=True)),
 }
 
 

@@ -122,7 +122,7 @@ def run(asked: argparse.Namespace) -> bool:
     missed = [f"{row['new arm']} {row['split']}" for row in found if row["5 % promised"] == "TOO OFTEN"]
     notes = [
         f"quality {QUALITY:g} with a margin of {MARGIN:g}; log-normal cost, sigma 1; {UNITS:,} units of both"
-        f" arms, a look after every {EVERY}, {PLANNED:,} planned; design open",
+        f" arms, a look after every {EVERY}, {PLANNED:,} planned",
         f"missed: {', '.join(missed) or 'nothing'}",
         f"processor time {time.process_time() - begin:.0f} s",
     ]

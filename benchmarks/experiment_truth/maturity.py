@@ -1,8 +1,8 @@
-"""Section `maturity`: do guardrails, harm rules and bandits judge arms that are equally complete?
+"""Section `maturity`: do guardrails and harm rules judge arms that are equally complete?
 
 Units come to two arms at an even pace, and their outcomes come later. Buckets are made of what has happened
-by each look, as the store makes them, and judged by the functions that make a report: `PhaseEvidence`, the
-evidence of guardrails, and the bandit's `judged`. Cells are those where arms of equal age are not equally
+by each look, as the store makes them, and judged by the functions that make a report: `PhaseEvidence`, and
+the evidence of guardrails. Cells are those where arms of equal age are not equally
 complete, or where harm comes late in the window.
 """
 
@@ -26,7 +26,6 @@ from router.experiments.model import (
     Kind,
     Lifecycle,
     MetricSpec,
-    Mode,
     Spec,
     within_key,
 )
@@ -34,9 +33,8 @@ from router.experiments.report.source import PhaseEvidence, health_of
 from router.experiments.stats.compare import ArmPair
 from router.experiments.stats.moments import Moments
 from router.experiments.store.series import PhaseData, TimeBucket
-from router.experiments.store.stretches import stretches_of
+from router.experiments.store.stretches import stretch_number, stretch_span, width_of
 from router.experiments.verdict import ExperimentVerdict, judge
-from router.extensions.experiments_bandit.bandit import judged, thompson_weights
 
 Array = NDArray[np.float64]
 HOUR, DAY = 3600.0, 86_400.0
@@ -134,10 +132,10 @@ class Simulated:
         return judge(source.design, source.outcomes(), health_of(source))
 
     def _buckets(self, now: float) -> Iterator[TimeBucket]:
-        stretches = stretches_of(self.phase)
+        width = width_of(self.phase)
         for arm, first in self.firsts.items():
             if arm not in self._placed:
-                self._placed[arm] = np.array([stretches.number(at) for at in first], np.int64)
+                self._placed[arm] = np.array([stretch_number(at, width) for at in first], np.int64)
             place = self._placed[arm]
             came = first <= now
             exposed = np.bincount(place[came], minlength=1)
@@ -147,7 +145,7 @@ class Simulated:
             }
             for number in np.flatnonzero(exposed):
                 n = int(exposed[number])
-                offset, seconds = stretches.span(int(number))
+                offset, seconds = stretch_span(int(number), width)
                 moments = {metric: _ones(n, int(found[number])) for metric, found in ones.items()}
                 yield TimeBucket(arm, offset, seconds, n, 0, dict.fromkeys(moments, n), moments)
 
@@ -290,35 +288,6 @@ def twice_rows(runs: int, rates: Iterable[int] = (250, 2500)) -> Iterator[dict[s
             }
 
 
-# --- bandits ----------------------------------------------------------------------------------------------
-
-
-def bandit_plan(rate_rail: bool) -> Spec:
-    """Epochs of a day. With `rate_rail` the metric is a guardrail with a relative margin."""
-    rail = MetricSpec("thumbs_down", Kind.PROPORTION, higher_is_better=False, margin=0.1, relative=True)
-    primary = MetricSpec("thumbs_down", Kind.PROPORTION, higher_is_better=False)
-    metrics = (SOLVED, (rail,)) if rate_rail else (primary, ())
-    return plan(*metrics, mode=Mode.BANDIT, epoch=DAY)
-
-
-def bandit_shown(cell: Cell, rate_rail: bool, a_day: int, runs: int, seed: int) -> dict[str, float]:
-    """Shares of the runs in which a bandit stopped an arm; and the mean of the larger weight that it gave."""
-    rng, spec = np.random.default_rng(seed), bandit_plan(rate_rail)
-    harm, weights = 0, []
-    for run in range(runs):
-        events = {"solved": (nothing, nothing), DOWN.name: cell.events}
-        one = simulated(rng, spec, events, a_day, DAYS)
-        stopped = False
-        for now in np.arange(2, DAYS + 1, 2) * DAY + 60:
-            source = one.evidence(float(now))
-            stopped |= judged(source)[0].verdict.decision == "stop for harm"
-        sums = {arm: found[spec.primary.name] for arm, found in source.outcomes().items()}
-        given = thompson_weights(source.design.primary, sums, 0.05, f"{seed}-{run}")
-        harm += stopped
-        weights.append(max(given.values()))
-    return {"harm": harm / runs, "larger weight": float(np.mean(weights))}
-
-
 # --- tables -----------------------------------------------------------------------------------------------
 
 LEAST_WITHIN, LEAST_HARM, FOUND = 0.05, 0.02, 0.8
@@ -350,33 +319,16 @@ def split_rows(runs: int, rates: Iterable[int] = RATES) -> Iterator[dict[str, An
             }
 
 
-def bandit_rows(runs: int, rates: Iterable[int] = RATES) -> Iterator[dict[str, Any]]:
-    """A row for each cell and pace of a bandit."""
-    for number, cell in enumerate(HARM_CELLS):
-        for rate_rail in (False, True):
-            for a_day in rates:
-                found = bandit_shown(cell, rate_rail, a_day, runs, 1000 + number)
-                missed = _beyond(found["harm"], LEAST_HARM, runs)
-                yield {
-                    "thumbs down, control and arm": cell.name,
-                    "read as": "guardrail" if rate_rail else "primary metric",
-                    "units a day and arm": f"{a_day:,}",
-                    "harm, %": f"{100 * found['harm']:.1f}",
-                    "larger weight at the end": f"{found['larger weight']:.2f}",
-                    "": "MISSED" if missed else "met",
-                }
-
-
 def run(asked: argparse.Namespace) -> bool:
     """Simulate, print and write; whether all targets are met."""
     begin = time.process_time()
-    splits, bandits = list(split_rows(asked.runs)), list(bandit_rows(asked.bandit_runs))
+    splits = list(split_rows(asked.runs))
     twice = list(twice_rows(asked.runs))
-    print(report.table(splits), report.table(twice), report.table(bandits), sep="\n\n")
-    missed = [str(row) for row in (*splits, *twice, *bandits) if row[""] == "MISSED"]
+    print(report.table(splits), report.table(twice), sep="\n\n")
+    missed = [str(row) for row in (*splits, *twice) if row[""] == "MISSED"]
     notes = [
-        f"window 7 days, {DAYS} days, guardrail thumbs down with a margin of 5 points (of a bandit 10 % of"
-        " control); shares of runs in which it was shown at any look: two a day, of a bandit one in two",
+        f"window 7 days, {DAYS} days, guardrail thumbs down with a margin of 5 points; shares of"
+        " runs in which it was shown at any look: two a day",
         "MISSED: the 95 % interval of a cell lies on the wrong side of its target",
         f"misses: {'; '.join(missed) or 'nothing'}",
         f"processor time {time.process_time() - begin:.0f} s",
@@ -384,10 +336,10 @@ def run(asked: argparse.Namespace) -> bool:
     print(*notes, sep="\n")
     workload = (
         f"`python -m benchmarks.experiment_truth --section maturity`: {asked.runs:,} simulated experiments a"
-        f" cell, {asked.bandit_runs:,} of bandits, judged by the functions that make a report."
+        f" cell, judged by the functions that make a report."
     )
     if not asked.dry:
-        tables = {"Early and mature reading together": twice, "Bandits": bandits}
+        tables = {"Early and mature reading together": twice}
         print(
             "written to",
             report.write("experiment-maturity", workload, splits, notes, tables=tables),
@@ -398,4 +350,3 @@ def run(asked: argparse.Namespace) -> bool:
 def arguments(parser: argparse.ArgumentParser) -> None:
     """What this section may be asked."""
     parser.add_argument("--runs", type=int, default=200, help="experiments a cell of splits")
-    parser.add_argument("--bandit-runs", type=int, default=100, help="experiments a cell of bandits")

@@ -15,12 +15,23 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks import report
 from router.experiments.model import Kind
 from router.experiments.stats.compare import ArmPair, SequencePlan
-from router.experiments.stats.missing import ALPHA, LEE_LEVELS, Response, lee_evidence, unlike
+from router.experiments.stats.missing import (
+    ALPHA,
+    LEE_LEVELS,
+    RESPONSE,
+    SIDES,
+    Response,
+    all_units,
+    lee_evidence,
+    unlike,
+)
 from router.experiments.stats.moments import ComparedMetric, Moments
+from router.experiments.stats.planned import PlannedPair
 
 LEVEL, LOOKS = 0.05, 60
 VOTE = ComparedMetric("thumbs_up", Kind.PROPORTION)
@@ -91,17 +102,37 @@ def looked(cell: Cell, rng: np.random.Generator, runs: int) -> Sequence[tuple[Re
     return found
 
 
+def settled_at(
+    metric: ComparedMetric,
+    control: tuple[Response, Moments],
+    treatment: tuple[Response, Moments],
+    plan: SequencePlan,
+) -> NDArray[np.bool_]:
+    """Of many experiments at many looks: whether Lee's bounds leave the gain, by `missing_outcomes`."""
+    level = -math.log(LEE_LEVELS * plan.alpha)
+    always = lee_evidence(metric, control, treatment, plan) >= level
+    by_plan = np.ones(always.shape, bool)
+    for good, side in SIDES:
+        first, second = (all_units(metric, *arm, good) for arm in (control, treatment))
+        pair = PlannedPair(RESPONSE, first, second, plan)
+        right = side * np.asarray(pair.difference()) > 0
+        found = np.logical_or.accumulate((pair.evidence(side=side) >= level) & right, axis=1)
+        by_plan &= found & right
+    return np.asarray(always | by_plan)
+
+
 def outcome(cell: Cell, runs: int, seed: int) -> dict[str, float]:
     """Shares of the runs in which the arm may be promoted at some look: by votes alone, and by all rules; and
     in which the check of the response fails."""
     control, treatment = looked(cell, np.random.default_rng(seed), runs)
     plan = SequencePlan(alpha=LEVEL, units=max(200, cell.units))
-    voters = SequencePlan(alpha=LEVEL, units=max(200, round(cell.units * float(np.mean(cell.response)))))
-    pair = ArmPair(VOTE, control[1], treatment[1], voters)
-    level = -math.log(LEVEL)
-    better = (pair.evidence() >= level) & (pair.difference() > 0)
+    pair, level = ArmPair(VOTE, control[1], treatment[1], plan), -math.log(LEVEL)
+    gain, users = np.asarray(pair.difference()), control[0].exposed + treatment[0].exposed
+    by_plan = PlannedPair(VOTE, control[1], treatment[1], plan, units=np.asarray(users)).evidence() >= level
+    by_plan = np.logical_or.accumulate(by_plan & (gain > 0), axis=1)
+    better = (by_plan | (pair.evidence() >= level)) & (gain > 0)
     failed = unlike(control[0], treatment[0]) >= -math.log(ALPHA)
-    settled = lee_evidence(VOTE, control, treatment, plan) >= level - math.log(LEE_LEVELS)
+    settled = settled_at(VOTE, control, treatment, plan)
     settled |= (control[0].share >= 1) & (treatment[0].share >= 1)
     promoted = better & ~failed & settled
     return {

@@ -1,8 +1,7 @@
 """Section `planned`: do verdicts come when promised, and are they as rarely wrong as promised?
 
-It compares the three designs of experiments on the same simulated units, by the evidence that verdicts rest
-on and by `judge` itself. Numbers that are set (by how many fixed sizes an experiment is planned, when to give
-up) were chosen on the cells that are not marked `held out`.
+By the evidence that verdicts rest on, and by `judge` itself. Numbers that are set (by how many fixed sizes an
+experiment is planned, when to give up) were chosen on the cells that are not marked `held out`.
 """
 
 from __future__ import annotations
@@ -29,13 +28,12 @@ from benchmarks.experiment_simulation import (
     ratio,
     skewed,
 )
-from router.experiments.designs import Design
 from router.experiments.model import Kind
 from router.experiments.stats.checks import Guardrail, Maturity, sample_ratio
 from router.experiments.stats.compare import ArmPair, SequencePlan
 from router.experiments.stats.moments import ComparedMetric, Moments
-from router.experiments.stats.planned import PlannedPair
-from router.experiments.stats.planning import fixed_size, hopeless, planned_factors, sequence_factors
+from router.experiments.stats.planned import Looks, PlannedPair
+from router.experiments.stats.planning import fixed_size, hopeless, planned_factors
 from router.experiments.stats.sequences import (
     Line,
     one_sided,
@@ -117,31 +115,23 @@ class Looked:
 @dataclass(frozen=True, slots=True)
 class Evidence:
     """What `judge` takes of many experiments at many looks [experiments, looks]: the difference, and log
-    evidence of the always-valid sequence at alpha and at hybrid's share of it, and of the planned bound.
-    `units` [looks] of both arms."""
+    evidence of the always-valid sequence and of the planned bound. `units` [looks] of both arms."""
 
     apart: Array
     always: Array
-    narrow: Array
     by_plan: Array
     units: Array
 
     def at(self, which: Any) -> Evidence:
         """Some of the looks."""
-        apart, always, narrow, by_plan = (
-            x[:, which] for x in (self.apart, self.always, self.narrow, self.by_plan)
-        )
-        return Evidence(apart, always, narrow, by_plan, self.units[which])
+        apart, always, by_plan = (x[:, which] for x in (self.apart, self.always, self.by_plan))
+        return Evidence(apart, always, by_plan, self.units[which])
 
-    def better(self, design: Design, side: int) -> Booleans:
+    def better(self, side: int) -> Booleans:
         """Whether an arm is shown to be better at each look; `side` is the sign of what is better."""
-        of_plan, of_always = design.shares
-        found = self.always if of_always == 1 else self.narrow
-        shown = found >= -math.log(of_always * ALPHA)
-        if of_plan:
-            by_plan = (self.by_plan >= -math.log(of_plan * ALPHA)) & (side * self.apart > 0)
-            shown = shown | np.logical_or.accumulate(by_plan, axis=-1)
-        return np.asarray(shown & (side * self.apart > 0))
+        level, right = -math.log(ALPHA), side * self.apart > 0
+        by_plan = np.logical_or.accumulate((self.by_plan >= level) & right, axis=-1)
+        return np.asarray(((self.always >= level) | by_plan) & right)
 
     def harm(self, side: int) -> Booleans:
         """Whether an arm is shown to do harm at each look."""
@@ -151,21 +141,17 @@ class Evidence:
 def evidence_of(seen: Looked, planned: int) -> Evidence:
     """With so many planned units."""
     both, plan = (seen.control, seen.treatment), SequencePlan(alpha=ALPHA, units=planned)
-    inner = replace(plan, alpha=Design.HYBRID.shares[1] * ALPHA)
     return Evidence(
         np.asarray(ArmPair(seen.metric, *both, plan).difference()),
         evidence(seen.metric, both, plan),
-        evidence(seen.metric, both, inner),
         PlannedPair(seen.metric, *both, plan).evidence(),
         seen.units,
     )
 
 
-def planned_size(design: Design, fixed: int, target: float, every: int) -> int:
-    """Units for which a design is planned: what the always-valid one needs for 80 % power, for the others
-    the target, down to a whole number of looks."""
-    size = sequence_factors(ALPHA, ALPHA, POWER, 1.0)[1] if design is Design.OPEN else target
-    return max(200, int(size * fixed) // every * every)
+def planned_size(fixed: int, target: float, every: int) -> int:
+    """Units for which an experiment is planned: the target, down to a whole number of looks."""
+    return max(200, int(target * fixed) // every * every)
 
 
 def simulated(source: Source, share: float, runs: int, units: int, every: int, seed: int) -> Iterator[Looked]:
@@ -222,7 +208,7 @@ def fixed_units(source: Source, share: float) -> int:
 
 
 def power_rows(runs: int) -> Iterator[dict[str, Any]]:
-    """A row for each effect, split and design: power by 1.0, 1.1 and 1.2 of the fixed size."""
+    """A row for each effect and split: power by 1.0, 1.1 and 1.2 of the fixed size."""
     sources = [(source, "") for source in EFFECTS] + [(source, "held out") for source in held_out_effects()]
     for number, (source, cell) in enumerate(sources):
         for share, target in SPLITS:
@@ -234,28 +220,25 @@ def _power_of(
 ) -> Iterator[dict[str, Any]]:
     fixed, side = fixed_units(source, share), 1 if source.effect > 0 else -1
     every = max(1, fixed // STEPS)
-    sizes = {design: planned_size(design, fixed, target, every) for design in Design}
-    found: dict[Design, list[Array]] = {design: [] for design in Design}
-    for seen in simulated(source, share, runs, int(HORIZON * fixed), every, seed):
-        taken = {size: evidence_of(seen, size) for size in set(sizes.values())}
-        for design, size in sizes.items():
-            found[design].append(first_shown(seen.units, taken[size].better(design, side)))
-    for design, pieces in found.items():
-        times = np.concatenate(pieces) / fixed
-        half, most = (_by(float(np.quantile(times, q, method="inverted_cdf"))) for q in (0.5, POWER))
-        by = float((times <= target).mean())
-        yield {
-            "true effect": source.name,
-            "split": _split(share),
-            "cell": cell,
-            "fixed size": f"{fixed:,}",
-            "design": design.value,
-            "planned": f"{sizes[design] / fixed:.2f}x",
-            **{f"by {part:g}x, %": f"{100 * (times <= part).mean():.1f}" for part in (1.0, 1.1, 1.2)},
-            "half by": half,
-            "80 % by": most,
-            "target": f"{target:g}x: {'met' if _reaches(by, runs) else 'MISSED'}",
-        }
+    size = planned_size(fixed, target, every)
+    pieces = [
+        first_shown(seen.units, evidence_of(seen, size).better(side))
+        for seen in simulated(source, share, runs, int(HORIZON * fixed), every, seed)
+    ]
+    times = np.concatenate(pieces) / fixed
+    half, most = (_by(float(np.quantile(times, q, method="inverted_cdf"))) for q in (0.5, POWER))
+    by = float((times <= target).mean())
+    yield {
+        "true effect": source.name,
+        "split": _split(share),
+        "cell": cell,
+        "fixed size": f"{fixed:,}",
+        "planned": f"{size / fixed:.2f}x",
+        **{f"by {part:g}x, %": f"{100 * (times <= part).mean():.1f}" for part in (1.0, 1.1, 1.2)},
+        "half by": half,
+        "80 % by": most,
+        "target": f"{target:g}x: {'met' if _reaches(by, runs) else 'MISSED'}",
+    }
 
 
 def _by(times: float) -> str:
@@ -268,21 +251,20 @@ def _reaches(share: float, runs: int) -> bool:
 
 
 def error_rows(runs: int) -> Iterator[dict[str, Any]]:
-    """A row for each metric, split, side and design without an effect: how often an arm is promoted or
+    """A row for each metric, split and side without an effect: how often an arm is promoted or
     stopped for harm, in percent, by how often it is looked at until the planned size."""
     cells = [(source, share, "") for source in NO_EFFECTS for share, _ in SPLITS]
     cells += [(source, share, "held out") for source in held_out_alike() for share in HELD_OUT_SPLITS]
     for number, (source, share, cell) in enumerate(cells):
         planned = ALIKE_UNITS[not math.isfinite(sum(source.metric.range))]
-        called = {(side, d): dict.fromkeys(PEEKS, 0) for side in (1, -1) for d in Design}
+        called = {side: dict.fromkeys(PEEKS, 0) for side in (1, -1)}
         for seen in simulated(source, share, runs, planned, planned // 2000, 500 + number):
             whole = evidence_of(seen, planned)
             for peek, count in PEEKS.items():
                 kept = whole.at(spread(seen.units, planned, count))
-                for side, design in called:
-                    either = kept.better(design, side) | kept.harm(side)
-                    called[side, design][peek] += int(either.any(axis=1).sum())
-        for (side, design), counts in called.items():
+                for side, counts in called.items():
+                    counts[peek] += int((kept.better(side) | kept.harm(side)).any(axis=1).sum())
+        for side, counts in called.items():
             rates = {peek: count / runs for peek, count in counts.items()}
             yield {
                 "no effect": source.name,
@@ -290,7 +272,6 @@ def error_rows(runs: int) -> Iterator[dict[str, Any]]:
                 "cell": cell,
                 "better is": "more" if side > 0 else "less",
                 "planned units": f"{planned:,}",
-                "design": design.value,
                 **{f"{peek}, %": f"{100 * rate:.1f}" for peek, rate in rates.items()},
                 "5 % promised": "TOO OFTEN" if any(_too_often(r, runs) for r in rates.values()) else "ok",
             }
@@ -305,24 +286,23 @@ def past_rows(runs: int, steps: int = 400) -> Iterator[dict[str, Any]]:
     rng = np.random.default_rng(1)
     part = np.concatenate([np.arange(1, steps + 1) / steps, np.geomspace(1, HORIZONS[-1], 700)[1:]])
     roots = np.sqrt(np.diff(part, prepend=0.0))
-    rules = [(design, level) for design in Design for level in (0.2, 0.05, 0.05 / 3, 0.01)]
-    counts = {rule: np.zeros(len(HORIZONS)) for rule in rules}
+    counts = {level: np.zeros(len(HORIZONS)) for level in (0.2, 0.05, 0.05 / 3, 0.01)}
     within = np.zeros(len(HORIZONS))
     drawn = 0
     while drawn < runs:
         size = min(2000, runs - drawn)
         z = (rng.standard_normal((size, len(part))) * roots).cumsum(axis=1) / np.sqrt(part)
-        for design, level in rules:
-            called = (z >= _boundary(design, part, level)) | (-z >= _always(part, level))
-            counts[design, level] += [called[:, part <= most + 1e-9].any(axis=1).sum() for most in HORIZONS]
+        for level in counts:
+            called = (z >= _boundary(part, level)) | (-z >= _always(part, level))
+            counts[level] += [called[:, part <= most + 1e-9].any(axis=1).sum() for most in HORIZONS]
         called = (z >= planned_bound(part, ALPHA)) | (
             one_sided(z, peak_gain(2 * ALPHA) * part) >= -math.log(ALPHA)
         )
         within += [called[:, part <= most + 1e-9].any(axis=1).sum() for most in HORIZONS]
         drawn += size
-    for (design, level), found in counts.items():
-        yield _past_row(f"promoted or stopped, {design.value}", level, found / runs, runs)
-    yield _past_row("guardrail at its margin called within, planned", ALPHA, within / runs, runs)
+    for level, found in counts.items():
+        yield _past_row("promoted or stopped", level, found / runs, runs)
+    yield _past_row("guardrail at its margin called within", ALPHA, within / runs, runs)
 
 
 def _past_row(rule: str, level: float, rates: Array, runs: int) -> dict[str, Any]:
@@ -338,11 +318,9 @@ def _always(part: Array, level: float) -> Array:
     return two_sided_bound(peak_gain(level) * part, level)
 
 
-def _boundary(design: Design, part: Array, level: float) -> Array:
+def _boundary(part: Array, level: float) -> Array:
     """The z at which an arm is shown to be better."""
-    of_plan, of_always = design.shares
-    always = _always(part, of_always * level)
-    return np.minimum(planned_bound(part, of_plan * level), always) if of_plan else always
+    return np.minimum(planned_bound(part, level), _always(part, level))
 
 
 def within_rows(runs: int, every: int = 10) -> Iterator[dict[str, Any]]:
@@ -369,7 +347,6 @@ def within_rows(runs: int, every: int = 10) -> Iterator[dict[str, Any]]:
                 "at its margin": source.name,
                 "split": _split(share),
                 "cell": cell,
-                "design": "planned",
                 "by the planned size, %": f"{100 * rates[0]:.1f}",
                 "by 3x, %": f"{100 * rates[1]:.1f}",
                 "5 % promised": "TOO OFTEN" if _too_often(float(rates[1]), runs) else "ok",
@@ -381,7 +358,7 @@ def futility_rows(runs: int, count: int = 50) -> Iterator[dict[str, Any]]:
     for number, source in enumerate((proportion(0.05, 0.02), skewed(0.15), proportion(0.2, 0.03))):
         fixed, side = fixed_units(source, 0.5), 1
         every = max(1, fixed // STEPS)
-        planned = planned_size(Design.PLANNED, fixed, SPLITS[0][1], every)
+        planned = planned_size(fixed, SPLITS[0][1], every)
         for name, true in (("as planned", source), ("none", _alike(source))):
             rows = [
                 _with_advice(seen, planned, side, count)
@@ -410,7 +387,7 @@ def _with_advice(seen: Looked, planned: int, side: int, count: int) -> tuple[NDA
     """Of each experiment: promoted; promoted if the advice is obeyed; units until then; whether it is advised
     before a promotion."""
     which = spread(seen.units, planned, count)
-    units, better = seen.units[which], evidence_of(seen, planned).better(Design.PLANNED, side)[:, which]
+    units, better = seen.units[which], evidence_of(seen, planned).better(side)[:, which]
     pair = PlannedPair(seen.metric, seen.control, seen.treatment, SequencePlan(alpha=ALPHA, units=planned))
     ready, z = pair.ready[:, which], side * pair.z()[:, which]
     advised = np.zeros(better.shape, bool)
@@ -445,7 +422,6 @@ def verdict_rows(runs: int) -> Iterator[dict[str, Any]]:
             "experiment": case.name,
             "split": "/".join(f"{100 * w:g}" for w in case.weights.values()),
             "cell": case.cell,
-            "design": case.design.value,
             "planned units": f"{case.planned:,}",
             "promoted by the planned size, %": f"{100 * by_plan:.1f}",
             "promoted, %": f"{100 * promoted:.1f}",
@@ -465,7 +441,6 @@ class Whole:
     planned: int
     alike: bool = True
     margin: float = 0.0
-    design: Design = Design.PLANNED
     cell: str = ""
 
 
@@ -476,7 +451,6 @@ VERDICTS = (
     Whole("equal", THREE, (0.5, 0.5, 0.5), 6000),
     Whole("worse by just the margin", TWO, (0.5, 0.46), 4000, margin=0.04, cell="held out"),
     Whole("equal", {"a": 0.7, "b": 0.2, "c": 0.1}, (0.2, 0.2, 0.2), 6000, cell="held out"),
-    Whole("equal", TWO, (0.5, 0.5), 4000, design=Design.HYBRID, cell="held out"),
     Whole("+5 points", TWO, (0.5, 0.55), 3441, alike=False),
     Whole("+5 points", CANARY, (0.5, 0.55), 10_437, alike=False, cell="held out"),
     Whole("not worse by 4 points", TWO, (0.5, 0.5), 5399, alike=False, margin=0.04, cell="held out"),
@@ -503,16 +477,13 @@ def decisions(case: Whole, rng: np.random.Generator) -> list[str]:
         (Guardrail(error, 0.03),),
         margin=case.margin,
         plan=SequencePlan(alpha=ALPHA, units=stretch * STRETCHES),
-        shown_by=case.design,
     )
     health = PipelineHealth(sample_ratio([1] * len(names), [1 / len(names)] * len(names)), Maturity(1, 1))
     found = []
     for part in VERDICT_LOOKS:
         end = round(part * STRETCHES)
         course = {
-            arm: {
-                m: (_until(sums[names[0]][m], end), _until(sums[arm][m], end)) for m in ("success", "error")
-            }
+            arm: {m: _looks(sums[names[0]][m], sums[arm][m], end) for m in ("success", "error")}
             for arm in names[1:]
         }
         now = {arm: {m: _now(of[m], end) for m in of} for arm, of in sums.items()}
@@ -523,6 +494,11 @@ def decisions(case: Whole, rng: np.random.Generator) -> list[str]:
 def _ones(count: NDArray[np.int64], units: NDArray[np.int64]) -> Moments:
     ones = count.cumsum().astype(np.float64)
     return Moments(units.cumsum().astype(np.float64), (ones,), (ones,))
+
+
+def _looks(control: Moments, treatment: Moments, end: int) -> Looks:
+    first, second = _until(control, end), _until(treatment, end)
+    return Looks(first, second, (np.asarray(first.n), np.asarray(second.n)))
 
 
 def _until(sums: Moments, end: int) -> Moments:
@@ -543,17 +519,17 @@ def _split(share: float) -> str:
     return f"{100 * (1 - share):g}/{100 * share:g}"
 
 
-def faults(rows: Sequence[Mapping[str, Any]], designs: Sequence[str]) -> list[str]:
-    """What misses its target in one of these designs, by name."""
+def faults(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What misses its target, by name."""
     return [
-        f"{next(iter(row.values()))} {row['split']} {row['design']}"
+        f"{next(iter(row.values()))} {row['split']}"
         for row in rows
-        if row["design"] in designs and any(word in str(row.values()) for word in ("MISSED", "TOO OFTEN"))
+        if any(word in str(row.values()) for word in ("MISSED", "TOO OFTEN"))
     ]
 
 
 def run(asked: argparse.Namespace) -> bool:
-    """Simulate, print and write the three designs; whether `--design` meets all targets."""
+    """Simulate, print and write; whether all targets are met."""
     begin = time.process_time()
     powers, errors = list(power_rows(asked.runs)), list(error_rows(asked.error_runs))
     within, verdicts = list(within_rows(asked.runs)), list(verdict_rows(asked.verdict_runs))
@@ -566,19 +542,17 @@ def run(asked: argparse.Namespace) -> bool:
         "Giving up": advice,
     }
     print(report.table(powers), *map(report.table, tables.values()), sep="\n\n")
-    missed = faults([*powers, *errors, *within, *verdicts], [asked.design])
+    missed = faults([*powers, *errors, *within, *verdicts])
     notes = [
-        "an arm is shown to be better: open, by the always-valid sequence; planned, by the planned bound"
-        " or that; hybrid, by the planned bound with 0.9 of alpha or by the always-valid sequence with 0.1."
-        " Harm: by the always-valid sequence",
-        "column planned: the size that a design is given, which is what an experiment without effect spends"
-        f" where it ends there; by Brownian motion 80 % need {planned_factors(ALPHA, POWER)[1]:.3f} with"
-        f" planned, {planned_factors(0.9 * ALPHA, POWER, ALPHA)[1]:.3f} with hybrid",
+        "an arm is shown to be better by the planned bound or by the always-valid sequence; harm is shown by"
+        " the always-valid sequence",
+        "column planned: the size that is planned, which is what an experiment without effect spends where it"
+        f" ends there; by Brownian motion 80 % need {planned_factors(ALPHA, POWER)[1]:.3f}",
         "an uncapped mean or ratio needs 750 units in the smaller arm before any test: 1,500 at 50/50, 7,500"
         " at 90/10. `experiments plan` counts them; the target does not",
         "MISSED and TOO OFTEN: the 95 % interval of a cell lies on the wrong side of 80 % and of 5 %",
         "held out: nothing was chosen on this cell, and it was first run when all was chosen",
-        f"{asked.design} misses: {', '.join(missed) or 'nothing'}",
+        f"misses: {', '.join(missed) or 'nothing'}",
         f"processor time {time.process_time() - begin:.0f} s",
     ]
     print(*notes, sep="\n")
@@ -594,8 +568,6 @@ def run(asked: argparse.Namespace) -> bool:
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """What this section may be asked."""
-    designs = [design.value for design in Design]
-    parser.add_argument("--design", choices=designs, default="planned", help="whose misses are a failure")
     parser.add_argument("--runs", type=int, default=1000, help="experiments a cell with an effect")
     parser.add_argument("--error-runs", type=int, default=4000, help="experiments a cell without one")
     parser.add_argument("--verdict-runs", type=int, default=200, help="experiments a cell through judge")

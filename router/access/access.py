@@ -137,10 +137,6 @@ class Access:
         """Why the file as it is now is not in force; empty if it is."""
         return self._file.problem if self._file is not None else ""
 
-    def tenants(self, role: Role) -> frozenset[str]:
-        """Tenants with a client of that role; empty without a file."""
-        return frozenset(client.tenant for client in self._clients.all if role in client.roles)
-
     @property
     def keys_problem(self) -> str:
         """What authenticators say is wrong, such as that the keys of an issuer could not be fetched."""

@@ -23,8 +23,6 @@ from itertools import accumulate
 
 from router.errors import FieldViolation, InvalidRequest
 from router.experiments.model import BASE, ArmSpec, Experiment, Lifecycle, Mode, Spec
-from router.experiments.slices import arm_at, part_at
-from router.experiments.tenants import arms_of_tenants
 from router.ports import Place
 from router.types import AdapterRef, Decision, Request
 from router.units import SEPARATOR, fraction, is_missing, unit_hash
@@ -34,8 +32,6 @@ ENOUGH_EXPOSURES, NEARLY_ALL = 1000, 0.99  # exposures before anything is said o
 _PREFIX = re.compile(r"(req|request|resp|response|trace|span|corr|chatcmpl|cmpl|msg)[-_:.]\S+", re.IGNORECASE)
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _UUID = re.compile(r"[0-9a-f]{8}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{12}", re.IGNORECASE)
-_ULID = re.compile(r"[0-7][0-9a-hjkmnp-tv-z]{25}", re.IGNORECASE)
-_CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _GREGORIAN = 0x01B21DD213814000  # 100 ns ticks from 1582-10-15 to 1970-01-01, RFC 9562 section 5.1
 
 
@@ -180,7 +176,7 @@ def _bad_salts(allocation: UnitAllocation) -> list[FieldViolation]:
 def request_id_like(unit: str, request_id: str = "", now: float | None = None) -> str | None:
     """Why a unit looks like the id of one request, or None if it does not.
 
-    A random UUID says nothing, many users have one; but an id that carries a time (UUID 1 and 7, ULID,
+    A random UUID says nothing, many users have one; but an id that carries a time (UUID 1 and 7,
     milliseconds) within ten minutes of `now`, in seconds since 1970, was made for this request.
     """
     if request_id and unit == request_id:
@@ -202,11 +198,6 @@ def _made_at(unit: str) -> float | None:
     """Seconds since 1970 that an id carries, if it does."""
     if _UUID.fullmatch(unit):
         return _uuid_time(int(unit.replace("-", ""), 16))
-    if _ULID.fullmatch(unit):
-        ticks = 0
-        for letter in unit[:10].upper():
-            ticks = ticks * 32 + _CROCKFORD.index(letter)
-        return ticks / 1e3
     return int(unit) / 1e3 if re.fullmatch(r"[0-9]{13}", unit) else None
 
 
@@ -251,46 +242,23 @@ class Assigner:
     """Order of decisions: eligibility, holdout, namespace, enrolment, variant.
 
     A request that names a version takes no part: it gets that version. One that names an adapter takes part
-    in experiments on it, since the default version is what it asked for. `server` names the queue that this
-    process puts requests into: slices of a switchback are drawn for each.
+    in experiments on it, since the default version is what it asked for.
     """
 
-    def __init__(self, server: str = "") -> None:
-        self.server = server
+    def __init__(self) -> None:
         self.snapshot = Snapshot()
-        self._weights: dict[tuple[str, int], dict[float, Mapping[str, float]]] = {}
         self._warned = Warned()
         self._looked: set[tuple[str, int]] = set()  # phases in which a unit was found that is none
 
     def use(self, running: Iterable[RunningExperiment]) -> None:
-        """From now on these; weights that were set for a phase that still runs stay."""
+        """From now on these."""
         found = list(running)
         phases = {(one.name, one.phase) for one in found}
-        self._weights = {key: epochs for key, epochs in self._weights.items() if key in phases}
         self._looked &= phases
         self._warned.use(found)
-        self.snapshot = snapshot_of(map(self._weighted, found))
+        self.snapshot = snapshot_of(found)
         for name, text in _other_units(self.snapshot):
             self.suspect(name, text)
-
-    def reweight(self, name: str, phase: int, start: float, weights: Mapping[str, float]) -> None:
-        """Divide the units of a running phase by other weights from `start` (unix seconds) on.
-
-        Nothing happens if that phase is over. Raises InvalidRequest where weights do not fit the arms.
-        """
-        running = {(r.name, r.phase): r for r in self.snapshot.all()}
-        if (one := running.get((name, phase))) is None:
-            return
-        changed = one.reweighted(start, weights)
-        kept = {epoch.start for epoch in changed.epochs}
-        epochs = {**self._weights.get((name, phase), {}), start: weights}
-        self._weights[name, phase] = {at: found for at, found in epochs.items() if at in kept}
-        self.snapshot = snapshot_of({**running, (name, phase): changed}.values())
-
-    def _weighted(self, one: RunningExperiment) -> RunningExperiment:
-        for start, weights in sorted(self._weights.get((one.name, one.phase), {}).items()):
-            one = one.reweighted(start, weights)
-        return one
 
     def assign(self, request: Request, decision: Decision, now: float) -> ArmAssignment | Outside | None:
         """The arm among the experiments on the route of `decision`; None if there is nothing to say.
@@ -334,11 +302,7 @@ class Assigner:
         outside = None
         for one in candidates:
             unit = unit_of(one, request)
-            if one.spec.randomised and not one.allocation.holds_out(unit):
-                if (drawn := one.drawn(self.server, request.tenant, now)) is not None:
-                    return drawn
-                continue
-            found = one.assigned(unit, now)
+            found = one.assigned(unit)
             if isinstance(found, Assigned):
                 self._look(one, unit, request, now)
                 return ArmAssignment(one, one.arms[found.arm], found.propensity, unit_hash(unit))
@@ -347,7 +311,7 @@ class Assigner:
 
     def places(self, running: Iterable[RunningExperiment], request: Request, now: float) -> list[Place]:
         """Where the request's unit stands in each, at a time in unix seconds."""
-        return [place_of(one, request, now, self.server) for one in running]
+        return [place_of(one, request, now) for one in running]
 
     def _look(self, one: RunningExperiment, unit: str, request: Request, now: float) -> None:
         if (one.name, one.phase) in self._looked:
@@ -386,7 +350,7 @@ def _side(one: RunningExperiment, unit: str) -> ArmAssignment:
     return ArmAssignment(one, arm, share if held else 1 - share, unit_hash(unit))
 
 
-def place_of(one: RunningExperiment, request: Request, now: float, server: str = "") -> Place:
+def place_of(one: RunningExperiment, request: Request, now: float) -> Place:
     """Where the request's unit stands in one experiment, at a time in unix seconds."""
     unit, place = unit_of(one, request), Place(one.name, one.phase, one.spec.unit_label)
     if one.of_holdout:
@@ -394,12 +358,8 @@ def place_of(one: RunningExperiment, request: Request, now: float, server: str =
             return replace(place, outside=NotAssignedReason.UNIT_MISSING.value)
         side = _side(one, unit)
         arm, share = side.arm, side.propensity
-    elif one.spec.randomised and not one.allocation.holds_out(unit):
-        if (drawn := one.drawn(server, request.tenant, now)) is None:
-            return replace(place, outside=NotAssignedReason.NOT_ENROLLED.value)
-        arm, share = drawn.arm, drawn.propensity
     else:
-        found = one.assigned(unit, now)
+        found = one.assigned(unit)
         if isinstance(found, NotAssigned):
             return replace(place, outside=found.reason.value)
         arm, share = one.arms[found.arm], found.propensity
@@ -421,25 +381,14 @@ def _outside(one: RunningExperiment, found: NotAssigned) -> Outside | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Reweighted:
-    """Weights from `start` on, in unix seconds."""
-
-    start: float
-    allocation: UnitAllocation
-
-
-@dataclass(frozen=True, slots=True)
 class RunningExperiment:
-    """One running experiment. `epochs`, oldest first, overrule `allocation` from their start on."""
+    """One running experiment."""
 
     name: str
     phase: int
     spec: Spec
     allocation: UnitAllocation
     arms: Mapping[str, ArmSpec]
-    epochs: tuple[Reweighted, ...] = ()
-    started: float = 0.0  # unix seconds, of the phase
-    tenants: Mapping[str, str] = field(default_factory=dict)  # hash of a tenant: its arm
 
     @property
     def control(self) -> ArmSpec:
@@ -459,38 +408,15 @@ class RunningExperiment:
     @property
     def assigns(self) -> bool:
         """Whether its units are answered by their arms."""
-        return self.by_router or self.spec.mode in (Mode.SPLIT, Mode.BANDIT, Mode.SWITCHBACK)
+        return self.by_router or self.spec.mode is Mode.SPLIT
 
-    def drawn(self, server: str, tenant: str, now: float) -> ArmAssignment | None:
-        """What a server has now, in a switchback; else what a tenant has: None for one that was not there at
-        the start, and without one."""
-        if self.spec.mode is Mode.SWITCHBACK:
-            part = part_at(self.spec, server, now - self.started)
-            arm = arm_at(self.allocation.salts.variant, server, part.number, tuple(self.arms))
-            return ArmAssignment(self, self.arms[arm], 1 / len(self.arms), str(part))
-        unit = unit_hash(tenant) if tenant else ""
-        if (name := self.tenants.get(unit)) is None:
-            return None
-        share = sum(other == name for other in self.tenants.values()) / len(self.tenants)
-        return ArmAssignment(self, self.arms[name], share, unit)
-
-    def at(self, now: float) -> UnitAllocation:
-        """How units are divided at a time."""
-        return next((e.allocation for e in reversed(self.epochs) if e.start <= now), self.allocation)
-
-    def assigned(self, unit: str, now: float) -> Assigned | NotAssigned:
-        """The arm of a unit at a time. A withdrawn arm keeps its share of the hash, so that nobody else's arm
+    def assigned(self, unit: str) -> Assigned | NotAssigned:
+        """The arm of a unit. A withdrawn arm keeps its share of the hash, so that nobody else's arm
         changes; its units have none."""
-        found = self.at(now).assign(unit)
+        found = self.allocation.assign(unit)
         if isinstance(found, Assigned) and self.arms[found.arm].withdrawn is not None:
             return NotAssigned(NotAssignedReason.ARM_WITHDRAWN)
         return found
-
-    def reweighted(self, start: float, weights: Mapping[str, float]) -> RunningExperiment:
-        """With other weights from `start` on. Raises InvalidRequest where they do not fit the arms."""
-        arms = tuple(WeightedArm(name, weights.get(name, 0.0)) for name in self.arms)
-        epochs = [e for e in self.epochs if e.start < start][-1:]  # one that runs, one to come
-        return replace(self, epochs=(*epochs, Reweighted(start, replace(self.allocation, arms=arms))))
 
 
 @dataclass(frozen=True, slots=True)
@@ -549,11 +475,8 @@ def running_of(
     except InvalidRequest as error:
         log.error("experiment %s is not served: %s", experiment.name, error.message)
         return None
-    found = RunningExperiment(
-        experiment.name, phase.number, spec, allocation, {arm.name: arm for arm in spec.arms}
-    )
-    tenants = arms_of_tenants(phase.variant_salt, phase.tenants, spec.arms)
-    return replace(found, started=phase.started, tenants=tenants)
+    arms_by_name = {arm.name: arm for arm in spec.arms}
+    return RunningExperiment(experiment.name, phase.number, spec, allocation, arms_by_name)
 
 
 def holdout_problem(spec: Spec, holdout: float) -> str:

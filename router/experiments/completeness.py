@@ -7,21 +7,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from router.errors import FieldViolation
-from router.experiments.model import Kind, MetricSpec, Mode, Spec, Unanswered
-
-CHOOSE = (
-    'say what a unit without {name} counts as: missing = "excluded" leaves it out, which suits a grade that'
-    " few users give (an arm is promoted only if its gain cannot come from who answers);"
-    ' missing = "zero" counts it as 0, which suits amounts such as money'
-)
+from router.experiments.model import MetricSpec, Spec, Unanswered
 
 
 def chosen(spec: Spec, before: Spec | None = None) -> Spec:
     """The plan with what a missing outcome counts as, where it does not say it.
 
-    An edited metric keeps what it had. In a new plan a proportion or ratio of what clients record counts as
-    0, as conversions do, and what the server records is left out. Only a primary mean has to say it: a
-    missing grade is no 0, a missing amount is. A shadow arm's users record nothing.
+    An edited metric keeps what it had. In a new plan what clients record counts as 0, as conversions and
+    amounts do, so that a mean is per user; what the server records is left out.
     """
     old = {} if before is None else {metric.name: metric for metric in before.metrics}
 
@@ -33,20 +26,7 @@ def chosen(spec: Spec, before: Spec | None = None) -> Spec:
             return replace(metric, missing=known.missing)
         if metric.built_in:
             return replace(metric, missing=Unanswered.EXCLUDED)
-        if metric.kind is not Kind.MEAN:
-            return replace(metric, missing=Unanswered.ZERO)
-        must = metric is spec.primary and spec.mode is not Mode.SHADOW
-        return metric if must else replace(metric, missing=Unanswered.EXCLUDED)
-
-    return _each(spec, choose)
-
-
-def as_before(spec: Spec) -> Spec:
-    """The plan as a version before this choice has it: what is not said to be 0 is left out."""
-
-    def choose(metric: MetricSpec) -> MetricSpec:
-        unsaid = metric.missing is Unanswered.UNSAID
-        return replace(metric, missing=Unanswered.EXCLUDED) if unsaid else metric
+        return replace(metric, missing=Unanswered.ZERO)
 
     return _each(spec, choose)
 
@@ -61,11 +41,8 @@ def _each(spec: Spec, choose: Callable[[MetricSpec], MetricSpec]) -> Spec:
 
 
 def completeness_problems(spec: Spec) -> Iterator[FieldViolation]:
-    """What is wrong with the windows of metrics, each a part of the plan's, which the primary metric has; and
-    a primary metric that does not say what a missing outcome is."""
+    """What is wrong with the windows of metrics, each a part of the plan's, which the primary metric has."""
     primary = spec.primary
-    if primary.missing is Unanswered.UNSAID:
-        yield FieldViolation("primary.missing", CHOOSE.format(name=primary.name))
     if primary.window:
         text = "belongs to other metrics: the primary one has the plan's window"
         yield FieldViolation("primary.window", text)

@@ -2,7 +2,7 @@
 
 In a split the requests of a slow arm hold up those of the other, so both wait alike, and what a roll-out does
 to the wait is not to be seen. A difference in total time is real, since it is the arm's own part, but a
-roll-out has more of it. So such a metric may stop an arm, and promotes none. A switchback shows all of it.
+roll-out has more of it. So such a metric may stop an arm, and promotes none.
 """
 
 from __future__ import annotations
@@ -11,39 +11,36 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from router.errors import FieldViolation
-from router.experiments.model import Mode, Spec
+from router.experiments.model import Spec
 from router.experiments.report.model import ArmReport, MetricReport
 from router.experiments.times import TIMES, is_meant_as_quantile, is_meant_as_share
 
-WORDS = "both arms share one queue, so this compares little: use a switchback"
+WORDS = "both arms share one queue, so this compares little"
 
 
-def shares_queue(spec: Spec, metric: str) -> bool:
-    """Whether the arms of a plan share what a metric measures."""
-    return spec.mode is not Mode.SWITCHBACK and (
-        metric in TIMES or is_meant_as_share(metric) or is_meant_as_quantile(metric)
-    )
+def shares_queue(metric: str) -> bool:
+    """Whether arms share what a metric measures."""
+    return metric in TIMES or is_meant_as_share(metric) or is_meant_as_quantile(metric)
 
 
 def shared_primary(spec: Spec, before: Spec | None = None) -> Iterator[FieldViolation]:
     """Why a new plan is refused; one that was kept `before` with the same metric and mode may stay."""
-    if not shares_queue(spec, spec.primary.name) or spec.equal_arms:
+    if not shares_queue(spec.primary.name) or spec.equal_arms:
         return
     if before is None or (before.primary.name, before.mode) != (spec.primary.name, spec.mode):
         text = (
             f"{spec.primary.name} cannot decide here: requests of all arms wait in one queue, so a slower arm"
-            " slows the others just as much. Set mode to switchback, which gives the whole route one arm at a"
-            " time, or make it a guardrail, which stops an arm that is slow by itself"
+            " slows the others just as much. Make it a guardrail, which stops an arm that is slow by itself"
         )
         yield FieldViolation("primary.name", text)
 
 
 def shared_warnings(spec: Spec) -> Iterator[str]:
     """What a plan with such a metric deserves a second look for."""
-    if shares_queue(spec, spec.primary.name) and not spec.equal_arms:
+    if shares_queue(spec.primary.name) and not spec.equal_arms:
         yield f"primary metric {spec.primary.name}: {WORDS}"
     for rail in spec.guardrails:
-        if rail.name in TIMES and shares_queue(spec, rail.name):
+        if rail.name in TIMES and shares_queue(rail.name):
             yield (
                 f"guardrail {rail.name}: {WORDS} to learn what a roll-out does; here it stops an arm that is"
                 " slow by itself"
@@ -52,11 +49,11 @@ def shared_warnings(spec: Spec) -> Iterator[str]:
 
 def labelled(spec: Spec, arm: ArmReport) -> ArmReport:
     """An arm's report in which metrics of a shared queue say so."""
-    if not any(shares_queue(spec, metric.name) for metric in spec.metrics):
+    if not any(shares_queue(metric.name) for metric in spec.metrics):
         return arm
 
     def mark(found: MetricReport) -> MetricReport:
-        return replace(found, shared_queue=shares_queue(spec, found.metric))
+        return replace(found, shared_queue=shares_queue(found.metric))
 
     return replace(
         arm,

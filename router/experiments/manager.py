@@ -23,7 +23,6 @@ from router.errors import (
 )
 from router.experiments.assignment import AssignmentSalts
 from router.experiments.completeness import chosen
-from router.experiments.designs import Design
 from router.experiments.interference import shared_primary
 from router.experiments.model import (
     ArmSpec,
@@ -52,7 +51,6 @@ from router.experiments.phases import (
 from router.experiments.plans import Known, conflict, plan_problems
 from router.experiments.report.model import Report, Ruling
 from router.experiments.sizing import VisibleHistory, past_of, size_of
-from router.experiments.slice_sizing import slice_size_of
 from router.experiments.store.store import ExperimentStore
 from router.names import parse_version
 from router.ports import Force
@@ -95,15 +93,13 @@ class Manager:
     def size(self, question: SizeQuestion) -> SizeAnswer:
         """How long an experiment takes, by what the store knows. Raises InvalidRequest."""
         history = VisibleHistory(self.store, self.known.sees)
-        if question.slice_length is not None:
-            return slice_size_of(question, history)
         return size_of(question, history, self.clock())
 
     def create(self, name: str, spec: Spec, actor: str) -> Experiment:
         """Keep a plan. Raises InvalidRequest, AlreadyExists."""
         if problem := id_problem(name):
             raise InvalidRequest([FieldViolation("experiment_id", problem)])
-        spec = with_design(chosen(with_withdrawals(spec, {})))
+        spec = chosen(with_withdrawals(spec, {}))
         self._check(spec)
         now = self.clock()
         with self.lock:
@@ -125,7 +121,6 @@ class Manager:
             experiment = self.read(name, etag)
             old = experiment.spec
             spec = chosen(with_withdrawals(edit(old), old.withdrawn), old)
-            spec = with_design(spec) if old.design else spec
             self._check(spec, old)
             if spec == old:
                 return experiment
@@ -270,8 +265,7 @@ class Manager:
         Another server may start one between look and write: who sees the other afterwards gives way.
         """
         self._check_conflicts(experiment.name, spec)
-        tenants = tuple(sorted(self.known.tenants() or ())) if spec.by_tenant else ()
-        after = opened(experiment, spec, self.clock(), reason, self._salts, tenants)
+        after = opened(experiment, spec, self.clock(), reason, self._salts)
         kept = self.keep(after, actor, act, reason, {**detail, "phase": len(after.phases)})
         try:
             self._check_conflicts(experiment.name, spec)
@@ -283,14 +277,6 @@ class Manager:
     def _check_conflicts(self, name: str, spec: Spec) -> None:
         if found := conflict(name, spec, self.store.list(), self.known.sees):
             raise FailedPrecondition(f"it cannot run: {found}", resource=f"experiments/{name}")
-
-
-def with_design(spec: Spec) -> Spec:
-    """A plan that is made now: a split is planned where it does not say how it is judged."""
-    if spec.design:
-        return spec
-    planned = spec.mode is Mode.SPLIT and not spec.randomised
-    return replace(spec, design=Design.PLANNED if planned else Design.OPEN)
 
 
 def check_etag(experiment: Experiment, etag: str) -> None:

@@ -16,13 +16,10 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from router.errors import Findings
-from router.experiments.completeness import as_before
-from router.experiments.designs import Design
 from router.experiments.model import (
     BASE,
     Aggregate,
     ArmSpec,
-    DesignSize,
     Experiment,
     ExperimentPhase,
     Kind,
@@ -76,11 +73,8 @@ MODES = {
     pb.Experiment.MODE_UNSPECIFIED: Mode.SPLIT,
     pb.Experiment.MODE_SPLIT: Mode.SPLIT,
     pb.Experiment.MODE_SHADOW: Mode.SHADOW,
-    pb.Experiment.MODE_BANDIT: Mode.BANDIT,
     pb.Experiment.MODE_HOLDOUT: Mode.HOLDOUT,
-    pb.Experiment.MODE_SWITCHBACK: Mode.SWITCHBACK,
 }
-DESIGNS = {pb.Experiment.Design.Value(design.proto): design for design in Design}
 MODE_NUMBERS = {mode: number for number, mode in MODES.items()}
 MODE_NAMES = listed(f"MODE_{mode.name}" for mode in Mode)
 KINDS = {pb.Experiment.Metric.Kind.Value(kind.proto): kind for kind in Kind}
@@ -98,18 +92,14 @@ MISSING = {
 }
 MISSING_NUMBERS = {missing: number for number, missing in MISSING.items()}
 AGGREGATE_NUMBERS = {aggregate: number for number, aggregate in AGGREGATES.items()}
-PRESENT = (
-    *("enrolment", "alpha", "planned_units", "min_units", "min_matured", "shadow_share", "floor"),
-    "planned_slices",
-)
+PRESENT = ("enrolment", "alpha", "planned_units", "min_units", "min_matured", "shadow_share")
 """Numbers of which an explicit 0 is not the same as unset."""
-TIMES = ("window", "epoch", "grace", "slice_length", "wash_out")
+TIMES = ("window", "grace")
 TEXTS = ("unit", "judge")
 """Texts that have a default where they are empty."""
 PLANNED = (
     *("hypothesis", "route", "arms", "control", "primary", "guardrails", "mode", "unit_label", "namespace"),
     *("slot_start", "slot_end", "margin", "secondary", "segments", "equal_arms", *PRESENT, *TIMES, *TEXTS),
-    *("by_tenant", "design"),
 )
 """Fields of the resource that an operator sets."""
 EVERYTHING = "*"
@@ -117,7 +107,8 @@ LISTS = ("arms", "guardrails", "secondary", "segments")
 MOST_ENTRIES = 256  # of any list in a plan, whose own rules allow fewer
 SIZED = (
     *("baseline", "deviation", "effect", "units_per_day", "enrolment", "days", "units", "alpha"),
-    *("power", "slice_length"),
+    "power",
+    "outcome_share",
 )
 """Numbers of a question that may be left open, or have a default."""
 ANSWERED = (
@@ -152,7 +143,7 @@ def experiment_message(experiment: Experiment, warnings: Iterable[str] = ()) -> 
 
 def experiment_of(message: pb.Experiment) -> Experiment:
     """The resource as a client has it, with its phases."""
-    spec = as_before(plan_of(message, Findings()))  # an older server says only whether it is zero
+    spec = plan_of(message, Findings())
     return Experiment(
         name=message.name.removeprefix("experiments/"),
         spec=spec,
@@ -211,8 +202,6 @@ def plan_message(spec: Spec) -> pb.Experiment:
         slot_end=spec.slot[1],
         margin=spec.margin,
         equal_arms=spec.equal_arms,
-        by_tenant=spec.by_tenant,
-        design=spec.design.proto if spec.design else None,
         secondary=map(metric_message, spec.secondary),
         segments=(pb.Experiment.Segment(label=s.label, values=s.values) for s in spec.segments),
     )
@@ -235,8 +224,6 @@ def plan_of(message: pb.Experiment, found: Findings, within: str = "experiment."
     given.update({name: text for name in TEXTS if (text := getattr(message, name))})
     if message.mode not in MODES:
         found.add(f"{within}mode", f"must be {MODE_NAMES}")
-    if message.design and message.design not in DESIGNS:
-        found.add(f"{within}design", f"must be {listed(design.proto for design in Design)}, or unset")
     return Spec(
         hypothesis=message.hypothesis,
         route=_route_of(message.route, f"{within}route", found),
@@ -252,8 +239,6 @@ def plan_of(message: pb.Experiment, found: Findings, within: str = "experiment."
         slot=(message.slot_start, message.slot_end if message.HasField("slot_end") else 1.0),
         margin=message.margin,
         equal_arms=message.equal_arms,
-        by_tenant=message.by_tenant,
-        design=DESIGNS.get(message.design),
         **given,
     )
 
@@ -490,19 +475,7 @@ def question_of(message: pb.PlanExperimentRequest, found: Findings) -> SizeQuest
 def answer_message(answer: SizeAnswer) -> pb.PlanExperimentResponse:
     """How long it takes; an effect of 0 is none."""
     values = {name: getattr(answer, name) for name in ANSWERED}
-    designs = (
-        pb.PlanExperimentResponse.DesignSize(
-            design=one.design.proto,
-            units=one.units,
-            half_units=one.half_units,
-            factor=one.factor,
-            days=one.days,
-        )
-        for one in answer.designs
-    )
-    return pb.PlanExperimentResponse(
-        effect=answer.effect or 0.0, notes=answer.notes, designs=designs, **values
-    )
+    return pb.PlanExperimentResponse(effect=answer.effect or 0.0, notes=answer.notes, **values)
 
 
 def answer_of(message: pb.PlanExperimentResponse) -> SizeAnswer:
@@ -510,15 +483,4 @@ def answer_of(message: pb.PlanExperimentResponse) -> SizeAnswer:
     values = {name: getattr(message, name) for name in ANSWERED}
     for name in ("days", "units_per_day"):
         values[name] = getattr(message, name) if message.HasField(name) else None
-    designs = tuple(
-        DesignSize(
-            DESIGNS[one.design],
-            one.units,
-            one.half_units,
-            one.factor,
-            one.days if one.HasField("days") else None,
-        )
-        for one in message.designs
-        if one.design in DESIGNS
-    )
-    return SizeAnswer(effect=message.effect or None, notes=tuple(message.notes), designs=designs, **values)
+    return SizeAnswer(effect=message.effect or None, notes=tuple(message.notes), **values)

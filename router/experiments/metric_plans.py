@@ -32,10 +32,6 @@ def metric_problems(spec: Spec) -> Iterator[FieldViolation]:
     """Primary metric, guardrails and secondary metrics, each by itself, and names that are there twice."""
     yield from _metric_problems(spec.primary, "primary")
     yield from _no_margin(spec.primary, "primary", "how much worse primary may be is the plan's own margin")
-    kind = spec.primary.kind
-    if spec.mode is Mode.BANDIT and not kind.rules.learnable:
-        learnable = listed(f"a {k}" for k in Kind if k.rules.learnable)
-        yield FieldViolation("primary.kind", f"a bandit learns from {learnable}, not from a {kind}")
     for field, metrics, most in (
         ("guardrails", spec.guardrails, MAX_GUARDRAILS),
         ("secondary", spec.secondary, MAX_SECONDARY),
@@ -45,11 +41,6 @@ def metric_problems(spec: Spec) -> Iterator[FieldViolation]:
     for i, metric in enumerate(spec.guardrails):
         yield from _metric_problems(metric, f"guardrails[{i}]")
         yield from _margin_problems(metric, f"guardrails[{i}]")
-        if metric.improve and spec.mode is Mode.BANDIT:
-            text = (
-                "must be false: a bandit promotes nothing, and a guardrail that has to improve waits for that"
-            )
-            yield FieldViolation(f"guardrails[{i}].improve", text)
     for i, metric in enumerate(spec.secondary):
         yield from _metric_problems(metric, f"secondary[{i}]")
         yield from _no_margin(metric, f"secondary[{i}]", "secondary metrics are reported and decide nothing")
@@ -129,9 +120,9 @@ def _quantiles_out_of_place(spec: Spec) -> Iterator[FieldViolation]:
     if spec.primary.quantile is not None:
         text = "a quantile decides nothing alone: make it a guardrail or a secondary metric"
         yield FieldViolation("primary.name", text)
-    if spec.mode in (Mode.SPLIT, Mode.HOLDOUT) and not spec.by_tenant:
+    if spec.mode in (Mode.SPLIT, Mode.HOLDOUT):
         return
-    where = "by_tenant" if spec.by_tenant else f"mode {spec.mode}"
+    where = f"mode {spec.mode}"
     for field, metrics in (("guardrails", spec.guardrails), ("secondary", spec.secondary)):
         for i, metric in enumerate(metrics):
             if metric.quantile is not None:

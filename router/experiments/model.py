@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from router.experiments.designs import Design
 from router.experiments.times import TIMES, UNSERVED, slow_share, time_quantile
 from router.types import AdapterRef, RouterVariant
 
@@ -46,12 +45,8 @@ class Mode(StrEnum):
     """Every enrolled unit gets one arm and is answered by it."""
     SHADOW = "shadow"
     """Control answers; the other arms answer the same request too, and nobody sees that."""
-    BANDIT = "bandit"
-    """A split whose weights follow the outcomes (Thompson sampling), epoch by epoch."""
     HOLDOUT = "holdout"
     """Nothing of its own: everybody in experiments against the server's holdout, which is in none."""
-    SWITCHBACK = "switchback"
-    """The whole route of a server has one arm for a slice of time, then another."""
 
 
 class Lifecycle(StrEnum):
@@ -78,7 +73,7 @@ class KindRules:
     `columns` are the sums that a unit has without a covariate: a second one is the denominator. `aggregates`
     are those that a plan may name, the usual one first. A `binary` kind has 0 or 1 for each unit, so its
     value lies within 0 and 1, and its spread follows from it. `uncappable` says why a metric has no cap;
-    it is empty if it may have one. `learnable`: a bandit may have it as its primary metric.
+    it is empty if it may have one.
     """
 
     words: str
@@ -86,7 +81,6 @@ class KindRules:
     columns: int = 1
     binary: bool = False
     uncappable: str = ""
-    learnable: bool = True
 
     @property
     def usual(self) -> Aggregate:
@@ -112,7 +106,6 @@ KIND_RULES: Mapping[Kind, KindRules] = {
         (Aggregate.SUM,),
         columns=2,
         uncappable="cap what it is made of",
-        learnable=False,
     ),
 }
 
@@ -232,12 +225,7 @@ class Spec:
     arrive, in seconds: then a unit is mature, and nothing changes it any more. `shadow_share` is the share of
     matched requests that shadow arms answer too. `secondary` metrics are reported and decide
     nothing; they may be changed at any time without a new phase. With `equal_arms` arms may be the same
-    version, as in an A/A test. A switchback gives the route one arm for `slice_length` seconds, leaves out
-    `wash_out` seconds at a slice's begin (None: `slices.wash_out_of`), and is judged after `planned_slices`
-    of all servers; its units are slices, and `unit`, `planned_units`, `min_units` mean nothing to it. With
-    `by_tenant` the unit is the tenant of the client that asks, and the verdict comes when `window` is over.
-    `design` None: a server that creates the experiment sets it by mode; of one that is kept, open, as all
-    were before there were designs.
+    version, as in an A/A test.
     """
 
     hypothesis: str
@@ -260,17 +248,10 @@ class Spec:
     window: float = 86_400.0
     shadow_share: float = 1.0
     judge: str = "exact_match"
-    floor: float = 0.05  # least weight of an arm of a bandit
-    epoch: float = 3600.0  # seconds between a bandit's weights
     secondary: tuple[MetricSpec, ...] = ()
     segments: tuple[SegmentSpec, ...] = ()
     grace: float = 0.0
     equal_arms: bool = False
-    slice_length: float = 3600.0
-    wash_out: float | None = None
-    planned_slices: int = 48
-    by_tenant: bool = False
-    design: Design | None = None
 
     @property
     def withdrawn(self) -> Mapping[str, float]:
@@ -281,11 +262,6 @@ class Spec:
     def metrics(self) -> tuple[MetricSpec, ...]:
         """All of them, the primary one first."""
         return (self.primary, *self.guardrails, *self.secondary)
-
-    @property
-    def randomised(self) -> bool:
-        """Whether it is judged by a test of its randomisation, once: a switchback, and one by tenant."""
-        return self.mode is Mode.SWITCHBACK or self.by_tenant
 
     @property
     def closing(self) -> float:
@@ -333,7 +309,6 @@ class ExperimentPhase:
     spec: Spec
     ended: float | None = None
     reason: str = ""  # why it was opened
-    tenants: tuple[str, ...] = ()  # hashes of those that take part, in an experiment by tenant
     early: float = 0.0
     width: float = 0.0
 
@@ -343,7 +318,7 @@ class ExperimentPhase:
 
         They are for harm only. There is none where a guardrail's own window is as short.
         """
-        if not self.early or self.spec.mode not in (Mode.SPLIT, Mode.BANDIT, Mode.HOLDOUT):
+        if not self.early or self.spec.mode not in (Mode.SPLIT, Mode.HOLDOUT):
             return ()
         return tuple(
             replace(rail, window=self.early, covariate=False)
@@ -533,8 +508,8 @@ class SizeQuestion:
     has it, else a proportion. `weights` of the arms, control first, to any sum; empty: two equal ones.
     `baseline` is control's value, `deviation` a unit's standard deviation, `effect` treatment minus control;
     without one the answer is the smallest that `days` or `units` (of all arms) find. `units_per_day` come to
-    the route, of which `enrolment` takes part. With a `slice_length` in seconds it is about a switchback: its
-    units are slices, and `deviation` is that of the difference of two neighbouring ones.
+    the route, of which `enrolment` takes part. `outcome_share` is the part of the units that has an outcome,
+    where those without are left out; None: as in history, else all.
     """
 
     metric: str
@@ -553,24 +528,12 @@ class SizeQuestion:
     units: int | None = None
     alpha: float = 0.05
     power: float = 0.8
-    slice_length: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class DesignSize:
-    """What the same effect takes in one design; the fields are those of `SizeAnswer`."""
-
-    design: Design
-    units: int
-    half_units: int
-    factor: float
-    days: float | None = None
+    outcome_share: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class SizeAnswer:
-    """How large an effect, and units of all arms until `power` of such experiments have their verdict, in the
-    design planned; `designs` has all designs, that one first.
+    """How large an effect, and units of all arms until `power` of such experiments have their verdict.
 
     `fixed_units` is what one look at the end would take, `factor` what looking all the time costs;
     `half_units` is where half of them have it, and before `least_units` there is no verdict. `effect` None:
@@ -588,4 +551,3 @@ class SizeAnswer:
     days: float | None = None
     units_per_day: float | None = None
     notes: tuple[str, ...] = ()
-    designs: tuple[DesignSize, ...] = ()

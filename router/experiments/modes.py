@@ -1,27 +1,22 @@
-"""What a plugin adds to experiments: how a bandit divides units and is judged, and arms that are routers."""
+"""What a plugin adds to experiments: arms that are routers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from router.experiments.model import Mode, Spec
 
 if TYPE_CHECKING:
     from router.experiments.assignment import ArmAssignment
-    from router.experiments.report.model import ArmReport
-    from router.experiments.report.source import PhaseEvidence
     from router.experiments.runtime import LiveExperiments
     from router.ports import Served, Watcher
     from router.routing.router import Router
     from router.types import Decision, Request
 
-BANDIT, ROUTERS, SHADOW, SWITCHBACK, TENANTS = "bandit", "routers", "shadow", "switchback", "tenants"
+ROUTERS, SHADOW = "routers", "shadow"
 MISSING = {
-    BANDIT: "a bandit needs the extension experiments_bandit, which is not there",
     ROUTERS: "a router experiment needs the extension experiments_routers, which is not there",
-    SWITCHBACK: "a switchback needs the extension experiments_switchback, which is not there",
-    TENANTS: "an experiment by tenant needs the extension experiments_tenants, which is not there",
 }
 """Why an experiment is refused without the mode that it needs."""
 
@@ -51,20 +46,10 @@ class ExperimentMode:
         """A watcher of an answer that begins, or None."""
         return None
 
-    def judge(self, source: PhaseEvidence) -> tuple[ArmReport, ...] | None:
-        """The report of each arm but control, or None: as a split. Blocks."""
-        return None
-
 
 MakeMode = Callable[["LiveExperiments", "Router"], ExperimentMode]
-JudgeMode = Callable[["PhaseEvidence"], "tuple[ArmReport, ...] | None"]
-Judges = Mapping[str, JudgeMode]  # by the name of their mode
 
 
 def needed(spec: Spec) -> str:
     """The mode of a plugin that a plan needs; empty if it needs none."""
-    if spec.mode in (Mode.BANDIT, Mode.SWITCHBACK):
-        return spec.mode.value
-    if spec.by_tenant:
-        return TENANTS
     return "" if spec.route or spec.mode is Mode.HOLDOUT else ROUTERS

@@ -91,7 +91,8 @@ def _wait(report: Report) -> NextStep:
         return NextStep("to learn what users prefer, run an experiment in which users see both")
     if spec.mode is not Mode.SPLIT or found is None:
         command = f"lora-router experiments watch {report.experiment.name}"
-        return NextStep("wait", "", command, "; ")
+        how_long = ". After a day of traffic the report says how long" if spec.mode is Mode.SPLIT else ""
+        return NextStep(f"wait{how_long}", "", command, "; ")
     units = f"{spec.unit}s"
     if not found.units_per_day:
         stop = f"lora-router experiments stop {report.experiment.name}"

@@ -22,13 +22,10 @@ def opened(
     now: float,
     reason: str,
     salts: NewSalts = AssignmentSalts.fresh,
-    tenants: tuple[str, ...] = (),
 ) -> Experiment:
-    """Running, in a new phase with salts of its own: nothing carries over from the one before, but tenants
-    that take part, where no others are given. Arms that were withdrawn have no part in it."""
+    """Running, in a new phase with salts of its own: nothing carries over from the one before. Arms that
+    were withdrawn have no part in it."""
     fresh, spec = salts(), without_arms(spec, spec.withdrawn)
-    if spec.by_tenant and not tenants and experiment.phases:
-        tenants = experiment.phases[-1].tenants
     phase = ExperimentPhase(
         len(experiment.phases) + 1,
         now,
@@ -36,7 +33,6 @@ def opened(
         fresh.variant,
         spec,
         reason=reason,
-        tenants=tenants,
         early=min(EARLY_SECONDS, spec.window),
     )
     return replace(
@@ -51,13 +47,11 @@ def opened(
 
 
 def without_arms(spec: Spec, names: Collection[str]) -> Spec:
-    """The other arms; control has the shares of these. A switchback has equal ones."""
+    """The other arms; control has the shares of these."""
     freed = sum(arm.weight for arm in spec.arms if arm.name in names)
     if not freed:
         return spec
     left = [arm for arm in spec.arms if arm.name not in names]
-    if spec.mode is Mode.SWITCHBACK:
-        return replace(spec, arms=tuple(replace(arm, weight=1 / len(left)) for arm in left))
     return replace(
         spec,
         arms=tuple(
@@ -148,8 +142,6 @@ def withdrawal_problem(experiment: Experiment, arm: str) -> str:
         return f"it is {experiment.state.value}: arms are withdrawn while it runs"
     if spec.mode is not Mode.SPLIT:
         return f"an arm of a {spec.mode.value} cannot be withdrawn: only a split keeps the units of each arm"
-    if spec.by_tenant:
-        return "an arm of an experiment by tenant cannot be withdrawn: it is judged once, with all tenants"
     if arm == spec.control:
         return f"{arm} is control, with which the other arms are compared: stop the experiment"
     if len(names) < 3:

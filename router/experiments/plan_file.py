@@ -12,7 +12,7 @@ from router.experiments.model import ArmSpec, MetricSpec, SegmentSpec, Spec, Una
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-TIMES = ("window", "grace", "epoch", "slice_length", "wash_out")
+TIMES = ("window", "grace")
 TIME_UNITS = (("d", 86_400.0), ("h", 3600.0), ("min", 60.0))
 TABLES = ("arms", "primary", "guardrails", "secondary", "segments")
 ALWAYS = ("route", "control", "unit", "planned_units")  # are written though they may be the default

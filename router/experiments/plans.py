@@ -16,7 +16,6 @@ from typing import Protocol
 
 from router.errors import AdapterNotFound, FailedPrecondition, FieldViolation, InvalidRequest
 from router.experiments.assignment import AssignmentSalts, UnitAllocation, WeightedArm
-from router.experiments.designs import Design
 from router.experiments.interference import shared_warnings
 from router.experiments.metric_plans import guardrails_that_hold, metric_problems, metric_warnings, uncapped
 from router.experiments.model import (
@@ -35,10 +34,8 @@ from router.experiments.model import (
 )
 from router.experiments.modes import MISSING, needed
 from router.experiments.names import WORD_FORM, id_problem, is_word
-from router.experiments.slices import slice_problems
 from router.experiments.stats.compare import SequencePlan
 from router.experiments.stats.quantiles import units_needed
-from router.experiments.tenants import tenant_problems
 from router.experiments.verdict import ExperimentDesign
 from router.types import AdapterInfo, AdapterRef, RouterVariant
 
@@ -72,9 +69,6 @@ class Known:
     classifiers: Callable[[], Collection[str]] | None = None
     sees: Callable[[Experiment], bool] = all_seen
     has_mode: Callable[[str], bool] = bool  # those of `modes.needed`
-    tenants: Callable[[], Collection[str] | None] = lambda: (
-        None
-    )  # hashes of those that may ask; None: not known
 
     def adapter_problem(self, name: str, version: str = "") -> str:
         """Why no arm or route can be this adapter; empty if it can."""
@@ -147,36 +141,23 @@ def _design(spec: Spec) -> Iterator[FieldViolation]:
 
 
 def _times(spec: Spec) -> Iterator[FieldViolation]:
-    for field in ("window", "epoch"):
-        seconds = getattr(spec, field)
-        if not (math.isfinite(seconds) and 1 <= seconds <= YEAR):
-            yield FieldViolation(field, f"must be between a second and a year, got {seconds:g} s")
+    if not (math.isfinite(spec.window) and 1 <= spec.window <= YEAR):
+        yield FieldViolation("window", f"must be between a second and a year, got {spec.window:g} s")
     if not (math.isfinite(spec.grace) and 0 <= spec.grace <= YEAR):
         yield FieldViolation("grace", f"must be between 0 and a year, got {spec.grace:g} s")
 
 
 def _mode(spec: Spec, known: Known) -> Iterator[FieldViolation]:
-    yield from slice_problems(spec)
-    yield from tenant_problems(spec, known.tenants())
     if spec.mode is Mode.HOLDOUT:
         yield from _holdout(spec)
-    if (spec.mode is not Mode.SPLIT or spec.randomised) and spec.design not in (None, Design.OPEN):
-        what = "split by tenant" if spec.mode is Mode.SPLIT else str(spec.mode)
-        text = f"of a {what} is open: {spec.design} is of a split of units; leave it out"
-        yield FieldViolation("design", text)
     if not 0 < spec.shadow_share <= 1:
         text = f"must be above 0 and at most 1, got {spec.shadow_share:g}"
         yield FieldViolation("shadow_share", text)
     if spec.mode is Mode.SHADOW and known.judges is not None and spec.judge not in known.judges():
         yield FieldViolation("judge", _not_known(spec.judge, known.judges()))
     if (mode := needed(spec)) and not known.has_mode(mode):
-        field = "by_tenant" if spec.by_tenant else "mode" if spec.mode is not Mode.SPLIT else "route"
+        field = "mode" if spec.mode is not Mode.SPLIT else "route"
         yield FieldViolation(field, MISSING[mode])
-    if spec.mode is Mode.BANDIT:
-        most = 1 / max(len(spec.arms), 1)
-        if not 0 < spec.floor <= most:
-            text = f"must be above 0 and at most {most:g}, the equal share of an arm, got {spec.floor:g}"
-            yield FieldViolation("floor", text)
 
 
 def _holdout(spec: Spec) -> Iterator[FieldViolation]:
@@ -338,11 +319,6 @@ def plan_warnings(spec: Spec, rates: Mapping[str, float] | None = None) -> Itera
     yield from out_of_reach(spec, rates)
     yield from shared_warnings(spec)
     yield from metric_warnings(spec)
-    if spec.mode is Mode.BANDIT and spec.window > spec.epoch:
-        yield (
-            "units that change their arm between epochs count for their first arm: with a window no longer "
-            "than an epoch few outcomes are of another"
-        )
 
 
 def arm_warnings(spec: Spec, resolve: Resolve) -> Iterator[str]:

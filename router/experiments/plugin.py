@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import logging
-import secrets
 from functools import partial
-from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from router.errors import ConfigError
 from router.hookspecs import RegisterServices, hookimpl
-from router.units import unit_hash
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,7 +22,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 AUTO = "auto"
 FILE = "experiments.db"
-QUEUE_FILE = "server-name"
 NOTICES = "experiments_notices"
 OFF = (
     "experiments are off, since the setting `experiments` is empty: set it to auto or to the URL of a "
@@ -113,7 +109,6 @@ def experiments_of(server: ServerApp) -> LiveExperiments | None:
     store = store_of(settings, server.state_dir)
     if store is None:
         return None
-    from router.access.clients import Role
     from router.experiments.cost import Prices
     from router.experiments.runtime import LiveExperiments
 
@@ -124,7 +119,6 @@ def experiments_of(server: ServerApp) -> LiveExperiments | None:
         base_digest=lambda: engine.info.served_digest,
         router_digest=router.digest,
         flush_seconds=settings.flush_seconds,
-        server=queue_of(settings, server.state_dir),
         prices=Prices(
             settings.experiments_price_prompt,
             settings.experiments_price_completion,
@@ -133,31 +127,7 @@ def experiments_of(server: ServerApp) -> LiveExperiments | None:
     )
     live.classifiers = lambda: [r.name for r in plugins.registrations()]
     live.judges = plugins.judges
-    live.tenants = lambda: {unit_hash(tenant) for tenant in server.access.tenants(Role.INFER)}
     return live
-
-
-def queue_of(settings: Settings, state: Path) -> str:
-    """A name for the queue that this server puts requests into, the same after a restart.
-
-    Edges that share replicas share their queue, so they have one name. Another server has its own, kept in
-    its state folder; two servers with one folder have one name, which costs a switchback nothing but slices.
-    """
-    shared = ",".join(sorted(settings.replica_addresses)) or (
-        settings.fleet and f"{settings.ray} {settings.fleet}"
-    )
-    if shared:
-        return "replicas-" + sha256(shared.encode()).hexdigest()[:8]
-    file = state / QUEUE_FILE
-    try:
-        if name := file.read_text(encoding="utf-8").strip() if file.exists() else "":
-            return name
-        state.mkdir(parents=True, exist_ok=True)
-        file.write_text(name := "server-" + secrets.token_hex(4), encoding="utf-8")
-        return name
-    except OSError as error:
-        log.warning("the name of this server cannot be kept, so a restart changes it: %s", error)
-        return "server-" + secrets.token_hex(4)
 
 
 def store_of(settings: Settings, state: Path) -> ExperimentStore | None:

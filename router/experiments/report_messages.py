@@ -18,7 +18,6 @@ from router.experiments.model import AuditEntry, EarlyEnds, NoInterval
 from router.experiments.report.model import (
     ArmNumbers,
     ArmReport,
-    CarryOver,
     Length,
     MetricReport,
     MissingReport,
@@ -29,8 +28,6 @@ from router.experiments.report.model import (
     Report,
     Ruling,
     SegmentReport,
-    SlicePair,
-    Switchback,
     VerdictForecast,
 )
 from router.v1 import experiments_pb2 as pb
@@ -77,7 +74,6 @@ def report_message(report: Report, experiment: pb.Experiment) -> pb.GetReportRes
         time=timestamp(report.time),
         forecast=Out.Forecast(**_same(report.forecast)) if report.forecast else None,
         missing=(Out.Missing(**_same(one)) for one in report.missing),
-        switchback=(_switchback_message(arm.arm, arm.switchback) for arm in report.arms if arm.switchback),
         days=(Out.Days(arm=arm.arm, effects=_effect_messages(arm.days)) for arm in report.arms if arm.days),
         planned=Out.Planned(**_same(report.planned)) if report.planned else None,
     )
@@ -86,17 +82,13 @@ def report_message(report: Report, experiment: pb.Experiment) -> pb.GetReportRes
 def report_of(message: pb.GetReportResponse) -> Report:
     """The report as the server made it."""
     experiment = experiment_of(message.experiment)
-    switchbacks = {one.arm: _switchback_of(one) for one in message.switchback}
     days = {one.arm: _effects_of(one.effects) for one in message.days}
     return Report(
         experiment=experiment,
         phase=message.phase,
         verdict=_read(Ruling, message.verdict),
         arm=message.arm or None,
-        arms=tuple(
-            replace(_arm_of(arm), switchback=switchbacks.get(arm.arm), days=days.get(arm.arm, {}))
-            for arm in message.arms
-        ),
+        arms=tuple(replace(_arm_of(arm), days=days.get(arm.arm, {})) for arm in message.arms),
         checks=tuple(_read(PipelineCheck, check) for check in message.checks),
         numbers=tuple(map(_numbers_of, message.numbers)),
         audit=tuple(_audit_of(experiment.name, entry) for entry in message.audit),
@@ -150,18 +142,6 @@ def _arm_of(message: pb.GetReportResponse.ArmReport) -> ArmReport:
         segments=tuple(map(_segment_of, message.segments)),
         early=tuple(map(_metric_of, message.early)),
     )
-
-
-def _switchback_message(arm: str, found: Switchback) -> pb.GetReportResponse.Switchback:
-    pairs = (Out.SlicePair(**_same(pair, start=timestamp(pair.start))) for pair in found.pairs)
-    carried = Out.CarryOver(**_same(found.carry_over)) if found.carry_over else None
-    return Out.Switchback(arm=arm, **_same(found, pairs=pairs, carry_over=carried))
-
-
-def _switchback_of(message: pb.GetReportResponse.Switchback) -> Switchback:
-    pairs = tuple(_read(SlicePair, pair, start=unix_seconds(pair.start)) for pair in message.pairs)
-    carried = _read(CarryOver, message.carry_over) if message.HasField("carry_over") else None
-    return _read(Switchback, message, pairs=pairs, carry_over=carried)
 
 
 def _segment_message(found: SegmentReport) -> pb.GetReportResponse.SegmentReport:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from router.experiments import words
 from router.experiments.interference import WORDS
+from router.experiments.model import Kind
 from router.experiments.words import MARK, change, form_of, named
 from router.quantities import NO_RANGE, UNKNOWN, percent, percents
 
@@ -29,6 +30,11 @@ NUMBERS = "Units and answers by arm"
 LEGEND = (
     "intervals and p-values may be looked at as often as you like; † marks what may not: averages and"
     " projections without an interval"
+)
+
+P_VALUES = (
+    "p holds however often the report is read, so it is larger than that of a test that looks once: at the"
+    " planned size up to twice as large, before it and after many looks more. With several arms it is Holm's."
 )
 
 
@@ -50,7 +56,7 @@ class ReportTable:
 def tables(report: Report) -> Iterator[ReportTable]:
     """Those of arms against control, in the order of reading; none is empty."""
     found = [] if report.judged.spec.mode == "shadow" else [effects(report)]
-    found += [missing(report), slices(report), pairs(report), guardrails(report), secondary(report)]
+    found += [missing(report), pairs(report), guardrails(report), secondary(report)]
     found += [*segments(report), *days(report)]
     yield from (table for table in found if table.rows or table.notes)
 
@@ -85,33 +91,6 @@ def _effect(report: Report, arm: ArmReport) -> Row:
     form = words.quantity(spec.primary)
     read = words.primary_reading(report, arm)
     return (arm.arm, f"{found.units[1]:,}", form.value(found.values[1]), change(form, found), read)
-
-
-def slices(report: Report) -> ReportTable:
-    """A switchback: its latest pairs of slices, and what one slice leaves to the next."""
-    spec = report.judged.spec
-    form = words.quantity(spec.primary)
-    found = [(arm.arm, arm.switchback) for arm in report.arms if arm.switchback]
-    rows = tuple(
-        (
-            words.at(pair.start),
-            pair.server,
-            arm,
-            form.value(pair.control),
-            form.value(pair.treatment),
-            f"{pair.control_responses:,} / {pair.treatment_responses:,}",
-        )
-        for arm, of in found
-        for pair in of.pairs[-MOST_PAIRS:]
-    )
-    treated = found[0][0] if len(found) == 1 else "this arm"
-    columns = (
-        *(("from", ""), ("server", "name"), ("arm", "arm"), (spec.control, "n"), (treated, "n")),
-        ("answers", "n"),
-    )
-    carried = ((arm, of.carry_over.text) for arm, of in found if of.carry_over)
-    notes = tuple(f"{arm}: {text[:1].upper()}{text[1:]}." for arm, text in carried)
-    return ReportTable(f"{spec.primary.name} by pair of slices", columns, rows, notes)
 
 
 def pairs(report: Report) -> ReportTable:
@@ -234,12 +213,15 @@ def _awaited(report: Report, found: Iterable[tuple[str, MetricReport]]) -> tuple
         if one.waiting is not None and not (math.isfinite(one.low) or math.isfinite(one.high))
     )
     shared = dict.fromkeys(one.metric for _, one in compared if one.shared_queue)
+    means = {m.name: m for m in report.judged.spec.metrics if m.kind is Kind.MEAN and not m.built_in}
+    per = dict.fromkeys(one.metric for _, one in compared if one.metric in means)
     quantiles = (
         f"{one.metric}{f', first {words.age_of(one)}' if one.early else ''}: {line}."
         for arm, one in compared
         if (line := words.quantile_line(report, arm, one))
     )
-    return (*quantiles, *waits, *(f"{metric}: {WORDS}." for metric in shared))
+    over = (f"{name} is {words.per_unit(means[name], unit)}." for name in per)
+    return (*quantiles, *waits, *over, *(f"{metric}: {WORDS}." for metric in shared))
 
 
 def segments(report: Report) -> Iterator[ReportTable]:
@@ -349,7 +331,7 @@ def statistics(report: Report) -> ReportTable:
         for arm in report.arms
         for found in arm.segments
     )
-    return ReportTable("Statistics", columns, rows, (*spread, f"{LEGEND[:1].upper()}{LEGEND[1:]}."))
+    return ReportTable("Statistics", columns, rows, (*spread, P_VALUES, f"{LEGEND[:1].upper()}{LEGEND[1:]}."))
 
 
 def _measured(report: Report) -> Iterator[tuple[str, str, MetricReport, float]]:

@@ -87,7 +87,7 @@ class LiveExperiments:
     """Assigner, recorder, guardian and store of a server. `holdout` is the share of units in no experiment.
 
     `base_digest` and `router_digest` say what is served besides the adapter; they go into every exposure. An
-    arm may have another configuration of the router. `server` names the queue that requests go into.
+    arm may have another configuration of the router.
     """
 
     def __init__(
@@ -101,11 +101,10 @@ class LiveExperiments:
         base_digest: Callable[[], str] = str,
         router_digest: Callable[[RouterVariant | None], str] = lambda _: "",
         flush_seconds: float = FLUSH_SECONDS,
-        server: str = "",
         prices: Prices | None = None,
     ) -> None:
         self.store, self.counts = store, ServingCounts()
-        self.availability, self.assigner = Availability(), Assigner(server)
+        self.availability, self.assigner = Availability(), Assigner()
         self.recorder = Recorder(store, self.availability, self.counts, prices)
         self.guardian = Guardian(
             store, self.assigner, self.counts, self.refresh, judge or self.judged, look_seconds
@@ -117,7 +116,6 @@ class LiveExperiments:
         self.beside: list[Callable[[Served], Watcher | None]] = []  # each may return a watcher of an answer
         self.judges: Callable[[], Collection[str]] | None = None  # names that plans may use; None: any
         self.classifiers: Callable[[], Collection[str]] | None = None
-        self.tenants: Callable[[], Collection[str] | None] = lambda: None  # hashes; None: not known
         self._holdout, self._poll_seconds, self._flush_seconds = holdout, poll_seconds, flush_seconds
         self._base_digest, self._router_digest = base_digest, router_digest
         self._salts: dict[str, str] = {}
@@ -224,9 +222,8 @@ class LiveExperiments:
         """The report of a phase, 0 the last one. Blocks. Raises as `report.build.report`."""
         from router.experiments.report.build import POINTS, report  # numpy, only where something is judged
 
-        judges = {mode: one.judge for mode, one in (self.modes or {}).items()}
         most = POINTS if points else 0
-        return report(self.store, name, phase, now=time.time(), points=most, judges=judges)
+        return report(self.store, name, phase, now=time.time(), points=most)
 
     def _salt(self, purpose: str) -> str:
         """Kept for ever by the store, so read once."""
@@ -488,7 +485,7 @@ def act_on(report: Report, now: float) -> RuleAct | None:
     spec, names = experiment.spec, {arm.arm for arm in harmful}
     if len(spec.arms) - len(names | spec.withdrawn.keys()) < 2:
         after, act = stopped(experiment, now, reason), "stop"
-    elif spec.mode is Mode.SPLIT and not spec.by_tenant:
+    elif spec.mode is Mode.SPLIT:
         after, act = withdrawn(experiment, names, now), "take out"
     else:
         after, act = opened(experiment, without_arms(spec, names), now, f"taken out: {reason}"), "take out"

@@ -32,7 +32,6 @@ from router.experiments.plans import Known, arm_warnings, plan_warnings
 from router.experiments.report.model import Report
 from router.experiments.report_messages import report_message
 from router.experiments.runtime import LiveExperiments, StoreThreads
-from router.experiments.tenants import tenant_warnings
 from router.experiments.visibility import Visibility
 from router.ports import AdapterRegistry, Force
 from router.server.adapters import page
@@ -74,7 +73,6 @@ def experiment_service(live: LiveExperiments, registry: AdapterRegistry) -> Expe
         live.classifiers,
         lambda one: current_visibility().sees(one),
         live.has_mode,
-        live.tenants,
     )
     manager = Manager(live.store, known)
 
@@ -93,8 +91,7 @@ def experiment_service(live: LiveExperiments, registry: AdapterRegistry) -> Expe
             experiment.spec, lambda name, version="": registry.resolve(name, version, seen)
         )
         of_plan = plan_warnings(experiment.spec, manager.rates.get(experiment.name))
-        of_tenants = tenant_warnings(experiment.spec, live.tenants())
-        return (*live.assigner.warnings(experiment.name), *of_plan, *of_tenants, *of_arms)
+        return (*live.assigner.warnings(experiment.name), *of_plan, *of_arms)
 
     return ExperimentService(
         manager,

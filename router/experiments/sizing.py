@@ -13,10 +13,8 @@ from statistics import StatisticsError
 from typing import TYPE_CHECKING
 
 from router.errors import FieldViolation, InvalidRequest
-from router.experiments.designs import Design
 from router.experiments.metric_plans import cap_problems
 from router.experiments.model import (
-    DesignSize,
     Experiment,
     ExperimentPhase,
     Kind,
@@ -24,14 +22,23 @@ from router.experiments.model import (
     Mode,
     SizeAnswer,
     SizeQuestion,
+    Unanswered,
 )
 from router.experiments.names import WORD_FORM, is_word
 from router.experiments.plans import RULES, events_needed
-from router.experiments.report.source import duration, mature_buckets, metric_of, plural, total_moments
+from router.experiments.report.source import (
+    duration,
+    exposed_units,
+    mature_buckets,
+    metric_of,
+    plural,
+    total_moments,
+)
 from router.experiments.stats.compare import SequencePlan
 from router.experiments.stats.moments import ComparedMetric, adjusted_estimates, estimate, invalid
 from router.experiments.stats.planning import Size, size_for, smallest_effect
 from router.experiments.times import is_meant_as_quantile
+from router.quantities import percent
 
 if TYPE_CHECKING:  # SQLAlchemy, which a plan without history does not need
     from router.experiments.store.series import PhaseData, TimeBucket
@@ -52,7 +59,8 @@ ENOUGH = 20
 @dataclass(frozen=True, slots=True)
 class Sizing:
     """A question with nothing left open. `share` is the smallest arm's of its own and control's units, which
-    are the part `both` of all. `spread` None: a proportion's own."""
+    are the part `both` of all, and of which the part `answering` has a value. `spread` None: a proportion's
+    own."""
 
     question: SizeQuestion
     metric: ComparedMetric
@@ -61,6 +69,7 @@ class Sizing:
     share: float
     both: float
     arms: int  # without control
+    answering: float = 1.0
 
     @property
     def alpha(self) -> float:
@@ -87,22 +96,19 @@ class Sizing:
         return math.sqrt(self.baseline * (1 - self.baseline) if self.spread is None else self.spread)
 
     def pair(self, units: float) -> int:
-        """Of all arms' units those of the two."""
-        return math.floor(units * self.both + 1e-9)
+        """Of all arms' units those of the two that have a value."""
+        return math.floor(units * self.both * self.answering + 1e-9)
 
     def whole(self, units: float) -> int:
-        """Of the two arms' units those of all."""
-        return math.ceil(units / self.both - 1e-9)
+        """All arms' units of which so many of the two have a value."""
+        return math.ceil(units / (self.both * self.answering) - 1e-9)
 
-    def size(self, effect: float, units: int | None, design: Design = Design.PLANNED) -> Size:
-        """`units` of all arms that the always-valid sequence is tuned for; None: for the answer."""
+    def size(self, effect: float) -> Size:
+        """What the effect takes."""
 
-        def tuned(pair: int) -> Size:
-            plan = SequencePlan(alpha=self.alpha, units=max(2 * RULES.burn_in_units, pair))
-            given = (self.baseline if math.isfinite(self.baseline) else 0.0, effect, self.spread, self.share)
-            return size_for(self.metric, *given, plan, self.question.power, design)
-
-        return tuned(self.pair(units)) if units is not None else tuned(tuned(PLANNED).fixed)
+        control = self.baseline if math.isfinite(self.baseline) else 0.0
+        plan = SequencePlan(alpha=self.alpha)
+        return size_for(self.metric, control, effect, self.spread, self.share, plan, self.question.power)
 
     def smallest(self, units: int) -> float | None:
         """The smallest change for the better that so many units of all arms find; None: none is."""
@@ -117,7 +123,6 @@ class Sizing:
             self.share,
             self.alpha,
             self.question.power,
-            Design.PLANNED,
         )
         return None if found is None else self.metric.sign * found
 
@@ -136,10 +141,6 @@ class VisibleHistory:
     def data(self, name: str, phase: int) -> PhaseData:
         """The sums of one phase."""
         return self.store.data(name, phase)
-
-    def values_over_time(self, name: str, phase: int, metric: str) -> Sequence[tuple[str, float, float]]:
-        """Arm, time and value of the outcomes of one phase."""
-        return self.store.values_over_time(name, phase, metric)
 
 
 def size_of(question: SizeQuestion, history: VisibleHistory | None = None, now: float = 0.0) -> SizeAnswer:
@@ -202,6 +203,9 @@ def _problems(question: SizeQuestion) -> Iterator[FieldViolation]:
         yield FieldViolation("power", text)
     if not 0 < question.enrolment <= 1:
         yield FieldViolation("enrolment", f"must be above 0 and at most 1, got {question.enrolment:g}")
+    if question.outcome_share is not None and not 0 < question.outcome_share <= 1:
+        text = f"must be above 0 and at most 1, got {question.outcome_share:g}"
+        yield FieldViolation("outcome_share", text)
     for field, most in (("units_per_day", MOST_UNITS), ("days", MOST_DAYS), ("units", MOST_UNITS)):
         value = getattr(question, field)
         if value is not None and not 0 < value <= most:
@@ -291,7 +295,21 @@ def _sizing(
             f" {question.alpha / len(others):.3g}, since the first to win must win at that (Holm)"
         )
     both = control + smallest
-    return Sizing(question, metric, baseline, spread, smallest / both, both / total, len(others))
+    answering = _answering(question, spec, past, notes)
+    return Sizing(question, metric, baseline, spread, smallest / both, both / total, len(others), answering)
+
+
+def _answering(question: SizeQuestion, spec: MetricSpec, past: Past | None, notes: list[str]) -> float:
+    """The part of the units that has a value."""
+    share, source = question.outcome_share, ""
+    if share is None and past is not None and past.metric.missing is Unanswered.EXCLUDED:
+        share, source = past.answering, f" {past.source}"
+    if share is None or share >= 1:
+        return 1.0
+    notes.append(
+        f"{percent(share)} of units have {spec.name}{source}; all units are counted, also the others"
+    )
+    return share
 
 
 def _values(
@@ -347,32 +365,21 @@ def _check_effect(sizing: Sizing, effect: float) -> None:
 
 
 def _size_answer(sizing: Sizing, effect: float, budget: int | None, notes: list[str]) -> SizeAnswer:
-    sizes = {design: sizing.size(effect, budget, design) for design in Design}
-    size, per_day = sizes[Design.PLANNED], sizing.per_day
+    size, per_day = sizing.size(effect), sizing.per_day
+    units = sizing.whole(size.units)
     notes += _second_look(sizing, size, budget)
-    designs = tuple(
-        DesignSize(
-            design,
-            units := sizing.whole(one.units),
-            sizing.whole(one.half),
-            one.factor,
-            units / per_day if per_day else None,
-        )
-        for design, one in sizes.items()
-    )
     return SizeAnswer(
         sizing.baseline,
         sizing.deviation,
         effect,
         sizing.whole(size.fixed),
-        designs[0].units,
-        designs[0].half_units,
+        units,
+        sizing.whole(size.half),
         size.factor,
         sizing.whole(size.least),
-        designs[0].days,
+        units / per_day if per_day else None,
         sizing.question.units_per_day,
         tuple(notes),
-        designs,
     )
 
 
@@ -383,7 +390,7 @@ def _no_effect_answer(sizing: Sizing, budget: int, notes: list[str]) -> SizeAnsw
         raise invalid("baseline", f"is {sizing.baseline:g} already: nothing can be better")
     room = (1 - sizing.baseline if sizing.metric.sign > 0 else sizing.baseline) if proportion else 1.0
     effect = sizing.metric.sign * (room / 2 if proportion else sizing.deviation)
-    size = sizing.size(effect, budget)
+    size = sizing.size(effect)
     least = sizing.whole(size.least)
     days = least / sizing.per_day if sizing.per_day else None
     notes.append(f"no effect is found in {budget:,} units: {_waits(sizing, size)}")
@@ -435,6 +442,7 @@ class Past:
     spread: float
     units: int
     days: float
+    answering: float  # part of the units that has a value
 
     @property
     def source(self) -> str:
@@ -480,7 +488,7 @@ def _phases(history: VisibleHistory, route: str) -> Iterator[tuple[Experiment, E
         (experiment, phase)
         for experiment in history.list()
         for phase in experiment.phases
-        if route in ("", phase.spec.route) and phase.spec.mode not in (Mode.HOLDOUT, Mode.SWITCHBACK)
+        if route in ("", phase.spec.route) and phase.spec.mode is not Mode.HOLDOUT
     ]
     yield from sorted(found, key=lambda pair: pair[1].started, reverse=True)
 
@@ -502,21 +510,28 @@ def _past(
     of_control = [b for b in mature if b.arm == control]
     first, last = of_control[0].start, max(b.start + b.seconds for b in of_control)
     days = (last - first) / DAY
+    exposed = exposed_units(mature, control)
     return Past(
-        _place(experiment, phase), spec, float(found.value), float(found.spread), int(moments.n), days
+        _place(experiment, phase),
+        spec,
+        float(found.value),
+        float(found.spread),
+        int(moments.n),
+        days,
+        min(1.0, float(moments.n) / exposed) if exposed else 1.0,
     )
 
 
 def _traffic(
     history: VisibleHistory, experiment: Experiment, phase: ExperimentPhase, now: float
 ) -> RouteTraffic | None:
-    """By all arms, and as many more as the plan let in fewer than all."""
+    """By all arms, and as many more as the plan let in fewer than all. None from less than a day."""
     spec = phase.spec
     end = min(now, now if phase.ended is None else phase.ended)
     since = max(phase.started, end - WEEK)
     share = spec.enrolment * (spec.slot[1] - spec.slot[0])
     units = _units(history.data(experiment.name, phase.number).buckets, since, end)
-    if end <= since or share <= 0 or units < 1:
+    if end - since < DAY or share <= 0 or units < 1:
         return None
     days = (end - since) / DAY
     return RouteTraffic(_place(experiment, phase), units / days / share, round(units), days)

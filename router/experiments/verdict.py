@@ -7,16 +7,13 @@ function of a design, the arms' sums and the pipeline's health, which may be cal
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import partial
 from typing import NamedTuple
 
-import numpy as np
-
 from router.errors import FieldViolation, InvalidRequest
-from router.experiments.designs import Design
 from router.experiments.model import WITHIN
 from router.experiments.report.model import Ruling
 from router.experiments.stats.checks import (
@@ -54,8 +51,7 @@ class ExperimentDesign:
     `weights` by arm, control included. `margin` is how much worse the primary metric may be for an arm to
     be promoted: 0 asks it to be better. `plan.units` counts all arms. `min_units` in each arm and
     `min_matured`, a share of exposures, are needed to promote, not to stop for harm. `early` are guardrails
-    as they are read early, for harm only. `shown_by` says what shows that an arm may be promoted; harm is
-    always valid.
+    as they are read early, for harm only.
     """
 
     control: str
@@ -67,7 +63,6 @@ class ExperimentDesign:
     min_units: int = 100
     min_matured: float = 0.8
     early: tuple[Guardrail, ...] = ()
-    shown_by: Design = Design.OPEN
 
     def __post_init__(self) -> None:
         if found := list(self._violations()):
@@ -259,58 +254,45 @@ def _primary(design: ExperimentDesign, outcomes: Outcomes, course: Course, arm: 
         return None
     found = compare(design.primary, *sums, design.plan_for(arm), line)
     plan = design.plan_for(arm)
-    planned = _planned(design, course, arm, design.primary, line, plan)
+    planned = _planned(course, arm, design.primary, line, plan)
     if planned is None:
         return _Compared(found, None)
-    return _Compared(_by_both(design.shown_by, plan, design.primary, sums, line, found, planned), planned)
+    return _Compared(_by_both(design.primary, line, found, planned), planned)
 
 
 def _planned(
-    design: ExperimentDesign,
     course: Course,
     arm: str,
     metric: ComparedMetric,
     line: Line,
     plan: SequencePlan,
 ) -> PlannedFinding | None:
-    """What the planned bound shows; None where the design or the course has none."""
-    share, looks = design.shown_by.shares[0], course.get(arm, {}).get(metric.name)
-    if not share or looks is None or not np.size(looks[0].n):
+    """What the planned bound shows; None where the course has no look."""
+    looks = course.get(arm, {}).get(metric.name)
+    if looks is None or not len(looks.units):
         return None
-    return found_by_plan(metric, looks, replace(plan, alpha=share * plan.alpha), line, metric.sign)
+    return found_by_plan(metric, looks, plan, line, metric.sign)
 
 
 def _by_both(
-    design: Design,
-    plan: SequencePlan,
-    metric: ComparedMetric,
-    sums: tuple[Moments, Moments],
-    line: Line,
-    always: ArmComparison,
-    planned: PlannedFinding,
+    metric: ComparedMetric, line: Line, always: ArmComparison, planned: PlannedFinding
 ) -> ArmComparison:
     """The always-valid comparison, with p and the better end of the interval by whichever of the planned
-    bound and the always-valid sequence shows more. Each p is divided by its share of alpha.
+    bound and the always-valid sequence shows more.
 
     A difference that has turned since a look showed it is not shown any more, and no interval leaves out the
     value that it is around.
     """
-    of_plan, of_always = design.shares
-    if of_always < 1:
-        narrow = compare(metric, *sums, replace(plan, alpha=of_always * plan.alpha), line)
-    else:
-        narrow = always
     control, treatment = always.values
     p = always.p
     if metric.sign * (treatment - line.scale * control - line.offset) > 0:
-        p = min(1.0, narrow.p / of_always, planned.p / of_plan)
-    interval = _interval(metric, always.interval, narrow.interval, planned.edge, always.effect)
+        p = min(always.p, planned.p)
+    interval = _interval(metric, always.interval, planned.edge, always.effect)
     relative = always.relative_interval
     if relative is not None and always.relative is not None:
-        inner = narrow.relative_interval or ConfidenceInterval(-math.inf, math.inf)
-        relative = _interval(metric, relative, inner, planned.relative_edge, always.relative)
+        relative = _interval(metric, relative, planned.relative_edge, always.relative)
     worse = 0 if metric.sign > 0 else 1
-    by_plan = interval[worse] != narrow.interval[worse]
+    by_plan = interval[worse] != always.interval[worse]
     return replace(
         always,
         p=p,
@@ -321,9 +303,9 @@ def _by_both(
 
 
 def _interval(
-    metric: ComparedMetric, outer: ConfidenceInterval, inner: ConfidenceInterval, edge: float, value: float
+    metric: ComparedMetric, always: ConfidenceInterval, edge: float, value: float
 ) -> ConfidenceInterval:
-    low, high = better_end(metric.sign, outer, inner, edge, value)
+    low, high = better_end(metric.sign, always, edge, value)
     return ConfidenceInterval(float(low), float(high))
 
 
@@ -369,11 +351,11 @@ def _guarded(
     powers = _powers(sums)
     if rail.improve or powers is None:
         return found
-    planned = _planned(design, course, arm, rail.metric, rail.line, plan)
+    planned = _planned(course, arm, rail.metric, rail.line, plan)
     if planned is None or found.state is State.BEYOND:
         return found
     always = replace(found.comparison, p=found.p_within)
-    both = _by_both(design.shown_by, plan, rail.metric, powers, rail.line, always, planned)
+    both = _by_both(rail.metric, rail.line, always, planned)
     state = State.WITHIN if both.p <= plan.alpha else found.state
     return replace(found, comparison=both, p_within=both.p, state=state)
 
@@ -398,23 +380,30 @@ def _rule(
     for found in (*guarded, *early):
         if found.state is State.BEYOND:
             return Ruling(VerdictDecision.HARM, "guardrail", _guardrail_in_words(found))
+    young = health.maturity.exposed > 0 and health.maturity.share < design.min_matured
     if primary is None:
+        if young:
+            return _immature(design, health)
         return Ruling(VerdictDecision.UNDECIDED, "too-few-units", "an arm has fewer than two units")
     side = design.primary.sign * primary.effect + design.margin
     shown = p <= design.plan.alpha
     words = _numbers(primary, design.primary)
     if shown and side < 0:
         return Ruling(VerdictDecision.HARM, "primary-worse", words)
+    if young:
+        return _immature(design, health)
     if min(primary.units) < design.min_units:
         text = f"the smaller arm has {min(primary.units):,} units, {design.min_units:,} are needed"
         return Ruling(VerdictDecision.UNDECIDED, "too-few-units", text)
-    if health.maturity.share < design.min_matured:
-        share, needed = percent(health.maturity.share, 0), percent(design.min_matured, 0)
-        text = f"{share} of units had time for their outcomes, {needed} are needed"
-        return Ruling(VerdictDecision.UNDECIDED, "immature", text)
     if not shown:
         return _open(design, primary, words, planned)
     return _held_back(design, missing, guarded, words) or _promoted(design, words)
+
+
+def _immature(design: ExperimentDesign, health: PipelineHealth) -> Ruling:
+    share, needed = percent(health.maturity.share, 0), percent(design.min_matured, 0)
+    text = f"{share} of units had time for their outcomes, {needed} are needed"
+    return Ruling(VerdictDecision.UNDECIDED, "immature", text)
 
 
 def _held_back(
@@ -445,18 +434,6 @@ def _open(
         text = f"no difference found at the planned size of {design.plan.units:,} units: {words}"
         return Ruling(VerdictDecision.UNDECIDED, "planned-size-reached", text)
     return Ruling(VerdictDecision.UNDECIDED, "primary-open", words)
-
-
-def ruling_of_shown(words: str, gain: float, unsure: Sequence[str], margin: float) -> Ruling:
-    """The ruling of an arm that is judged once, whose difference is shown: `gain` is above 0 where it is
-    better by the plan's line. `unsure` are guardrails that are not within their margins, each with its
-    numbers; empty where it has no value."""
-    if gain < 0:
-        return Ruling(VerdictDecision.HARM, "primary-worse", words)
-    if unsure:
-        text = "; ".join(f"guardrail {one}" for one in unsure if one) or "a guardrail has no value"
-        return Ruling(VerdictDecision.UNDECIDED, "guardrail-open", text)
-    return Ruling(VerdictDecision.PROMOTE, "primary-not-worse" if margin else "primary-better", words)
 
 
 def _missing_in_words(found: Missing) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from router.experiments.model import Kind, Lifecycle, MetricSpec, Mode
+from router.experiments.model import Kind, Lifecycle, MetricSpec, Mode, Unanswered
 from router.experiments.times import time_quantile
 from router.quantities import OPEN, PLAIN, SHARE, TIME, WORSE, Quantity, counted, percent
 from router.quantities import percents as range_of_shares
@@ -280,16 +280,24 @@ def _undecided(report: Report, verdict: Ruling, arm: str) -> str:
             return f"{arm} looks {shown} on {spec.primary.name}, but it is possible that {who}."
         case "too-few-units" if few := _too_few(report, arm):
             return few
-        case "planned-size":
-            have = f"not all {units} have had" if spec.by_tenant else f"only {progress(report)} have had"
-            return f"{have} their time, and the verdict comes after the last."
         case "immature":
-            return f"too many {units} still have time for their outcomes."
+            return _open_window(report)
         case "shadow":
             return f"{_judged(report, arm)}. {UNSEEN}"
         case "holdout":
             return "all experiments together against the holdout. Nothing is promoted or stopped by this."
     return f"{verdict.text.rstrip('.')}."
+
+
+def _open_window(report: Report) -> str:
+    """How many units had their time."""
+    from router.experiments.report.source import window_in_words
+
+    spec, matured = report.judged.spec, sum(one.matured for one in report.numbers)
+    units, many = counted(units_so_far(report), spec.unit), f"{matured:,}" if matured else "none"
+    return (
+        f"of {units} {many} had the whole window of {window_in_words(spec)} yet, and outcomes count after it."
+    )
 
 
 def _judged(report: Report, arm: str) -> str:
@@ -310,7 +318,7 @@ def _too_few(report: Report, arm: str) -> str:
         return f"an arm has fewer than two {spec.unit}s with an outcome."
     have = min(found.units)
     needs = f"the smaller arm has {counted(have, spec.unit)} with an outcome, {spec.min_units:,} are needed."
-    return needs if have < spec.min_units and not spec.randomised else ""
+    return needs if have < spec.min_units else ""
 
 
 def _yet(report: Report) -> str:
@@ -354,12 +362,25 @@ def primary_reading(report: Report, arm: ArmReport) -> str:
 
 def _line(report: Report, arm: str, found: MetricReport, read: str) -> str:
     form, control = form_of(report.judged, found), report.judged.spec.control
-    units = f" of {units_of(report.judged)}" if form is SHARE else ""
+    units = f" of {units_of(report.judged)}" if form is SHARE else _per_unit(report, found)
     values = f"{form.value(found.values[1])}{units} with {arm}, {form.value(found.values[0])} with {control}"
     values = quantile_line(report, arm, found) or values
     name = f"{arm}, " if len(report.arms) > 1 else ""
     way = direction(found.higher_is_better).capitalize()
     return f"{name}{named(found.metric, found.cap)}: {change(form, found)} {read}: {values}. {way}."
+
+
+def _per_unit(report: Report, found: MetricReport) -> str:
+    """` per user with a value`, of means of what clients record."""
+    metric = next((one for one in report.judged.spec.metrics if one.name == found.metric), None)
+    if metric is None or metric.kind is not Kind.MEAN or metric.built_in:
+        return ""
+    return f" {per_unit(metric, report.judged.spec.unit)}"
+
+
+def per_unit(metric: MetricSpec, unit: str) -> str:
+    """What a mean is over."""
+    return f"per {unit}{' with a value' if metric.missing is not Unanswered.ZERO else ''}"
 
 
 def quantile_line(report: Report, arm: str, found: MetricReport) -> str:
@@ -374,15 +395,10 @@ def quantile_line(report: Report, arm: str, found: MetricReport) -> str:
 
 
 def gives_up(report: Report) -> bool:
-    """Whether more waiting is of little use: all planned units had their time and no gain is in sight, or the
-    chance is small that they show one."""
-    spec = report.judged.spec
-    done = spec.randomised or sum(one.matured for one in report.numbers) >= spec.planned_units
-    in_sight = report.forecast is not None and report.forecast.units is not None
-    waits = report.verdict.decision == "undecided" and (spec.mode is Mode.SPLIT or spec.randomised)
-    if waits and report.planned is not None:
-        return report.planned.give_up or report.planned.reached
-    return waits and done and not in_sight and report.verdict.rule in ("primary-open", "guardrail-open")
+    """Whether more waiting is of little use: all planned units had their time, or the chance is small that
+    they show a difference."""
+    plan = report.planned
+    return report.verdict.decision == "undecided" and plan is not None and (plan.give_up or plan.reached)
 
 
 def short_verdict(report: Report) -> str:
@@ -416,21 +432,13 @@ def outlook(report: Report) -> list[str]:
 def progress(report: Report) -> str:
     """`1,200 of 5,000 planned users (24 %)`."""
     spec, (so_far, planned) = report.judged.spec, progress_of(report)
-    if spec.mode is Mode.SWITCHBACK:
-        return f"{so_far:,} of {planned:,} planned slices"
-    if spec.by_tenant:
-        return counted(so_far, spec.unit)
     share = so_far / planned if planned else 0.0
     return f"{so_far:,} of {planned:,} planned {spec.unit}s ({100 * share:.0f} %)"
 
 
 def progress_of(report: Report) -> tuple[int, int]:
-    """Units (of a switchback: slices) so far, and how many are planned; 0 where no number is planned."""
-    spec = report.judged.spec
-    if spec.mode is Mode.SWITCHBACK:
-        over = next((arm.switchback.slices for arm in report.arms if arm.switchback), 0)
-        return over, spec.planned_slices
-    return units_so_far(report), 0 if spec.by_tenant else spec.planned_units
+    """Units so far, and how many are planned."""
+    return units_so_far(report), report.judged.spec.planned_units
 
 
 def since(report: Report) -> str:

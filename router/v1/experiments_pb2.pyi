@@ -29,31 +29,17 @@ OUTCOME_STATUS_UNKNOWN: OutcomeStatus
 OUTCOME_STATUS_INVALID: OutcomeStatus
 
 class Experiment(_message.Message):
-    __slots__ = ("name", "hypothesis", "route", "arms", "control", "primary", "guardrails", "mode", "unit", "unit_label", "enrolment", "namespace", "slot_start", "slot_end", "margin", "alpha", "planned_units", "min_units", "min_matured", "window", "shadow_share", "judge", "floor", "epoch", "state", "phases", "create_time", "update_time", "stop_time", "stop_reason", "promoted", "etag", "warnings", "secondary", "segments", "grace", "equal_arms", "design", "slice_length", "wash_out", "planned_slices", "by_tenant")
+    __slots__ = ("name", "hypothesis", "route", "arms", "control", "primary", "guardrails", "mode", "unit", "unit_label", "enrolment", "namespace", "slot_start", "slot_end", "margin", "alpha", "planned_units", "min_units", "min_matured", "window", "shadow_share", "judge", "state", "phases", "create_time", "update_time", "stop_time", "stop_reason", "promoted", "etag", "warnings", "secondary", "segments", "grace", "equal_arms")
     class Mode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         MODE_UNSPECIFIED: _ClassVar[Experiment.Mode]
         MODE_SPLIT: _ClassVar[Experiment.Mode]
         MODE_SHADOW: _ClassVar[Experiment.Mode]
-        MODE_BANDIT: _ClassVar[Experiment.Mode]
         MODE_HOLDOUT: _ClassVar[Experiment.Mode]
-        MODE_SWITCHBACK: _ClassVar[Experiment.Mode]
     MODE_UNSPECIFIED: Experiment.Mode
     MODE_SPLIT: Experiment.Mode
     MODE_SHADOW: Experiment.Mode
-    MODE_BANDIT: Experiment.Mode
     MODE_HOLDOUT: Experiment.Mode
-    MODE_SWITCHBACK: Experiment.Mode
-    class Design(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
-        __slots__ = ()
-        DESIGN_UNSPECIFIED: _ClassVar[Experiment.Design]
-        DESIGN_PLANNED: _ClassVar[Experiment.Design]
-        DESIGN_OPEN: _ClassVar[Experiment.Design]
-        DESIGN_HYBRID: _ClassVar[Experiment.Design]
-    DESIGN_UNSPECIFIED: Experiment.Design
-    DESIGN_PLANNED: Experiment.Design
-    DESIGN_OPEN: Experiment.Design
-    DESIGN_HYBRID: Experiment.Design
     class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         STATE_UNSPECIFIED: _ClassVar[Experiment.State]
@@ -197,8 +183,6 @@ class Experiment(_message.Message):
     WINDOW_FIELD_NUMBER: _ClassVar[int]
     SHADOW_SHARE_FIELD_NUMBER: _ClassVar[int]
     JUDGE_FIELD_NUMBER: _ClassVar[int]
-    FLOOR_FIELD_NUMBER: _ClassVar[int]
-    EPOCH_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     PHASES_FIELD_NUMBER: _ClassVar[int]
     CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
@@ -212,11 +196,6 @@ class Experiment(_message.Message):
     SEGMENTS_FIELD_NUMBER: _ClassVar[int]
     GRACE_FIELD_NUMBER: _ClassVar[int]
     EQUAL_ARMS_FIELD_NUMBER: _ClassVar[int]
-    DESIGN_FIELD_NUMBER: _ClassVar[int]
-    SLICE_LENGTH_FIELD_NUMBER: _ClassVar[int]
-    WASH_OUT_FIELD_NUMBER: _ClassVar[int]
-    PLANNED_SLICES_FIELD_NUMBER: _ClassVar[int]
-    BY_TENANT_FIELD_NUMBER: _ClassVar[int]
     name: str
     hypothesis: str
     route: str
@@ -239,8 +218,6 @@ class Experiment(_message.Message):
     window: _duration_pb2.Duration
     shadow_share: float
     judge: str
-    floor: float
-    epoch: _duration_pb2.Duration
     state: Experiment.State
     phases: _containers.RepeatedCompositeFieldContainer[Experiment.Phase]
     create_time: _timestamp_pb2.Timestamp
@@ -254,12 +231,7 @@ class Experiment(_message.Message):
     segments: _containers.RepeatedCompositeFieldContainer[Experiment.Segment]
     grace: _duration_pb2.Duration
     equal_arms: bool
-    design: Experiment.Design
-    slice_length: _duration_pb2.Duration
-    wash_out: _duration_pb2.Duration
-    planned_slices: int
-    by_tenant: bool
-    def __init__(self, name: _Optional[str] = ..., hypothesis: _Optional[str] = ..., route: _Optional[str] = ..., arms: _Optional[_Iterable[_Union[Experiment.Arm, _Mapping]]] = ..., control: _Optional[str] = ..., primary: _Optional[_Union[Experiment.Metric, _Mapping]] = ..., guardrails: _Optional[_Iterable[_Union[Experiment.Metric, _Mapping]]] = ..., mode: _Optional[_Union[Experiment.Mode, str]] = ..., unit: _Optional[str] = ..., unit_label: _Optional[str] = ..., enrolment: _Optional[float] = ..., namespace: _Optional[str] = ..., slot_start: _Optional[float] = ..., slot_end: _Optional[float] = ..., margin: _Optional[float] = ..., alpha: _Optional[float] = ..., planned_units: _Optional[int] = ..., min_units: _Optional[int] = ..., min_matured: _Optional[float] = ..., window: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., shadow_share: _Optional[float] = ..., judge: _Optional[str] = ..., floor: _Optional[float] = ..., epoch: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., state: _Optional[_Union[Experiment.State, str]] = ..., phases: _Optional[_Iterable[_Union[Experiment.Phase, _Mapping]]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., stop_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., stop_reason: _Optional[str] = ..., promoted: _Optional[str] = ..., etag: _Optional[str] = ..., warnings: _Optional[_Iterable[str]] = ..., secondary: _Optional[_Iterable[_Union[Experiment.Metric, _Mapping]]] = ..., segments: _Optional[_Iterable[_Union[Experiment.Segment, _Mapping]]] = ..., grace: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., equal_arms: _Optional[bool] = ..., design: _Optional[_Union[Experiment.Design, str]] = ..., slice_length: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., wash_out: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., planned_slices: _Optional[int] = ..., by_tenant: _Optional[bool] = ...) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., hypothesis: _Optional[str] = ..., route: _Optional[str] = ..., arms: _Optional[_Iterable[_Union[Experiment.Arm, _Mapping]]] = ..., control: _Optional[str] = ..., primary: _Optional[_Union[Experiment.Metric, _Mapping]] = ..., guardrails: _Optional[_Iterable[_Union[Experiment.Metric, _Mapping]]] = ..., mode: _Optional[_Union[Experiment.Mode, str]] = ..., unit: _Optional[str] = ..., unit_label: _Optional[str] = ..., enrolment: _Optional[float] = ..., namespace: _Optional[str] = ..., slot_start: _Optional[float] = ..., slot_end: _Optional[float] = ..., margin: _Optional[float] = ..., alpha: _Optional[float] = ..., planned_units: _Optional[int] = ..., min_units: _Optional[int] = ..., min_matured: _Optional[float] = ..., window: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., shadow_share: _Optional[float] = ..., judge: _Optional[str] = ..., state: _Optional[_Union[Experiment.State, str]] = ..., phases: _Optional[_Iterable[_Union[Experiment.Phase, _Mapping]]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., stop_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., stop_reason: _Optional[str] = ..., promoted: _Optional[str] = ..., etag: _Optional[str] = ..., warnings: _Optional[_Iterable[str]] = ..., secondary: _Optional[_Iterable[_Union[Experiment.Metric, _Mapping]]] = ..., segments: _Optional[_Iterable[_Union[Experiment.Segment, _Mapping]]] = ..., grace: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., equal_arms: _Optional[bool] = ...) -> None: ...
 
 class CreateExperimentRequest(_message.Message):
     __slots__ = ("experiment_id", "experiment")
@@ -428,7 +400,7 @@ class GetReportRequest(_message.Message):
     def __init__(self, name: _Optional[str] = ..., phase: _Optional[int] = ...) -> None: ...
 
 class GetReportResponse(_message.Message):
-    __slots__ = ("experiment", "phase", "verdict", "arm", "arms", "checks", "numbers", "audit", "points", "notes", "time", "forecast", "planned", "missing", "switchback", "days")
+    __slots__ = ("experiment", "phase", "verdict", "arm", "arms", "checks", "numbers", "audit", "points", "notes", "time", "forecast", "planned", "missing", "days")
     class Missing(_message.Message):
         __slots__ = ("arm", "control", "treatment", "relative", "low", "high", "p", "alarm", "settled", "lee_low", "lee_high", "worst_low", "worst_high")
         ARM_FIELD_NUMBER: _ClassVar[int]
@@ -465,52 +437,8 @@ class GetReportResponse(_message.Message):
         arm: str
         effects: _containers.RepeatedCompositeFieldContainer[GetReportResponse.SegmentEffect]
         def __init__(self, arm: _Optional[str] = ..., effects: _Optional[_Iterable[_Union[GetReportResponse.SegmentEffect, _Mapping]]] = ...) -> None: ...
-    class Switchback(_message.Message):
-        __slots__ = ("arm", "planned", "slices", "pairs", "carry_over", "complete")
-        ARM_FIELD_NUMBER: _ClassVar[int]
-        PLANNED_FIELD_NUMBER: _ClassVar[int]
-        SLICES_FIELD_NUMBER: _ClassVar[int]
-        PAIRS_FIELD_NUMBER: _ClassVar[int]
-        CARRY_OVER_FIELD_NUMBER: _ClassVar[int]
-        COMPLETE_FIELD_NUMBER: _ClassVar[int]
-        arm: str
-        planned: int
-        slices: int
-        pairs: _containers.RepeatedCompositeFieldContainer[GetReportResponse.SlicePair]
-        carry_over: GetReportResponse.CarryOver
-        complete: bool
-        def __init__(self, arm: _Optional[str] = ..., planned: _Optional[int] = ..., slices: _Optional[int] = ..., pairs: _Optional[_Iterable[_Union[GetReportResponse.SlicePair, _Mapping]]] = ..., carry_over: _Optional[_Union[GetReportResponse.CarryOver, _Mapping]] = ..., complete: _Optional[bool] = ...) -> None: ...
-    class SlicePair(_message.Message):
-        __slots__ = ("server", "number", "start", "control", "treatment", "control_responses", "treatment_responses")
-        SERVER_FIELD_NUMBER: _ClassVar[int]
-        NUMBER_FIELD_NUMBER: _ClassVar[int]
-        START_FIELD_NUMBER: _ClassVar[int]
-        CONTROL_FIELD_NUMBER: _ClassVar[int]
-        TREATMENT_FIELD_NUMBER: _ClassVar[int]
-        CONTROL_RESPONSES_FIELD_NUMBER: _ClassVar[int]
-        TREATMENT_RESPONSES_FIELD_NUMBER: _ClassVar[int]
-        server: str
-        number: int
-        start: _timestamp_pb2.Timestamp
-        control: float
-        treatment: float
-        control_responses: int
-        treatment_responses: int
-        def __init__(self, server: _Optional[str] = ..., number: _Optional[int] = ..., start: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., control: _Optional[float] = ..., treatment: _Optional[float] = ..., control_responses: _Optional[int] = ..., treatment_responses: _Optional[int] = ...) -> None: ...
-    class CarryOver(_message.Message):
-        __slots__ = ("first", "second", "p", "text")
-        FIRST_FIELD_NUMBER: _ClassVar[int]
-        SECOND_FIELD_NUMBER: _ClassVar[int]
-        P_FIELD_NUMBER: _ClassVar[int]
-        TEXT_FIELD_NUMBER: _ClassVar[int]
-        first: float
-        second: float
-        p: float
-        text: str
-        def __init__(self, first: _Optional[float] = ..., second: _Optional[float] = ..., p: _Optional[float] = ..., text: _Optional[str] = ...) -> None: ...
     class Planned(_message.Message):
-        __slots__ = ("design", "units", "planned_units", "reached", "chance", "chance_planned", "give_up", "text")
-        DESIGN_FIELD_NUMBER: _ClassVar[int]
+        __slots__ = ("units", "planned_units", "reached", "chance", "chance_planned", "give_up", "text")
         UNITS_FIELD_NUMBER: _ClassVar[int]
         PLANNED_UNITS_FIELD_NUMBER: _ClassVar[int]
         REACHED_FIELD_NUMBER: _ClassVar[int]
@@ -518,7 +446,6 @@ class GetReportResponse(_message.Message):
         CHANCE_PLANNED_FIELD_NUMBER: _ClassVar[int]
         GIVE_UP_FIELD_NUMBER: _ClassVar[int]
         TEXT_FIELD_NUMBER: _ClassVar[int]
-        design: str
         units: int
         planned_units: int
         reached: bool
@@ -526,7 +453,7 @@ class GetReportResponse(_message.Message):
         chance_planned: float
         give_up: bool
         text: str
-        def __init__(self, design: _Optional[str] = ..., units: _Optional[int] = ..., planned_units: _Optional[int] = ..., reached: _Optional[bool] = ..., chance: _Optional[float] = ..., chance_planned: _Optional[float] = ..., give_up: _Optional[bool] = ..., text: _Optional[str] = ...) -> None: ...
+        def __init__(self, units: _Optional[int] = ..., planned_units: _Optional[int] = ..., reached: _Optional[bool] = ..., chance: _Optional[float] = ..., chance_planned: _Optional[float] = ..., give_up: _Optional[bool] = ..., text: _Optional[str] = ...) -> None: ...
     class Forecast(_message.Message):
         __slots__ = ("units_per_day", "units", "days", "smallest_effect", "text")
         UNITS_PER_DAY_FIELD_NUMBER: _ClassVar[int]
@@ -805,7 +732,6 @@ class GetReportResponse(_message.Message):
     FORECAST_FIELD_NUMBER: _ClassVar[int]
     PLANNED_FIELD_NUMBER: _ClassVar[int]
     MISSING_FIELD_NUMBER: _ClassVar[int]
-    SWITCHBACK_FIELD_NUMBER: _ClassVar[int]
     DAYS_FIELD_NUMBER: _ClassVar[int]
     experiment: Experiment
     phase: int
@@ -821,12 +747,11 @@ class GetReportResponse(_message.Message):
     forecast: GetReportResponse.Forecast
     planned: GetReportResponse.Planned
     missing: _containers.RepeatedCompositeFieldContainer[GetReportResponse.Missing]
-    switchback: _containers.RepeatedCompositeFieldContainer[GetReportResponse.Switchback]
     days: _containers.RepeatedCompositeFieldContainer[GetReportResponse.Days]
-    def __init__(self, experiment: _Optional[_Union[Experiment, _Mapping]] = ..., phase: _Optional[int] = ..., verdict: _Optional[_Union[GetReportResponse.Verdict, _Mapping]] = ..., arm: _Optional[str] = ..., arms: _Optional[_Iterable[_Union[GetReportResponse.ArmReport, _Mapping]]] = ..., checks: _Optional[_Iterable[_Union[GetReportResponse.Check, _Mapping]]] = ..., numbers: _Optional[_Iterable[_Union[GetReportResponse.ArmNumbers, _Mapping]]] = ..., audit: _Optional[_Iterable[_Union[GetReportResponse.AuditEntry, _Mapping]]] = ..., points: _Optional[_Iterable[_Union[GetReportResponse.Point, _Mapping]]] = ..., notes: _Optional[_Iterable[str]] = ..., time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., forecast: _Optional[_Union[GetReportResponse.Forecast, _Mapping]] = ..., planned: _Optional[_Union[GetReportResponse.Planned, _Mapping]] = ..., missing: _Optional[_Iterable[_Union[GetReportResponse.Missing, _Mapping]]] = ..., switchback: _Optional[_Iterable[_Union[GetReportResponse.Switchback, _Mapping]]] = ..., days: _Optional[_Iterable[_Union[GetReportResponse.Days, _Mapping]]] = ...) -> None: ...
+    def __init__(self, experiment: _Optional[_Union[Experiment, _Mapping]] = ..., phase: _Optional[int] = ..., verdict: _Optional[_Union[GetReportResponse.Verdict, _Mapping]] = ..., arm: _Optional[str] = ..., arms: _Optional[_Iterable[_Union[GetReportResponse.ArmReport, _Mapping]]] = ..., checks: _Optional[_Iterable[_Union[GetReportResponse.Check, _Mapping]]] = ..., numbers: _Optional[_Iterable[_Union[GetReportResponse.ArmNumbers, _Mapping]]] = ..., audit: _Optional[_Iterable[_Union[GetReportResponse.AuditEntry, _Mapping]]] = ..., points: _Optional[_Iterable[_Union[GetReportResponse.Point, _Mapping]]] = ..., notes: _Optional[_Iterable[str]] = ..., time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., forecast: _Optional[_Union[GetReportResponse.Forecast, _Mapping]] = ..., planned: _Optional[_Union[GetReportResponse.Planned, _Mapping]] = ..., missing: _Optional[_Iterable[_Union[GetReportResponse.Missing, _Mapping]]] = ..., days: _Optional[_Iterable[_Union[GetReportResponse.Days, _Mapping]]] = ...) -> None: ...
 
 class PlanExperimentRequest(_message.Message):
-    __slots__ = ("route", "metric", "baseline", "deviation", "effect", "weights", "units_per_day", "enrolment", "days", "units", "alpha", "power", "slice_length")
+    __slots__ = ("route", "metric", "baseline", "deviation", "effect", "weights", "units_per_day", "enrolment", "days", "units", "alpha", "power", "outcome_share")
     ROUTE_FIELD_NUMBER: _ClassVar[int]
     METRIC_FIELD_NUMBER: _ClassVar[int]
     BASELINE_FIELD_NUMBER: _ClassVar[int]
@@ -839,7 +764,7 @@ class PlanExperimentRequest(_message.Message):
     UNITS_FIELD_NUMBER: _ClassVar[int]
     ALPHA_FIELD_NUMBER: _ClassVar[int]
     POWER_FIELD_NUMBER: _ClassVar[int]
-    SLICE_LENGTH_FIELD_NUMBER: _ClassVar[int]
+    OUTCOME_SHARE_FIELD_NUMBER: _ClassVar[int]
     route: str
     metric: Experiment.Metric
     baseline: float
@@ -852,24 +777,11 @@ class PlanExperimentRequest(_message.Message):
     units: int
     alpha: float
     power: float
-    slice_length: float
-    def __init__(self, route: _Optional[str] = ..., metric: _Optional[_Union[Experiment.Metric, _Mapping]] = ..., baseline: _Optional[float] = ..., deviation: _Optional[float] = ..., effect: _Optional[float] = ..., weights: _Optional[_Iterable[float]] = ..., units_per_day: _Optional[float] = ..., enrolment: _Optional[float] = ..., days: _Optional[float] = ..., units: _Optional[int] = ..., alpha: _Optional[float] = ..., power: _Optional[float] = ..., slice_length: _Optional[float] = ...) -> None: ...
+    outcome_share: float
+    def __init__(self, route: _Optional[str] = ..., metric: _Optional[_Union[Experiment.Metric, _Mapping]] = ..., baseline: _Optional[float] = ..., deviation: _Optional[float] = ..., effect: _Optional[float] = ..., weights: _Optional[_Iterable[float]] = ..., units_per_day: _Optional[float] = ..., enrolment: _Optional[float] = ..., days: _Optional[float] = ..., units: _Optional[int] = ..., alpha: _Optional[float] = ..., power: _Optional[float] = ..., outcome_share: _Optional[float] = ...) -> None: ...
 
 class PlanExperimentResponse(_message.Message):
-    __slots__ = ("baseline", "deviation", "effect", "fixed_units", "units", "half_units", "factor", "least_units", "days", "units_per_day", "notes", "designs")
-    class DesignSize(_message.Message):
-        __slots__ = ("design", "units", "half_units", "factor", "days")
-        DESIGN_FIELD_NUMBER: _ClassVar[int]
-        UNITS_FIELD_NUMBER: _ClassVar[int]
-        HALF_UNITS_FIELD_NUMBER: _ClassVar[int]
-        FACTOR_FIELD_NUMBER: _ClassVar[int]
-        DAYS_FIELD_NUMBER: _ClassVar[int]
-        design: Experiment.Design
-        units: int
-        half_units: int
-        factor: float
-        days: float
-        def __init__(self, design: _Optional[_Union[Experiment.Design, str]] = ..., units: _Optional[int] = ..., half_units: _Optional[int] = ..., factor: _Optional[float] = ..., days: _Optional[float] = ...) -> None: ...
+    __slots__ = ("baseline", "deviation", "effect", "fixed_units", "units", "half_units", "factor", "least_units", "days", "units_per_day", "notes")
     BASELINE_FIELD_NUMBER: _ClassVar[int]
     DEVIATION_FIELD_NUMBER: _ClassVar[int]
     EFFECT_FIELD_NUMBER: _ClassVar[int]
@@ -881,7 +793,6 @@ class PlanExperimentResponse(_message.Message):
     DAYS_FIELD_NUMBER: _ClassVar[int]
     UNITS_PER_DAY_FIELD_NUMBER: _ClassVar[int]
     NOTES_FIELD_NUMBER: _ClassVar[int]
-    DESIGNS_FIELD_NUMBER: _ClassVar[int]
     baseline: float
     deviation: float
     effect: float
@@ -893,8 +804,7 @@ class PlanExperimentResponse(_message.Message):
     days: float
     units_per_day: float
     notes: _containers.RepeatedScalarFieldContainer[str]
-    designs: _containers.RepeatedCompositeFieldContainer[PlanExperimentResponse.DesignSize]
-    def __init__(self, baseline: _Optional[float] = ..., deviation: _Optional[float] = ..., effect: _Optional[float] = ..., fixed_units: _Optional[int] = ..., units: _Optional[int] = ..., half_units: _Optional[int] = ..., factor: _Optional[float] = ..., least_units: _Optional[int] = ..., days: _Optional[float] = ..., units_per_day: _Optional[float] = ..., notes: _Optional[_Iterable[str]] = ..., designs: _Optional[_Iterable[_Union[PlanExperimentResponse.DesignSize, _Mapping]]] = ...) -> None: ...
+    def __init__(self, baseline: _Optional[float] = ..., deviation: _Optional[float] = ..., effect: _Optional[float] = ..., fixed_units: _Optional[int] = ..., units: _Optional[int] = ..., half_units: _Optional[int] = ..., factor: _Optional[float] = ..., least_units: _Optional[int] = ..., days: _Optional[float] = ..., units_per_day: _Optional[float] = ..., notes: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Outcome(_message.Message):
     __slots__ = ("response_id", "unit", "metric", "value", "time", "idempotency_key")

@@ -244,13 +244,13 @@ def _built_in(units: Iterable[Unit]) -> dict[str, dict[str, float]]:
 
 
 def _buckets(phase: ExperimentPhase, rows: Rows, units: dict[str, Unit]) -> Iterable[TimeBucket]:
-    stretches = series.stretches_of(phase)
+    width = series.width_of(phase)
     groups: dict[tuple[int, str], list[Unit]] = defaultdict(list)
     for name, unit in units.items():
         elapsed = rows.firsts[name].time - phase.started
-        groups[stretches.number(elapsed), unit.arm].append(unit)
+        groups[series.stretch_number(elapsed, width), unit.arm].append(unit)
     for (stretch, arm), found in sorted(groups.items()):
-        offset, seconds = stretches.span(stretch)
+        offset, seconds = series.stretch_span(stretch, width)
         yield _bucket(phase, arm, (phase.started + offset, seconds), found)
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from router.experiments.designs import Design
 from router.experiments.model import Aggregate, ArmSpec, Kind, MetricSpec, Mode, SegmentSpec, Spec, Unanswered
 from router.types import AdapterRef, RouterVariant
 
@@ -87,17 +86,10 @@ plans = st.builds(
     window=seconds,
     shadow_share=numbers,
     judge=texts.filter(bool),
-    floor=numbers,
-    epoch=seconds,
     secondary=st.lists(metrics, max_size=3).map(tuple),
     segments=st.lists(st.builds(SegmentSpec, texts, st.lists(texts, max_size=3).map(tuple)), max_size=3).map(
         tuple
     ),
     grace=seconds,
     equal_arms=st.booleans(),
-    slice_length=seconds,
-    wash_out=st.none() | seconds,
-    planned_slices=counts,
-    by_tenant=st.booleans(),
-    design=st.none() | st.sampled_from(Design),
 )

@@ -22,7 +22,6 @@ from router.experiments.stats.moments import Moments, estimate
 from router.experiments.store.series import info_of
 from router.extensions.console import experiment_plan
 from router.extensions.experiments_aa.self_test import Drawn
-from router.extensions.experiments_bandit.bandit import best_chances
 from router.v1 import experiments_pb2 as pb
 from tests.experiments.plans import plan
 
@@ -110,10 +109,3 @@ def test_the_store_keeps_the_columns_that_statistics_read(kind: Kind, covariate:
     made = replace(metric("cost", kind), covariate=covariate)
     first, *_ = info_of(1, "trial", ExperimentPhase(1, 0.0, "", "", plan(primary=made))).series
     assert first.columns == metric_of(made).columns
-
-
-@kinds
-def test_a_bandit_draws_for_it(kind: Kind) -> None:
-    drawn = Drawn.of(metric("cost", kind))
-    arms = {name: Moments.of(*drawn.values(50, seed)) for seed, name in enumerate("ab")}
-    assert sum(best_chances(drawn.metric, arms, "seed").values()) == pytest.approx(1)

@@ -21,7 +21,6 @@ from router.errors import (
     StoreDown,
 )
 from router.experiments.assignment import AssignmentSalts
-from router.experiments.designs import Design
 from router.experiments.model import (
     ArmSpec,
     AuditEntry,
@@ -79,40 +78,6 @@ def test_start_opens_a_phase_once(bench: SimpleNamespace) -> None:
     assert (phase.enrolment_salt, phase.variant_salt, phase.spec) == ("enrolment-1", "variant-1", made.spec)
     assert bench.manager.start("trial", made.etag, ME) == running
     assert [e.act for e in bench.store.trail("trial")] == ["create", "start"]
-
-
-@pytest.mark.parametrize(
-    ("spec", "design"),
-    [
-        (plan(), Design.PLANNED),
-        (router_plan(), Design.PLANNED),
-        (plan(design=Design.OPEN), Design.OPEN),
-        (plan(design=Design.HYBRID), Design.HYBRID),
-        (plan(mode=Mode.BANDIT), Design.OPEN),
-        (plan(mode=Mode.SHADOW), Design.OPEN),
-        (plan(by_tenant=True), Design.OPEN),
-    ],
-)
-def test_a_new_split_is_planned_unless_it_says_otherwise(
-    bench: SimpleNamespace, spec: Spec, design: Design
-) -> None:
-    assert bench.manager.create("trial", spec, ME).spec.design is design
-    bench.manager.update("trial", to(alpha=0.01), "", ME)
-    assert bench.manager.update("trial", to(design=None), "", ME).spec.design is (
-        Design.OPEN if spec.mode is not Mode.SPLIT or spec.by_tenant else Design.PLANNED
-    )
-
-
-def test_what_was_kept_before_there_were_designs_stays_as_it_is(bench: SimpleNamespace) -> None:
-    bench.store.create(Experiment("old", plan()))
-    assert bench.manager.update("old", to(alpha=0.01), "", ME).spec.design is None
-    assert bench.manager.start("old", "", ME).phase.spec.design is None
-
-
-@pytest.mark.parametrize("mode", [Mode.BANDIT, Mode.SHADOW])
-def test_a_design_of_another_mode_than_a_split_is_refused(bench: SimpleNamespace, mode: Mode) -> None:
-    with pytest.raises(InvalidRequest, match=f"design: of a {mode} is open: planned is of a split of units"):
-        bench.manager.create("trial", plan(mode=mode, design=Design.PLANNED), ME)
 
 
 def test_salts_are_secret_and_new_by_default(bench: SimpleNamespace) -> None:
@@ -339,10 +304,10 @@ def test_what_cannot_be_withdrawn(three: SimpleNamespace) -> None:
     three.manager.stop("trial", "", "", ME)
     with pytest.raises(FailedPrecondition, match="it is stopped"):
         withdraw("trial", "new", "", "", ME)
-    three.manager.create("bandit", replace(BASE_TOO, mode=Mode.BANDIT), ME)
-    three.manager.start("bandit", "", ME)
-    with pytest.raises(FailedPrecondition, match="arm of a bandit"):
-        withdraw("bandit", "base", "", "", ME)
+    three.manager.create("shadow", replace(BASE_TOO, mode=Mode.SHADOW), ME)
+    three.manager.start("shadow", "", ME)
+    with pytest.raises(FailedPrecondition, match="arm of a shadow"):
+        withdraw("shadow", "base", "", "", ME)
 
 
 def test_no_client_withdraws_an_arm_by_an_edit(three: SimpleNamespace) -> None:

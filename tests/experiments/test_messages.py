@@ -9,7 +9,6 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 
 from router.errors import Findings, InvalidRequest
-from router.experiments.designs import Design
 from router.experiments.messages import (
     PLANNED,
     answer_message,
@@ -24,7 +23,6 @@ from router.experiments.messages import (
 )
 from router.experiments.model import (
     Aggregate,
-    DesignSize,
     Experiment,
     ExperimentPhase,
     Kind,
@@ -203,8 +201,7 @@ def test_what_a_question_cannot_be_is_named() -> None:
 
 @pytest.mark.parametrize("effect", [None, -0.05])
 def test_an_answer_comes_back_as_it_was(effect: float | None) -> None:
-    designs = (DesignSize(Design.PLANNED, 180, 110, 1.8, 2.5), DesignSize(Design.OPEN, 190, 120, 1.9))
-    made = SizeAnswer(0.5, 0.5, effect, 100, 180, 110, 1.8, 90, 2.5, None, ("from a", "b"), designs)
+    made = SizeAnswer(0.5, 0.5, effect, 100, 180, 110, 1.8, 90, 2.5, None, ("from a", "b"))
     message = pb.PlanExperimentResponse.FromString(answer_message(made).SerializeToString())
     assert answer_of(message) == made
 

@@ -6,7 +6,6 @@ import tomllib
 from dataclasses import replace
 
 from router.experiments.cli.create import plan_of
-from router.experiments.designs import Design
 from router.experiments.model import Aggregate, ArmSpec, Kind, MetricSpec, SegmentSpec
 from router.experiments.plan_file import plan_toml
 from router.types import RouterVariant
@@ -23,7 +22,6 @@ WHOLE = replace(
     window=129_600.0,
     grace=90.0,
     enrolment=0.2,
-    design=Design.OPEN,
 )
 
 

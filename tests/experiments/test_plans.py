@@ -70,7 +70,6 @@ def test_equal_arms_are_refused_with_the_way_to_an_aa_test() -> None:
         plan(arms=(arm("old", 0.2, "1.0.0"), arm("same", 0.8, "1.0.0")), enrolment=0.0, equal_arms=True),
         plan(route="base", arms=(arm("old", 0.5), arm("new", 0.5, "1.1.0"))),
         plan(mode=Mode.SHADOW, judge="length"),
-        plan(mode=Mode.BANDIT, floor=0.5, epoch=60.0),
         plan(namespace="checkout", slot=(0.2, 0.4)),
         plan(arms=tuple(arm(f"a{i}", 1 / 32) for i in range(32)), control="a0", equal_arms=True),
         plan(primary=SECONDS, secondary=(MetricSpec("clicks", Kind.MEAN), SOLVED), grace=3600.0),
@@ -167,17 +166,11 @@ BAD: list[tuple[dict[str, Any], set[str]]] = [
     ({"alpha": math.nan}, {"alpha"}),
     ({"planned_units": 10}, {"planned_units"}),
     ({"min_units": 1, "min_matured": 1.5}, {"min_units", "min_matured"}),
-    ({"window": 0.0, "epoch": math.inf}, {"window", "epoch"}),
+    ({"window": 0.0}, {"window"}),
     ({"window": math.nan}, {"window"}),
     ({"shadow_share": 0.0}, {"shadow_share"}),
     ({"shadow_share": math.nan}, {"shadow_share"}),
     ({"mode": Mode.SHADOW, "judge": "coin"}, {"judge"}),
-    ({"mode": Mode.BANDIT, "floor": 0.6}, {"floor"}),
-    ({"mode": Mode.BANDIT, "floor": math.nan}, {"floor"}),
-    (
-        {"mode": Mode.BANDIT, "primary": MetricSpec("cost", Kind.RATIO, aggregate=Aggregate.SUM)},
-        {"primary.kind"},
-    ),
 ]
 
 
@@ -242,9 +235,8 @@ def test_secondary_proportions_take_0_and_1_only() -> None:
     assert declared.problem("minutes", 2.0, "trial") == ""
 
 
-@pytest.mark.parametrize("mode", [Mode.SHADOW, Mode.BANDIT])
-def test_router_experiments_are_a_split(mode: Mode) -> None:
-    assert fields(router_plan(mode=mode)) == {"mode"}
+def test_router_experiments_are_a_split() -> None:
+    assert fields(router_plan(mode=Mode.SHADOW)) == {"mode"}
 
 
 def test_everything_is_named_at_once() -> None:
@@ -289,11 +281,6 @@ def rail(kind: Kind) -> MetricSpec:
 def test_a_guardrail_that_may_never_vary(kind: Kind) -> None:
     (found,) = plan_warnings(plan(guardrails=(rail(kind),)))
     assert "as a proportion" in found
-
-
-def test_a_bandit_whose_units_move_before_their_window_closes() -> None:
-    (found,) = plan_warnings(plan(mode=Mode.BANDIT, window=7200, epoch=3600))
-    assert "between epochs" in found
 
 
 def test_a_usual_plan_has_none() -> None:
@@ -388,9 +375,7 @@ def test_a_quantile_of_times_has_a_level_and_one_number_a_unit(metric: MetricSpe
 
 def test_a_quantile_guards_units_that_are_divided_and_decides_nothing() -> None:
     assert "primary.name" in fields(plan(primary=replace(P95, margin=0.0, relative=False)))
-    for mode in (Mode.BANDIT, Mode.SWITCHBACK, Mode.SHADOW):
-        assert "guardrails[0].name" in fields(plan(guardrails=(P95,), mode=mode))
-    assert "guardrails[0].name" in fields(plan(guardrails=(P95,), by_tenant=True))
+    assert "guardrails[0].name" in fields(plan(guardrails=(P95,), mode=Mode.SHADOW))
     assert not [text for text in plan_warnings(plan(guardrails=(P95,))) if "cap" in text]
 
 
@@ -402,12 +387,11 @@ def test_a_quantile_of_too_few_units_is_warned_of() -> None:
     )
 
 
-def test_only_a_guardrail_has_to_improve_and_not_in_a_bandit() -> None:
+def test_only_a_guardrail_has_to_improve() -> None:
     cost = MetricSpec("serving_cost", Kind.MEAN, False, Aggregate.SUM, improve=True)
     assert fields(plan(guardrails=(cost,))) == set()
     assert fields(plan(guardrails=(replace(cost, margin=0.1),))) == {"guardrails[0].margin"}
     assert fields(plan(secondary=(cost,))) == {"secondary[0].improve"}
-    assert fields(plan(guardrails=(cost,), mode=Mode.BANDIT)) == {"guardrails[0].improve"}
 
 
 def test_an_uncapped_time_guardrail_is_warned_of_with_the_share_in_its_place() -> None:

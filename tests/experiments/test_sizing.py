@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from router.errors import InvalidRequest, StoreDown
-from router.experiments.designs import Design
 from router.experiments.manager import Manager
 from router.experiments.model import (
     Experiment,
@@ -26,7 +25,6 @@ from router.experiments.model import (
 )
 from router.experiments.plans import Known
 from router.experiments.sizing import is_whole, past_of, size_of, traffic_of
-from router.experiments.stats.compare import SequencePlan
 from router.experiments.stats.moments import ComparedMetric
 from router.experiments.stats.planning import size_for
 from tests.experiments.memory_store import MemoryStore
@@ -49,25 +47,30 @@ def refused(question: SizeQuestion, **changes: Any) -> dict[str, str]:
 def test_units_and_days_of_an_effect() -> None:
     found = answer(SOLVED_SIZE, effect=0.05, weights=(90, 10))
     metric = ComparedMetric("solved", Kind.PROPORTION)
-    planned, always, hybrid = found.designs
-    expected = size_for(metric, 0.5, 0.05, share=0.1, design=Design.PLANNED)
+    expected = size_for(metric, 0.5, 0.05, share=0.1)
     assert (found.units, found.fixed_units, found.least_units) == (
         expected.units,
         expected.fixed,
         expected.least,
     )
     assert found.days == pytest.approx(found.units / 800)
-    assert (planned.units, planned.days, planned.half_units) == (found.units, found.days, found.half_units)
-    assert [one.design for one in found.designs] == [Design.PLANNED, Design.OPEN, Design.HYBRID]
-    assert found.factor == planned.factor == pytest.approx(1.2, abs=1e-3)
-    assert 1.2 < hybrid.factor < 1.25
-    assert 1.5 < always.factor < 2
-    tuned = SequencePlan(units=found.fixed_units)
-    assert always.units == size_for(metric, 0.5, 0.05, share=0.1, plan=tuned).units
+    assert found.factor == pytest.approx(1.2, abs=1e-3)
     assert answer(SOLVED_SIZE, effect=0.05).factor == pytest.approx(1.1, abs=1e-3)
     assert found.half_units < found.units
     half = answer(SOLVED_SIZE, effect=0.05, weights=(90, 10), enrolment=0.5)
     assert half.days == pytest.approx(2 * found.days)
+
+
+def test_users_without_an_outcome_are_counted_where_they_are_left_out() -> None:
+    whole, tenth = (answer(SOLVED_SIZE, effect=0.05, outcome_share=share) for share in (None, 0.1))
+    for name in ("units", "fixed_units", "half_units", "least_units"):
+        assert getattr(tenth, name) == pytest.approx(10 * getattr(whole, name), abs=10)
+    assert tenth.days == pytest.approx(10 * whole.days, rel=0.01)
+    assert "10.0 % of units have solved" in tenth.notes[0]
+    assert answer(SOLVED_SIZE, units=50_000, outcome_share=0.1).effect == pytest.approx(
+        answer(SOLVED_SIZE, units=5000).effect, rel=1e-3
+    )
+    assert refused(SOLVED_SIZE, effect=0.05, outcome_share=0.0).keys() == {"outcome_share"}
 
 
 @pytest.mark.parametrize("budget", [{"days": 14.0}, {"units": 11_200}, {"days": 99.0, "units": 11_200}])

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from router.errors import InvalidRequest
-from router.experiments.designs import Design
 from router.experiments.model import Kind
 from router.experiments.stats.checks import Guardrail, Maturity, SampleRatio, sample_ratio
 from router.experiments.stats.compare import SequencePlan
 from router.experiments.stats.missing import Missing
 from router.experiments.stats.moments import ComparedMetric, Moments
+from router.experiments.stats.planned import Looks
 from router.experiments.verdict import (
     ExperimentDesign,
     ExperimentVerdict,
@@ -296,18 +298,19 @@ FEW = at_looks((10, 500), (20, 1000), (30, 1500), (40, 2000), (50, 2500))
 def planned_verdict(
     new: tuple[int, ...],
     errors: Moments = FEW,
-    by: Design = Design.PLANNED,
     design: ExperimentDesign = DESIGN,
+    planned: bool = True,
 ) -> ExperimentVerdict:
     """By the course of ones among 500 units more at each look; both arms have as many. 4,000 are planned."""
     looks = len(new)
     course = {
         "new": {
-            "success": (
+            "success": Looks(
                 cut(EVEN, looks),
                 at_looks(*zip(new, (500 * (i + 1) for i in range(looks)), strict=True)),
+                units_of(looks),
             ),
-            "errors": (cut(FEW, looks), cut(errors, looks)),
+            "errors": Looks(cut(FEW, looks), cut(errors, looks), units_of(looks)),
         }
     }
     units = 500 * looks
@@ -315,7 +318,17 @@ def planned_verdict(
         "control": {"success": ones(units // 2, units), "errors": ones(units // 50, units)},
         "new": {"success": ones(new[-1], units), "errors": ones(int(errors.sums[0][looks - 1]), units)},
     }
-    return judge(replace(design, shown_by=by), sums, SOUND, course=course)
+    return judge(design, sums, SOUND, course=course if planned else None)
+
+
+def always_verdict(new: tuple[int, ...], *args: Any, **given: Any) -> ExperimentVerdict:
+    """Without a course, so by the always-valid sequence alone."""
+    return planned_verdict(new, *args, planned=False, **given)
+
+
+def units_of(looks: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    each = 500.0 * np.arange(1, looks + 1)
+    return each, each
 
 
 def cut(sums: Moments, end: int) -> Moments:
@@ -328,11 +341,11 @@ def ends(found: ExperimentVerdict) -> tuple[float, float]:
     return primary.interval
 
 
-@pytest.mark.parametrize(("by", "rule"), [("planned", "primary-better"), ("open", "primary-open")])
-def test_a_planned_experiment_is_promoted_with_less(by, rule):
-    found = planned_verdict((260, 520, 785, 1075), by=Design(by))
-    assert found.verdict.rule == rule
-    assert (ends(found)[0] > 0) is (rule == "primary-better")
+def test_a_better_arm_is_promoted_by_the_planned_bound():
+    found = planned_verdict((260, 520, 785, 1075))
+    assert found.verdict.rule == "primary-better"
+    assert ends(found)[0] > 0
+    assert always_verdict((260, 520, 785, 1075)).verdict.rule == "primary-open"
 
 
 def test_what_was_shown_by_the_planned_size_is_kept_afterwards():
@@ -357,9 +370,9 @@ def test_no_difference_at_the_planned_size_is_a_rule_of_its_own():
     assert planned_verdict((255, 505, 755)).verdict.rule == "primary-open"
 
 
-def test_harm_is_shown_as_in_an_open_experiment():
+def test_harm_is_shown_by_the_always_valid_sequence_alone():
     for course in ((240, 480, 715, 955), (225, 450, 675, 850)):
-        planned, always = (planned_verdict(course, by=by) for by in (Design.PLANNED, Design.OPEN))
+        planned, always = planned_verdict(course), always_verdict(course)
         assert planned.verdict.decision == always.verdict.decision
         assert ends(planned)[1] == ends(always)[1]
 
@@ -367,7 +380,7 @@ def test_harm_is_shown_as_in_an_open_experiment():
 def test_a_guardrail_is_within_its_margin_by_the_planned_bound_and_beyond_it_by_the_always_valid_one():
     near = at_looks((20, 500), (40, 1000), (60, 1500), (75, 2000))
     course = (280, 560, 840, 1150)
-    planned, always = (planned_verdict(course, near, by) for by in (Design.PLANNED, Design.OPEN))
+    planned, always = planned_verdict(course, near), always_verdict(course, near)
     assert (planned.verdict.rule, always.verdict.rule) == ("primary-better", "guardrail-open")
     assert planned.arms[0].guardrails[0].comparison.interval.high < 0.03
     assert (
@@ -379,13 +392,6 @@ def test_a_guardrail_is_within_its_margin_by_the_planned_bound_and_beyond_it_by_
 def test_not_worse_is_shown_by_the_planned_bound_too():
     design = replace(DESIGN, margin=0.04)
     course = (250, 500, 750, 1000)
-    planned, always = (planned_verdict(course, by=by, design=design) for by in (Design.PLANNED, Design.OPEN))
+    planned, always = planned_verdict(course, design=design), always_verdict(course, design=design)
     assert (planned.verdict.rule, always.verdict.rule) == ("primary-not-worse", "primary-open")
     assert ends(planned)[0] > -0.04
-
-
-def test_a_hybrid_lies_between_planned_and_open():
-    strong, weak = (260, 520, 785, 1085), (260, 520, 785, 1072)
-    found = [planned_verdict(course, by=Design.HYBRID).verdict.rule for course in (strong, weak)]
-    assert found == ["primary-better", "planned-size-reached"]
-    assert planned_verdict(weak).verdict.rule == "primary-better"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,7 +19,7 @@ from router.experiments.cli.report import watch
 
 if TYPE_CHECKING:
     from router.client import Client, Experiment, Promotion
-    from router.experiments.model import DesignSize, SizeAnswer, SizeQuestion
+    from router.experiments.model import SizeAnswer, SizeQuestion
 
 Route = Annotated[
     str,
@@ -64,13 +64,12 @@ Alpha = Annotated[float, typer.Option("--alpha", metavar="P", help="Chance of a 
 Power = Annotated[
     float, typer.Option("--power", metavar="P", help="Chance that the effect is found by then.")
 ]
-Lower = Annotated[bool, typer.Option("--lower-is-better", help="Less is better of this metric.")]
-Switchback = Annotated[
-    bool, typer.Option("--switchback", help="Plan slices of time, in each of which the route has one arm.")
+OutcomeShare = Annotated[
+    float | None,
+    typer.Option("--outcome-share", metavar="SHARE", help="Units with an outcome, if others are left out."),
 ]
-Slice = Annotated[str, typer.Option("--slice", metavar="TIME", help="Length of a slice, such as 30min.")]
-SLICE_COLUMNS = ["EFFECT", "SLICES", "DAYS ON ONE SERVER"]
-SIZE_COLUMNS = ["EFFECT", "DESIGN", "UNITS", "DAYS", "HALF BY", "ONE LOOK", "LOOKING COSTS"]
+Lower = Annotated[bool, typer.Option("--lower-is-better", help="Less is better of this metric.")]
+SIZE_COLUMNS = ["EFFECT", "UNITS", "DAYS", "HALF BY", "ONE LOOK", "LOOKING COSTS"]
 MULTIPLES = (0.5, 1.0, 2.0, 4.0)
 
 
@@ -88,9 +87,8 @@ def plan(
     units: Units = None,
     alpha: Alpha = 0.05,
     power: Power = 0.8,
+    outcome_share: OutcomeShare = None,
     lower_is_better: Lower = False,
-    switchback: Switchback = False,
-    slice_: Slice = "1h",
     server: flags.Server = "",
     timeout: flags.Timeout = 30.0,
     json: flags.Json = False,
@@ -98,19 +96,17 @@ def plan(
     """Tell how long an experiment takes.
 
     With an effect: the units and days by which it is found. With days or units: the smallest effect that
-    they find. With neither: a table for 5,000 units. Units are of all arms, for each design that a plan may
-    have; looking all the time, as reports do, costs what the last column says. What is not given is taken
-    from the last experiment on the route that had the metric; where everything is given, no server is asked.
+    they find. With neither: a table for 5,000 units. Units are of all arms; looking all the time, as reports
+    do, costs what the last column says. What is not given is taken from the last experiment on the route
+    that had the metric; where everything is given, no server is asked.
 
     \b
     Examples:
       lora-router experiments plan --baseline 0.5 --effect 0.05 --split 90/10 --per-day 800
       lora-router experiments plan --route medical --metric thumbs_up --effect +10%
       lora-router experiments plan --metric mean:seconds --cap 60 --baseline 12 --deviation 9 --units 5000
-      lora-router experiments plan --switchback --slice 2h --route medical --metric total_time --effect +10%
     """
     from router.cli.output import print_json
-    from router.experiments.cli.create import seconds
 
     question = replace(
         _question(metric, lower_is_better, split),
@@ -124,7 +120,7 @@ def plan(
         units=units,
         alpha=alpha,
         power=power,
-        slice_length=seconds(slice_, "--slice") if switchback else None,
+        outcome_share=outcome_share,
     )
     answer = _answer(question, effect, server, timeout)
     rows: tuple[SizeAnswer, ...] = (answer,)
@@ -175,14 +171,12 @@ def _ask(question: SizeQuestion, server: str, timeout: float) -> SizeAnswer:
     from router.cli.connect import connected
     from router.errors import InvalidRequest
     from router.experiments.sizing import is_whole, size_of
-    from router.experiments.slice_sizing import slice_size_of
 
-    sliced = question.slice_length is not None
-    if not (question.deviation is not None if sliced else is_whole(question)):
+    if not is_whole(question):
         with connected(server, timeout) as client:
             return client.experiments.plan(question)
     try:
-        return slice_size_of(question) if sliced else size_of(question)
+        return size_of(question)
     except InvalidRequest as error:
         raise CliError(error.message, MISUSED) from None
 
@@ -204,24 +198,17 @@ def _table(question: SizeQuestion, effect: float, server: str, timeout: float) -
 def _print(question: SizeQuestion, answer: SizeAnswer, rows: Sequence[SizeAnswer]) -> None:
     from router.cli.output import print_table
 
-    if answer.effect is not None and question.slice_length is not None:
-        sliced = [(f"{row.effect or 0.0:+.3g}", f"{row.units:,}", _days(row.days or 0.0)) for row in rows]
-        print_table(SLICE_COLUMNS, sliced)
-        print(f"\nset planned_slices={answer.units}: the verdict comes when these slices are over")
-    elif answer.effect is not None:
-        print_table(SIZE_COLUMNS, [cells for row in rows for cells in _size_rows(row)])
+    if answer.effect is not None:
+        print_table(SIZE_COLUMNS, [_size_row(row) for row in rows])
         print(f"\n{sentence(question, answer)}")
     for note in answer.notes:
         print(f"note: {note}")
 
 
-def _size_rows(answer: SizeAnswer) -> Iterator[tuple[str, ...]]:
-    """A row for each design; an older server names none."""
-    found: list[tuple[str, DesignSize | SizeAnswer]] = [(one.design.value, one) for one in answer.designs]
-    for design, one in found or [("-", answer)]:
-        days = "-" if one.days is None else _days(one.days)
-        units = (f"{n:,}" for n in (one.half_units, answer.fixed_units))
-        yield (effect_text(answer), design, f"{one.units:,}", days, *units, f"x{one.factor:.2f}")
+def _size_row(answer: SizeAnswer) -> tuple[str, ...]:
+    days = "-" if answer.days is None else _days(answer.days)
+    units = (f"{n:,}" for n in (answer.half_units, answer.fixed_units))
+    return (effect_text(answer), f"{answer.units:,}", days, *units, f"x{answer.factor:.2f}")
 
 
 def _days(days: float) -> str:

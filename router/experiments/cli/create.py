@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from router.types import AdapterRef
 
 SECONDS = {"": 1.0, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86_400.0}
-TIMES = ("window", "grace", "epoch", "slice_length", "wash_out")
+TIMES = ("window", "grace")
 _EXAMPLE = """\
 # A plan: `lora-router experiments create medical-v2 medical-v2.toml`. What is left out has the default shown.
 # How many units it takes: `lora-router experiments plan`.
@@ -44,12 +44,9 @@ route = "medical"        # the adapter whose requests take part; "base" for thos
 control = "old"          # the arm that the others are compared with
 unit = "user"            # who has the same experience throughout; requests say it in routing.unit
 # unit_label = ""        # read the unit from this label of the request instead
-# by_tenant = false      # true: the unit is the client's tenant, whatever requests say
 window = "1d"            # outcomes count this long after a unit was first served: s, min, h, d
 # grace = "0s"           # they may arrive this much later, by a batch job: then a unit is mature
 planned_units = 5000     # of all arms together: `experiments plan` tells how many an effect takes
-# design = "planned"     # the fewest units: a verdict by planned_units; "open": valid at any size, takes 1.5
-#                        # times as many; "hybrid": nearly as planned, and goes on. Harm is shown at any size
 # enrolment = 1.0        # share of the units that takes part; may be raised while it runs
 # alpha = 0.05           # chance of a false verdict
 # margin = 0.0           # how much worse the primary metric may be; 0 asks it to be better
@@ -57,15 +54,10 @@ planned_units = 5000     # of all arms together: `experiments plan` tells how ma
 # min_matured = 0.8      # share of units that had their window, before anything is promoted
 # namespace = ""         # experiments of one namespace never share a unit
 # slot = [0.0, 1.0]      # this one's part of it
-# mode = "split"         # or "shadow", "bandit", "switchback" (one arm at a time), or "holdout" (no route)
+# mode = "split"         # or "shadow", or "holdout" (no route)
 # equal_arms = false     # true: arms may be the same version, to test the pipeline (A/A)
 # shadow_share = 1.0     # shadow: share of requests that shadow arms answer too
 # judge = "exact_match"  # shadow: who compares the answers
-# floor = 0.05           # bandit: least weight of an arm
-# epoch = "1h"           # bandit: time between its weights
-# slice_length = "1h"    # switchback: how long a server has one arm
-# wash_out = "6min"      # switchback: left out at a slice's begin; by default a tenth of it, a minute or more
-# planned_slices = 48    # switchback: slices of all servers together, after which it is judged
 
 [[arms]]
 name = "old"
@@ -146,7 +138,7 @@ def plan_of(values: Mapping[str, Any]) -> Spec:
 
     from router.experiments.model import SegmentSpec, Spec
 
-    made = {"route": "", **({"unit": "tenant"} if values.get("by_tenant") else {}), **values}
+    made = {"route": "", **values}
     _check_names(made, Spec, "")
     made["arms"] = [_arm(arm, f"arms[{i}].") for i, arm in enumerate(_tables(made, "arms"))]
     for name in ("guardrails", "secondary"):
@@ -156,8 +148,6 @@ def plan_of(values: Mapping[str, Any]) -> Spec:
     if isinstance(made.get("primary"), Mapping):
         made["primary"] = _metric(made["primary"], "primary.")
     made |= {name: seconds(made[name], name) for name in TIMES if made.get(name) is not None}
-    if made.get("mode") == "switchback":  # outcomes of the last answers of a slice must still count
-        made = {"unit": "slice", "window": 2 * made.get("slice_length", 3600.0)} | made
     try:
         return TypeAdapter(Spec).validate_python(made)
     except ValidationError as error:
@@ -343,9 +333,7 @@ Caps = Annotated[
 Hypothesis = Annotated[
     str, typer.Option("--hypothesis", metavar="TEXT", help="What it is to show, in words, for the record.")
 ]
-Mode = Annotated[
-    str, typer.Option("--mode", metavar="MODE", help="split, shadow, bandit, holdout or switchback.")
-]
+Mode = Annotated[str, typer.Option("--mode", metavar="MODE", help="split, shadow or holdout.")]
 Sets = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="FIELD=VALUE", help="Any other field of a plan, in TOML; repeatable."),
@@ -457,8 +445,6 @@ def create(
       lora-router experiments create medical-v2 --route medical --arm old=medical@1.0.0 \\
         --arm new=medical@1.1.0 --split 90/10 --metric thumbs_up \\
         --guardrail total_time_over_4s=0.02 --secondary mean:messages --segment country=de,fr --start
-      lora-router experiments create faster --mode switchback --route medical --arm old=medical@1.0.0 \\
-        --arm new=medical@1.1.0 --metric time_to_first_token --set slice_length=2h --set planned_slices=24
     """
     from router.cli.connect import connected
     from router.experiments.cli import show_one

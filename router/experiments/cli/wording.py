@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from router.experiments.words import HOLDOUT, at, direction, named, router_line
+from router.experiments.words import HOLDOUT, at, direction, named, per_unit, router_line
 
 if TYPE_CHECKING:
     from router.experiments.model import (
@@ -15,11 +15,6 @@ if TYPE_CHECKING:
         SegmentSpec,
         Spec,
     )
-DESIGNS = {
-    "planned": "a better arm is shown by the planned size at the latest, harm at any size",
-    "open": "valid at any number of units",
-    "hybrid": "most of alpha until the planned size, the rest at any number of units",
-}
 
 
 def pairs_of(experiment: Experiment) -> list[tuple[str, str]]:
@@ -78,6 +73,8 @@ def metric_line(metric: MetricSpec) -> str:
         parts[0] = f"the time that {100 * level:g} % of units do not pass, each by its {each}"
     elif not metric.kind.rules.binary:
         parts.append(f"{metric.aggregate.value} of a unit's outcomes")
+        if not metric.built_in:
+            parts.append(per_unit(metric, "unit"))
     if metric.cap is not None and metric.least:
         parts.append(f"{metric.least:,g} at least")
     if metric.missing == "zero":
@@ -94,32 +91,18 @@ def metric_line(metric: MetricSpec) -> str:
 
 def _rules(spec: Spec) -> list[tuple[str, str]]:
     from router.experiments.report.source import duration
-    from router.experiments.slices import wash_out_of
 
-    every = f"bandit: weights follow outcomes every {duration(spec.epoch)}"
     modes = {
         "shadow": f"shadow: others answer {spec.shadow_share:.0%} of requests unseen, judged by {spec.judge}",
-        "bandit": f"{every}, at least {spec.floor:g} each",
         "holdout": f"holdout: {HOLDOUT}",
-        "switchback": (
-            f"switchback: a server has one arm for {duration(spec.slice_length)}, the first"
-            f" {duration(wash_out_of(spec))} left out"
-        ),
     }
-    if spec.by_tenant:
-        size = [("planned", "all tenants, one verdict when their window is over")]
-    elif spec.mode == "switchback":
-        size = [("planned", f"{spec.planned_slices:,} slices of all servers, then the verdict")]
-    else:
-        size = [
-            ("planned", f"{spec.planned_units:,} units"),
-            ("design", _design(spec)),
-            (
-                "promotes",
-                f"from {spec.min_units:,} units in each arm, {spec.min_matured:.0%} of them past their"
-                " window",
-            ),
-        ]
+    size = [
+        ("planned", f"{spec.planned_units:,} units"),
+        (
+            "promotes",
+            f"from {spec.min_units:,} units in each arm, {spec.min_matured:.0%} of them past their window",
+        ),
+    ]
     where = f"{spec.namespace}, from {spec.slot[0]:g} to {spec.slot[1]:g}" if spec.namespace else ""
     return [
         ("mode", modes.get(spec.mode.value, "")),
@@ -132,10 +115,6 @@ def _rules(spec: Spec) -> list[tuple[str, str]]:
         ("equal arms", "allowed, as in an A/A test" if spec.equal_arms else ""),
         *size,
     ]
-
-
-def _design(spec: Spec) -> str:
-    return f"{spec.design}: {DESIGNS[spec.design]}" if spec.design and spec.mode == "split" else ""
 
 
 def _phase(phase: ExperimentPhase) -> str:

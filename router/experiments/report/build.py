@@ -1,7 +1,7 @@
 """A report: a phase judged now from its sums, in plain values, with its course over time for plots.
 
 Only sums by time bucket are read, so a million units cost as little as a thousand. A mode limits the verdict:
-shadow arms and bandits are not promoted. The verdict decides; secondary metrics, segments, the effect
+shadow arms are not promoted. The verdict decides; secondary metrics, segments, the effect
 without its covariate or at equal answer length, and the forecast decide nothing.
 """
 
@@ -13,7 +13,6 @@ from dataclasses import replace
 
 from router.experiments.interference import labelled
 from router.experiments.model import WITHIN, MetricSpec, Mode, SegmentSpec, Spec
-from router.experiments.modes import BANDIT, MISSING, SWITCHBACK, TENANTS, Judges, needed
 from router.experiments.report.course import course_of, points_of
 from router.experiments.report.days import by_days
 from router.experiments.report.model import (
@@ -38,7 +37,6 @@ from router.experiments.report.source import (
     exposed_units,
     gather,
     health_of,
-    latest_weights,
     length_moments,
     metric_of,
     phase_of,
@@ -64,6 +62,7 @@ from router.experiments.store.series import PairCounts
 from router.experiments.store.store import ExperimentStore
 from router.experiments.verdict import (
     ArmVerdict,
+    Course,
     ExperimentVerdict,
     PipelineHealth,
     VerdictDecision,
@@ -83,12 +82,10 @@ def report(
     *,
     now: float,
     points: int = POINTS,
-    judges: Judges | None = None,
 ) -> Report:
     """Judge `experiments/name` in a phase (0: the last) at `now`, unix seconds; valid at every look.
 
-    `points`: most points of each arm's plot; 0 leaves them out, which is faster. `judges` are of modes that
-    plugins add. The largest evidence of
+    `points`: most points of each arm's plot; 0 leaves them out, which is faster. The largest evidence of
     the sample-ratio test is kept in the store. Raises ExperimentNotFound, InvalidRequest for a phase that
     is not there, StoreDown.
     """
@@ -98,10 +95,11 @@ def report(
     if chosen is None:
         return Report(experiment, 0, NOT_STARTED, None, (), (), (), trail, (), (), now)
     source = gather(store, experiment, chosen, now)
-    health = health_of(source)
+    course = course_of(source)
+    health = health_of(source, course)
     if health.sample_ratio.peak > source.data.peak:
         store.set_peak(name, chosen.number, health.sample_ratio.peak)
-    arms, ruling, arm, planned = _verdicts(store, source, health, judges or {})
+    arms, ruling, arm, planned = _verdicts(store, source, health, course)
     if points:
         arms = tuple(_with_details(source.beside(one.arm), one) for one in arms)
         arms = tuple(replace(one, days=by_days(store, source, one.arm)) for one in arms)
@@ -113,7 +111,7 @@ def report(
         arm=arm,
         arms=arms,
         checks=checks_of(source, health),
-        numbers=_numbers(source, health, latest_weights(trail, chosen)),
+        numbers=_numbers(source, health),
         audit=trail,
         points=points_of(source, points),
         notes=notes_of(source, health),
@@ -125,15 +123,11 @@ def report(
 
 
 def _verdicts(
-    store: ExperimentStore, source: PhaseEvidence, health: PipelineHealth, judges: Judges
+    store: ExperimentStore, source: PhaseEvidence, health: PipelineHealth, course: Course
 ) -> tuple[tuple[ArmReport, ...], Ruling, str | None, PlannedProgress | None]:
     """Arms, the experiment's ruling and the arm that it is about, and how far it is by its plan."""
-    mode = needed(source.spec)
-    found = judges[mode](source) if mode in judges else None
-    if found is not None or mode in (BANDIT, SWITCHBACK, TENANTS):
-        return *_verdicts_of_mode(mode, found or (), health), None
     apart = {arm: source.beside(arm).outcomes() for arm in source.spec.withdrawn}
-    judgement = judge(source.design, source.outcomes(), health, apart, course_of(source))
+    judgement = judge(source.design, source.outcomes(), health, apart, course)
     arms = _arms(store, source, judgement)
     overall = _overall(source, judgement.verdict, arms)
     return arms, overall, judgement.arm, progress_of(source, judgement)
@@ -189,7 +183,7 @@ def _arm(source: PhaseEvidence, found: ArmVerdict) -> ArmReport:
 
 def _with_details(source: PhaseEvidence, arm: ArmReport) -> ArmReport:
     """With what decides nothing; for reports that are read, not for looks that only act."""
-    if source.spec.mode is Mode.SHADOW or source.spec.randomised:  # the latter have their own
+    if source.spec.mode is Mode.SHADOW:
         return arm
     return replace(
         arm,
@@ -199,10 +193,7 @@ def _with_details(source: PhaseEvidence, arm: ArmReport) -> ArmReport:
     )
 
 
-def _numbers(
-    source: PhaseEvidence, health: PipelineHealth, now: Mapping[str, float]
-) -> tuple[ArmNumbers, ...]:
-    """`now` are a bandit's present weights."""
+def _numbers(source: PhaseEvidence, health: PipelineHealth) -> tuple[ArmNumbers, ...]:
     spec, data, weights = source.spec, source.data, source.design.weights
     total = sum(b.exposed for b in data.buckets)
     expected = {arm: total * weight for arm, weight in weights.items()}
@@ -217,7 +208,7 @@ def _numbers(
             degraded=sum(b.degraded for b in data.buckets if b.arm == arm),
             responses=data.responses.get(arm, 0),
             expected=expected[arm],
-            weight=now.get(arm, weight),
+            weight=weight,
             answered={name: answered_units(source.mature, arm, name) for name in names},
             built_in=dict(data.built_in.get(arm, {})),
             triggered=None if source.triggered is None else exposed_units(source.deciding, arm),
@@ -250,24 +241,6 @@ def _allowed(source: PhaseEvidence, ruling: Ruling) -> Ruling:
     ):
         return Ruling(VerdictDecision.UNDECIDED, "holdout", HOLDOUT.format(ruling.text))
     return ruling
-
-
-def _verdicts_of_mode(
-    mode: str, arms: tuple[ArmReport, ...], health: PipelineHealth
-) -> tuple[tuple[ArmReport, ...], Ruling, str | None]:
-    """As `_verdicts`, of arms that a mode has judged: the best that may be promoted, harm where all harm."""
-    if faults := health.faults():
-        invalid = Ruling(VerdictDecision.INVALID, faults[0].rule, "; ".join(f.text for f in faults))
-        return tuple(replace(arm, verdict=invalid, blocked=arm.verdict) for arm in arms), invalid, None
-    if not arms:
-        return arms, Ruling(VerdictDecision.UNDECIDED, "not-judged", MISSING[mode]), None
-    promoted = [arm for arm in arms if arm.verdict.decision == VerdictDecision.PROMOTE]
-    if promoted:
-        best = max(promoted, key=lambda arm: arm.primary.gain if arm.primary else 0.0)
-        return arms, best.verdict, best.arm
-    still = [arm for arm in arms if arm.verdict.decision != VerdictDecision.HARM]
-    leading = still[0] if still else arms[0]
-    return arms, leading.verdict, leading.arm if len(arms) == 1 else None
 
 
 def _shadow_arm(arm: ArmReport, c: PairCounts, alpha: float) -> ArmReport:
@@ -433,12 +406,12 @@ def _difference_in_words(label: str, differ: bool, values: int) -> str:
 
 
 def forecast(source: PhaseEvidence, arms: tuple[ArmReport, ...], verdict: str) -> VerdictForecast | None:
-    """How long a verdict may still take; None where nothing is waited for."""
+    """How long a verdict may still take; None where nothing is waited for, and in the first day."""
     if (
         verdict != VerdictDecision.UNDECIDED
         or source.phase.ended is not None
         or source.spec.mode is not Mode.SPLIT
-        or source.spec.randomised
+        or source.now - source.phase.started < DAY  # a part of a day tells nothing of a day
     ):
         return None
     per_day, planned = _per_day(source), source.spec.planned_units
@@ -489,6 +462,15 @@ def _estimates(source: PhaseEvidence, arm: str) -> tuple[ArmPair, float, float] 
     return (arms, spread, treatment / (control + treatment)) if spread > 0 else None
 
 
+def _with_value(source: PhaseEvidence, arm: str) -> float:
+    """The part of the units of control and an arm that has a value of the primary metric, of all arms'."""
+    design = source.design
+    pair = (design.control, arm)
+    exposed = sum(exposed_units(source.deciding, one) for one in pair)
+    known = sum(float(total_moments(source.deciding, one, design.primary).n) for one in pair)
+    return (design.weights[design.control] + design.weights[arm]) * (known / exposed if exposed else 1.0)
+
+
 def _units_for(source: PhaseEvidence, arm: ArmReport) -> int | None:
     """Units of all arms that show the effect as it looks now; None where it does not look better."""
     known = _estimates(source, arm.arm)
@@ -501,9 +483,8 @@ def _units_for(source: PhaseEvidence, arm: ArmReport) -> int | None:
         return None
     control = float(arms.estimates[0].value)
     shown = (control, design.primary.sign * gain, spread, share, design.plan_for(arm.arm), POWER)
-    size = size_for(design.primary, *shown, design.shown_by)
-    both = design.weights[design.control] + design.weights[arm.arm]
-    return math.ceil(size.units / both)
+    size = size_for(design.primary, *shown)
+    return math.ceil(size.units / _with_value(source, arm.arm))
 
 
 def _smallest(source: PhaseEvidence, arm: ArmReport) -> float | None:
@@ -512,8 +493,7 @@ def _smallest(source: PhaseEvidence, arm: ArmReport) -> float | None:
         return None
     arms, spread, share = known
     design = source.design
-    both = design.weights[design.control] + design.weights[arm.arm]
-    units = round(design.plan.units * both)
+    units = round(design.plan.units * _with_value(source, arm.arm))
     metric, control = design.primary, float(arms.estimates[0].value)
-    given = (control, units, spread, share, design.plan.alpha, POWER, design.shown_by)
+    given = (control, units, spread, share, design.plan.alpha, POWER)
     return smallest_effect(metric, *given)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -33,12 +32,8 @@ from router.experiments.verdict import Course
 
 
 def course_of(source: PhaseEvidence) -> Course:
-    """The mature units' sums of the primary metric and the guardrails, by arm but control; empty where the
-    design needs none."""
-    design = source.design
-    if not design.shown_by.shares[0]:
-        return {}
-    return {arm: _course_of(source.beside(arm), arm) for arm in design.treatments}
+    """The mature units' sums of the primary metric and the guardrails, by arm but control."""
+    return {arm: _course_of(source.beside(arm), arm) for arm in source.design.treatments}
 
 
 def _course_of(source: PhaseEvidence, arm: str) -> dict[str, Looks]:
@@ -73,7 +68,8 @@ def _course(
     if not usable:
         return _Course(times[:0], None)
     first, second = (_stacked([of[i] for i in usable]) for of in both)
-    return _Course(times[usable], (first, second))
+    before, after = (_exposed(buckets, one, times)[usable] for one in (source.design.control, arm))
+    return _Course(times[usable], Looks(first, second, (before, after)))
 
 
 def _sums_until(
@@ -101,8 +97,8 @@ _UNKNOWN = _Effect(math.nan, -math.inf, math.inf)
 
 def points_of(source: PhaseEvidence, most: int) -> tuple[PlotPoint, ...]:
     """At most `most` points of each arm, the last bucket's among them. None of shadow arms, which nobody is
-    exposed to, and of what is judged once."""
-    if source.spec.mode is Mode.SHADOW or source.spec.randomised or not source.data.buckets or most < 1:
+    exposed to."""
+    if source.spec.mode is Mode.SHADOW or not source.data.buckets or most < 1:
         return ()
     times = _thinned(np.unique(_ends(source.data.buckets)), most)
     units = {arm: _exposed(source.data.buckets, arm, times) for arm in source.design.weights}
@@ -129,13 +125,13 @@ def _point(
 def _effects_over_time(source: PhaseEvidence, arm: str, times: Array) -> list[_Effect]:
     """Effect and interval at each time."""
     found = [_UNKNOWN] * len(times)
-    if not source.deciding or source.spec.mode is Mode.BANDIT:  # no interval of a bandit holds
+    if not source.deciding:
         return found
     metric = source.design.primary
     known, looks = _course(source, arm, metric, source.deciding, times)
     if looks is None:
         return found
-    arms = ArmPair(metric, *looks, source.design.plan_for(arm))
+    arms = ArmPair(metric, looks.control, looks.treatment, source.design.plan_for(arm))
     effects, bases = np.asarray(arms.difference()), np.asarray(arms.estimates[0].value)
     with np.errstate(divide="ignore", invalid="ignore"):
         shares = effects / bases
@@ -151,17 +147,15 @@ def _interval_ends(
     source: PhaseEvidence, arm: str, arms: ArmPair, times: Array, values: tuple[Array, Array]
 ) -> tuple[Array, ...]:
     """Ends of the interval of the difference, and of the relative one, as the verdict has them."""
-    metric, plan, (of_plan, of_always) = arms.metric, arms.plan, source.design.shown_by.shares
+    metric, plan = arms.metric, arms.plan
     outer = (arms.bounds(), arms.relative_bounds())
-    whole = _course(source, arm, metric, source.deciding) if of_plan else None
-    if whole is None or whole.looks is None:
+    whole = _course(source, arm, metric, source.deciding)
+    if whole.looks is None:
         return *outer[0], *outer[1]
-    always = replace(arms, plan=replace(plan, alpha=of_always * plan.alpha))
-    inner = (always.bounds(), always.relative_bounds())
     line = Line(offset=-metric.sign * source.design.margin)
-    edges = edges_by_plan(metric, whole.looks, replace(plan, alpha=of_plan * plan.alpha), line, metric.sign)
+    edges = edges_by_plan(metric, whole.looks, plan, line, metric.sign)
     last = np.searchsorted(whole.times, times, side="right") - 1
-    made = (better_end(metric.sign, outer[i], inner[i], edges[i][last], values[i]) for i in range(len(outer)))
+    made = (better_end(metric.sign, outer[i], edges[i][last], values[i]) for i in range(len(outer)))
     return tuple(end for ends in made for end in ends)
 
 

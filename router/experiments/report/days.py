@@ -28,7 +28,7 @@ def by_days(store: ExperimentStore, source: PhaseEvidence, arm: str) -> Mapping[
     """The primary metric of an arm against control by days; empty where only one of them has units. Blocks;
     raises StoreDown."""
     spec = source.spec
-    plain = spec.mode is Mode.SPLIT and not spec.randomised and not spec.primary.kind.rules.has_denominator
+    plain = spec.mode is Mode.SPLIT and not spec.primary.kind.rules.has_denominator
     if not plain or sum(source.data.responses.values()) > MOST_ANSWERS:
         return {}
     bounds = tuple(86_400 * until for until, _ in DAYS[:-1])

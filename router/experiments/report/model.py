@@ -76,42 +76,6 @@ class MetricReport:
 
 
 @dataclass(frozen=True, slots=True)
-class SlicePair:
-    """A slice of control and one of an arm in one block of a server; `start` in unix seconds. Values are of
-    the primary metric."""
-
-    server: str
-    number: int
-    start: float
-    control: float
-    treatment: float
-    control_responses: int
-    treatment_responses: int
-
-
-@dataclass(frozen=True, slots=True)
-class CarryOver:
-    """An arm's effect in the first and the second halves of slices, and p that both are equal."""
-
-    first: float
-    second: float
-    p: float
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Switchback:
-    """What the verdict of an arm rests on: its pairs, at most as many as are planned. `planned` and `slices`
-    count slices of all arms; with `complete` the planned size is reached."""
-
-    planned: int
-    slices: int
-    pairs: tuple[SlicePair, ...]
-    carry_over: CarryOver | None
-    complete: bool
-
-
-@dataclass(frozen=True, slots=True)
 class Pairs:
     """A shadow arm's answers against the served ones. Operational: nobody saw these answers.
 
@@ -160,15 +124,14 @@ class VerdictForecast:
 
 @dataclass(frozen=True, slots=True)
 class PlannedProgress:
-    """How far an experiment is whose `design` (planned or hybrid) has a planned size.
+    """How far a planned experiment is.
 
-    `units` are those of all arms that have a value of the primary metric and are mature. `chance` is that the
-    planned size shows an arm to be better (or not worse) if it goes on as now, `chance_planned` with the
-    effect that it finds with 80 % power; None where they are not known, or the end is `reached`. `give_up`
-    is advice, not corrected for looking often.
+    `units` are those of all arms that had their time, with a value of the primary metric or without. `chance`
+    is that the planned size shows an arm to be better (or not worse) if it goes on as now, `chance_planned`
+    with the effect that it finds with 80 % power; None where they are not known, or the end is `reached`.
+    `give_up` is advice, not corrected for looking often.
     """
 
-    design: str
     units: int
     planned_units: int
     reached: bool
@@ -200,7 +163,6 @@ class ArmReport:
     unadjusted: MetricReport | None = None
     secondary: tuple[MetricReport, ...] = ()
     segments: tuple[SegmentReport, ...] = ()
-    switchback: Switchback | None = None
     days: Mapping[str, MetricReport] = field(default_factory=dict)
     early: tuple[MetricReport, ...] = ()
 

@@ -27,18 +27,9 @@ MODE_NOTES = {
         "the comparisons are by the judge {judge}: they say what it prefers and how the arms run, not what"
         " users prefer"
     ),
-    Mode.BANDIT: (
-        "a bandit moves units to the arm that looks best, which biases plain averages, so no range is shown"
-        " and nothing is promoted: run a split to confirm; an arm that does harm is still stopped, by a test"
-        " within each epoch"
-    ),
     Mode.HOLDOUT: (
         "this compares those who took part in any experiment with those whom the server keeps out of all;"
         " nothing is promoted or stopped by it"
-    ),
-    Mode.SWITCHBACK: (
-        "switchback: the whole route has one arm at a time, so the numbers are those of a roll-out; the units"
-        " of this report are parts of slices, and averages of answers by arm contain the wash-out"
     ),
 }
 
@@ -52,11 +43,6 @@ def _notes(source: PhaseEvidence, health: PipelineHealth) -> Iterator[str]:
     spec = source.spec
     if text := MODE_NOTES.get(spec.mode):
         yield text.format(judge=spec.judge)
-    if spec.by_tenant:
-        yield (
-            "by tenant: a tenant has the mean over its answers, and counts once, whatever its size; the"
-            " verdict comes when the window of all is over"
-        )
     yield from _withdrawal_notes(spec)
     yield from _router_notes(source)
     young = health.maturity.exposed - health.maturity.matured
@@ -104,7 +90,7 @@ def _router_notes(source: PhaseEvidence) -> Iterator[str]:
 
 def _unanswered_notes(source: PhaseEvidence) -> Iterator[str]:
     spec = source.spec
-    if spec.mode is Mode.SHADOW or spec.randomised:
+    if spec.mode is Mode.SHADOW:
         return
     units = sum(b.exposed for b in source.mature)
     missing = units - sum(b.answered.get(spec.primary.name, 0) for b in source.mature)
@@ -124,7 +110,7 @@ def _degraded_notes(source: PhaseEvidence) -> Iterator[str]:
 
 
 def _length_notes(source: PhaseEvidence) -> Iterator[str]:
-    if source.spec.mode is Mode.SHADOW or source.spec.randomised:
+    if source.spec.mode is Mode.SHADOW:
         return
     if source.spec.primary.kind.rules.has_denominator:
         yield f"the difference at equal answer length is not known: {source.spec.primary.name} is a ratio"

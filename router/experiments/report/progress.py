@@ -9,32 +9,37 @@ import math
 
 from router.experiments.model import Mode
 from router.experiments.report.model import PlannedProgress
-from router.experiments.report.source import PhaseEvidence, total_moments
+from router.experiments.report.source import PhaseEvidence, exposed_units
 from router.experiments.stats.planning import GIVE_UP, chances
 from router.experiments.verdict import ArmVerdict, ExperimentVerdict, VerdictDecision
 
+HELD_BACK = ("guardrail-open", "missing-open")
+"""Rules of arms whose difference is shown, and that wait for something else."""
+
 
 def progress_of(source: PhaseEvidence, judged: ExperimentVerdict) -> PlannedProgress | None:
-    """None where the design has no planned size."""
+    """None of what is no split."""
     design = source.design
-    if not design.shown_by.shares[0] or source.spec.mode is not Mode.SPLIT:
+    if source.spec.mode is not Mode.SPLIT:
         return None
-    units = sum(int(total_moments(source.deciding, arm, design.primary).n) for arm in design.weights)
+    units = sum(exposed_units(source.deciding, arm) for arm in design.weights)
     waiting = [arm for arm in judged.arms if arm.arm not in source.spec.withdrawn and _waits(arm)]
+    held = any((arm.blocked or arm.verdict).rule in HELD_BACK for arm in waiting)
     reached = bool(waiting) and all(arm.planned is not None and arm.planned.reached for arm in waiting)
+    reached = reached and not held
     known = [found for arm in waiting if (found := _chances(source, arm)) is not None]
     chance = max((now for now, _ in known), default=None)
     planned = max((as_planned for _, as_planned in known), default=None)
     still = len(known) == len(waiting) and not reached
     give_up = still and chance is not None and planned is not None and max(chance, planned) < GIVE_UP
-    if any(arm.verdict.decision == VerdictDecision.PROMOTE for arm in judged.arms) or not waiting:
+    if held or any(arm.verdict.decision == VerdictDecision.PROMOTE for arm in judged.arms) or not waiting:
         chance, planned, give_up, text = None, None, False, ""
     elif reached:
         text = _ended(source, waiting)
     else:
         text = _in_words(source, units, chance, planned, give_up)
     size = design.plan.units
-    return PlannedProgress(design.shown_by.value, units, size, reached, chance, planned, give_up, text)
+    return PlannedProgress(units, size, reached, chance, planned, give_up, text)
 
 
 def _waits(arm: ArmVerdict) -> bool:
@@ -49,7 +54,7 @@ def _chances(source: PhaseEvidence, arm: ArmVerdict) -> tuple[float, float] | No
     found, design = arm.planned, source.design
     if found is None or found.reached or not found.ready:
         return None
-    alpha = design.plan.alpha * design.shown_by.shares[0] / len(design.treatments)
+    alpha = design.plan.alpha / len(design.treatments)
     return chances(found.z, found.part, alpha)
 
 
@@ -57,10 +62,10 @@ def _in_words(
     source: PhaseEvidence, units: int, chance: float | None, planned: float | None, give_up: bool
 ) -> str:
     size = source.design.plan.units
-    there = f"{units:,} of {size:,} planned units have a value"
+    there = f"{units:,} of {size:,} planned {source.spec.unit}s had their time"
     if chance is None or planned is None:
         return there
-    likely = f"chance of success by {size:,} units is {_percent(planned)}"
+    likely = f"chance of success by {size:,} {source.spec.unit}s is {_percent(planned)}"
     if give_up:
         return f"give up is reasonable: {likely} at most; {there}"
     return (
@@ -86,4 +91,4 @@ def _ended(source: PhaseEvidence, arms: list[ArmVerdict]) -> str:
                 else f"{arm.arm} is not better"
             )
     excluded = f": shown is that {', and that '.join(parts)}" if parts else ""
-    return f"no difference found at the planned size of {size:,} units{excluded}"
+    return f"no difference found at the planned size of {size:,} {source.spec.unit}s{excluded}"

@@ -1,7 +1,7 @@
 """What one phase of an experiment has in the store, what it is judged by, and whether it may be believed.
 
 Sums of time buckets are of all units or of those that are mature. numpy adds rows of numbers, so a year of
-buckets costs milliseconds. The weights of a bandit are read from the audit trail.
+buckets costs milliseconds.
 
 The checks ask: did what was tested change while it was tested? The sample ratio is tested over time: its
 evidence after every bucket, and the shares at which it raises its alarm.
@@ -18,9 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from router.errors import FieldViolation, InvalidRequest
-from router.experiments.designs import Design
 from router.experiments.model import (
-    AuditEntry,
     Experiment,
     ExperimentPhase,
     MetricSpec,
@@ -43,14 +41,12 @@ from router.experiments.stats.missing import Missing, Response, missing_outcomes
 from router.experiments.stats.moments import Array, ComparedMetric, Moments, places
 from router.experiments.stats.quantiles import Sums, TimeCounts
 from router.experiments.times import BINS
-from router.experiments.verdict import CROSSED, ExperimentDesign, PipelineHealth
+from router.experiments.verdict import CROSSED, Course, ExperimentDesign, PipelineHealth
 from router.quantities import percent
 
 if TYPE_CHECKING:  # SQLAlchemy, which planning needs no more than clients do
     from router.experiments.store.series import PhaseData, TimeBucket
     from router.experiments.store.store import ExperimentStore
-
-REWEIGHT = "reweight"
 
 
 @dataclass(frozen=True)
@@ -186,7 +182,6 @@ def design_of(spec: Spec, early: Sequence[MetricSpec] = ()) -> ExperimentDesign:
         plan=plan_of(spec),
         min_units=spec.min_units,
         min_matured=spec.min_matured,
-        shown_by=spec.design or Design.OPEN,
     )
 
 
@@ -266,31 +261,12 @@ def answered_units(buckets: Iterable[TimeBucket], arm: str, metric: str) -> int:
     return sum(b.answered.get(metric, 0) for b in buckets if b.arm == arm)
 
 
-def latest_weights(trail: Iterable[AuditEntry], phase: ExperimentPhase) -> dict[str, float]:
-    """Weights of the last epoch that has some; empty before the second."""
-    return max(reweightings(trail, phase), key=lambda entry: entry[0], default=(0, {}))[1]
-
-
-def reweightings(
-    trail: Iterable[AuditEntry], phase: ExperimentPhase
-) -> Iterator[tuple[int, dict[str, float]]]:
-    """Epochs of a phase with weights for just its arms, as they were written."""
-    arms = {arm.name for arm in phase.spec.arms}
-    for entry in trail:
-        detail = entry.detail
-        epoch, weights = detail.get("epoch"), detail.get("weights")
-        if entry.act != REWEIGHT or detail.get("phase") != phase.number or not isinstance(epoch, int | float):
-            continue
-        if isinstance(weights, Mapping) and set(weights) == arms:
-            yield int(epoch), {str(arm): float(weight) for arm, weight in weights.items()}
-
-
 PARTS = ("adapter", "base", "router")
 TIME_UNITS = (("day", 86_400.0), ("hour", 3600.0), ("minute", 60.0), ("second", 1.0))
 
 
-def health_of(source: PhaseEvidence) -> PipelineHealth:
-    """The checks of a phase, from its sums."""
+def health_of(source: PhaseEvidence, course: Course | None = None) -> PipelineHealth:
+    """The checks of a phase, from its sums and their course."""
     spec, data, weights = source.spec, source.data, source.design.weights
     total = sum(b.exposed for b in data.buckets)
     ends = ((b.start + b.seconds, b.exposed) for b in data.buckets)
@@ -300,8 +276,8 @@ def health_of(source: PhaseEvidence) -> PipelineHealth:
         if _splits(source)
         else _untested(source),
         maturity=maturity(ends, source.now, spec.closing),
-        missing=dict(_missing(source)),
-        crossed=data.crossed / total if total and spec.mode is not Mode.BANDIT else 0.0,
+        missing=dict(_missing(source, course or {})),
+        crossed=data.crossed / total if total else 0.0,
         mixed=() if spec.mode is Mode.HOLDOUT else changed_parts(data.digests, is_router_experiment(spec)),
         triggered=ratio_of(triggered.buckets, weights, withdrawn=spec.withdrawn)
         if triggered and _splits(source)
@@ -310,7 +286,7 @@ def health_of(source: PhaseEvidence) -> PipelineHealth:
 
 
 def _splits(source: PhaseEvidence) -> bool:
-    return source.spec.mode in (Mode.SPLIT, Mode.HOLDOUT) and not source.spec.randomised
+    return source.spec.mode in (Mode.SPLIT, Mode.HOLDOUT)
 
 
 def _untested(source: PhaseEvidence) -> SampleRatio:
@@ -318,16 +294,17 @@ def _untested(source: PhaseEvidence) -> SampleRatio:
     return sample_ratio([0] * len(weights), weights)
 
 
-def _missing(source: PhaseEvidence) -> Iterator[tuple[str, Missing]]:
+def _missing(source: PhaseEvidence, course: Course) -> Iterator[tuple[str, Missing]]:
     """Arm by arm, over the units that decide. None where a missing outcome counts as 0: then it is one."""
     spec = source.spec
-    if spec.primary.missing is Unanswered.ZERO or spec.mode is Mode.SHADOW or spec.randomised:
+    if spec.primary.missing is Unanswered.ZERO or spec.mode is Mode.SHADOW:
         return
     design = source.design
     for arm in design.treatments:
         own = source.beside(arm)
         both, plan = (_answers(own, spec.control), _answers(own, arm)), design.plan_for(arm)
-        yield arm, missing_outcomes(design.primary, *both, plan, design.margin)
+        looks = course.get(arm, {}).get(design.primary.name)
+        yield arm, missing_outcomes(design.primary, *both, plan, design.margin, looks)
 
 
 def _answers(source: PhaseEvidence, arm: str) -> tuple[Response, Moments]:
@@ -357,24 +334,13 @@ def _sound(source: PhaseEvidence, health: PipelineHealth) -> Iterator[tuple[str,
 
 
 def _crossed_in_words(source: PhaseEvidence, health: PipelineHealth) -> str:
-    if source.spec.mode is Mode.BANDIT:
-        return (
-            f"not tested: between epochs a bandit moves units ({source.data.crossed:,} so far), which stay "
-            "with the arm that they saw first"
-        )
     limit = percent(CROSSED, 0)
     return f"{percent(health.crossed)} of units saw more than one arm; more than {limit} is too many"
 
 
 def _ratio_in_words(source: PhaseEvidence, ratio: SampleRatio) -> str:
-    if source.spec.mode is Mode.BANDIT:
-        return "not tested: a bandit's weights change"
     if source.spec.mode is Mode.SHADOW:
         return "not tested: control answers every unit, the other arms answer beside it"
-    if source.spec.mode is Mode.SWITCHBACK:
-        return "not tested: arms have slices of time, and not units"
-    if source.spec.by_tenant:
-        return "not tested: tenants are divided in fixed numbers"
     arms = ", ".join(
         f"{arm} {got:,} ({wanted:,.0f} expected)"
         for arm, got, wanted in zip(source.design.weights, ratio.counts, ratio.expected, strict=True)
@@ -386,8 +352,6 @@ def _missing_in_words(source: PhaseEvidence, health: PipelineHealth) -> str:
     spec = source.spec
     if spec.mode is Mode.SHADOW:
         return "not tested: users answer control only"
-    if spec.randomised:
-        return "not tested: a unit has the mean of what was recorded of its answers"
     if spec.primary.missing is Unanswered.ZERO:
         return f"a unit without {spec.primary.name} counts as 0, so none is missing"
     shares = [

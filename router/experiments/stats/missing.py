@@ -20,14 +20,15 @@ import numpy as np
 from router.experiments.model import Kind
 from router.experiments.stats.compare import ArmPair, SequencePlan, p_of
 from router.experiments.stats.moments import Array, ComparedMetric, Moments, Real, estimate, invalid
+from router.experiments.stats.planned import Looks, found_by_plan
 from router.experiments.stats.sequences import Line, two_arms
 
 ALPHA = 0.001
 TOLERATED = 0.1
 """The part by which the response of two arms may differ before the check fails."""
-LEE_LEVELS = 4.0
-"""The test of Lee's bound has four times alpha, two-sided: arms that are better in nothing but who answers
-are promoted in less than 5 % all the same, since their effect must be shown, too (simulation `missing`)."""
+LEE_LEVELS = 2.0
+"""The test of Lee's bound has twice alpha, two-sided, so alpha on the side of a gain: arms that are better in
+nothing but who answers are promoted in less than 5 % (simulation `missing`)."""
 RESPONSE = ComparedMetric("response", Kind.PROPORTION)
 EQUAL = 1e-12
 
@@ -92,15 +93,45 @@ def lee_evidence(
     """Log evidence that treatment is better than control by more than -margin at both of Lee's bounds, of a
     proportion; valid at any look."""
     found = []
-    for good, side in ((True, 1), (False, -1)):
-        first, second = (_all_units(metric, *arm, good) for arm in (control, treatment))
-        pair = ArmPair(RESPONSE, first, second, plan)
-        line = Line(offset=-side * margin * float(np.mean(control[0].share)) if margin else 0.0)
+    for good, side in SIDES:
+        first, second = (all_units(metric, *arm, good) for arm in (control, treatment))
+        pair, line = ArmPair(RESPONSE, first, second, plan), _line(control[0], margin, side)
         found.append(np.where(side * pair.difference(line) > 0, pair.evidence(line), 0.0))
     return np.minimum(*found)
 
 
-def _all_units(metric: ComparedMetric, response: Response, sums: Moments, good: bool) -> Moments:
+def lee_by_plan(
+    metric: ComparedMetric,
+    control: tuple[Response, Moments],
+    treatment: tuple[Response, Moments],
+    plan: SequencePlan,
+    looks: Looks,
+    margin: float = 0.0,
+) -> float:
+    """The p-value of the same by the planned bound, of all looks; 1 where it is not so now."""
+    ps = []
+    for good, side in SIDES:
+        first, second = (all_units(metric, *arm, good) for arm in (control, treatment))
+        line = _line(control[0], margin, side)
+        if side * float(ArmPair(RESPONSE, first, second, plan).difference(line)) <= 0:
+            return 1.0
+        before, after = (
+            all_units(metric, Response(units, arm.n), arm, good)
+            for units, arm in zip(looks.exposed, looks[:2], strict=True)
+        )
+        ps.append(found_by_plan(RESPONSE, Looks(before, after, looks.exposed), plan, line, side).p)
+    return max(ps)
+
+
+SIDES = ((True, 1), (False, -1))
+"""A better arm has more good answers, and fewer bad ones."""
+
+
+def _line(control: Response, margin: float, side: int) -> Line:
+    return Line(offset=-side * margin * float(np.mean(control.share)) if margin else 0.0)
+
+
+def all_units(metric: ComparedMetric, response: Response, sums: Moments, good: bool) -> Moments:
     """Good answers, or bad ones, among all units."""
     ones = sums.sums[0] if good == metric.higher_is_better else response.seen - sums.sums[0]
     return Moments(response.exposed, (ones,), (ones,))
@@ -112,8 +143,10 @@ def missing_outcomes(
     treatment: tuple[Response, Moments],
     plan: SequencePlan,
     margin: float = 0.0,
+    looks: Looks | None = None,
 ) -> Missing:
-    """What missing outcomes may do to a comparison by a plan; `margin` is how much worse is good enough."""
+    """What missing outcomes may do to a comparison by a plan; `margin` is how much worse is good enough. With
+    the metric's looks Lee's bound of a proportion is tested by the planned bound, too."""
     for name, (response, _) in (("control", control), ("treatment", treatment)):
         if not 0 <= response.seen <= response.exposed:
             text = f"{response.seen} units with an outcome among {response.exposed} exposed ones"
@@ -131,7 +164,7 @@ def missing_outcomes(
     if min(float(sums.n) for _, sums in (control, treatment)) < 2:
         return Missing(*shares, alarm)
     lee = _lee(metric, control, treatment)
-    settled = _settled(metric, control, treatment, plan, margin, lee, differs=p <= plan.alpha)
+    settled = _settled(metric, control, treatment, plan, margin, lee, looks, differs=p <= plan.alpha)
     return Missing(*shares, alarm, lee, _manski(metric, control, treatment), settled)
 
 
@@ -142,6 +175,7 @@ def _settled(
     plan: SequencePlan,
     margin: float,
     lee: tuple[float, float] | None,
+    looks: Looks | None,
     differs: bool,
 ) -> bool:
     """Of a proportion by its test. Other bounds rest on an estimated response, and count where it differs."""
@@ -149,7 +183,10 @@ def _settled(
         return True
     if metric.kind.rules.binary:
         level = min(1.0, LEE_LEVELS * plan.alpha)
-        return bool(lee_evidence(metric, control, treatment, plan, margin) >= -math.log(level))
+        if lee_evidence(metric, control, treatment, plan, margin) >= -math.log(level):
+            return True
+        by_plan = None if looks is None else lee_by_plan(metric, control, treatment, plan, looks, margin)
+        return by_plan is not None and by_plan <= level
     if not differs:
         return True
     if lee is None:

@@ -1,19 +1,27 @@
 """Evidence until a planned size, along the looks of one experiment: continuous O'Brien-Fleming.
 
-`sequences.planned_bound` holds for looks until the planned size. A look can also pass it, since units are
-counted by stretches of time. At the first look that does, what is left of alpha is spent: its bound follows
-from the chance that Brownian motion stayed below the bound so far and is above at that look (the reflection
-principle, integrated over where it stood). Later looks show nothing new, so a difference that was shown
-stays shown, and one that was not is not looked for again.
+Two clocks run. Units come, with or without a value; their number is planned, and so it ends the experiment.
+What is known is in values. How many of those the planned units will have is read once, at the first look with
+a fifth of these units: that many, and a tenth more, are the whole of the information. The bound is that of
+`sequences.planned_bound` at the part of it that is there. Which units have a value says nothing of the
+difference between arms that are alike, so this choice adds no error.
+
+The first look at which the planned units are there spends what is left of alpha: its bound follows from the
+chance that Brownian motion stayed below the bound so far and is above at that look (the reflection principle,
+integrated over where it stood). It does so whatever part of the information there is by then. A look before
+it that has a larger part of the information than of the units is left out, so that alpha is left for the
+last. Later looks show nothing new, so a difference that was shown stays shown, and one that was not is not
+looked for again.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache
 from statistics import NormalDist
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -23,35 +31,58 @@ from router.experiments.stats.compare import ArmPair, SequencePlan, p_of
 from router.experiments.stats.moments import Array, ComparedMetric, Moments, Real
 from router.experiments.stats.sequences import EQUAL, Line, LineFit
 
-_POINTS, _REACH, _HALVINGS = 400, 9.0, 50
+START, SPARE = 0.2, 1.1
+"""The part of the planned units at which the information is projected, and how much more is expected. Before
+that look alpha would be spent by less than a millionth."""
+_POINTS, _REACH, _HALVINGS, _ROUNDING = 400, 9.0, 50, 1e-9
 _NORMAL = NormalDist()
 
 
-def looks_bound(parts: ArrayLike, alpha: float) -> Array:
-    """The |z| at which a difference is shown at each look, [..., looks] from the parts of the planned units
-    that are there; infinite at looks behind the first one past the plan."""
-    parts = np.asarray(parts, np.float64)
-    bound = sequences.planned_bound(parts, alpha)
-    for at, before in _passing(parts):
-        bound[at] = _late_bound(before, float(parts[at]), alpha)
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """The part of the information at each look, [..., looks]; infinite where a look does not count. `last`
+    are the looks at which the planned units are there for the first time."""
+
+    parts: Array
+    last: NDArray[np.bool_]
+
+    @staticmethod
+    def of(values: Real, units: Real, planned: int) -> Clock:
+        """By the units that have a value, [..., looks], and by all of them."""
+        values = np.asarray(values, np.float64)
+        share = np.broadcast_to(np.asarray(units, np.float64) / planned, values.shape)
+        begun, over = share >= START, share >= 1
+        first = begun & (np.cumsum(begun, axis=-1) == 1)
+        last = over & (np.cumsum(over, axis=-1) == 1)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            projected = np.where(first, values / share, 0.0).sum(axis=-1, keepdims=True)
+            parts = values / np.minimum(SPARE * projected, planned)
+        counts = last | (begun & ~over & (parts <= share + _ROUNDING))
+        return Clock(np.where(counts, parts, np.inf), last)
+
+    def late(self) -> Iterator[tuple[tuple[int, ...], float]]:
+        """Where the last looks are, and the part at the look before that counts (0: there was none)."""
+        for place in np.argwhere(self.last):
+            *row, look = (int(i) for i in place)
+            before = self.parts[tuple(row)][:look]
+            yield (*row, look), float(max(before[np.isfinite(before)], default=0.0))
+
+
+def looks_bound(clock: Clock, alpha: float) -> Array:
+    """The |z| at which a difference is shown at each look; infinite at looks that do not count."""
+    bound = sequences.planned_bound(np.where(clock.last, np.inf, clock.parts), alpha)
+    for at, before in clock.late():
+        bound[at] = _late_bound(before, float(clock.parts[at]), alpha)
     return bound
 
 
-def looks_evidence(z: ArrayLike, parts: ArrayLike) -> Array:
+def looks_evidence(z: ArrayLike, clock: Clock) -> Array:
     """Log evidence at each look, [..., looks]: `looks_bound` is where it reaches 1/alpha."""
-    z, parts = np.asarray(z, np.float64), np.asarray(parts, np.float64)
-    found = sequences.planned_evidence(z, parts)
-    for at, before in _passing(parts):
-        found[at] = _late_evidence(before, float(parts[at]), abs(float(z[at])))
+    z = np.asarray(z, np.float64)
+    found = sequences.planned_evidence(z, np.where(clock.last, np.inf, clock.parts))
+    for at, before in clock.late():
+        found[at] = _late_evidence(before, float(clock.parts[at]), abs(float(z[at])))
     return found
-
-
-def _passing(parts: Array) -> list[tuple[tuple[int, ...], float]]:
-    """Where the first look past the plan is, and the part at the look before it (0: there was none)."""
-    past = parts > 1
-    first = past & (np.cumsum(past, axis=-1) == 1)
-    places = [tuple(int(i) for i in place) for place in np.argwhere(first)]
-    return [(place, float(parts[*place[:-1], place[-1] - 1]) if place[-1] else 0.0) for place in places]
 
 
 def _stayed_and_above(level: float, before: float, part: float, edge: float) -> float:
@@ -62,8 +93,16 @@ def _stayed_and_above(level: float, before: float, part: float, edge: float) -> 
     width = (level + _REACH * root) / _POINTS
     x = level - width * (np.arange(_POINTS) + 0.5)
     density = np.exp(-(x**2) / (2 * before)) - np.exp(-((2 * level - x) ** 2) / (2 * before))
-    above = np.exp(sequences.log_normal_cdf((x - edge) / math.sqrt(part - before)))
+    points, chances = _normal_cdf()
+    above = np.interp((x - edge) / math.sqrt(max(part - before, _ROUNDING)), points, chances)
     return float((density * above).sum()) * width / (root * math.sqrt(2 * math.pi))
+
+
+@cache
+def _normal_cdf() -> tuple[Array, Array]:
+    """The distribution function of the normal at points that are near enough to interpolate (to 1e-7)."""
+    points = np.linspace(-_REACH, _REACH, 18_001)
+    return points, np.exp(sequences.log_normal_cdf(points))
 
 
 def _left(level: float, before: float) -> float:
@@ -99,10 +138,12 @@ class PlannedPair(ArmPair):
 
     Its z is for bounds near 2, not 3. Of two rates it is the likelihood ratio or the score (Farrington and
     Manning 1990), whichever shows less: with some five events in the smaller arm the first alone calls it
-    lower too often (4.5 % for 2.5 %). There is no exact sequence beside it. `limits` are the bounds of the
-    looks where these are not all that there were.
+    lower too often (4.5 % for 2.5 %). There is no exact sequence beside it. `units` are those of both arms,
+    with or without a value; None: all have one. `limits` are the bounds of the looks where these are not all
+    that there were.
     """
 
+    units: Array | None = None
     limits: Array | None = None
 
     @property
@@ -111,14 +152,14 @@ class PlannedPair(ArmPair):
         return False
 
     @cached_property
-    def parts(self) -> Array:
-        """Of the planned units, those that are there."""
-        return np.asarray(self.n / self.plan.units, np.float64)
+    def clock(self) -> Clock:
+        """How far each look is."""
+        return Clock.of(self.n, self.n if self.units is None else self.units, self.plan.units)
 
     @cached_property
     def bound(self) -> Array:
         """The |z| from which on a line is ruled out, at each look."""
-        return looks_bound(self.parts, self.plan.alpha) if self.limits is None else self.limits
+        return looks_bound(self.clock, self.plan.alpha) if self.limits is None else self.limits
 
     def at(self, look: int) -> PlannedPair:
         """One of the looks."""
@@ -138,7 +179,7 @@ class PlannedPair(ArmPair):
             ready = self._ready_against(self.rates.against(line.scale, line.offset))
         z = self.z(line)
         there = ready & (side * z > 0) if side else ready
-        return looks_evidence(np.where(there, z, 0.0), self.parts)
+        return looks_evidence(np.where(there, z, 0.0), self.clock)
 
     def _z_of(self, line: LineFit) -> Array:
         z = self.rates.deviance(line)
@@ -156,8 +197,18 @@ class PlannedPair(ArmPair):
         return np.where(ready & finite, np.abs(self._z_of(line)) - np.where(finite, self.bound, 0.0), -1.0)
 
 
-Looks = tuple[Moments, Moments]
-"""Control's and an arm's sums at each look, [looks], in the order of time."""
+class Looks(NamedTuple):
+    """Control's and an arm's sums at each look, [looks], in the order of time, and the units of both that the
+    sums are of, with or without a value."""
+
+    control: Moments
+    treatment: Moments
+    exposed: tuple[Array, Array]
+
+    @property
+    def units(self) -> Array:
+        """Of both arms."""
+        return self.exposed[0] + self.exposed[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +217,7 @@ class PlannedFinding:
 
     `p` is the smallest of any look; `edge` and `relative_edge` are the ends on the other side of the
     intervals at that look (infinite where there is none), so that they agree with it. `z` (positive on the
-    side) and `part` of the planned units are those of the last look; `ready` tells whether it could show
+    side) and `part`, of the planned units, are those of the last look; `ready` tells whether it could show
     anything.
     """
 
@@ -196,7 +247,7 @@ def found_by_plan(
         edge=float(shown.bounds()[end][0]),
         relative_edge=float(shown.relative_bounds()[end][0]),
         z=float(arms.z(line)[-1]) * side if ready else 0.0,
-        part=float(arms.parts[-1]),
+        part=float(looks.units[min(len(looks.units), len(found)) - 1]) / plan.units,
         ready=ready,
     )
 
@@ -205,7 +256,7 @@ def edges_by_plan(
     metric: ComparedMetric, looks: Looks, plan: SequencePlan, line: Line, side: int
 ) -> tuple[Array, Array]:
     """`edge` and `relative_edge` as they were known at each look, [looks]."""
-    arms, count = _until_planned(metric, looks, plan), np.size(looks[0].n)
+    arms, count = _until_planned(metric, looks, plan), len(looks.units)
     found, end = arms.evidence(line, side), 0 if side > 0 else 1
     highest = np.maximum.accumulate(found)
     most = np.maximum.accumulate(np.where(found >= highest, np.arange(len(found)), 0))
@@ -214,20 +265,18 @@ def edges_by_plan(
 
 
 def _until_planned(metric: ComparedMetric, looks: Looks, plan: SequencePlan) -> PlannedPair:
-    """Without the looks behind the first one at which the planned size is reached."""
-    units = np.asarray(looks[0].n + looks[1].n, np.float64)
-    end = int(np.searchsorted(units, plan.units)) + 1
-    return PlannedPair(metric, _at(looks[0], slice(0, end)), _at(looks[1], slice(0, end)), plan)
+    """Without the looks behind the first one at which the planned units are there."""
+    here = slice(0, int(np.searchsorted(looks.units, plan.units)) + 1)
+    control, treatment = _at(looks.control, here), _at(looks.treatment, here)
+    return PlannedPair(metric, control, treatment, plan, looks.units[here])
 
 
-def better_end(
-    side: int, outer: tuple[Real, Real], inner: tuple[Real, Real], edge: Real, value: Real
-) -> tuple[Array, Array]:
-    """An interval with another end on the other side than `side`: the innermost of `inner`'s and `edge`,
-    which does not leave out `value`. The rest of it is of `outer`."""
+def better_end(side: int, always: tuple[Real, Real], edge: Real, value: Real) -> tuple[Array, Array]:
+    """The always-valid interval with a narrower end on the other side than `side`: at `edge`, which does not
+    leave out `value`."""
     if side > 0:
-        return np.maximum(inner[0], np.minimum(edge, value)), np.asarray(outer[1], np.float64)
-    return np.asarray(outer[0], np.float64), np.minimum(inner[1], np.maximum(edge, value))
+        return np.maximum(always[0], np.minimum(edge, value)), np.asarray(always[1], np.float64)
+    return np.asarray(always[0], np.float64), np.minimum(always[1], np.maximum(edge, value))
 
 
 def _at(sums: Moments, here: slice) -> Moments:

@@ -1,4 +1,4 @@
-"""How many units an experiment takes, at one look and at any number of them, by each design."""
+"""How many units an experiment takes, at one look and at any number of them."""
 
 from __future__ import annotations
 
@@ -10,15 +10,12 @@ from statistics import NormalDist
 
 import numpy as np
 
-from router.experiments.designs import Design
 from router.experiments.stats.compare import SequencePlan
-from router.experiments.stats.moments import Array, ComparedMetric, invalid
-from router.experiments.stats.sequences import peak_gain, two_sided_bound
+from router.experiments.stats.moments import ComparedMetric, invalid
 
 MEASURED_SHARES, MEASURED_FACTORS = (0.1, 0.5), (1.2, 1.1)
 """The smaller arm's share, and by how many fixed sizes 80 % of planned experiments had their verdict at alpha
 0.05 (`benchmarks/results/experiment-planned.md`); Brownian motion needs 1.057."""
-_PATHS, _STEPS, _HORIZON = 3000, 240, 4.0
 
 
 def fixed_size(
@@ -75,13 +72,11 @@ def size_for(
     share: float = 0.5,
     plan: SequencePlan | None = None,
     power: float = 0.8,
-    design: Design = Design.OPEN,
 ) -> Size:
-    """What it takes to show that treatment is `control + effect`, by what judges it in a design.
+    """What it takes to show that treatment is `control + effect`, by the planned bound.
 
     `spread` is the variance of a unit's value (of a ratio: of its part in it); a proportion has its own.
-    `share` is the treatment's share of both arms. Without a plan the always-valid sequence is tuned for the
-    answer; the planned bound always is: the answer is its planned size.
+    `share` is the treatment's share of both arms. The answer is what to plan.
     """
     treatment = control + effect
     if metric.kind.rules.binary and spread is None:
@@ -96,12 +91,7 @@ def size_for(
     alpha = plan.alpha if plan else 0.05
     fixed = fixed_size(effect, variances, alpha, power, share, null)
     rules = plan or SequencePlan(alpha=alpha)
-    level = alpha * (1 - rules.exact_share) if math.isfinite(sum(metric.range)) else alpha
-    if design is Design.OPEN:
-        tuned = float(f"{plan.units / fixed:.2g}") if plan else 1.0
-        half, most = sequence_factors(alpha, level, power, tuned)
-    else:
-        half, most = design_factors(design, alpha, power, min(share, 1 - share))
+    half, most = measured_factors(alpha, power, min(share, 1 - share))
     least = _least(metric, rules, share, (1 - share) * control + share * treatment)
     units, middle_size = max(least, math.ceil(most * fixed)), max(least, math.ceil(half * fixed))
     return Size(fixed, units, middle_size, units / fixed, least, control, treatment)
@@ -116,28 +106,6 @@ def _least(metric: ComparedMetric, plan: SequencePlan, share: float, middle: flo
         events = max(plan.burn_in_events, plan.arm_events / smaller)
         least = max(least, events / rarer) if rarer > 0 else least
     return math.ceil(least)
-
-
-@lru_cache(maxsize=64)
-def sequence_factors(alpha: float, level: float, power: float, planned: float) -> tuple[float, float]:
-    """By how many times the fixed size half of the experiments, and `power` of them, have their verdict.
-
-    `planned`: what the sequence is tuned for, in fixed sizes. Brownian motion with the drift that a fixed
-    test finds with that power, at 60 looks in every fixed size; the same numbers at every call.
-    """
-    normal = NormalDist()
-    drift = normal.inv_cdf(1 - alpha / 2) + normal.inv_cdf(power)
-    horizon = _HORIZON
-    while True:
-        times = np.arange(1, _STEPS + 1) * horizon / _STEPS
-        gain = peak_gain(level) * times / planned
-        bound = two_sided_bound(gain, level) * np.sqrt(times)
-        crossed = _paths(horizon) + drift * times >= bound
-        first: Array = np.where(crossed.any(axis=1), times[crossed.argmax(axis=1)], np.inf)
-        half, most = (float(np.quantile(first, q, method="inverted_cdf")) for q in (0.5, power))
-        if math.isfinite(most) or horizon > 100:
-            return half, most
-        horizon *= 2
 
 
 def planned_factors(
@@ -159,13 +127,13 @@ def planned_factors(
     return _increasing(lambda size: _passed(barrier * math.sqrt(most), drift, size), 0.5), most
 
 
-def design_factors(design: Design, alpha: float, power: float, smaller: float) -> tuple[float, float]:
-    """By how many times the fixed size half of the experiments of a design with a planned bound, and `power`
-    of them, have their verdict, where the smaller arm has this share of both arms' units.
+def measured_factors(alpha: float, power: float, smaller: float) -> tuple[float, float]:
+    """By how many times the fixed size half of the experiments, and `power` of them, have their verdict,
+    where the smaller arm has this share of both arms' units.
 
     As for Brownian motion, and as much more as was measured.
     """
-    half, most = planned_factors(design.shares[0] * alpha, power, alpha)
+    half, most = planned_factors(alpha, power)
     more = float(np.interp(smaller, MEASURED_SHARES, MEASURED_FACTORS)) / planned_factors()[1]
     return half * more, most * more
 
@@ -227,12 +195,6 @@ def _increasing(chance: Callable[[float], float], wanted: float) -> float:
     return high
 
 
-def _paths(horizon: float) -> Array:
-    rng = np.random.default_rng(20_261_126)
-    steps: Array = rng.standard_normal((_PATHS, _STEPS)) * math.sqrt(horizon / _STEPS)
-    return steps.cumsum(axis=1)
-
-
 def smallest_effect(
     metric: ComparedMetric,
     control: float,
@@ -241,9 +203,8 @@ def smallest_effect(
     share: float = 0.5,
     alpha: float = 0.05,
     power: float = 0.8,
-    design: Design = Design.OPEN,
 ) -> float | None:
-    """The smallest gain that `units` of both arms show with that power at any number of looks in a design;
+    """The smallest gain that `units` of both arms show with that power at any number of looks;
     None where no gain is (the burn-in alone is longer, or a proportion cannot grow by so much)."""
     room = 1 - control if metric.kind.rules.binary else math.inf
     low, high = 0.0, min(room, 10 * math.sqrt(spread)) if spread is not None else room
@@ -258,7 +219,6 @@ def smallest_effect(
                 share,
                 SequencePlan(alpha=alpha, units=max(200, units)),
                 power,
-                design,
             ).units
             <= units
         )

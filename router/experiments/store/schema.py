@@ -1,8 +1,6 @@
-"""The versions of the tables, and the views over them.
+"""The version of the tables, and the views over them.
 
-A server brings its own database up to date when it opens it, step by step, in one transaction, on both kinds
-of database. Steps are plain functions rather than Alembic's, so there is no second tool or folder of scripts
-to ship. They change tables by name, since `tables.py` may have gone on. A newer database is refused.
+The first tables of lora-router 0.3 have version 7; a database with another version is refused.
 
 Views are for people and programs that read the database themselves: the part of it that stays as it is. The
 tables may change with any version; a view keeps its columns, and new ones come behind the old. Only
@@ -13,8 +11,8 @@ changed.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from enum import StrEnum
 from hashlib import sha256
 from typing import Any, NamedTuple
@@ -25,22 +23,16 @@ from sqlalchemy import (
     FromClause,
     Select,
     case,
-    delete,
     insert,
     inspect,
     literal_column,
     select,
-    update,
 )
 from sqlalchemy.exc import DBAPIError
 
 from router.errors import ConfigError
-from router.experiments.model import EARLY_SECONDS, Lifecycle
 from router.experiments.store import tables
 from router.experiments.store.identity import give_identity
-from router.experiments.store.series import PhaseInfos, info_of
-from router.experiments.store.session import WriteSession, follow_metrics, rebuild_all
-from router.experiments.store.stretches import first_width
 from router.experiments.store.tables import (
     PREFIX,
     experiments,
@@ -51,37 +43,21 @@ from router.experiments.store.tables import (
     values,
     version,
 )
-from router.shared.database import bulk_for
 
 log = logging.getLogger(__name__)
-VERSION = 6
-SUMS_SINCE = 2
-"""Sums of versions before this one lack something: they are made anew."""
-EARLY_SINCE = 6
-"""Before this version no guardrail was read early: running phases begin to."""
+VERSION = 7
 
 
 def migrate(conn: Connection) -> None:
-    """Bring the tables to the newest version. The connection is the only writer: two servers that open
-    one database at once come one after the other. Raises ConfigError if it is newer than this program."""
+    """Make the tables where there are none. The connection is the only writer: two servers that open one
+    database at once come one after the other. Raises ConfigError if they are of another version."""
     there = _version(conn)
     if there is None:
         tables.metadata.create_all(conn)
         give_identity(conn)
-    else:
-        _refuse_newer(there)
-        for number in range(there, VERSION):
-            log.warning("the tables of experiments are taken from version %d to %d", number, number + 1)
-            STEPS[number + 1](conn)
-    if there is not None:
-        bulk = bulk_for(conn.dialect.name)
-        if there < EARLY_SINCE:
-            _read_early(WriteSession(conn, bulk, PhaseInfos(bulk)))
-        if there < SUMS_SINCE:
-            rebuild_all(WriteSession(conn, bulk, PhaseInfos(bulk)))
-    if there != VERSION:
-        conn.execute(delete(version))
         conn.execute(insert(version).values(version=VERSION))
+    else:
+        _refuse_other(there)
 
 
 def check_version(conn: Connection) -> None:
@@ -89,19 +65,20 @@ def check_version(conn: Connection) -> None:
     there = _version(conn)
     if there is None:
         raise ConfigError("there is no such database of experiments: it has no tables of lora-router")
-    _refuse_newer(there)
-    if there < VERSION:
-        raise ConfigError(
-            f"the store's tables have version {there}, this program reads {VERSION}: start the server of "
-            "this lora-router once, which takes them up to date"
-        )
+    _refuse_other(there)
 
 
-def _refuse_newer(there: int) -> None:
+def _refuse_other(there: int) -> None:
     if there > VERSION:
         raise ConfigError(
             f"the store's tables have version {there}, this program knows {VERSION}: they were written by a "
             "newer lora-router; update this one, or name another database"
+        )
+    if there < VERSION:
+        raise ConfigError(
+            f"the store's tables have version {there}, this program reads {VERSION}: they were written by a "
+            "lora-router before 0.3. Export them with that one (`lora-router experiments export`), then name "
+            "another database"
         )
 
 
@@ -110,70 +87,6 @@ def _version(conn: Connection) -> int | None:
     if not inspect(conn).has_table(version.name):
         return None
     return conn.execute(select(version.c.version)).scalar_one_or_none()
-
-
-def _to_second(conn: Connection) -> None:
-    """Third powers, when an outcome came, segments of units, and units of pairs."""
-    number = "DOUBLE PRECISION" if conn.dialect.name == "postgresql" else "DOUBLE"
-    added = [
-        ("units", "segments", "TEXT", "''"),
-        ("pairs", "unit", "TEXT", "''"),
-        ("outcomes", "came", number, "0"),
-    ]
-    added += [("sums", f"c{i}", number, "0") for i in range(20)]
-    for table, column, kind, default in added:
-        conn.exec_driver_sql(
-            f"ALTER TABLE {PREFIX}{table} ADD COLUMN {column} {kind} NOT NULL DEFAULT {default}"
-        )
-    tables.segment_values.create(conn, checkfirst=True)
-    conn.exec_driver_sql(f"DROP INDEX IF EXISTS {PREFIX}pairs_result")
-
-
-def _to_third(conn: Connection) -> None:
-    """Where requests ended that have no whole answer."""
-    conn.exec_driver_sql(f"ALTER TABLE {PREFIX}outcomes ADD COLUMN stage TEXT NOT NULL DEFAULT ''")
-
-
-def _to_fourth(conn: Connection) -> None:
-    """What people preferred in the playground."""
-    tables.preferences.create(conn, checkfirst=True)
-
-
-def _to_fifth(conn: Connection) -> None:
-    """Which database it is."""
-    tables.identity.create(conn, checkfirst=True)
-    give_identity(conn)
-
-
-def _to_sixth(_: Connection) -> None:
-    """No table changes: see `_read_early`."""
-
-
-def _read_early(session: WriteSession) -> None:
-    """Running phases read built-in guardrails early from now on, in the stretches of time that they have."""
-    of, conn = experiments.c, session.conn
-    for row in conn.execute(select(of.id, of.document, of.etag).where(of.name.is_not(None))).all():
-        experiment = tables.from_json(row.document, row.etag)
-        last = experiment.phase
-        if last is None or experiment.state is not Lifecycle.RUNNING:
-            continue
-        window = last.spec.window
-        phase = replace(last, early=min(EARLY_SECONDS, window), width=first_width(window))
-        kept = replace(experiment, phases=(*experiment.phases[:-1], phase))
-        conn.execute(update(experiments).where(of.id == row.id).values(document=tables.to_json(kept)))
-        here = select(phases.c.id).where(phases.c.experiment == row.id, phases.c.number == last.number)
-        key = conn.execute(here).scalar_one()
-        follow_metrics(session, info_of(key, kept.name, last), info_of(key, kept.name, phase))
-
-
-STEPS: Mapping[int, Callable[[Connection], None]] = {
-    2: _to_second,
-    3: _to_third,
-    4: _to_fourth,
-    5: _to_fifth,
-    6: _to_sixth,
-}
-"""Version -> what makes it out of the one before."""
 
 
 OTHER_COLUMNS, STILL_READ = "42P16", "2BP01"  # SQLSTATE: of a view to replace, of one to drop

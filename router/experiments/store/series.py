@@ -2,8 +2,7 @@
 
 A stretch is never longer than a 24th of the shortest window or a 256th of the phase's age, whichever is
 longer (and at most an hour before the phase's age asks for more). So there are at most some thousands of them
-in years, and a unit waits little longer than its window to be mature. A bandit's stretches are its epochs,
-since its weights are others in each.
+in years, and a unit waits little longer than its window to be mature.
 
 A metric reads its outcomes within its own window. Where that is not the plan's, a unit's values are kept
 under a key of their own, `NAME@SECONDS`.
@@ -36,7 +35,7 @@ from router.experiments.model import (
 from router.experiments.stats.moments import Moments, places
 from router.experiments.store import tables
 from router.experiments.store.bins import SEPARATOR, add_block
-from router.experiments.store.stretches import Stretches, stretches_of
+from router.experiments.store.stretches import stretch_number, stretch_span, width_of
 from router.experiments.store.tables import COLUMNS, PRODUCTS, experiments, from_json, phases
 from router.experiments.times import SlowShare, TimeQuantile, slow_share, time_quantile
 from router.ports import Stage
@@ -133,7 +132,7 @@ class PhaseInfo:
     started: float
     window: float
     grace: float
-    stretches: Stretches
+    width: float  # seconds of the first stretches
     names: frozenset[str]
     readings: Mapping[str, tuple[tuple[str, float], ...]]
     covariates: frozenset[str]
@@ -143,7 +142,7 @@ class PhaseInfo:
 
     def stretch(self, time: float) -> int:
         """The stretch of time that a first exposure is in."""
-        return self.stretches.number(time - self.started)
+        return stretch_number(time - self.started, self.width)
 
 
 def info_of(key: int, name: str, phase: ExperimentPhase) -> PhaseInfo:
@@ -156,7 +155,7 @@ def info_of(key: int, name: str, phase: ExperimentPhase) -> PhaseInfo:
         started=phase.started,
         window=spec.window,
         grace=spec.grace,
-        stretches=stretches_of(phase),
+        width=width_of(phase),
         names=frozenset(key for found in readings.values() for key, _ in found) - {RESPONSES},
         readings=readings,
         covariates=covariates_of(spec),
@@ -513,7 +512,7 @@ def _added(one: Cell, other: Cell) -> Cell:
 
 
 def _bucket(info: PhaseInfo, stretch: int, arm: str, cohort: Sequence[int], sums: _Sums) -> TimeBucket:
-    offset, seconds = info.stretches.span(stretch)
+    offset, seconds = stretch_span(stretch, info.width)
     cells = {s.key: sums.cells.get(s.key) or (0, Moments.empty(s.columns)) for s in info.series}
     names = [s.key for s in info.series if s.key != LENGTHS]
     return TimeBucket(

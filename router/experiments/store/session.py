@@ -371,14 +371,6 @@ def follow_metrics(session: WriteSession, before: PhaseInfo, now: PhaseInfo) -> 
         _resum(session, now, new)
 
 
-def rebuild_all(session: WriteSession) -> None:
-    """All sums of all phases, and where their units are in time."""
-    for info in session.phases.all(session.conn):
-        if info.stretches.even:
-            _place_anew(session, info)
-        _resum(session, info, info.series)
-
-
 def _refill(session: WriteSession, info: PhaseInfo, names: Collection[str]) -> None:
     """Values under some keys, of all units."""
     of, among, shown = outcomes.c, session.bulk.among, exposures.c
@@ -428,18 +420,6 @@ def _resum(session: WriteSession, info: PhaseInfo, series: Sequence[Series]) -> 
 def _rows_of(series: Series) -> ColumnElement[bool]:
     of = sums.c.metric
     return or_(of == series.key, of.startswith(series.key + SEPARATOR, autoescape=True))
-
-
-def _place_anew(session: WriteSession, info: PhaseInfo) -> None:
-    """Stretches of time were others: those that its units are in, and units by stretch."""
-    session.conn.execute(delete(cohorts).where(cohorts.c.phase == info.id))
-    found = Deltas()
-    for chunk in _chunks(session, info, "epochs are numbered anew"):
-        for unit in chunk:
-            unit.stretch = info.stretch(unit.first)
-            found.add_cohort(unit)
-        session.bulk.write(session.conn, units, map(unit_row, chunk), Clash.REPLACE)
-    session.bulk.write(session.conn, cohorts, found.cohorts(), Clash.ADD)
 
 
 def _chunks(session: WriteSession, info: PhaseInfo, what: str) -> Iterator[list[Unit]]:

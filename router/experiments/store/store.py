@@ -51,7 +51,6 @@ from router.experiments.model import (
     ShadowPair,
     StoredOutcome,
 )
-from router.experiments.slices import WASH_OUT
 from router.experiments.store import tables
 from router.experiments.store.identity import DatabaseWatch, close_moved
 from router.experiments.store.preferences import count_preferences, keep_preference
@@ -76,7 +75,6 @@ TIDY_SECONDS = 3600.0
 CHUNK = 2000  # rows that one step removes
 RESPONSE_WAITS, UNIT_WAITS = 86_400.0, 35 * 86_400.0  # seconds
 MAX_WAITING = 1_000_000  # rows, each of about a kilobyte
-MOST_VALUES = 500_000  # rows that a plan of slices is made from
 COUNT_SECONDS, FULL_SECONDS = 60.0, 5.0  # between two counts; where none more may wait
 _OF_PHASES = (
     *(tables.digests, tables.segment_values, tables.cohorts, tables.sums, tables.built_in),
@@ -327,19 +325,6 @@ class ExperimentStore:
         """The sums of one phase, or those over the units for which the two routers differed at least once."""
         with self.reading() as conn:
             return read_phase_data(conn, self._phases.one(conn, name, phase), only_differing)
-
-    def values_over_time(self, name: str, phase: int, metric: str) -> tuple[tuple[str, float, float], ...]:
-        """Arm, time (unix seconds) and value of the latest outcomes of a phase, up to `MOST_VALUES`. Not of
-        a wash-out."""
-        of, arm = outcomes.c, tables.units.c.arm
-        with self.reading() as conn:
-            key = self._phases.one(conn, name, phase).id
-            joined = outcomes.join(tables.units, of.unit_id == tables.units.c.id)
-            counted = tables.units.c.unit.not_like(f"%/{WASH_OUT}")
-            which = of.phase == key, of.metric == metric, of.late == 0, counted
-            query = select(arm, of.time, of.value).select_from(joined).where(*which)
-            rows = conn.execute(query.order_by(of.time.desc()).limit(MOST_VALUES)).all()
-        return tuple((row[0], row[1], row[2]) for row in rows)
 
     def values_by_age(
         self, name: str, phase: int, metric: MetricSpec, bounds: Sequence[float]

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
-from router.experiments.model import ExperimentPhase, Mode
+from router.experiments.model import ExperimentPhase
 
 FIRST_STRETCHES = 512  # stretches of the first width; each doubling of the width adds half as many
 HALF_OF_THEM = FIRST_STRETCHES // 2
@@ -33,28 +32,9 @@ def stretch_span(stretch: int, width: float) -> tuple[float, float]:
     return (stretch - level * HALF_OF_THEM) * seconds, seconds
 
 
-class Stretches(NamedTuple):
-    """How a phase's time is divided: into epochs of one length, or into stretches that get longer."""
-
-    width: float  # seconds, of the first
-    even: bool = False
-
-    def number(self, elapsed: float) -> int:
-        """The one that a time is in: seconds since the phase began, 0 before that."""
-        return (
-            math.floor(max(0.0, elapsed) / self.width) if self.even else stretch_number(elapsed, self.width)
-        )
-
-    def span(self, number: int) -> tuple[float, float]:
-        """Seconds from the phase's begin to its, and its length in seconds."""
-        return (number * self.width, self.width) if self.even else stretch_span(number, self.width)
-
-
-def stretches_of(phase: ExperimentPhase) -> Stretches:
-    """Of a phase."""
+def width_of(phase: ExperimentPhase) -> float:
+    """Seconds of a phase's first stretches."""
     spec = phase.spec
-    if spec.mode is Mode.BANDIT:
-        return Stretches(spec.epoch, True)
     deciding = (spec.primary, *spec.guardrails, *phase.early_guardrails)  # secondary metrics may change
     windows = [spec.window_of(metric) for metric in deciding]
-    return Stretches(phase.width or first_width(min(windows)))
+    return phase.width or first_width(min(windows))

@@ -4,8 +4,7 @@ All numbers of a unit or a phase are kept in the transaction that keeps the rows
 apart. Rows that come in bulk have no foreign keys: one writer at a time makes them (see `session.py`), and
 checking each would cost more than the rest.
 
-How the newest version looks; `migrating.py` makes it out of older ones. An experiment itself is kept as a
-JSON document (`to_json`).
+An experiment itself is kept as a JSON document (`to_json`).
 """
 
 from __future__ import annotations

@@ -154,7 +154,7 @@ def tables(found: Report) -> Iterator[Any]:
     """What the chart of ranges has no row for."""
     from router.experiments import report_tables
 
-    of_all = (report_tables.missing(found), report_tables.slices(found), report_tables.pairs(found))
+    of_all = (report_tables.missing(found), report_tables.pairs(found))
     every = (*of_all, *report_tables.segments(found), *report_tables.days(found))
     yield from (table for table in every if table.rows or table.notes)
 
@@ -189,7 +189,6 @@ def plan_lines(found: Report) -> list[tuple[str, str]]:
         ("Planned", f"{spec.planned_units:,} {spec.unit}s, at least {spec.min_units:,} in each arm"),
         ("Outcomes count", f"for {duration(spec.window)} after the first answer"),
         ("Chance of a false result", f"{100 * spec.alpha:g} % for all arms together"),
-        ("Design", spec.design.value if spec.design else ""),
         ("Mode", spec.mode.value),
         ("Segments", ", ".join(segment.label for segment in spec.segments)),
         ("Namespace", spec.namespace),

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from google.protobuf.duration_pb2 import Duration
 
 from router.errors import FieldViolation, Findings, InvalidRequest
-from router.experiments.designs import Design
 from router.experiments.model import BUILT_IN, FEEDBACK, Kind
 from router.experiments.times import is_meant_as_share
 from router.extensions.console.fields import BASE, adapter_of, number, put, whole
@@ -22,10 +21,7 @@ KINDS = {kind.value: kind.proto for kind in Kind}
 MODES = {
     "split": pb.Experiment.MODE_SPLIT,
     "shadow": pb.Experiment.MODE_SHADOW,
-    "bandit": pb.Experiment.MODE_BANDIT,
-    "switchback": pb.Experiment.MODE_SWITCHBACK,
 }
-DESIGNS = {design.value: design.proto for design in Design}
 HOUR = 3600.0
 PROPORTION = pb.Experiment.Metric.KIND_PROPORTION
 BEFORE: Mapping[str, str] = {  # what stands in an empty form
@@ -86,9 +82,9 @@ class PlanForm:
 METRIC = ("name", "kind", "better")
 FIELDS = frozenset(
     {
-        *("name", "hypothesis", "route", "mode", "design", "unit", "unit_label", "enrolment", "window"),
+        *("name", "hypothesis", "route", "mode", "unit", "unit_label", "enrolment", "window"),
         *("planned_units", "min_units", "alpha", "margin", "segments", "namespace", "effect", "baseline"),
-        *("deviation", "units_per_day", "days", "power", "by_tenant", "primary.cap", "primary.per"),
+        *("deviation", "units_per_day", "days", "power", "outcome_share", "primary.cap", "primary.per"),
         *("primary.missing", *(f"primary.{name}" for name in METRIC)),
         *(f"arms[{i}].{name}" for i in range(ARMS) for name in ("name", "adapter", "weight")),
         *(f"guardrails[{i}].{name}" for i in range(GUARDRAILS) for name in (*METRIC, "margin")),
@@ -142,11 +138,9 @@ def plan_of(form: Mapping[str, str], found: Findings) -> PlanForm:
     message = pb.Experiment(
         hypothesis=form.get("hypothesis", "").strip(),
         mode=MODES.get(typed("mode"), pb.Experiment.MODE_UNSPECIFIED),
-        design=DESIGNS.get(typed("design"), "DESIGN_UNSPECIFIED"),
         unit=typed("unit"),
         unit_label=typed("unit_label"),
         namespace=typed("namespace"),
-        by_tenant=typed("by_tenant") == "yes",
         primary=_metric(form, "primary", found),
     )
     put(message.primary, cap=number(found, "primary.cap", typed("primary.cap")))
@@ -191,6 +185,7 @@ def question_of(form: Mapping[str, str], plan: PlanForm, found: Findings) -> pb.
         deviation=number(found, "deviation", form.get("deviation", "")),
         units_per_day=number(found, "units_per_day", form.get("units_per_day", "")),
         power=share(found, "power", form.get("power", "")),
+        outcome_share=share(found, "outcome_share", form.get("outcome_share", "")),
     )
     for name in ("enrolment", "alpha"):
         if plan.message.HasField(name):

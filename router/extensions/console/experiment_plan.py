@@ -12,7 +12,6 @@ from router.extensions.console.experiment_form import (
     ALSO,
     ARMS,
     BEFORE,
-    DESIGNS,
     GUARDRAILS,
     KINDS,
     MODES,
@@ -34,11 +33,6 @@ SIZE = SERVICE + "PlanExperiment"
 MOST_NAMES = 200  # experiments whose metrics are suggested
 GUESS = 0.5  # control's value of a share that nothing is known of: with it the plan takes most users
 GUESSED = "What {name} is now is not known: 50 % is assumed, which takes the most users."
-DESIGN_WORDS: Mapping[str, str] = {
-    "planned": "fewest users; a better version is shown by the planned number",
-    "hybrid": "nearly as few, and it goes on after the planned number",
-    "open": "valid at any number of users",
-}
 KIND_WORDS: Mapping[str, str] = {
     "proportion": "share of users (yes or no)",
     "mean": "average of a number",
@@ -77,7 +71,6 @@ async def values(
         "errors": errors or {},
         "kinds": {"": "by its name", **{name: KIND_WORDS.get(name, name) for name in KINDS}},
         "modes": list(MODES),
-        "designs": ["", *DESIGNS],
         "arms": range(2, ARMS),
         "guardrails": range(GUARDRAILS),
         "routes": offered(registry, visible, BASE, versions=False),
@@ -147,12 +140,10 @@ async def previewed(visit: Visit, form: Mapping[str, str]) -> dict[str, Any]:
             wrong.append(FieldViolation("", public_message(error)))
     planned = answer.units if answer is not None and answer.effect else 0
     if planned and not plan.message.HasField("planned_units"):
-        plan.message.planned_units = _of_design(answer, plan.message.design).units if answer else planned
+        plan.message.planned_units = planned
     texts_ = plan.placed([FieldViolation(v.field, clip(v.description)) for v in wrong])
     made |= {
         "answer": answer,
-        "rows": [(name, DESIGN_WORDS[name], one) for name, one in _designs(answer)],
-        "chosen": _chosen(plan.message.design),
         "missing": [(label_of(name), text) for name, every in texts_.items() for text in every],
     }
     if not any(one.field.startswith("arms[") for one in wrong):
@@ -192,22 +183,6 @@ async def _sized(
         notes.append(GUESSED.format(name=plan.message.primary.name))
         answer = await visit.ask(SIZE, question)
     return answer
-
-
-def _designs(answer: pb.PlanExperimentResponse | None) -> list[tuple[str, Any]]:
-    names = {pb.Experiment.Design.Value(proto): name for name, proto in DESIGNS.items()}
-    found = [] if answer is None or not answer.effect else answer.designs
-    return [(names[one.design], one) for one in found if one.design in names]
-
-
-def _chosen(design: int) -> str:
-    names = {pb.Experiment.Design.Value(proto): name for name, proto in DESIGNS.items()}
-    return names.get(design, "planned")
-
-
-def _of_design(answer: pb.PlanExperimentResponse, design: int) -> Any:
-    """The size in the design of the plan."""
-    return next((one for name, one in _designs(answer) if name == _chosen(design)), answer)
 
 
 LABELS: Mapping[str, str] = {
@@ -252,7 +227,7 @@ async def create(visit: Visit) -> PageReply:
     if not noted(found) and not plan.message.HasField("planned_units"):
         try:
             answer = await _sized(visit, plan, question, [])
-            plan.message.planned_units = _of_design(answer, plan.message.design).units
+            plan.message.planned_units = answer.units
         except InvalidRequest:
             pass  # the server's default, or what is wrong is said at the plan itself
     message = pb.CreateExperimentRequest(experiment_id=name, experiment=plan.message)

@@ -31,9 +31,7 @@ STATES: Mapping[int, tuple[str, str]] = {
 }
 MODES: Mapping[int, str] = {
     pb.Experiment.MODE_SHADOW: "shadow",
-    pb.Experiment.MODE_BANDIT: "bandit",
     pb.Experiment.MODE_HOLDOUT: "holdout",
-    pb.Experiment.MODE_SWITCHBACK: "switchback",
 }
 TONES: Mapping[str, str] = {"promote": "ok", "stop for harm": "bad", "invalid": "bad", "undecided": "info"}
 

@@ -19,14 +19,12 @@ KINDS = {Kind.PROPORTION: "the share of {unit}s with it", Kind.MEAN: "its averag
 
 def sentences(spec: Spec, answer: pb.PlanExperimentResponse | None) -> Iterator[str]:
     """What happens to users, what decides, and when."""
-    unit = "client's tenant" if spec.by_tenant else spec.unit
+    unit = spec.unit
     arms = ", ".join(f"{_who(arm)} for {percent(arm.weight, 0)}" for arm in spec.arms)
     part = "" if spec.enrolment == 1 else f" {percent(spec.enrolment, 0)} of {spec.unit}s take part."
     match spec.mode:
         case Mode.SHADOW:
             yield f"{_who(spec.arms[0])} answers; the others answer unseen, and a judge compares them."
-        case Mode.SWITCHBACK:
-            yield f"One version answers all requests for {spec.route} at a time: {arms} of the time."
         case _:
             keeps = f"Each {unit} keeps one version."
             yield f"Requests for {spec.route} are split by {unit}: {arms}.{part} {keeps}"

@@ -146,9 +146,9 @@ def _found(report: Report) -> Iterator[Notice]:
         primary = [asdict(arm.primary) for arm in report.arms if arm.arm == report.arm and arm.primary]
         shown = {**numbers, "primary": primary[0] if primary else None}
         yield _notice(report, phase, Event.PROMOTABLE, reason, time, shown, report.arm or "")
-    units, planned = sum(n.units for n in report.numbers), report.judged.spec.planned_units
-    if verdict.decision == "undecided" and units >= planned:
-        text = f"{words.progress(report)} took part, and it is still undecided. {reason}"
+    matured, planned = sum(n.matured for n in report.numbers), report.judged.spec.planned_units
+    if verdict.decision == "undecided" and matured >= planned:
+        text = f"{words.progress(report)} took part and had their time, and it is still undecided. {reason}"
         yield _notice(report, phase, Event.PLANNED, text, time, {**numbers, "planned_units": planned})
 
 

@@ -131,7 +131,6 @@ def _tables(report: Report) -> dict[str, Any]:
     return {
         "effects": ReportTable("", (), ()) if shadow else report_tables.effects(report),
         "missing": report_tables.missing(report),
-        "slices": report_tables.slices(report),
         "pairs": report_tables.pairs(report),
         "rails": report_tables.guardrails(report),
         "secondary": report_tables.secondary(report),

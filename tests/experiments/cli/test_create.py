@@ -158,11 +158,10 @@ def test_router_arms_come_from_a_file():
                 {"name": "low", "weight": 0.5, "router": {"threshold": 0.4, "classifiers": ["linear"]}},
             ],
             "primary": {"name": "thumbs_up", "kind": "proportion"},
-            "mode": "bandit",
         }
     )
     assert made.arms[1].router == RouterVariant(threshold=0.4, classifiers=("linear",))
-    assert (made.route, made.mode) == ("", Mode.BANDIT)
+    assert made.route == ""
 
 
 @pytest.mark.slow

@@ -44,7 +44,7 @@ def test_the_verdict_comes_first_then_its_number_and_what_to_do(cli, planned):
     lines = cli("experiments", "report", "medical-v2").out.splitlines()
     assert lines[:3] == [
         "PROMOTE new: it is better than control.",
-        "success: +7.5 points (2.6 to 12.4) ✓ better: 57.5 % of users with new, 50.0 % with control."
+        "success: +7.5 points (4.2 to 12.4) ✓ better: 57.5 % of users with new, 50.0 % with control."
         " More is better.",
         "Next: promote new: lora-router experiments promote medical-v2",
     ]
@@ -71,7 +71,15 @@ def test_names_of_the_inside_stand_in_the_details_only(capsys):
     assert INSIDE.findall(shown) == []
     print_report(REPORT, details=True)
     details = capsys.readouterr().out
-    for part in ("primary-better", "0.00015", "asymptotic", "sample-ratio", "120 ms", "95%", "within"):
+    for part in (
+        "primary-better",
+        "planned",
+        "up to twice as large",
+        "sample-ratio",
+        "120 ms",
+        "95%",
+        "within",
+    ):
         assert part in details
 
 
@@ -109,7 +117,12 @@ def test_watch_ends_after_the_looks_or_with_the_experiment(cli, planned):
         ("promote", "", 1, "Next: promote new: lora-router experiments promote medical-v2"),
         ("stop for harm", "", 1, "Next: stop it: lora-router experiments stop medical-v2 --reason harm"),
         ("invalid", "", 1, "Next: repair what the failed check names. Then start anew: lora-router"),
-        ("undecided", "", 1, "Next: wait; lora-router experiments watch medical-v2"),
+        (
+            "undecided",
+            "",
+            1,
+            "Next: wait. After a day of traffic the report says how long; lora-router experiments watch",
+        ),
         ("undecided", "", 0, "Next: start it: lora-router experiments start medical-v2"),
         (
             "promote",
@@ -163,7 +176,7 @@ def with_arm(**fields):
 def test_a_range_for_one_look_is_marked_and_one_line_says_so(capsys):
     assert words.ONCE not in printed(capsys, REPORT)
     out = printed(capsys, with_arm(primary=replace(REPORT.arms[0].primary, anytime=False)))
-    assert "+7.5 points (2.6 to 12.4)†" in out
+    assert "+7.5 points (4.2 to 12.4)†" in out
     assert out.count(words.ONCE) == 1
 
 
@@ -206,12 +219,12 @@ def test_waiting_has_its_end(forecast, told):
     assert following(replace(WAITING, forecast=forecast, numbers=young)) == told
 
 
-def test_giving_up_is_said_when_all_had_their_time_and_no_gain_is_in_sight():
-    found = replace(WAITING, forecast=VerdictForecast(400.0, None, None, 0.03, ""))
+def test_giving_up_is_said_when_all_planned_units_had_their_time():
+    forecast = VerdictForecast(400.0, None, None, 0.03, "")
+    found = replace(WAITING, forecast=forecast, planned=replace(REPORT.planned, reached=True))
     assert words.heading(found) == "GIVE UP: no difference between new and control is shown."
     assert following(found).startswith("Next: give up. All planned users took part, and no gain is in sight")
-    hopeful = replace(WAITING, forecast=VerdictForecast(400.0, 9000, 12.0, 0.03, ""))
-    assert words.heading(hopeful).startswith("WAIT: ")
+    assert words.heading(replace(WAITING, forecast=forecast)).startswith("WAIT: ")
 
 
 @pytest.mark.parametrize("check", [check.name for check in REPORT.checks])

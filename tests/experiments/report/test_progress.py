@@ -7,19 +7,16 @@ from dataclasses import replace
 import pytest
 
 from router.experiments.cli.report import document
-from router.experiments.designs import Design
 from router.experiments.next_step import following
 from router.experiments.report.build import report
 from router.experiments.report.model import Report
 from router.experiments.store.series import TimeBucket
 from router.experiments.words import gives_up, heading, outlook
-from tests.experiments.report.sums import LONG_AFTER, SPEC, STARTED, SumsStore, both, bucket, running
-
-PLANNED = replace(SPEC, design=Design.PLANNED)
+from tests.experiments.report.sums import LONG_AFTER, SPEC, STARTED, SumsStore, both, bucket, ones, running
 
 
 def read(buckets: list[TimeBucket], now: float = LONG_AFTER, **plan: object) -> Report:
-    return report(SumsStore(buckets, running(replace(PLANNED, **plan))), "medical-v2", now=now)
+    return report(SumsStore(buckets, running(replace(SPEC, **plan))), "medical-v2", now=now)
 
 
 def hourly(*new: int, units: int = 250, control: int = 125) -> list[TimeBucket]:
@@ -35,14 +32,13 @@ UNTIL = hourly(*[135] * 8)  # 4,000 units of 4,000, half a point more than the p
 LATER = hourly(*[135] * 8, *[122] * 12)
 
 
-@pytest.mark.parametrize(("design", "rule"), [(Design.PLANNED, "primary-better"), (None, "primary-open")])
-def test_a_planned_experiment_is_promoted_where_an_open_one_is_not(design, rule):
-    found = read(UNTIL, design=design)
-    assert found.verdict.rule == rule
+def test_a_better_arm_is_promoted_by_the_planned_size():
+    found = read(UNTIL)
+    assert found.verdict.rule == "primary-better"
     primary, points = found.arms[0].primary, [p for p in found.points if p.arm == "new"]
     assert primary is not None
-    assert (primary.low > 0) is (rule == "primary-better")
-    assert primary.method == ("planned" if design else "asymptotic")
+    assert primary.low > 0
+    assert primary.method == "planned"
     assert (points[-1].low, points[-1].high) == pytest.approx((primary.low, primary.high))
     assert primary.relative_low is not None
     assert (primary.relative_low > 0) is (primary.low > 0)
@@ -61,7 +57,7 @@ def test_units_behind_the_planned_size_take_nothing_back_and_add_no_looks():
 
 def test_what_is_shown_is_the_same_whenever_it_is_looked_at():
     """By the stored buckets of a look, which may come at any time."""
-    store = SumsStore(LATER, running(PLANNED))
+    store = SumsStore(LATER, running(SPEC))
     rules = [
         report(store, "medical-v2", now=STARTED + 3600.0 * hour + SPEC.window, points=0).verdict.rule
         for hour in range(2, 21)
@@ -74,13 +70,12 @@ def test_what_is_shown_is_the_same_whenever_it_is_looked_at():
 def test_how_far_it_is_and_with_which_chance():
     planned = read(hourly(*[131] * 4)).planned
     assert planned is not None
-    assert (planned.design, planned.units, planned.planned_units) == ("planned", 2000, 4000)
+    assert (planned.units, planned.planned_units) == (2000, 4000)
     assert (planned.reached, planned.give_up) == (False, False)
     assert 0.1 < planned.chance < planned.chance_planned < 0.9
     assert planned.text.startswith(
-        "2,000 of 4,000 planned units have a value; chance of success by 4,000 units"
+        "2,000 of 4,000 planned users had their time; chance of success by 4,000 users"
     )
-    assert read(hourly(*[135] * 4), design=None).planned is None
 
 
 def test_giving_up_is_advised_where_success_is_unlikely():
@@ -89,7 +84,7 @@ def test_giving_up_is_advised_where_success_is_unlikely():
     assert planned is not None
     assert planned.give_up
     assert planned.chance < planned.chance_planned < 0.1
-    assert planned.text.startswith("give up is reasonable: chance of success by 4,000 units is")
+    assert planned.text.startswith("give up is reasonable: chance of success by 4,000 users is")
     assert found.verdict.decision == "undecided"
     assert gives_up(found)
     assert heading(found).startswith("GIVE UP: ")
@@ -105,7 +100,7 @@ def test_at_the_planned_size_the_report_says_what_is_excluded():
     assert (found.planned.reached, found.planned.chance, found.planned.give_up) == (True, None, False)
     high = found.arms[0].primary.high
     text = (
-        "no difference found at the planned size of 4,000 units: shown is that new is not better by more than"
+        "no difference found at the planned size of 4,000 users: shown is that new is not better by more than"
     )
     assert found.planned.text == f"{text} {high:.3g}"
     assert (
@@ -118,3 +113,36 @@ def test_a_promoted_arm_has_no_chance_left_to_tell():
     planned = read(UNTIL).planned
     assert planned is not None
     assert (planned.chance, planned.give_up, planned.text) == (None, False, "")
+
+
+def voting(control: int, new: int, votes: int, hours: int = 4) -> list[TimeBucket]:
+    """600 users in two arms, of whom some in an arm vote; so many votes are good."""
+
+    def part(whole: int, hour: int) -> int:
+        return whole * (hour + 1) // hours - whole * hour // hours
+
+    made = []
+    for hour in range(hours):
+        for arm, good in (("control", control), ("new", new)):
+            n = part(votes, hour)
+            sums = {"success": ones(part(good, hour), n), "error": ones(0, part(300, hour))}
+            answered = {"success": n, "error": part(300, hour)}
+            made.append(bucket(arm, part(300, hour), 0, at=hour, moments=sums, answered=answered))
+    return made
+
+
+def test_the_planned_users_decide_however_few_of_them_vote():
+    """A z test of these votes has p = 0.006. The bound counted voters, and the plan users: p was 1."""
+    found = read(voting(51, 72, votes=103), planned_units=600)
+    primary, planned = found.arms[0].primary, found.planned
+    assert primary is not None
+    assert planned is not None
+    assert 0.001 < primary.p < 0.01
+    assert primary.low > 0
+    assert (planned.units, planned.planned_units) == (600, 600)
+    undecided = read(voting(51, 55, votes=103), planned_units=600)
+    assert (undecided.verdict.rule, undecided.planned.reached) == ("planned-size-reached", True)
+    assert "600 users" in undecided.planned.text
+    assert heading(undecided).startswith("GIVE UP")
+    early = read(voting(51, 55, votes=103), planned_units=1200)
+    assert (early.planned.reached, early.planned.units) == (False, 600)

@@ -1,10 +1,10 @@
-"""Guardrails and bandits judge equally complete arms: a small version of the simulation `maturity`."""
+"""Guardrails judge equally complete arms: a small version of the simulation `maturity`."""
 
 from __future__ import annotations
 
 import pytest
 
-from benchmarks.experiment_truth.maturity import FOUND_CELLS, HARM_CELLS, WITHIN_CELLS, bandit_shown, shown
+from benchmarks.experiment_truth.maturity import FOUND_CELLS, HARM_CELLS, WITHIN_CELLS, shown
 
 A_DAY, RUNS, DAYS = 2500, 3, 16
 
@@ -18,8 +18,3 @@ def test_nothing_wrong_is_shown_of_arms_that_are_unlike_in_speed_alone(cell):
 @pytest.mark.slow
 def test_harm_of_the_last_days_of_a_window_is_found():
     assert shown(FOUND_CELLS[0], A_DAY, RUNS, 2, DAYS)["harm"] == 1
-
-
-@pytest.mark.slow
-def test_a_bandit_stops_no_arm_that_is_only_slower():
-    assert bandit_shown(HARM_CELLS[0], True, 500, 2, 3)["harm"] == 0

@@ -13,6 +13,7 @@ from router.experiments.model import Kind
 from router.experiments.stats.compare import SequencePlan
 from router.experiments.stats.missing import Missing, Response, missing_outcomes
 from router.experiments.stats.moments import ComparedMetric, Moments
+from router.experiments.stats.planned import Looks
 
 VOTE = ComparedMetric("thumbs_up", Kind.PROPORTION)
 PLAN = SequencePlan(units=4000)
@@ -89,3 +90,16 @@ def test_an_arm_is_not_promoted_for_who_answers(cell):
 
 def test_an_arm_that_is_better_is_promoted():
     assert outcome(BETTER[0], 60, 2)["promoted"] > 0.9
+
+
+def test_the_planned_bound_settles_who_answers_with_fewer_users():
+    """A tenth of 4,000 users in each arm votes, 50 and 63 % of them for good."""
+    parts = np.array([0.25, 0.5, 0.75, 1.0])
+    control, treatment = (
+        Moments(400 * parts, (400 * good * parts,), (400 * good * parts,)) for good in (0.5, 0.63)
+    )
+    looks = Looks(control, treatment, (4000 * parts, 4000 * parts))
+    ends = [(Response(4000, 400), Moments(400, (400 * good,), (400 * good,))) for good in (0.5, 0.63)]
+    metric, plan = ComparedMetric("votes", Kind.PROPORTION), SequencePlan(units=8000)
+    assert not missing_outcomes(metric, *ends, plan).settled
+    assert missing_outcomes(metric, *ends, plan, looks=looks).settled

@@ -1,12 +1,11 @@
-"""What is read by answer and by age: the same from both kinds of database."""
+"""What is read by age: the same from both kinds of database."""
 
 from __future__ import annotations
 
 import pytest
 
 from router.experiments.model import Kind, MetricSpec
-from router.experiments.report.answers import AnswerReader, Fraction
-from tests.experiments.store.helpers import START, act, experiment, exposed, outcome
+from tests.experiments.store.helpers import act, experiment, exposed, outcome
 
 SECONDS = MetricSpec("seconds", Kind.MEAN)
 CAPPED = MetricSpec("seconds", Kind.MEAN, cap=3.0)
@@ -18,25 +17,10 @@ def filled(sql_store):
     made = experiment("x", SECONDS)
     kept = store.create(made)
     store.replace(kept, act())
-    store.expose(
-        [exposed("s/1/first", "r1"), exposed("s/1/wash-out", "r2", "b", 5.0), exposed("u", "r3", "b")]
-    )
+    store.expose([exposed("s", "r1"), exposed("w", "r2", "b", 5.0), exposed("u", "r3", "b")])
     values = (("r1", 1.0, 1.0), ("r1", 5.0, 2.0), ("r2", 7.0, 6.0), ("r3", 2.0, 200.0))
     store.record([outcome(response, "seconds", value, at) for response, value, at in values])
     return store
-
-
-def test_units_have_sums_over_their_answers_and_caps_count_for_each(filled):
-    reader = AnswerReader(filled)
-    for metric, total in ((SECONDS, 6.0), (CAPPED, 4.0), (CAPPED, 4.0)):
-        found = {one.unit: one for one in reader.read("x", 1, [metric], START + 1e6)}
-        assert found["s/1/first"].metrics["seconds"] == Fraction(total, 2)
-        assert (found["u"].arm, found["u"].first, found["u"].responses) == ("b", START, 1)
-
-
-def test_values_over_time_leave_the_wash_out_out(filled):
-    found = filled.values_over_time("x", 1, "seconds")
-    assert found == (("b", START + 200.0, 2.0), ("a", START + 2.0, 5.0), ("a", START + 1.0, 1.0))
 
 
 def test_values_by_age_are_of_units_and_stretches(filled):

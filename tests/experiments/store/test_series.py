@@ -11,10 +11,8 @@ from hypothesis import strategies as st
 from router.experiments.model import (
     Aggregate,
     Experiment,
-    ExperimentPhase,
     Kind,
     MetricSpec,
-    Mode,
     Unanswered,
 )
 from router.experiments.stats.moments import Moments
@@ -24,7 +22,6 @@ from router.experiments.store.stretches import (
     first_width,
     stretch_number,
     stretch_span,
-    stretches_of,
 )
 from tests.experiments.store.helpers import (
     GOOD,
@@ -58,16 +55,6 @@ def test_they_follow_each_other(stretch, width):
     begin, seconds = stretch_span(stretch, width)
     assert stretch_span(stretch + 1, width)[0] == begin + seconds
     assert stretch_number(begin, width) == stretch
-
-
-def test_a_bandits_are_its_epochs():
-    spec = replace(experiment().spec, mode=Mode.BANDIT, epoch=60.0)
-    phase = ExperimentPhase(1, 0.0, "e", "v", spec)
-    found = stretches_of(phase)
-    assert [found.number(elapsed) for elapsed in (-5.0, 59.9, 60.0, 60_000.0)] == [0, 0, 1, 1000]
-    assert found.span(1000) == (60_000.0, 60.0)
-    split = replace(phase, spec=replace(spec, mode=Mode.SPLIT))
-    assert stretches_of(split).span(1000) != (100_000.0, 100.0)
 
 
 @given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=4))

@@ -55,7 +55,7 @@ def rich():
         ArmSpec("a", 0.25, AdapterRef("medical", "1.2.0")),
         ArmSpec("b", 0.75, router=RouterVariant(0.5, ("centroid",), True, None)),
     )
-    spec = replace(found.spec, arms=arms, mode=Mode.BANDIT, slot=(0.1, 1 / 3), enrolment=1e-3)
+    spec = replace(found.spec, arms=arms, mode=Mode.SHADOW, slot=(0.1, 1 / 3), enrolment=1e-3)
     return replace(found, spec=spec, created=1.5, stopped=2.5, stop_reason="harm", promoted="b")
 
 

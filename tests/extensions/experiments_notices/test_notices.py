@@ -13,7 +13,15 @@ import pytest
 from router import __version__
 from router.errors import ConfigError
 from router.experiments.model import AuditEntry, Lifecycle
-from router.experiments.report.model import ArmNumbers, ArmReport, MetricReport, PipelineCheck, Report, Ruling
+from router.experiments.report.model import (
+    ArmNumbers,
+    ArmReport,
+    MetricReport,
+    PipelineCheck,
+    PlannedProgress,
+    Report,
+    Ruling,
+)
 from router.experiments.runtime import act_on
 from router.experiments.store.store import ExperimentStore
 from router.experiments.verdict import VerdictDecision
@@ -87,8 +95,12 @@ def test_checks_that_failed_are_due():
 
 
 def test_a_planned_size_without_a_decision_is_due():
-    said = f"5,000 of 5,000 planned users (100 %) took part, and it is still undecided. {GIVE_UP} {GAIN}"
-    assert told(report(units=2500)) == [("planned-size-reached", "", said)]
+    took_part = "5,000 of 5,000 planned users (100 %) took part and had their time"
+    ended = replace(report(units=2500), planned=PlannedProgress(5000, 5000, True, None, None, False, ""))
+    said = f"{took_part}, and it is still undecided. {GIVE_UP} {GAIN}"
+    assert told(ended) == [("planned-size-reached", "", said)]
+    young = tuple(replace(one, matured=0) for one in ended.numbers)
+    assert told(replace(ended, numbers=young)) == []
     assert [n.event for n in due_notices(report(BETTER, units=2500))] == ["may-be-promoted"]
 
 
