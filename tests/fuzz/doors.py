@@ -34,7 +34,7 @@ LIMITS = RequestLimits(1 << 20, 4096)
 MOST_BYTES = 2 << 20  # `max_body_bytes`
 ENTRIES = (b"{}", b"[]", b'""', b"0", b"null", b'{"a":1}', b"[[]]", b'"\\u0000"', b"1e400", b" ")
 KINDS: tuple[type[Message], ...] = (
-    *(pb.GenerateRequest, pb.RouteRequest, oip.ModelInferRequest, fleet_pb2.ReplaceReplicasRequest),
+    *(pb.GenerateRequest, pb.RouteRequest, oip.ModelInferRequest, fleet_pb2.DrainReplicaRequest),
     *(experiments_pb2.CreateExperimentRequest, experiments_pb2.UpdateExperimentRequest),
     *(experiments_pb2.RecordOutcomesRequest, experiments_pb2.PlanExperimentRequest),
 )

@@ -241,7 +241,7 @@ async def test_ends_that_are_no_fault_of_the_input(
     assert await at.of(open_door(at, "medical")) == row("UNAVAILABLE", "", late=False)
     at.fakes.router.error = None
     at.fakes.engine.hold()
-    monkeypatch.setattr(at.server.interceptors, "_max_deadline", 0.3)
+    monkeypatch.setattr(at.server.interceptors, "_max_deadline", 1.0)
     assert await at.of(open_door(at, "medical")) == row("DEADLINE_EXCEEDED", "medical", late=True)
     monkeypatch.undo()
 
