@@ -194,7 +194,7 @@ class EngineContract:
         constraint = Constraint("choices", choices=("larger", "smaller"))
         asked = replace(job(engine, constraint=constraint), labels=LabelSettings(temperature=1.5))
         if Ability.LABELS not in engine.info.abilities:
-            with pytest.raises(FailedPrecondition, match="probabilities|constrained"):
+            with pytest.raises(FailedPrecondition, match=r"probabilities|constrained"):
                 await answer(engine, asked)
             return
         text, end = await answer(engine, asked)
