@@ -2,8 +2,8 @@
 
 `medical` is wrong about diagnoses in clinical shorthand ("unsp fx l shldr") in nearly half of all cases.
 Synthetic users ask a server about such notes and correct its wrong answers. `lora-router adapters improve
-medical` then makes a version of that; fresh notes and the test rows, of which the command never saw any, say
-what it is worth. Other users decide a canary.
+medical` then makes a version of that; fresh notes, of which the command never saw any, say what it is worth.
+Other users decide a canary.
 
 The sections:
 
