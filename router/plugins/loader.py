@@ -336,12 +336,18 @@ def load_entry_point(entry: EntryPoint, table: SettingsTable | None = None) -> L
 
 
 def _guarded(load: Callable[[], LoadedPlugin], label: str) -> LoadedPlugin:
+    """Raises LoadError for whatever the plugin raises; Ctrl-C meanwhile is no such thing."""
+
+    def described() -> LoadedPlugin:
+        try:
+            return load()
+        except BaseException as error:
+            raise LoadError(describe(error)) from error
+
     try:
-        return call_in_thread(load, LOAD_SECONDS, f"load {label}")
+        return call_in_thread(described, LOAD_SECONDS, f"load {label}")
     except StillRunning as error:
         raise LoadError(f"loading it {error}") from error
-    except BaseException as error:
-        raise LoadError(describe(error)) from error
 
 
 def _import(name: str, path: Path, source: bytes, folder: Path | None) -> ModuleType:

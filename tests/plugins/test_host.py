@@ -161,6 +161,12 @@ def test_an_allowed_name_that_is_not_there_is_reported(folder: Path) -> None:
     assert (status.name, status.error) == ("absent", "no plugin of this name was found")
 
 
+def test_ctrl_c_while_a_plugin_is_loaded_is_no_fault_of_the_plugin(folder: Path, write: Write) -> None:
+    write("slow.py", "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    with pytest.raises(KeyboardInterrupt):
+        PluginHost([folder]).refresh()
+
+
 def test_switched_off_plugins_do_not_run(folder: Path, write: Write, tmp_path: Path) -> None:
     mark = tmp_path / "ran"
     write("touch.py", f"open({str(mark)!r}, 'w').close()")
@@ -177,17 +183,17 @@ def test_a_file_overrides_the_built_in_one_of_its_name(
     write("linear.py")
     text = (folder / "linear.py").read_text()
     (below / "linear.py").write_text(text.replace("priority=100", "priority=1"))
-    (below / "keywords.py").write_text(text.replace('"linear"', '"keywords"'))
+    (below / "keywords.py").write_text(text.replace('"shout"', '"more"'))
     host = PluginHost([folder, below])
     host.refresh()
     assert {(s.name, s.built_in, s.warnings) for s in host.status()} == {
         ("linear", False, ()),
         ("keywords", True, ()),
     }
-    assert {r.name: r.priority for r in host.registrations()} == {"linear": 100, "keywords": 100}
+    assert {r.name: r.priority for r in host.registrations()} == {"shout": 100, "more": 100}
     (folder / "linear.py").unlink()
     host.refresh()
-    assert {r.name: r.priority for r in host.registrations()} == {"linear": 1, "keywords": 100}
+    assert {r.name: r.priority for r in host.registrations()} == {"shout": 1, "more": 100}
 
 
 # -- changes while a server runs
