@@ -71,7 +71,7 @@ def buckets(experiments: Sequence[Experiment], units: Sequence[Unit], effect: fl
     before, after = assigned(experiments[0]), assigned(experiments[-1])
     found: dict[tuple[int, str], list[int]] = {}
     for unit in units:
-        arm = (after if unit.time >= HALF else before).assigned(unit.name, unit.time)
+        arm = (after if unit.time >= HALF else before).assigned(unit.name)
         if isinstance(arm, Assigned):
             cell = found.setdefault((int(unit.time // LOOK), arm.arm), [0, 0])
             cell[0] += 1
