@@ -299,7 +299,7 @@ class DemoServer:
         from router.client.channel import channel_options
 
         began = said = time.monotonic()
-        shown = 0
+        shown, last = 0, ""
         with grpc.insecure_channel(self.address, options=channel_options(self.address)) as channel:
             check = health_pb2_grpc.HealthStub(channel).Check
             while True:
@@ -317,7 +317,9 @@ class DemoServer:
                     pass  # not listening yet
                 if (now := time.monotonic()) - said >= SAY_SECONDS:
                     said = now
-                    print(f"  {now - began:.0f} s: {told(lines[-1])[1] if lines else 'loading'}", flush=True)
+                    text = told(lines[-1])[1] if lines else "loading"
+                    print(f"  {now - began:.0f} s: {text if text != last else '...'}", flush=True)
+                    last = text
                 time.sleep(0.1)
 
     def stop(self) -> None:
