@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from router.server.call import Tracing
 
 log = logging.getLogger(__name__)
-ENGINE_SECONDS = 10.0  # for a step to end at shutdown, on a slow machine too
+ENGINE_SECONDS = 2.0  # for a step to end at shutdown
 AT_ONCE_SECONDS = 1.0  # for the tasks to end when a second signal came
 REFUSING_SECONDS = 0.5  # from the first refusal of a drain until connections are told to close
 

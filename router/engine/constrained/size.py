@@ -23,7 +23,7 @@ MAX_BRANCHING = 32_768  # pairs of names in each group of a grammar, of referenc
 MOST_MERGED = 16_384  # sets of schemas that hold for one value
 
 _COUNTED = re.compile(r"\{(\d+)(?:,(\d*))?\}")
-_QUANTIFIER = re.compile(r"\\.|\[(?:\\.|[^\]\\])*\]|(?P<quantifier>[*+?{])", re.DOTALL)
+_QUANTIFIER = re.compile(r"\\.|\[(?:\\.|[^\]\\])*(?:\]|\\?\Z)|(?P<quantifier>[*+?{])", re.DOTALL)
 # A comment, a string and an expression hide what looks like a part of a grammar.
 _LARK = re.compile(
     r"""//[^\n]* | (?P<text>"(?:\\.|[^"\\\n])*") | (?P<regex>/(?:\\.|[^/\\\n])+/)
