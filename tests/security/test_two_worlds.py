@@ -314,9 +314,10 @@ def _quieten(message: Message) -> None:
 
 @pytest.fixture
 async def answers(
-    tmp_path: Path, start_server: Start, connect: Connect
+    tmp_path: Path, start_server: Start, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[str], Awaitable[tuple[dict[str, Any], dict[str, Any]]]]:
     """What a client is told in all cases: beside the other tenant's things, and without them."""
+    monkeypatch.setattr("router.experiments.sizing.DAY", 1e-6)  # the worlds' traffic is of seconds
 
     async def told(client: str, theirs: bool) -> dict[str, Any]:
         async with world(tmp_path, start_server, connect, theirs) as at:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import secrets
 import sqlite3
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -138,13 +139,11 @@ class DatabaseWatch:
 def close_moved(engine: Engine) -> None:
     """Before the connections to a file that was moved are closed: write its log into it, since SQLite leaves
     the log at the old path, and reads it into whatever file is opened there next."""
-    connection = engine.raw_connection()
     try:
-        connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    except sqlite3.Error as error:
+        with closing(engine.raw_connection()) as connection:
+            connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    except sqlite3.Error as error:  # also where no connection was left, and none can be made
         log.warning("the log of a database that was replaced could not be written into it: %s", error)
-    finally:
-        connection.close()
 
 
 Place: TypeAlias = tuple[int, int]
