@@ -125,6 +125,7 @@ class Call:
     response_id: str = ""  # once the client is known
     started: float = field(default_factory=time.monotonic)
     deadline: float | None = None
+    caller_ahead: float = 0.0  # seconds by which the caller may see its own deadline earlier
     decision: Decision | None = None
     usage: Usage | None = None
     finish: str = ""
@@ -277,8 +278,8 @@ class Call:
 
     @property
     def expired(self) -> bool:
-        """Its deadline has passed."""
-        return self.deadline is not None and time.monotonic() >= self.deadline
+        """Its deadline has passed for its caller, whose clock started before the call arrived."""
+        return self.seconds_left <= self.caller_ahead
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,6 +53,7 @@ access_log = logging.getLogger(ACCESS_LOG)
 LEVELS = {"INTERNAL": logging.ERROR, "DATA_LOSS": logging.ERROR, "UNAVAILABLE": logging.WARNING}
 HTTP = "http"
 REFUSALS = (Unauthenticated, PermissionDenied, QuotaExceeded)
+CALLER_AHEAD = 0.1  # a call that its caller ends so shortly before its deadline has met it
 SEND_SECONDS = 30.0  # that the caller's windows may be full
 PRESSED_SECONDS = 2.0  # the same where others need the place
 LOOK_SECONDS = 1.0
@@ -119,6 +120,8 @@ class Interceptors:
         else:
             left = call.time_remaining()
             most = self._max_deadline if left is None else min(left, self._max_deadline)
+            if left is not None:
+                call.caller_ahead = min(CALLER_AHEAD, left / 10)
             await stack.enter_async_context(bounded(call, most))
         if policy.admitted:
             self._admission.check(call)  # again below, where the call has had to wait for its slot

@@ -23,7 +23,7 @@ from router.server.interceptors import Sending, bounded, log_fields
 from router.server.policy import GENERATE, OBSERVE
 from router.types import FinishReason, Request
 from router.v1 import inference_pb2 as pb
-from tests.server.helpers import Connect, Start, ask, details, failure, long_stream, settled, stream
+from tests.server.helpers import Connect, Start, ask, details, failure, long_stream, settled, stream, until
 
 HEX = re.compile(r"[0-9a-f]{32}")
 ID = (("x-request-id", "mine-4"),)
@@ -148,14 +148,22 @@ async def test_a_hung_engine_does_not_hold_the_caller(
     fakes.engine.hold()
     error = await failure(stubs.inference.Generate(ask(), timeout=0.1))
     assert error.code().name == "DEADLINE_EXCEEDED"
-    await asyncio.sleep(0.05)
-    assert server.admission.in_flight == 0
+    await until(lambda: server.admission.in_flight == 0)
 
 
 async def test_a_deadline_in_the_past_is_refused() -> None:
     with pytest.raises(DeadlineExceeded, match="when the request arrived"):
         async with bounded(Call("/m", "r", GENERATE), -1.0):
             pytest.fail("ran")
+
+
+async def test_a_caller_whose_clock_is_ahead_has_met_its_deadline() -> None:
+    """gRPC ends the call on both sides, and the caller's side, which began earlier, may be the first."""
+    call = Call("/m", "r", GENERATE)
+    call.deadline = time.monotonic() + 1000.0
+    assert not call.expired
+    call.caller_ahead = 1000.1
+    assert call.expired
 
 
 async def test_another_timeout_inside_is_not_a_deadline() -> None:

@@ -208,14 +208,20 @@ async def test_answers_and_refused_input(at: Watched) -> None:
     assert [found for _, found in seen] == [expected for expected, _ in seen]
 
 
+async def streamed(at: Watched, text: str) -> None:
+    """All of a stream by gRPC. A task that is cancelled just as the call has begun does not end the call:
+    grpcio leaves that to the collection of garbage."""
+    call = at.stubs.inference.StreamGenerate(stream(text), metadata=at.mine)
+    try:
+        await messages(call)
+    finally:
+        call.cancel()
+
+
 Door = Callable[[Watched, str], Awaitable[Any]]
 DOORS: dict[str, tuple[Door, str, str]] = {
     "gRPC": (lambda at, text: at.stubs.inference.Generate(ask(text), metadata=at.mine), "grpc", GENERATE),
-    "gRPC stream": (
-        lambda at, text: messages(at.stubs.inference.StreamGenerate(stream(text), metadata=at.mine)),
-        "grpc",
-        STREAM,
-    ),
+    "gRPC stream": (streamed, "grpc", STREAM),
     "HTTP": (lambda at, text: at.post(CHAT, asking(text)), "http", CHAT),
     "HTTP stream": (lambda at, text: at.post(CHAT, asking(text, stream=True)), "http", CHAT),
     "KServe": (lambda at, text: kserve(at, "auto", text), "grpc", INFER),
@@ -307,11 +313,11 @@ async def test_what_is_no_request_of_this_server(
 
 
 async def test_a_flood_of_what_is_not_served_is_no_flood_of_lines(
-    start_web: Start, http: Http, caplog: pytest.LogCaptureFixture
+    start_web: Start, http: Http, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    monkeypatch.setattr("router.server.interceptors.LINES_PER_SECOND", 0)
     caplog.set_level(logging.INFO, "router.server.access")
     client = http(await start_web())
-    for number in range(120):
+    for number in range(12):
         assert (await client.get(f"/made-up-{number}")).status_code == 404
-    lines = [record for record in caplog.records if record.name == "router.server.access"]
-    assert len(lines) < 120
+    assert not [record for record in caplog.records if record.name == "router.server.access"]

@@ -61,12 +61,14 @@ async def test_a_step_that_fails_is_an_exposure_with_an_error(run, store):
     assert (found["error"], found["cancelled"]) == (1.0, 0.0)
 
 
-async def test_a_deadline_is_an_error_and_no_cancellation(run, store):
+async def test_a_deadline_is_an_error_and_no_cancellation(run, store, monkeypatch):
     server = await run(trial())
+    server.engine.step_seconds = 0.02
+    monkeypatch.setattr(server.app.interceptors, "_max_deadline", 0.3)
     request = of_unit("ann", sampling={"max_tokens": 500, "min_tokens": 500})
-    caught = await failure(server.inference.Generate(request, timeout=0.15))
+    caught = await failure(server.inference.Generate(request))
     assert caught.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-    await until(lambda: len(store.outcomes) == 6)
+    await until(lambda: len(store.outcomes) > 0)
     (response_id,) = exposures(store)
     assert values(store, response_id)["error"] == 1.0
     assert values(store, response_id)["cancelled"] == 0.0

@@ -45,7 +45,8 @@ async def breaks(server: SimpleNamespace) -> None:
 
 async def deadline(server: SimpleNamespace) -> None:
     server.engine.hold()
-    await failure(server.inference.Generate(of_unit("ann"), timeout=0.3))
+    server.app.interceptors._max_deadline = 0.3
+    await failure(server.inference.Generate(of_unit("ann")))
 
 
 async def leaves(server: SimpleNamespace) -> None:
