@@ -58,7 +58,7 @@ async def answer(engine: Engine, job: Job) -> tuple[str, Finished]:
     return await read(engine.submit(await with_grammar(engine, job)))
 
 
-async def until(condition: Any, seconds: float = 10.0) -> None:
+async def until(condition: Any, seconds: float = 60.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "the condition never came true"

@@ -214,7 +214,7 @@ async def test_what_the_store_refuses_is_lost_alone(recorder, store, monkeypatch
     assert "the store refused outcomes" in caplog.text
 
 
-async def until(condition, seconds: float = 2.0) -> None:
+async def until(condition, seconds: float = 30.0) -> None:
     for _ in range(int(seconds / 0.005)):
         if condition():
             return

@@ -126,7 +126,7 @@ def drop(root: Path, name: str, version: str = "", value: float = 1.0, **more: A
     return write_adapter(folder, None, weights(value), **files)
 
 
-async def eventually(true: Callable[[], bool], seconds: float = 10.0) -> None:
+async def eventually(true: Callable[[], bool], seconds: float = 60.0) -> None:
     """Wait until something holds."""
     end = time.monotonic() + seconds
     while not true():

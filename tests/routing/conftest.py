@@ -118,7 +118,7 @@ def asking(text: str = "hello", deadline: float | None = None, **hints: Any) -> 
     return Request("r", turns=(Turn("user", text),), routing=RoutingHints(**hints), deadline=deadline)
 
 
-async def eventually(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+async def eventually(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     """Wait until `condition` holds; a test that never gets there fails."""
     deadline = time.monotonic() + seconds
     while not condition():
