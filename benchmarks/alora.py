@@ -2,7 +2,7 @@
 
 How long a request of 1,000 tokens takes to its first token, routed and answered. Routed: the base reads it. A
 plain LoRA then reads it again from its beginning; an activated one goes on from what the base read. Beside
-that what the `probe` classifier reads today, which is no beginning of anybody's prompt, and each part alone.
+that each part alone.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from benchmarks.answering import RANK
 from benchmarks.contestants import told
 from benchmarks.long_prompts import long
 from benchmarks.workload import random_adapter, start
-from router.engine.base import AdapterArtifact, Finished, Job, PoolingRequest
+from router.engine.base import AdapterArtifact, Finished, Job
 from router.engine.ops import BLOCK
 from router.engine.prompt import PromptEncoder
 from router.engine.torch_engine import TorchEngine
@@ -32,15 +32,12 @@ from router.models import resolve_model
 from router.types import SamplingParams
 
 INVOCATION = "<|im_start|>assistant\n"  # what the default base's template writes before an answer
-PROBE_TOKENS = 240  # of the request, about what the classifier reads of a long one, and its context
-PROBE_DEPTH = 0.5
 TARGET = 0.4  # of what a plain LoRA takes
 
-PROBE, BASE, PLAIN, LATE, AFTER = "probe", "base", "LoRA", "activated", "activated, after the base"
-PARTS = (PROBE, BASE, PLAIN, LATE, AFTER)
+BASE, PLAIN, LATE, AFTER = "base", "LoRA", "activated", "activated, after the base"
+PARTS = (BASE, PLAIN, LATE, AFTER)
 WAYS = {  # what a request waits for, one after the other
     "the base reads all, then the adapter": ((BASE, PLAIN), (BASE, AFTER)),
-    "probe reads its part, then the adapter": ((PROBE, PLAIN), (PROBE, LATE)),
     "the base has read it before": ((PLAIN,), (AFTER,)),
 }
 Seconds = dict[str, list[float]]
@@ -106,15 +103,10 @@ async def one_round(
         (PLAIN, texts[1], plain.digest, 0),
         (LATE, texts[2], late.digest, 0),
     ]
-    found = {PROBE: await timed(lambda: engine.read(reading(texts[3])))}
+    found = {}
     for part, tokens, adapter, known in answer:
         found[part] = await timed(partial(first_token, engine, tokens, adapter, known))
     return found
-
-
-def reading(tokens: Sequence[int]) -> PoolingRequest:
-    """What the probe asks for of a long request."""
-    return PoolingRequest(tokens[:PROBE_TOKENS], depth=PROBE_DEPTH, ends=16)
 
 
 async def first_token(engine: TorchEngine, tokens: Sequence[int], adapter: str | None, known: int) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import report
-from benchmarks.routing import ROOT
+from benchmarks.local_router import ROOT
 from router.client import Answer, AsyncClient
 from router.extensions.training.data import TrainingRow, load_splits
 from router.extensions.training.evaluation.metrics import METRICS, score_answers
@@ -59,6 +59,8 @@ def parts(each: int) -> list[Part]:
         path = ROOT / "recipes" / f"{folder.name}.toml"
         if (folder / "adapter_model.safetensors").is_file() and path.is_file():
             recipe = load_recipe(path)
+            if recipe.adapter.name != folder.name:  # another version of an adapter
+                continue
             rows = load_splits(recipe.data).test
             found.append(Part(recipe, random.Random(SEED).sample(rows, min(each, len(rows)))))
     return found
@@ -88,11 +90,11 @@ async def ask(address: str, mix: Sequence[Part], oracle: bool) -> dict[str, list
 async def measure(mix: Sequence[Part]) -> dict[str, dict[str, list[Answer]]]:
     """Answers by arm and adapter."""
     found = {}
-    for arm, plugins in (("routed", "keywords,linear,embedding,probe"), ("base", "")):
+    for arm, plugins in (("routed", "examples"), ("base", "")):
         with tempfile.TemporaryDirectory() as folder:
             flags = ("--adapters-dir", str(ROOT / "adapters"), "--plugins-dir", str(ROOT / "plugins"))
             more = (*flags, "--set", f"load_plugins={plugins}")
-            async with serving(Path(folder), *more) as (_, address):
+            with serving(Path(folder), *more) as (_, address):
                 if arm == "routed":
                     found["oracle"] = await ask(address, mix, oracle=True)
                 found[arm] = await ask(address, mix, oracle=False)
@@ -148,7 +150,7 @@ def main() -> None:
     print(report.table(table), "\n".join(notes), sep="\n")
     workload = (
         f"{sum(len(p.rows) for p in mix)} test rows of {len(mix)} adapters, mixed, {IN_FLIGHT} in flight, "
-        "through gRPC; servers with keywords, linear, embedding and probe, or without classifiers (base)."
+        "through gRPC; servers with the classifier examples, or without classifiers (base)."
     )
     print("written to", report.write("routed", workload, table, notes))
 

@@ -9,19 +9,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from router import hookimpl
 from router.classifiers.caches import FitCache
+from router.classifiers.gate import shifted
 from router.classifiers.regression import (
     Array,
     TrainingSet,
     best_scores,
     file_digest,
     fit_dual,
-    gram_in_pieces,
     read_background,
     softmax,
     spread_evenly,
@@ -137,7 +136,7 @@ class Multilingual(Classifier):
         means = _means([[vectors[text] for text in texts] for texts in languages.values()], languages)
         model = _Model(training_set.names, (*languages, ""), means, np.zeros(0), np.zeros(0), 0.5)
         rows = np.stack([_features(model, text, vectors) for text in training_set.texts])
-        gram = gram_in_pieces(rows) + np.float32(BIAS)
+        gram = rows @ rows.T + np.float32(BIAS)
         dual = fit_dual(gram, training_set.allowed, PENALTY, ITERATIONS)
         weights, bias = rows.T @ dual, BIAS * dual.sum(axis=0)
         reached = [
@@ -157,7 +156,7 @@ class Multilingual(Classifier):
         for i in asked:
             chances = softmax(_features(model, requests[i].text, vectors) @ model.weights + model.bias)
             answers[i] = best_scores(
-                model.names, _levelled(chances, model.level), f"none of them: {chances[-1]:.2f}"
+                model.names, shifted(chances, model.level), f"none of them: {chances[-1]:.2f}"
             )
         return answers
 
@@ -193,12 +192,6 @@ def _features(model: _Model, text: str, vectors: Mapping[str, Array]) -> Array:
     rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), EPSILON)
     flat: Array = rows.reshape(PARTS * SIZE) * np.float32(SHARPNESS / PARTS**0.5)
     return flat
-
-
-def _levelled(chances: Array, level: float) -> Any:
-    """Chances whose odds are shifted so that `level` becomes 0.5."""
-    shifted = chances * (1 - level)
-    return shifted / np.maximum(shifted + (1 - chances) * level, EPSILON)
 
 
 @hookimpl

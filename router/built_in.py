@@ -63,6 +63,6 @@ def is_built_in(path: Path, name: str) -> bool:
 
 @cache
 def _shipped() -> frozenset[str]:
-    """`adapters/medical`, `plugins/linear.py` and the like, of the files that hatch_build.py packs."""
+    """`adapters/medical`, `plugins/examples.py` and the like, of the files that hatch_build.py packs."""
     lines = (Path(__file__).parent / "shipped.txt").read_text(encoding="utf-8").splitlines()
     return frozenset("/".join(line.split("/")[:2]) for line in lines)

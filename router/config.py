@@ -187,18 +187,6 @@ class Settings(BaseSettings):
     calibration: str = Field(
         "auto", description="calibration file; auto: calibration.json in an adapters folder; empty: none"
     )
-    target_error: float | None = Field(
-        None, gt=0, lt=1, description="highest error among routed requests; unset: the calibration's own"
-    )
-    target_ood: float | None = Field(
-        None,
-        gt=0,
-        lt=1,
-        description="highest share of foreign requests that is routed; unset: the calibration's own",
-    )
-    strict_threshold: float = Field(
-        0.9, ge=0, le=1, description="confidence needed where the calibration is stale"
-    )
     task_first: bool = Field(True, description="a task instruction beats the topic")
     domain_first: bool = Field(True, description="a question in a domain beats plain question answering")
     routing_continuity: Continuity = Field(

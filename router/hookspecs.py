@@ -393,7 +393,7 @@ class DecisionRecord:
     text: str  # what the user asks
     adapter: str  # name; `base` or `mixture` without an adapter
     version: str
-    reason: Literal["explicit", "hint", "classified", "abstained", "unfamiliar", "fallback"]
+    reason: Literal["explicit", "hint", "classified", "abstained", "fallback"]
     classifier: str
     confidence: float
     seconds: float  # that routing took

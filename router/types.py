@@ -44,7 +44,6 @@ class Reason(StrEnum):
     HINT = "hint"  # the caller's domain or task left one candidate
     CLASSIFIED = "classified"  # a classifier was sure
     ABSTAINED = "abstained"  # none was sure: the base answers
-    UNFAMILIAR = "unfamiliar"  # sure, but unlike anything the adapters know: the base answers
     FALLBACK = "fallback"  # no classifier could be asked: the base answers
 
 
@@ -494,7 +493,7 @@ class Decision:
     experiment: str = ""
     arm: str = ""
     secret: bool = False  # experiment and arm are not told to the caller
-    calibration: str = ""  # empty without one, `fitted`, `provisional`, or `stale: ` and what does not fit
+    calibration: str = ""  # empty without one, `calibrated`, or what it does not cover
     mixture: tuple[MixturePart, ...] = ()
     votes_lost: tuple[LostVote, ...] = ()  # of classifiers that this decision needed
     note: str = ""  # where no adapter could be picked at all: why, and what to do

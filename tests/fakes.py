@@ -245,13 +245,13 @@ class FakeRouter:
     def __init__(self, catalog: Catalog) -> None:
         self.catalog = catalog
         self.requests: list[Request] = []
-        self.answers: list[tuple[Decision, bool]] = []
+        self.answers: list[Decision] = []
         self.flaws: Sequence[str] = ()
         self.error: Exception | None = None
         self.on_vote: Callable[[Vote], None] = lambda vote: None
 
-    def answered(self, request: Request, decision: Decision, own: bool) -> None:
-        self.answers.append((decision, own))
+    def answered(self, request: Request, decision: Decision) -> None:
+        self.answers.append(decision)
 
     def state(self) -> RoutingState:
         return RoutingState()

@@ -28,7 +28,7 @@ from router.engine.fake import FakeEngine  # noqa: E402
 SITES = {"model.layers.0.self_attn.q_proj": (8, 8), "model.layers.0.mlp.up_proj": (16, 8)}
 REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
 SETTINGS = {"listen": "127.0.0.1:0", "http_listen": "127.0.0.1:0", "metrics_listen": "127.0.0.1:0"}
-MORE = {"lame_duck_seconds": 0.0, "gate": "off", "load_plugins": "keywords", "adapters_dir": "adapters"}
+MORE = {"lame_duck_seconds": 0.0, "gate": "off", "load_plugins": "bikes", "adapters_dir": "adapters"}
 
 
 async def main(adapters: int) -> dict[str, Any]:

@@ -19,7 +19,7 @@ def serving(folder: Path, *more: str, **environment: str) -> Iterator[tuple[subp
     Where tests change nothing that others see, a fixture of the module keeps one for all of them.
     """
     address = free_address()
-    flags = ["--listen", address, "--metrics-listen=", "--set", "load_plugins=keywords,linear"]
+    flags = ["--listen", address, "--metrics-listen=", "--set", "load_plugins=examples"]
     with (folder / "log").open("wb") as log:
         child = subprocess.Popen(
             [sys.executable, "-m", "router.cli", "serve", *flags, "--threads", "1", *more],

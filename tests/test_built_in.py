@@ -48,7 +48,7 @@ def test_what_a_user_adds_to_a_checkout_is_not_built_in(package: Path, tmp_path:
         (package.parent / folder).mkdir()
     adapters, plugins = package.parent / "adapters", package.parent / "plugins"
     assert is_built_in(adapters / "medical", "adapters")
-    assert is_built_in(plugins / "linear.py", "plugins")
+    assert is_built_in(plugins / "examples.py", "plugins")
     assert not is_built_in(adapters / "contracts", "adapters")
     assert not is_built_in(plugins / "shout.py", "plugins")
     assert not is_built_in(tmp_path / "adapters" / "medical", "adapters"), "a user's folder of that name"

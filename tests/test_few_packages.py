@@ -109,13 +109,27 @@ def test_tables_need_no_rich(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     assert capsys.readouterr().out == "A     B\nlong  x\ny     z\n"
 
 
+BIKES = """
+from router import hookimpl
+from router.routing import Classifier, Scores
+
+class Bikes(Classifier):
+    name = "bikes"
+    def classify_batch(self, requests):
+        return [Scores({"bikes": 1.0}) if "bike" in r.text else None for r in requests]
+
+@hookimpl
+def register_classifiers(register):
+    register(Bikes())
+"""
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """With an adapter for bikes, and one whose answers are constrained."""
-    write_adapter(
-        tmp_path / "adapters" / "bikes",
-        manifest='[adapter]\nname = "bikes"\nversion = "1.0.0"\n[routing]\nkeywords = ["bike"]\n',
-    )
+    """With an adapter for bikes and a plugin that knows it, and an adapter whose answers are constrained."""
+    write_adapter(tmp_path / "adapters" / "bikes", manifest='[adapter]\nname = "bikes"\nversion = "1.0.0"\n')
+    (tmp_path / "plugins").mkdir(mode=0o755)
+    (tmp_path / "plugins" / "bikes.py").write_text(BIKES)
     write_adapter(
         tmp_path / "adapters" / "yes",
         manifest='[adapter]\nname = "yes"\nversion = "1.0.0"\n[generation]\nchoices = ["yes", "no"]\n',

@@ -29,28 +29,16 @@ SLACK = 1e-6  # float32 probabilities may sum or round past their ends
 class Classifier:
     """Base class. `classify_batch` is the only method a plugin must write.
 
-    `scales`: it tells thousands of adapters apart, and learns one that came or changed without going through
-    the others again. It is fitted to all adapters and speaks for those that no calibration knows; the others
-    are fitted to those that one does, or to all where they are few. Its confidence is a probability that
-    holds whatever else there is: 0.5 and more, and ahead of every other adapter, routes.
-
-    `compares`, beside `scales`: its chances compare adapters that no calibration knows with those that one
-    does. Where it has an opinion, no other decides for the former without it, and it keeps a request from the
-    latter that is more likely for the former (router/routing/policy.py). Without a calibration it is not
-    asked.
-
     `foreign`: it is asked only for requests in another language than the examples, and has to come before all
-    others; its opinion counts more than theirs then (router/routing/policy.py). It is warmed up and learns
-    when the first such request comes.
+    others; without its consent they decide nothing then (router/routing/policy.py). It is warmed up and
+    learns when the first such request comes.
 
     `needs`: what it cannot do without of the base, such as HIDDEN_STATES. Where the engine has not got it, a
-    classifier is never asked, its state says why, and a calibration that was made with it is stale.
+    classifier is never asked, and its state says why.
     """
 
     name: str = ""
     version: str = "0"
-    scales: bool = False
-    compares: bool = False
     foreign: bool = False
     needs: Sequence[str] = ()
 
@@ -73,6 +61,10 @@ class Classifier:
     def fit(self, adapters: Sequence[AdapterProfile]) -> None:
         """Called off the request path whenever the set of adapters changes."""
 
+    def findings(self) -> Mapping[str, str]:
+        """What the last fit found out about adapters, by name: a line each, for people."""
+        return {}
+
     def classify_batch(self, requests: Sequence[Request]) -> Sequence[Scores | None]:
         """One entry for each request; None declines."""
         raise NotImplementedError
@@ -84,7 +76,7 @@ class Classifier:
         """Called once, of any thread, when it is not needed any more: a fit in progress should end soon."""
 
     def fingerprint(self) -> str:
-        """What a calibration is bound to."""
+        """What a digest of the router has of it."""
         return f"{self.name}/{self.version}"
 
 
@@ -301,6 +293,7 @@ class ClassifierHealth:
     last_error: str = ""
     fit_error: str = ""
     stuck: int = 0  # calls that never returned
+    findings: Mapping[str, str] = field(default_factory=dict)  # of the last fit, by adapter
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -363,3 +356,4 @@ class ClassifierStatus:
     last_error: str
     fit_error: str
     stuck: int
+    findings: Mapping[str, str]

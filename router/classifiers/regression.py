@@ -1,5 +1,5 @@
-"""What the classifiers that are shipped learn with: softmax regression on n-grams and vectors of requests,
-taught by the adapters' own examples beside a class "none of them".
+"""What classifiers learn from adapters with: training sets, hashed n-grams, softmax regression beside a class
+"none of them", and the gate that a fit sets for itself.
 """
 
 from __future__ import annotations
@@ -8,36 +8,24 @@ import hashlib
 import itertools
 import json
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
 from router import __version__
-from router.classifiers.caches import FitCache
 from router.classifiers.contract import Scores
+from router.classifiers.gate import level_of
 from router.classifiers.texts import whole_first_last, words
+from router.passages import has_passage
 from router.types import AdapterProfile
 
 Array = np.ndarray[Any, Any]
 
 MAX_ROWS = 4000  # texts learned at most, spread evenly over adapters
 MOST_NAMED = 8  # adapters in one answer
-PARTS = 3  # the whole, the first sentence, the last one
-
-BUCKETS = 1 << 13  # of hashed n-grams, for each part
-MARKED = 6  # first and last words of the whole that also count as such
-Block = tuple[Array, Array]  # buckets and their values
-COMMON = 0.08  # share of the texts above which a bucket costs less in a dense product than pair by pair
-
-TILE = 62  # TILE**3 is below where OpenBLAS starts threads (2**18), which would fight the engine's
-WIDTH = 16 * TILE  # dense columns in memory at a time
-
-ITERATIONS = 60
-BIAS = 0.1  # square of the constant feature
-PENALTY = 1e-3
 
 # -- what is learned from
 
@@ -49,35 +37,48 @@ class TrainingSet:
     names: tuple[str, ...]  # classes; the last, "", is none of the adapters
     texts: tuple[str, ...]
     allowed: Array  # [texts, classes], 1 where a text may be of the class
+    examples: Array  # [texts], whether a text is like a request: an example of an adapter, or for none
 
     def key(self, *maker: object) -> bytes:
         """32 bytes: of what is learned, and of what learns it, which is the release and `maker`."""
         text = json.dumps([__version__, *map(str, maker), self.names, self.texts, self.allowed.shape])
-        return hashlib.sha256(text.encode() + self.allowed.tobytes()).digest()
+        return hashlib.sha256(text.encode() + self.allowed.tobytes() + self.examples.tobytes()).digest()
 
 
-def training_set_of(
-    adapters: Sequence[AdapterProfile], background: Path, described: bool = False
-) -> TrainingSet | None:
-    """Of all adapters that have examples; None if there is no such adapter. Where `described`, the
-    description of an adapter is one more example of it."""
-    learnable = [a for a in adapters if a.examples]
-    if not learnable:
+def training_set_of(adapters: Sequence[AdapterProfile], *background: Path) -> TrainingSet | None:
+    """Of all adapters of which something is known; None if there is no such adapter.
+
+    The description of an adapter is learned as an example. Where it has none, its name and keywords are, too.
+    Examples without a passage of an adapter that needs one are for none: no request like them reaches it.
+    """
+    taught = [(a, *both) for a in adapters if any(both := texts_of(a))]
+    if not taught:
         return None
-    names = (*(a.name for a in learnable), "")
+    names = (*(adapter.name for adapter, *_ in taught), "")
     each = max(8, MAX_ROWS // len(names))
     classes = np.eye(len(names), dtype=np.float32)
-    texts: list[str] = []
-    allowed: list[Array] = []
-    for i, adapter in enumerate(learnable):
-        more = [adapter.description] if described else []
-        texts += (positive := spread_evenly([*adapter.examples, *more], each))
-        allowed += [classes[i]] * len(positive)
-        texts += (negative := spread_evenly(adapter.negative_examples, each))
-        allowed += [1 - classes[i]] * len(negative)
-    texts += (general := read_background(background, adapters))
-    allowed += [classes[-1]] * len(general)
-    return TrainingSet(names, tuple(texts), np.array(allowed))
+    rows: list[tuple[str, Array, bool]] = []
+    for i, (adapter, examples, described) in enumerate(taught):
+        rows += [(text, classes[i], True) for text in spread_evenly(examples, each)]
+        rows += [(text, classes[i], False) for text in described]
+        rows += [(t, 1 - classes[i], False) for t in spread_evenly(adapter.negative_examples, each)]
+    bare = [t for a in adapters if a.needs_passage for t in a.examples if not has_passage([t])]
+    general = [*bare, *(text for path in background for text in read_background(path, adapters))]
+    rows += [(text, classes[-1], True) for text in general]
+    texts, allowed, like_requests = zip(*rows, strict=True)
+    return TrainingSet(names, texts, np.stack(allowed), np.array(like_requests))
+
+
+def texts_of(adapter: AdapterProfile) -> tuple[list[str], list[str]]:
+    """The examples that an adapter is learned from, and the texts that describe it."""
+    examples = [text for text in adapter.examples if text.strip()]
+    if adapter.needs_passage:
+        examples = [text for text in examples if has_passage([text])]
+    described = [adapter.description] if adapter.description.strip() else []
+    if not examples and (described or adapter.keywords):
+        name, keywords = adapter.name.replace("-", " "), adapter.keywords
+        described += [name, *keywords, f"{name}: {', '.join(keywords)}"] if keywords else [name]
+    return examples, described
 
 
 def spread_evenly(texts: Sequence[str], count: int) -> list[str]:
@@ -87,7 +88,7 @@ def spread_evenly(texts: Sequence[str], count: int) -> list[str]:
     return [present[int(i * step)] for i in range(min(count, len(present)))]
 
 
-def read_background(path: Path, adapters: Sequence[AdapterProfile]) -> list[str]:
+def read_background(path: Path, adapters: Iterable[AdapterProfile]) -> list[str]:
     """Requests that no adapter of these should get, from a file of lines under `# NAME [ALIAS...]` headings.
 
     A section that is named like the domain or task of an adapter is left out: it is no background then.
@@ -108,85 +109,140 @@ def file_digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
-# -- the regression on n-grams and vectors
+# -- hashed word and character n-grams
+
+BUCKETS = 1 << 13
+MARKED = 6  # first and last words of the whole that also count as such
+SHARES = (0.5, 0.25, 0.25)  # of the whole, the first sentence, the last one, in a product of two texts
 
 
-def fit_regression(
-    training_set: TrainingSet, vectors: Array, penalty: float, temperature: float
-) -> SoftmaxRegression:
-    """Learn from the training set. `vectors` are [texts, size]; of size 0 where there is no encoder."""
-    ngrams = Ngrams(training_set.texts)
-    similar = gram_in_pieces(vectors) + ngrams.gram() + np.float32(BIAS)
-    dual = fit_dual(similar.astype(np.float32), training_set.allowed, penalty)
-    weights = np.stack([_primal([row[part] for row in ngrams.rows], dual) for part in range(PARTS)])
-    ngrams.rows.clear()
-    return SoftmaxRegression(
-        training_set.names, ngrams, weights, vectors.T @ dual, BIAS * dual.sum(axis=0), temperature
-    )
+def ngrams(texts: Sequence[str]) -> Array:
+    """[texts, BUCKETS]: words, pairs, first and last words, runs of 3 to 5 bytes, of all parts of a text."""
+    rows = np.zeros((len(texts), BUCKETS), np.float32)
+    for row, text in zip(rows, texts, strict=True):
+        parts = whole_first_last(text)
+        made = {part: _counted(words(part)) for part in dict.fromkeys(parts)}
+        for part, share in zip(parts, SHARES, strict=True):
+            row += share * made[part]
+    return rows
 
 
-def cached_regression(
-    cache: FitCache | None,
-    maker: str,
-    training_set: TrainingSet,
-    vectors: Callable[[], Array],
-    penalty: float,
-    temperature: float,
-) -> SoftmaxRegression:
-    """The same from the cache, if it is there; else learned, and added to the cache.
-
-    `maker` names what makes `vectors`.
-    """
-    if cache is None:
-        return fit_regression(training_set, vectors(), penalty, temperature)
-    key = training_set.key(maker, penalty, temperature)
-    if (arrays := cache.find(key)) is not None:
-        return SoftmaxRegression.of(arrays, training_set.names, temperature)
-    learned = fit_regression(training_set, vectors(), penalty, temperature)
-    cache.put(key, learned.arrays())
-    return learned
+def _counted(tokens: Sequence[str]) -> Array:
+    marked = [f"^{w}" for w in tokens[:MARKED]] + [f"{w}$" for w in tokens[-MARKED:]]
+    pairs = [f"{a} {b}" for a, b in itertools.pairwise(tokens)]
+    named = [zlib.crc32(t.encode()) for t in (*tokens, *pairs, *marked)]
+    grams = _byte_grams(" ".join(["", *tokens, ""]).encode())
+    total = np.zeros(BUCKETS, np.float32)
+    for hashes, share in ((np.array(named, np.uint32), 1.0), (grams, 0.7)):
+        counts = np.sqrt(np.bincount(hashes % BUCKETS, minlength=BUCKETS).astype(np.float32))
+        total += share * counts / (np.linalg.norm(counts) or 1.0)
+    return total
 
 
-def _primal(rows: list[Block], dual: Array) -> Array:
-    """Weights [BUCKETS, classes]: the texts' features times their coefficients."""
-    weights = np.zeros((BUCKETS, dual.shape[1]), np.float32)
-    for (buckets, values), coefficients in zip(rows, dual, strict=True):
-        weights[buckets] += values[:, None] * coefficients
-    return weights
+def _byte_grams(data: bytes) -> Array:
+    """Polynomial hashes of all runs of 3, 4 and 5 bytes."""
+    raw = np.frombuffer(data, np.uint8).astype(np.uint32)
+    runs = []
+    value = raw[:-1] * np.uint32(0x01000193) + raw[1:] if raw.size > 1 else raw[:0]
+    for length in (3, 4, 5):
+        if raw.size < length:
+            break
+        value = value[: raw.size - length + 1] * np.uint32(0x01000193) + raw[length - 1 :]
+        runs.append((value ^ (value >> np.uint32(15))) * np.uint32(0x85EBCA6B) >> np.uint32(7))
+    return np.concatenate(runs) if runs else np.zeros(0, np.uint32)
+
+
+# -- the regression on vectors and n-grams
+
+NGRAMS = 0.3  # of n-grams in a product of two texts; that of their vectors counts 1
+FOLDS = 4
+PENALTY = 1e-4
+BIAS = 0.1  # square of the constant feature
+ITERATIONS = 80
 
 
 @dataclass(frozen=True, slots=True)
 class SoftmaxRegression:
-    """Weights of a fit. Probabilities are softmax(logits / temperature)."""
+    """Weights of a fit. `level` is the chance that routes."""
 
-    names: tuple[str, ...]  # classes; the last is none of the adapters
-    ngrams: Ngrams
-    weights: Array  # [PARTS, BUCKETS, classes]
-    vector_weights: Array  # [vector size, classes]
+    idf: Array  # [BUCKETS]
+    weights: Array  # [vector size + BUCKETS, classes]
     bias: Array  # [classes]
-    temperature: float
+    level: float
+    confusion: Array  # [classes, classes] of left-out examples: whose each is, and where it was routed
 
     @classmethod
-    def of(cls, arrays: Mapping[str, Array], names: tuple[str, ...], temperature: float) -> SoftmaxRegression:
+    def fit(cls, training_set: TrainingSet, vectors: Array) -> Self:
+        """Learn from the training set. `vectors` are [texts, parts * size], each part of length 1."""
+        counted = ngrams(training_set.texts)
+        idf = np.log((1 + len(counted)) / (1 + (counted > 0).sum(axis=0))) + 1
+        rows = _rows(vectors, counted, idf)
+        gram = rows @ rows.T + np.float32(BIAS)
+        allowed = training_set.allowed
+        left_out, owner, none = (
+            softmax(_left_out(gram, allowed)),
+            allowed.argmax(axis=1),
+            allowed.shape[1] - 1,
+        )
+        level = level_of(
+            left_out[:, :-1].max(axis=1),
+            left_out[:, :-1].argmax(axis=1) == owner,
+            training_set.examples & (owner < none),
+            training_set.examples & (owner == none),
+        )
+        dual = fit_dual(gram, allowed, PENALTY, ITERATIONS)
+        return cls(
+            idf,
+            rows.T @ dual,
+            BIAS * dual.sum(axis=0),
+            level,
+            _confusion(left_out, allowed, training_set.examples, level),
+        )
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, Array]) -> Self:
         """What `arrays` gave."""
-        ngrams = Ngrams.of(arrays["idf"])
-        return cls(names, ngrams, arrays["weights"], arrays["vectors"], arrays["bias"], temperature)
+        level = float(arrays["level"][0])
+        return cls(arrays["idf"], arrays["weights"], arrays["bias"], level, arrays["confusion"])
 
     def arrays(self) -> dict[str, Array]:
-        """What has to be kept of it beside names and temperature."""
-        of_vectors = {"vectors": self.vector_weights, "bias": self.bias}
-        return {"idf": self.ngrams.idf, "weights": self.weights, **of_vectors}
+        """All that has to be kept of it."""
+        return {**asdict(self), "level": np.array([self.level], np.float32)}
 
-    def __call__(self, text: str, vector: Array) -> Scores:
-        """Probabilities of the best adapters; `vector` is empty where the fit had none."""
-        return best_scores(self.names, self.chances(text, vector))
+    def chances(self, texts: Sequence[str], vectors: Array) -> Array:
+        """[texts, classes] probabilities of the classes; the last is none of the adapters."""
+        return softmax(_rows(vectors, ngrams(texts), self.idf) @ self.weights + self.bias)
 
-    def chances(self, text: str, vector: Array) -> Array:
-        """Probabilities of all classes."""
-        logits = self.bias + vector @ self.vector_weights
-        for part, (buckets, found) in enumerate(self.ngrams(text)):
-            logits = logits + found @ self.weights[part, buckets]
-        return softmax(logits / self.temperature)
+
+def _rows(vectors: Array, counted: Array, idf: Array) -> Array:
+    """Features [texts, vector size + BUCKETS]."""
+    parts = vectors.reshape(len(vectors), len(SHARES), -1) * np.sqrt(np.array(SHARES, np.float32))[:, None]
+    weighed = counted * idf
+    weighed *= NGRAMS**0.5 / np.maximum(np.linalg.norm(weighed, axis=1, keepdims=True), 1e-9)
+    return np.concatenate([parts.reshape(len(vectors), -1), weighed], axis=1, dtype=np.float32)
+
+
+def _left_out(gram: Array, allowed: Array) -> Array:
+    """Logits [texts, classes] of each text by a fit without it: FOLDS fits, each without a part of every
+    class."""
+    place = np.zeros(len(allowed), int)
+    for column in np.unique(allowed, axis=0):
+        same = np.flatnonzero((allowed == column).all(axis=1))
+        place[same] = np.arange(len(same)) % FOLDS
+    logits = np.zeros_like(allowed)
+    for fold in range(FOLDS):
+        inside, outside = np.flatnonzero(place != fold), np.flatnonzero(place == fold)
+        dual = fit_dual(gram[np.ix_(inside, inside)], allowed[inside], PENALTY, ITERATIONS)
+        logits[outside] = gram[np.ix_(outside, inside)] @ dual
+    return logits
+
+
+def _confusion(chances: Array, allowed: Array, examples: Array, level: float) -> Array:
+    best = chances[:, :-1].argmax(axis=1)
+    found = np.where(chances[:, :-1].max(axis=1) >= level, best, allowed.shape[1] - 1)
+    counts = np.zeros((allowed.shape[1], allowed.shape[1]), np.int32)
+    np.add.at(counts, (allowed[examples].argmax(axis=1), found[examples]), 1)
+    return counts
 
 
 def best_scores(names: Sequence[str], chances: Array, evidence: str = "") -> Scores:
@@ -200,7 +256,7 @@ def best_scores(names: Sequence[str], chances: Array, evidence: str = "") -> Sco
 # -- penalised softmax regression by its dual: a coefficient for each text and class
 
 
-def fit_dual(gram: Array, allowed: Array, penalty: float = PENALTY, iterations: int = ITERATIONS) -> Array:
+def fit_dual(gram: Array, allowed: Array, penalty: float, iterations: int) -> Array:
     """Coefficients [rows, classes], by accelerated gradient steps. `gram` is [rows, rows], BIAS included.
 
     A row that may be of several classes is taught that it is one of them, not which.
@@ -210,7 +266,7 @@ def fit_dual(gram: Array, allowed: Array, penalty: float = PENALTY, iterations: 
     dual = ahead = np.zeros_like(allowed)
     momentum = 1.0
     for _ in range(iterations):
-        chances = softmax(product_in_pieces(gram, ahead))
+        chances = softmax(gram @ ahead)
         target = chances * allowed
         target /= np.maximum(target.sum(axis=1, keepdims=True), 1e-9)
         step = ahead - (weight[:, None] * (chances - target) + penalty * ahead) / bound
@@ -234,152 +290,3 @@ def balanced_weights(allowed: Array) -> Array:
     weight = (allowed / counts).max(axis=1)
     shares: Array = (weight / weight.sum()).astype(np.float32)
     return shares
-
-
-# -- matrix products in pieces too small for BLAS to start threads
-
-
-def product_in_pieces(left: Array, right: Array) -> Array:
-    """`left @ right`, a few rows at a time."""
-    rows = max(16, TILE**3 // max(1, right.size))
-    return np.concatenate([left[i : i + rows] @ right for i in range(0, len(left), rows)])
-
-
-def gram_in_pieces(rows: Array) -> Array:
-    """`rows @ rows.T` [rows, rows] in tiles, each product of two rows made once."""
-    count, size = rows.shape
-    made = np.zeros((count, count), rows.dtype)
-    for k in range(0, size, TILE):
-        columns = np.ascontiguousarray(rows[:, k : k + TILE])
-        for i in range(0, count, TILE):
-            left = columns[i : i + TILE]
-            for j in range(i, count, TILE):
-                made[i : i + TILE, j : j + TILE] += left @ columns[j : j + TILE].T
-    _mirror(made)
-    return made
-
-
-def sparse_gram(rows: Array, columns: Array, values: Array, count: int) -> Array:
-    """The same for a sparse matrix of `count` rows, given by its entries, which are sorted by row.
-
-    Columns that many rows have go through dense products, so that long texts cost no more than those; for
-    the others only pairs of entries are multiplied.
-    """
-    often = np.bincount(columns)
-    common = often > COMMON * count
-    rare = ~common[columns]
-    made = _pairwise_gram(rows[rare], columns[rare], values[rare], count)
-    rows, columns, values = rows[~rare], columns[~rare], values[~rare]
-    place = (np.cumsum(common) - 1)[columns]
-    size = int(common.sum())
-    for start in range(0, size, WIDTH):
-        now = (place >= start) & (place < start + WIDTH)
-        dense = np.zeros((count, min(WIDTH, size - start)), values.dtype)
-        dense[rows[now], place[now] - start] = values[now]
-        made += gram_in_pieces(dense)
-    return made
-
-
-def _pairwise_gram(rows: Array, columns: Array, values: Array, count: int) -> Array:
-    """A row meets the later entries of each of its columns."""
-    order = np.argsort(columns, kind="stable")  # by column, there by row
-    others, factors = rows[order], values[order].astype(np.float64)
-    ends = np.searchsorted(columns[order], columns, side="right")
-    places = np.empty_like(order)
-    places[order] = np.arange(len(order))
-    bounds = np.searchsorted(rows, np.arange(count + 1))
-    made = np.zeros((count, count), values.dtype)
-    for i, (first, last) in enumerate(itertools.pairwise(bounds)):
-        place = places[first:last]
-        lengths = ends[first:last] - place
-        met = np.repeat(place - (np.cumsum(lengths) - lengths), lengths) + np.arange(lengths.sum())
-        products = factors[met] * np.repeat(factors[place], lengths)
-        made[i] = np.bincount(others[met], products, count)
-    _mirror(made)
-    return made
-
-
-def _mirror(made: Array) -> None:
-    """Copy what is above the diagonal below it."""
-    for i in range(len(made)):
-        made[i + 1 :, i] = made[i, i + 1 :]
-
-
-# -- hashed word and character n-grams
-
-
-class Ngrams:
-    """Inverse document frequencies learned from texts; then unit vectors of texts, part by part.
-
-    Buckets never seen in training keep their share of a vector's length: strange words shrink the evidence
-    of the others.
-    """
-
-    def __init__(self, texts: Sequence[str]) -> None:
-        self.rows = [list(_blocks(text)) for text in texts]
-        seen = np.zeros((PARTS, BUCKETS), np.float32)
-        for row in self.rows:
-            for k, (buckets, _) in enumerate(row):
-                seen[k, buckets] += 1
-        self.idf = np.log((1 + len(texts)) / (1 + seen)) + 1
-        self.rows = [self._weighed(row) for row in self.rows]
-
-    @classmethod
-    def of(cls, idf: Array) -> Ngrams:
-        """With frequencies [PARTS, BUCKETS] that were learned before."""
-        made = cls(())
-        made.idf = idf
-        return made
-
-    def __call__(self, text: str) -> list[Block]:
-        """Buckets and values of each part."""
-        return self._weighed(_blocks(text))
-
-    def gram(self) -> Array:
-        """Products of each two texts learned from, summed over the parts, [texts, texts]."""
-        blocks = [
-            (part * BUCKETS + found, values) for row in self.rows for part, (found, values) in enumerate(row)
-        ]
-        sizes = [sum(len(found) for found, _ in row) for row in self.rows]
-        columns, values = (np.concatenate(side) for side in zip(*blocks, strict=True))
-        return sparse_gram(np.repeat(np.arange(len(sizes)), sizes), columns, values, len(sizes))
-
-    def _weighed(self, row: Iterator[Block] | list[Block]) -> list[Block]:
-        weighed = []
-        for k, (buckets, values) in enumerate(row):
-            values = values * self.idf[k, buckets]
-            weighed.append((buckets, values / (np.linalg.norm(values) or 1.0)))
-        return weighed
-
-
-def _blocks(text: str) -> Iterator[Block]:
-    parts = whole_first_last(text)
-    made = {part: _features(words(part)) for part in dict.fromkeys(parts)}
-    return (made[part] for part in parts)
-
-
-def _features(tokens: Sequence[str]) -> Block:
-    """Words, pairs, first and last words, and 3 to 5 grams of bytes."""
-    marked = [f"^{w}" for w in tokens[:MARKED]] + [f"{w}$" for w in tokens[-MARKED:]]
-    pairs = [f"{a} {b}" for a, b in itertools.pairwise(tokens)]
-    named = [zlib.crc32(t.encode()) for t in (*tokens, *pairs, *marked)]
-    grams = _byte_grams(" ".join(["", *tokens, ""]).encode())
-    total = np.zeros(BUCKETS, np.float32)
-    for hashes, share in ((np.array(named, np.uint32), 1.0), (grams, 0.7)):
-        counts = np.sqrt(np.bincount(hashes % BUCKETS, minlength=BUCKETS).astype(np.float32))
-        total += share * counts / (np.linalg.norm(counts) or 1.0)
-    buckets = np.flatnonzero(total)
-    return buckets, total[buckets]
-
-
-def _byte_grams(data: bytes) -> Array:
-    """Polynomial hashes of all runs of 3, 4 and 5 bytes."""
-    raw = np.frombuffer(data, np.uint8).astype(np.uint32)
-    runs = []
-    value = raw[:-1] * np.uint32(0x01000193) + raw[1:] if raw.size > 1 else raw[:0]
-    for length in (3, 4, 5):
-        if raw.size < length:
-            break
-        value = value[: raw.size - length + 1] * np.uint32(0x01000193) + raw[length - 1 :]
-        runs.append((value ^ (value >> np.uint32(15))) * np.uint32(0x85EBCA6B) >> np.uint32(7))
-    return np.concatenate(runs) if runs else np.zeros(0, np.uint32)

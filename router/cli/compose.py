@@ -34,7 +34,6 @@ from router.server.app import ServerApp
 from router.server.lifecycle import in_daemon_thread
 from router.server.listen import check_free
 from router.server.logs import logging_to
-from router.server.metrics import DriftCollector
 from router.server.registration import check_parts
 
 log = logging.getLogger(__name__)
@@ -83,7 +82,6 @@ class Composition:
         parts = (for_all, engine, self.registry, self.router, self._start, self._ready, self.hooks)
         self.app = ServerApp(*parts, encoder=WholeTexts())
         self.router.observe_votes(self.app.metrics.vote)
-        self.app.metrics.registry.register(DriftCollector(self.router.drift))
         self._when_ready: Callable[[ServerApp], None] | None = None
 
     async def run(
@@ -148,7 +146,7 @@ def serve_until_stopped(settings: Settings) -> int:
     composition = Composition(settings, engine, model, plugins)
 
     def summarise(app: ServerApp) -> None:
-        print_summary(app, composition.plugins.status(), composition.router.rule.status)
+        print_summary(app, composition.plugins.status(), composition.router.rule.status())
 
     with logging_to(settings.log_level):
         asyncio.run(composition.run(summarise, partial(faulthandler.dump_traceback_later, exit=True)))

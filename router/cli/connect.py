@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from router.client.channel import Secured
 
 ANY_ADDRESS = ("0.0.0.0", "[::]", "")  # noqa: S104 -- read here, never bound
-FITTED = "fitted"  # Decision.calibration, where the calibration is for the present set
 Words = Annotated[
     list[str] | None,
     typer.Argument(metavar="PROMPT", help="The request; - reads it from stdin.", show_default=False),
@@ -157,7 +156,7 @@ def decision_line(decision: Decision) -> str:
     if decision.adapter is not None:
         parts = [str(decision.adapter)]
         if decision.classifier:
-            parts += _sure(decision)
+            parts += [f"confidence {decision.confidence:.2f}", f"by {decision.classifier}"]
         kept = f"kept from the turns before, {decision.reason.value}"
         reason = kept if decision.continuity == "kept" else decision.reason.value
         return "  ".join([*parts, f"({reason})"])
@@ -166,16 +165,7 @@ def decision_line(decision: Decision) -> str:
     if decision.reason is Reason.ABSTAINED:
         best = f"best {decision.confidence:.2f}, " if decision.confidence else ""
         return f"base  (abstained: {best}needed {decision.threshold:.2f})"
-    if decision.reason is Reason.UNFAMILIAR:
-        return f"base  (unfamiliar: best {decision.confidence:.2f}, but unlike the adapters' examples)"
     return f"base  ({decision.reason.value})"
-
-
-def _sure(decision: Decision) -> list[str]:
-    """A calibration weighs all votes up to the one that settled it: the number is not that one's own."""
-    if decision.calibration == FITTED:
-        return [f"confidence {decision.confidence:.2f} of all votes up to {decision.classifier}, calibrated"]
-    return [f"confidence {decision.confidence:.2f}", f"by {decision.classifier}"]
 
 
 def usage_line(usage: Usage, finish: str) -> str:

@@ -109,7 +109,7 @@ def drop_folder() -> Iterator[tuple[Path, list[str]]]:
 
 
 def fetch_models() -> None:
-    """The base, with a progress bar the first time, and the encoder of the embedding classifier."""
+    """The base, with a progress bar the first time, and the encoder of the classifier."""
     from router.cli.settings import load_settings
     from router.errors import ConfigError, DataLoss
     from router.models import fetch_encoder, resolve_model
@@ -118,7 +118,7 @@ def fetch_models() -> None:
     try:
         fetch_encoder()
     except (ConfigError, DataLoss) as error:
-        print(f"the embedding classifier stays out: {error.message}", file=sys.stderr)
+        print(f"requests are not classified: {error.message}", file=sys.stderr)
 
 
 async def ask_all(server: DemoServer) -> tuple[list[DemoRequest], int, float]:

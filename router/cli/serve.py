@@ -131,14 +131,6 @@ Calibration = Annotated[
         metavar="FILE", help="Calibration file; '' for none. Default: calibration.json in an adapters folder."
     ),
 ]
-TargetError = Annotated[
-    float | None,
-    typer.Option(metavar="P", help="Most error among routed requests. Default: the calibration's own."),
-]
-TargetOod = Annotated[
-    float | None,
-    typer.Option(metavar="P", help="Most share of strange requests routed. Default: the calibration's own."),
-]
 CorrectionsFlag = Annotated[
     str | None,
     typer.Option(
@@ -270,8 +262,6 @@ def serve(
     fleet: Fleet = None,
     gate: GateFlag = None,
     calibration: Calibration = None,
-    target_error: TargetError = None,
-    target_ood: TargetOod = None,
     corrections: CorrectionsFlag = None,
     feedback: FeedbackFlag = None,
     require_signed: RequireSigned = None,

@@ -19,8 +19,8 @@ from router.errors import ConfigError
 if TYPE_CHECKING:
     from pydantic import ValidationError
 
-    from router.calibration.model import Calibration
     from router.config import Settings
+    from router.routing.calibration import Calibration
     from router.routing.in_force import CalibrationFile, RuleInForce
 
 ENV_PREFIX = "LORA_ROUTER_"
@@ -266,30 +266,20 @@ def _text(value: object) -> str:
 
 
 def rule_of(settings: Settings, calibration: CalibrationFile | None = None) -> RuleInForce:
-    """How a server with these settings weighs votes, with the calibration of that file (None: of the
-    settings)."""
-    from router.calibration.file import read_calibration
-    from router.calibration.model import Axes
+    """The rule of a server with these settings, with the calibration of that file (None: of the settings)."""
     from router.routing.in_force import RuleInForce
-    from router.routing.policy import WEIGHTS, PlainRule
+    from router.routing.policy import Axes, Rule
 
-    axes = Axes(settings.task_first, settings.domain_first)
-    policy = PlainRule(settings.abstain_threshold, axes=axes, weights=read_calibration(WEIGHTS))
+    rule = Rule(settings.abstain_threshold, axes=Axes(settings.task_first, settings.domain_first))
     used = load_calibration(settings) if calibration is None else calibration.value()
-    return RuleInForce(
-        policy,
-        used,
-        base=settings.model,
-        strict=settings.strict_threshold,
-        multilingual=settings.multilingual != "off",
-    )
+    return RuleInForce(rule, used, multilingual=settings.multilingual != "off")
 
 
 def calibration_file(settings: Settings) -> CalibrationFile:
     """The calibration of a server, read again when its file changes. Where there is none, one may come; one
     that was there and is gone stays in force. Raises ConfigError as `load_calibration` does."""
-    from router.calibration.file import FILE_NAME
     from router.reread import Reread
+    from router.routing.calibration import FILE_NAME
 
     location = settings.calibration
     named = [Path(location)] if location else []
@@ -310,16 +300,15 @@ def calibration_file(settings: Settings) -> CalibrationFile:
 def load_calibration(settings: Settings) -> Calibration | None:
     """For the targets of the settings. Raises ConfigError if the file is missing, damaged or of another
     version, or cannot keep such a target."""
-    from router.calibration.file import read_calibration
-    from router.calibration.targets import aimed
+    from router.routing.calibration import read_calibration
 
     path = find_calibration(settings.calibration, settings.adapter_folders)
-    return aimed(read_calibration(path), settings.target_error, settings.target_ood) if path else None
+    return read_calibration(path) if path else None
 
 
 def find_calibration(location: str, adapters: Sequence[Path]) -> Path | None:
     """The file that was said; with `auto` the first calibration.json in an adapters folder; none if empty."""
-    from router.calibration.file import FILE_NAME
+    from router.routing.calibration import FILE_NAME
 
     if location != "auto":
         return Path(location) if location else None

@@ -45,7 +45,7 @@ class Correction:
 
 
 def to_line(correction: Correction) -> bytes:
-    """One line, its end included. The keys `text` and `label` are those of requests for `route evaluate`."""
+    """One line, its end included. The keys `text` and `label` are those of requests for `route calibrate`."""
     fields: dict[str, Any] = {
         "time": datetime.fromtimestamp(correction.time, UTC).isoformat(timespec="milliseconds"),
         "tenant": correction.tenant,

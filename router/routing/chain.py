@@ -11,7 +11,6 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from router.errors import NotFound
 from router.ports import Catalog
 from router.reread import problem_of
 from router.routing.executor import BaseFor, ClassifierExecutor
-from router.routing.policy import FEW, Rule
+from router.routing.policy import Rule
 from router.types import AdapterProfile, LostVote, Request, RoutingHints, Visible, Vote, VoteError
 
 log = logging.getLogger(__name__)
@@ -297,20 +296,6 @@ async def _in_time(answer: asyncio.Future[ClassifierAnswer], deadline: float | N
         return ClassifierAnswer(error=VoteError.TIMEOUT)
 
 
-@dataclass(frozen=True, slots=True)
-class FitProfiles:
-    """The adapters to fit classifiers to: `everything` for those that scale, `some` for the others."""
-
-    everything: tuple[AdapterProfile, ...]
-    some: tuple[AdapterProfile, ...]
-
-    def of(self, registration: Registration) -> tuple[AdapterProfile, ...]:
-        """The adapters that this classifier learns."""
-        classifier = registration.classifier
-        few = classifier.foreign and len(self.everything) <= FEW
-        return self.everything if classifier.scales or few else self.some
-
-
 class Executors:
     """One executor for each classifier, in call order."""
 
@@ -326,7 +311,7 @@ class Executors:
     def sync(
         self,
         registrations: Sequence[Registration],
-        profiles_to_fit: FitProfiles,
+        profiles: Sequence[AdapterProfile],
         asked: Callable[[str], bool] = lambda name: True,
     ) -> None:
         """Open executors for new classifiers, close those of removed ones. One that is not `asked` now learns
@@ -341,15 +326,15 @@ class Executors:
         for name, registration in wanted.items():
             executor = self._executors.get(name)
             if executor is None or executor.registration is not registration:
-                self._open(registration, profiles_to_fit if asked(name) else None)
+                self._open(registration, profiles if asked(name) else None)
         self._order = tuple(r.name for r in registrations)
 
-    def _open(self, registration: Registration, profiles_to_fit: FitProfiles | None) -> None:
+    def _open(self, registration: Registration, profiles: Sequence[AdapterProfile] | None) -> None:
         before = self._executors.get(registration.name)
         executor = ClassifierExecutor(registration, self._base_for, self._keep, others=self._running)
         self._executors[registration.name] = executor
-        if profiles_to_fit is not None:
-            executor.fit(profiles_to_fit.of(registration))
+        if profiles is not None:
+            executor.fit(profiles)
         if before is not None and before.ready:
             self._retire(executor.name)
             self._predecessors[executor.name] = before
@@ -372,10 +357,10 @@ class Executors:
             self._retire(name)
         return executor
 
-    async def fit(self, profiles_to_fit: FitProfiles, wait: float) -> None:
+    async def fit(self, profiles: Sequence[AdapterProfile], wait: float) -> None:
         """Have all learn these adapters; returns when they have, or after `wait` seconds."""
         for executor in (*self._executors.values(), *self._predecessors.values()):
-            executor.fit(profiles_to_fit.of(executor.registration))
+            executor.fit(profiles)
         await self.wait_for_fits(wait)
 
     async def wait_for_fits(

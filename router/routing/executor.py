@@ -15,7 +15,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -36,6 +36,7 @@ from router.types import AdapterProfile, Request, VoteError
 log = logging.getLogger(__name__)
 BATCH = 32
 MAX_STUCK = 3
+MOST_TOLD = 20  # findings of a fit in the log
 LOOK_SECONDS = 0.01  # least time between two looks at the processor time of a call
 FIRST_SECONDS = 60.0  # for which the first fit of a classifier that asks the base waits for those of others
 NO_BASE = "needs the base model, and there is no engine in this process"
@@ -344,6 +345,7 @@ class Fitter:
                     classifier.keep(folder)
                 classifier.warmup()
             classifier.fit(profiles)
+            self._tell(dict(classifier.findings()))
 
         self.idle.clear()
         try:
@@ -358,6 +360,14 @@ class Fitter:
             return
         self._cold, self.ready = False, True
         health.fit_error, health.state = "", "ready"
+
+    def _tell(self, findings: Mapping[str, str]) -> None:
+        """Log what the fit found out about adapters that came or changed."""
+        before = self._registration.health.findings
+        new = [line for name, line in findings.items() if before.get(name) != line]
+        for line in new[:MOST_TOLD]:
+            log.info("classifier %s: %s", self._registration.name, line)
+        self._registration.health.findings = findings
 
     def _folder(self) -> Path | None:
         """Where the classifier keeps what outlives the process; None where that is nowhere."""

@@ -20,7 +20,7 @@ from router.errors import FailedPrecondition, FieldViolation, InvalidRequest, No
 from router.names import BASE, parse_adapter
 from router.passages import PASSAGE_WORDS, has_passage
 from router.ports import Catalog
-from router.routing.chain import CatalogView, ClassifierChain, Executors, FitProfiles, OnVote
+from router.routing.chain import CatalogView, ClassifierChain, Executors, OnVote
 from router.routing.conversations import (
     QUIET_SECONDS,
     Classification,
@@ -30,10 +30,9 @@ from router.routing.conversations import (
     choose,
     routing_input,
 )
-from router.routing.drift import BaselineFile, Drift
 from router.routing.executor import BaseFor
-from router.routing.in_force import CalibrationFile, CalibrationFollower, RuleInForce, fingerprint, taught_by
-from router.routing.policy import FITTED, PROVISIONAL, Conclusion, Leaning, PlainRule, rule_digest, varied
+from router.routing.in_force import CALIBRATED, CalibrationFile, CalibrationFollower, RuleInForce, fingerprint
+from router.routing.policy import Conclusion, Leaning, Rule
 from router.routing.state import RoutingState, routing_state
 from router.types import (
     AdapterInfo,
@@ -50,14 +49,12 @@ from router.types import (
 )
 
 if TYPE_CHECKING:
-    from router.calibration.model import Calibration
     from router.plugins import PluginHost
     from router.types import RouterVariant
 
-STALE = "stale: for another set of adapters or classifiers"  # for a caller that may not know of all adapters
-LOST = "stale: no vote of "  # and classifiers, where the calibration fits and votes were lost
-IN_LANGUAGE = "stale: the text is in another language than the examples"  # where the calibration fits those
-IN_CONTEXT = "stale: more than the text of this turn decided"  # where the calibration fits such texts
+LOST = "the calibration expects the vote of "  # and classifiers
+IN_LANGUAGE = "the text is in another language than the examples"
+IN_CONTEXT = "more than the text of this turn decided"
 NO_PASSAGE = (
     f"Not considered: {{}}, which answers from a passage; the request has none: no text with at least "
     f"{PASSAGE_WORDS} words, and no line that begins with Passage:, Context:, Text:, Article: or Document:."
@@ -75,9 +72,9 @@ _RESOURCE = re.compile(
 class Router:
     """Explicit adapter, then hints, then classifiers in order of cost until one is sure, else the base.
 
-    `rule` weighs the votes (without a calibration if none is given); `base_for` gives classifiers the base
-    model; below the folder `keep` they and `drift` keep what outlives the process; `start` waits
-    `ready_seconds` for classifiers at most. The calibration of `rule` follows the file `calibration`.
+    `rule` decides by their votes, and its calibration follows the file `calibration`; `base_for` gives
+    classifiers the base model; below the folder `keep` they keep what outlives the process; `start` waits
+    `ready_seconds` for classifiers at most.
     `continuity` is how conversations carry their adapter on where a request does not say it.
     """
 
@@ -94,16 +91,14 @@ class Router:
         continuity: Continuity = "adaptive",
     ) -> None:
         self._catalog, self._host, self._ready_seconds = catalog, host, ready_seconds
-        self.rule = rule or RuleInForce(PlainRule())
+        self.rule = rule or RuleInForce(Rule())
         self._executors = Executors(base_for, keep / "routing" if keep is not None else None)
-        self._baselines = BaselineFile(keep, catalog.profiles, self.digest) if keep is not None else None
-        self.drift = Drift(lambda: self.rule.now, self._baselines)
         self._catalog_view = CatalogView(catalog, self._learn)
         self._chain = ClassifierChain(self._executors, self._is_foreign)
-        self._learning = asyncio.Lock()  # one new set or calibration at a time
+        self._learning = asyncio.Lock()  # one new set at a time
         self._follower: CalibrationFollower | None = None
         if calibration is not None:
-            self._follower = CalibrationFollower(calibration, self.rule, self._recalibrate)
+            self._follower = CalibrationFollower(calibration, self.rule)
         self._watch: asyncio.Task[None] | None = None
         self._digested: tuple[object, object] = (None, None)  # what the digests are of
         self._digests: dict[RouterVariant | None, str] = {}
@@ -128,8 +123,7 @@ class Router:
         self._classifiers_changed()
         if self._catalog_view.learned:  # else there is nothing to choose from
             await self._executors.wait_for_fits(self._ready_seconds, self.rule.now.counts, with_base=True)
-        await self._executors.fit(self._profiles_to_fit(self._catalog_view.learned), wait=0)
-        self.rule.compare()
+        await self._executors.fit(self._catalog_view.learned, wait=0)
         self._watch = asyncio.create_task(self._host.watch(), name="plugins watch")
         if self._follower is not None:
             self._follower.start()
@@ -155,37 +149,21 @@ class Router:
             with suppress(asyncio.CancelledError):
                 await self._watch
         await self._executors.close(CLOSE_SECONDS)
-        if self._baselines is not None:
-            await asyncio.to_thread(self._baselines.close)
 
     def state(self) -> RoutingState:
         """What decides, and the latest decisions."""
-        return routing_state(self.rule, self.drift.seen, self._host.status())
+        return routing_state(self.rule, self._catalog_view.learned, self._host.status())
 
     async def _learn(self, profiles: tuple[AdapterProfile, ...]) -> None:
         async with self._learning:
-            await self._executors.fit(self._profiles_to_fit(profiles), FIT_SECONDS)
+            await self._executors.fit(profiles, FIT_SECONDS)
             self._classifications.clear()
             self.rule.adapters_are(profiles)
-
-    async def _recalibrate(self, calibration: Calibration | None) -> None:
-        """Have classifiers learn what this calibration was made with, then weigh their votes by it."""
-        async with self._learning:
-            profiles = self._catalog_view.learned
-            await self._executors.fit(FitProfiles(profiles, taught_by(calibration, profiles)), FIT_SECONDS)
-            self._classifications.clear()
-            self.rule.calibration_is(calibration)
-
-    def _profiles_to_fit(self, profiles: tuple[AdapterProfile, ...]) -> FitProfiles:
-        return FitProfiles(profiles, self.rule.taught(profiles))
 
     def _classifiers_changed(self) -> None:
         registrations = self._host.registrations()
         self.rule.classifiers_are(registrations)
-        self._executors.sync(
-            registrations, self._profiles_to_fit(self._catalog_view.learned), self.rule.now.counts
-        )
-        self.rule.compare()  # some may be unable to work here
+        self._executors.sync(registrations, self._catalog_view.learned, self.rule.now.counts)
 
     def _is_foreign(self, text: str) -> bool:
         return is_foreign(text, self._catalog_view.languages)
@@ -207,8 +185,7 @@ class Router:
         started = time.perf_counter()
         decision, votes = await self._decide(request, variant, {} if known_votes is None else known_votes)
         shown = tuple(seen(vote, request.visible) for vote in votes) if request.routing.explain else ()
-        status = decision.calibration if request.visible.everything else unnamed(decision.calibration)
-        return replace(decision, votes=shown, calibration=status, latency=time.perf_counter() - started)
+        return replace(decision, votes=shown, latency=time.perf_counter() - started)
 
     async def _pick_up_classifiers(self) -> None:
         """A plugin file dropped in a moment ago votes on this request."""
@@ -254,11 +231,11 @@ class Router:
         """The decision on a turn of a conversation."""
         decision = self._carried_out(chosen.conclusion, visible)
         lost, status = chosen.classification.lost, decision.calibration
-        if status == FITTED and lost and chosen.conclusion.incomplete:
+        if status == CALIBRATED and lost:
             status = LOST + ", ".join(f"{one.classifier} ({one.reason})" for one in lost)
-        elif status == FITTED and chosen.conclusion.foreign:
+        elif status == CALIBRATED and chosen.conclusion.foreign:
             status = IN_LANGUAGE
-        elif status == FITTED and not chosen.alone:
+        elif status == CALIBRATED and not chosen.alone:
             status = IN_CONTEXT
         return replace(
             decision,
@@ -269,13 +246,8 @@ class Router:
             undecided=chosen.undecided,
         )
 
-    def answered(self, request: Request, decision: Decision, own: bool = True) -> None:
-        """The request is being answered as decided: the conversation that it names goes on from here.
-
-        `own`: this router decided, and no arm's. Such decisions are counted for drift.
-        """
-        if own and decision.reason not in (Reason.EXPLICIT, Reason.HINT):
-            self.drift.observe(request, decision)
+    def answered(self, request: Request, decision: Decision) -> None:
+        """The request is being answered as decided: the conversation that it names goes on from here."""
         hints = request.routing
         if not hints.conversation or (hints.continuity or self._continuity) == "none" or decision.mixture:
             return
@@ -325,7 +297,7 @@ class Router:
             confidence=conclusion.confidence,
             classifier=conclusion.classifier,
             threshold=conclusion.threshold,
-            calibration=PROVISIONAL if conclusion.provisional else self.rule.status,
+            calibration=self.rule.status(conclusion.adapter),
         )
 
     def digest(self, variant: RouterVariant | None = None) -> str:
@@ -335,7 +307,7 @@ class Router:
             self._digested, self._digests = (rule, registrations), {}
         if variant not in self._digests:
             fingerprints = {r.name: fingerprint(r) for r in registrations}
-            self._digests[variant] = rule_digest(varied(rule, variant), fingerprints)
+            self._digests[variant] = rule.varied(variant).digest(fingerprints)
         return self._digests[variant]
 
 
@@ -352,7 +324,7 @@ class TextClassifier:
     ) -> None:
         self._router, self._request, self._known_votes = router, request, known_votes
         self._variant, self._candidates = variant, candidates
-        self._rule = varied(router.rule.now, variant)
+        self._rule = router.rule.now.varied(variant)
 
     async def __call__(self, text: str, again: bool = False) -> Classification:
         """As `conversations.Classify` has it."""
@@ -423,12 +395,6 @@ def seen(vote: Vote, visible: Visible) -> Vote:
     scores = {name: score for name, score in vote.scores.items() if name in visible}
     declined = vote.declined or bool(vote.scores and not scores)
     return replace(vote, scores=scores, declined=declined, evidence="")
-
-
-def unnamed(status: str) -> str:
-    """Whether the calibration fits, without what does not: that names adapters."""
-    known = status in ("", FITTED, PROVISIONAL, IN_CONTEXT, IN_LANGUAGE) or status.startswith(LOST)
-    return status if known else STALE
 
 
 def is_base(resource: str) -> bool:

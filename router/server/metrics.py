@@ -47,7 +47,6 @@ if TYPE_CHECKING:
     from router.access.access import Access
     from router.access.audit import Audit
     from router.corrections.recorder import Corrections
-    from router.routing.drift import Drift
     from router.server.tls import Tls
 
 # Upper ends of buckets
@@ -462,38 +461,6 @@ class Bounded(Generic[T]):
     def forget(self, value: T) -> None:
         """Make room for another."""
         self._seen.discard(value)
-
-
-class DriftCollector(Collector):
-    """Shares of routing's latest decisions. They name adapters, so they are here alone, for the operator."""
-
-    def __init__(self, drift: Drift) -> None:
-        self._drift = drift
-
-    def collect(self) -> Iterator[Metric]:
-        """As of the last look."""
-        seen = self._drift.seen
-        looked = "Latest decisions of classifiers that the shares are of."
-        yield GaugeMetricFamily("lora_router_routing_decisions", looked, seen.decisions)
-        shares = GaugeMetricFamily(
-            "lora_router_routing_share",
-            "Part of the latest decisions, by what became of them.",
-            labels=("what",),
-        )
-        for what, share in seen.shares.items():
-            shares.add_metric((what,), share)
-        expected = GaugeMetricFamily(
-            "lora_router_routing_share_expected",
-            "What the part was expected to be.",
-            labels=("what", "against"),
-        )
-        alarms = GaugeMetricFamily(
-            "lora_router_routing_drift", "1 while the part has moved from there.", labels=("what", "against")
-        )
-        for one in seen.compared:
-            expected.add_metric((one.what, one.against), one.expected)
-            alarms.add_metric((one.what, one.against), float(one.alarm))
-        yield from (shares, expected, alarms)
 
 
 class CorrectionsCollector(Collector):

@@ -232,9 +232,8 @@ class Pipeline:
         call.decision = decision
         if decision.mixture:
             self._registry.check_mixture(decision.mixture)
-        own = assignment is None or assignment.versions  # else an arm's router decided
         if counted:
-            self._router.answered(request, decision, bool(own))
+            self._router.answered(request, decision)
             if self._hooks is not None:
                 self._hooks.decided(request, decision)
         return Candidates(decision, assignment, self._registry, self._resting, request.visible)

@@ -47,7 +47,6 @@ class DecisionReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     DECISION_REASON_CLASSIFIED: _ClassVar[DecisionReason]
     DECISION_REASON_ABSTAINED: _ClassVar[DecisionReason]
     DECISION_REASON_FALLBACK: _ClassVar[DecisionReason]
-    DECISION_REASON_UNFAMILIAR: _ClassVar[DecisionReason]
 
 class CorrectionKept(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -77,7 +76,6 @@ DECISION_REASON_HINT: DecisionReason
 DECISION_REASON_CLASSIFIED: DecisionReason
 DECISION_REASON_ABSTAINED: DecisionReason
 DECISION_REASON_FALLBACK: DecisionReason
-DECISION_REASON_UNFAMILIAR: DecisionReason
 CORRECTION_KEPT_UNSPECIFIED: CorrectionKept
 CORRECTION_KEPT_LABELS: CorrectionKept
 CORRECTION_KEPT_TEXT: CorrectionKept

@@ -21,7 +21,7 @@ def test_the_answer_is_on_stdout_and_the_decision_on_stderr(cli, remote):
     done = cli("ask", "Which", "chapter?")
     assert (done.code, done.out) == (0, "Chapter I\n")
     first, last = done.err.splitlines()
-    assert first == "medical@1.2.0  confidence 0.93  by linear  (classified)"
+    assert first == "medical@1.2.0  confidence 0.93  by examples  (classified)"
     assert last.startswith("length  87 + 2 tokens (64 cached)  first after 120 ms")
     assert remote.inference.requests[0].input.text == "Which chapter?"
 

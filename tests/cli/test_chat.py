@@ -25,7 +25,7 @@ def test_a_turn_is_sent_with_those_before_it(talk, remote):
     assert (done.code, done.out) == (0, "Chapter I\nChapter I\n")
     assert sent(remote, 0) == ["Which chapter?"]
     assert sent(remote, 1) == ["Which chapter?", "Chapter I", "And this?"]
-    assert "medical@1.2.0  confidence 0.93  by linear  (classified)" in done.err
+    assert "medical@1.2.0  confidence 0.93  by examples  (classified)" in done.err
 
 
 def test_a_new_conversation_has_no_turns_and_keeps_the_instruction(talk, remote):

@@ -19,14 +19,8 @@ MEDICAL = AdapterRef("medical", "1.0.0")
             "medical@1.0.0=0.7,legal@2=-0.3  (explicit)",
         ),
         (
-            Decision(MEDICAL, Reason.CLASSIFIED, confidence=0.931, classifier="linear"),
-            "medical@1.0.0  confidence 0.93  by linear  (classified)",
-        ),
-        (
-            Decision(
-                MEDICAL, Reason.CLASSIFIED, confidence=0.96, classifier="embedding", calibration="fitted"
-            ),
-            "medical@1.0.0  confidence 0.96 of all votes up to embedding, calibrated  (classified)",
+            Decision(MEDICAL, Reason.CLASSIFIED, confidence=0.931, classifier="examples"),
+            "medical@1.0.0  confidence 0.93  by examples  (classified)",
         ),
         (
             Decision(None, Reason.ABSTAINED, confidence=0.41, threshold=0.5),
@@ -34,10 +28,6 @@ MEDICAL = AdapterRef("medical", "1.0.0")
         ),
         (Decision(None, Reason.ABSTAINED, threshold=0.5), "base  (abstained: needed 0.50)"),
         (Decision(None, Reason.FALLBACK), "base  (fallback)"),
-        (
-            Decision(None, Reason.UNFAMILIAR, confidence=0.97),
-            "base  (unfamiliar: best 0.97, but unlike the adapters' examples)",
-        ),
     ],
 )
 def test_decisions(decision, line):

@@ -74,7 +74,7 @@ def test_list_marks_what_is_built_in(cli, own_folder):
     write(own_folder / "plugins", "def classify_batch(self, requests): return [None] * len(requests)")
     found = {p["name"]: p["built_in"] for p in json.loads(cli("plugins", "list", "--json").out)}
     assert found["it"] is False
-    assert found["keywords"] is True
+    assert found["examples"] is True
 
 
 def test_list_shows_classifiers_and_what_is_broken(cli, plugins):

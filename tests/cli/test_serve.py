@@ -63,7 +63,7 @@ def test_without_folders_here_the_built_in_ones_are_served(cli, served):
     assert cli("serve").code == 0
     assert served[0].adapters_dir == built_in_folders("adapters")
     assert served[0].plugins_dir == built_in_folders("plugins")
-    assert (built_in_folders("plugins")[0] / "keywords.py").is_file()
+    assert (built_in_folders("plugins")[0] / "examples.py").is_file()
 
 
 def test_folders_here_come_before_the_built_in_ones(cli, served, own_folder):

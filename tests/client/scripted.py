@@ -26,12 +26,12 @@ DECISION = inference_pb2.Decision(
     digest="ab" * 32,
     domain="medical",
     confidence=0.93,
-    classifier="linear",
+    classifier="examples",
     reason=inference_pb2.DECISION_REASON_CLASSIFIED,
     threshold=0.5,
     votes=[
-        inference_pb2.Vote(classifier="keywords", declined=True),
-        inference_pb2.Vote(classifier="linear", scores={"medical": 0.93, "legal": 0.04}, evidence="icd"),
+        inference_pb2.Vote(classifier="words", declined=True),
+        inference_pb2.Vote(classifier="examples", scores={"medical": 0.93, "legal": 0.04}, evidence="icd"),
     ],
     route_latency=Duration(nanos=400_000),
 )

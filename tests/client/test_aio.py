@@ -16,7 +16,7 @@ async def client(remote):
 async def test_generate_route_and_count(client, remote):
     answer = await client.generate("hi", request_id="req-9", system="Be short.")
     assert (answer.text, answer.response_id) == ("Chapter I", "req-9")
-    assert (await client.route("hi")).classifier == "linear"
+    assert (await client.route("hi")).classifier == "examples"
     assert (await client.count_tokens("hi")).prompt_tokens == 87
     assert await client.record_correction("ab" * 16, "medical", "hi") == "texts"
     roles = [m.role for m in remote.inference.requests[0].input.chat.messages]

@@ -151,11 +151,11 @@ def test_a_decision_tells_the_parts_of_a_mixture():
 
 def test_a_decision_tells_which_votes_were_lost():
     lost = [
-        pb.LostVote(classifier="probe", reason="breaker-open"),
+        pb.LostVote(classifier="examples", reason="breaker-open"),
         pb.LostVote(classifier="new", reason="tired"),
     ]
     assert to_decision(pb.Decision(votes_lost=lost)).votes_lost == (
-        LostVote("probe", VoteError.BREAKER_OPEN),
+        LostVote("examples", VoteError.BREAKER_OPEN),
         LostVote("new", VoteError.OTHER),
     )
     assert to_decision(pb.Decision()).votes_lost == ()

@@ -28,7 +28,7 @@ def test_an_answer_carries_decision_usage_and_logprobs(client):
 def test_a_stream_starts_goes_on_and_finishes(client):
     started, *deltas, finished = client.stream("Which chapter?")
     assert isinstance(started, Started)
-    assert started.decision.classifier == "linear"
+    assert started.decision.classifier == "examples"
     assert "".join(d.text for d in deltas if isinstance(d, Delta)) == "Chapter I"
     assert isinstance(finished, Finished)
     assert finished.reason is FinishReason.LENGTH

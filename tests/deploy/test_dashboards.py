@@ -27,8 +27,7 @@ from router.experiments.runtime import LiveExperiments
 from router.experiments.service import ExperimentMetrics
 from router.extensions.experiments_notices.notices import NoticeMetrics, Notifier
 from router.extensions.sharing.sharing import EdgesCollector
-from router.routing.drift import Drift
-from router.server.metrics import CorrectionsCollector, DriftCollector, ServerMetrics
+from router.server.metrics import CorrectionsCollector, ServerMetrics
 from tests.experiments.memory_store import MemoryStore
 from tests.server.helpers import Connect, Start, ask
 
@@ -48,7 +47,6 @@ def metrics() -> ServerMetrics:
     made.registry.register(ExperimentMetrics(LiveExperiments(MemoryStore())))
     made.registry.register(NoticeMetrics(Notifier()))
     made.registry.register(CorrectionsCollector(Corrections(CorrectionStore(Path("nowhere")), "labels")))
-    made.registry.register(DriftCollector(Drift(lambda: None)))
     made.registry.register(EdgesCollector(SimpleNamespace(problem="", edges=1)))
     return made
 

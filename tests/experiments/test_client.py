@@ -45,7 +45,7 @@ SPEC = Spec(
 FULL = replace(
     SPEC,
     route="",
-    arms=(ArmSpec("a", 0.3), ArmSpec("b", 0.7, router=RouterVariant(0.4, ("linear",), True, False))),
+    arms=(ArmSpec("a", 0.3), ArmSpec("b", 0.7, router=RouterVariant(0.4, ("examples",), True, False))),
     guardrails=(
         metric(
             "total_time", "mean", higher_is_better=False, aggregate="mean", missing="excluded", margin=0.1

@@ -41,7 +41,7 @@ def resolve(name: str, version: str = "", /) -> AdapterInfo:
 
 SECONDS = MetricSpec("seconds", Kind.MEAN, False, Aggregate.SUM, cap=60.0, least=1.0)
 HOLDOUT = plan(mode=Mode.HOLDOUT, route="", arms=(ArmSpec("held", 0.1), ArmSpec("all", 0.9)), control="held")
-KNOWN = Known(resolve, lambda: {"exact_match", "length"}, lambda: {"keywords", "linear"})
+KNOWN = Known(resolve, lambda: {"exact_match", "length"}, lambda: {"words", "examples"})
 
 
 def arm(name: str, weight: float, version: str = "") -> ArmSpec:
@@ -191,7 +191,7 @@ def test_bad_fields_are_named(changes: dict[str, Any], wrong: set[str]) -> None:
         (
             (
                 ArmSpec("here", 0.5),
-                ArmSpec("other", 0.5, None, RouterVariant(classifiers=("tarot", "linear"))),
+                ArmSpec("other", 0.5, None, RouterVariant(classifiers=("tarot", "examples"))),
             ),
             {"arms[1].router.classifiers"},
         ),

@@ -11,7 +11,6 @@ import json
 import shutil
 import tempfile
 import time
-import tomllib
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -21,16 +20,12 @@ from pathlib import Path
 
 from router.access.audit import START, chained, entries, verify
 from router.access.clients import Clients, hash_of, parse_clients
-from router.calibration.file import read_calibration
-from router.calibration.model import Axis, choose
 from router.cli.command import CliError
 from router.cli.settings import load_settings
 from router.corrections.store import Correction, from_line, latest, to_line
 from router.engine.constrained.source import grammar_text
 from router.errors import MOST_FINDINGS, ConfigError, FieldViolation, InvalidRequest, RouterError
 from router.experiments.cli.create import example_plan, plan_of, read_plan_file
-from router.extensions.calibration.manifest import with_examples
-from router.extensions.calibration.proposals import Addition, propose
 from router.extensions.oidc import forwarded_names
 from router.registry.format.checks import check_base, check_invocation, check_targets, plan_sites
 from router.registry.format.lora_config import LoraSettings, parse_lora_config
@@ -40,9 +35,10 @@ from router.registry.format.trust import BadSignature, PublicKey, SecretKey, Sig
 from router.registry.format.untrusted import FolderFinding, FolderFindings
 from router.registry.gate import judge
 from router.registry.state import DefaultChoices
+from router.routing.calibration import Calibration, read_calibration
 from router.server.call import caller_of, request_id_of
 from router.server.grpc_adapter import status_of
-from router.types import CONSTRAINT_KINDS, AdapterProfile, Constraint, Vote
+from router.types import CONSTRAINT_KINDS, Constraint
 from tests.fuzz import doors, messages
 from tests.fuzz.inputs import Change, bytes_changed, json_changed, message_changed, toml_changed
 from tests.registry.tiny import BASE, CONFIG, SITES, lora_tensors, safetensors
@@ -75,6 +71,15 @@ audience = "router"
 algorithms = ["RS256"]
 leeway_seconds = 5
 """
+CALIBRATED = Calibration(
+    created="2026-12-02T10:00:00Z",
+    threshold=0.6,
+    target=0.05,
+    strange_target=0.05,
+    delta=0.05,
+    adapters=("medical", "qa"),
+    report={"rows": 100, "tested": [{"threshold": 0.6, "routed": 90}]},
+)
 FORWARDED = 'By=x;Hash=ab;Subject="CN=\\"a,b\\"";URI=spiffe://a,By=y;URI=spiffe://b;DNS=b.example'
 MANIFEST = """[adapter]
 name = "medical"
@@ -257,11 +262,8 @@ def report(data: bytes) -> None:
 
 
 def calibration(data: bytes) -> None:
-    """calibration.json, and what it makes of votes."""
-    found = read_calibration(_file("calibration.json", data))
-    votes = [Vote(name, {"medical": 0.9}) for name in found.order] + [Vote("stranger", {"x": 1.0})]
-    opinion = found.opinion(votes, {"medical": Axis.BOTH, "qa": Axis.TASK})
-    choose(opinion, found.axes, {"medical": Axis.BOTH, "qa": Axis.TASK}, ("medical", "qa"))
+    """calibration.json."""
+    read_calibration(_file("calibration.json", data))
 
 
 def clients(data: bytes) -> None:
@@ -372,10 +374,6 @@ def errors(data: bytes) -> None:
 # -- Where inputs begin.
 
 
-def _examples(pattern: str) -> Callable[[], Sequence[bytes]]:
-    return lambda: [path.read_bytes() for path in sorted((ROOT / "adapters").glob(pattern))[:3]]
-
-
 @cache
 def _good_header() -> object:
     data = safetensors(lora_tensors())
@@ -412,19 +410,8 @@ def _audit_lines() -> list[bytes]:
 
 
 def corrections(data: bytes) -> None:
-    """Lines that a server kept, and what could be learned from them."""
-    found = latest(one for line in data.split(b"\n") if (one := from_line(line)) is not None)
-    profiles = (AdapterProfile("legal", "1", examples=("a b c",)), AdapterProfile("medical", "1"))
-    for name, addition in propose(found, profiles, ["d e f"], 0.2, 5).additions.items():
-        assert len(addition.examples) <= 5
-        with_examples(f'[adapter]\nname = "{name}"\n', addition)
-
-
-def examples(data: bytes) -> None:
-    """Examples written into a manifest, whatever it looks like."""
-    text = data.decode("utf-8", "replace")
-    made = tomllib.loads(with_examples(text, Addition(("new",), ("not",))))
-    assert made["routing"]["examples"][-1] == "new"
+    """Lines that a server kept."""
+    latest(one for line in data.split(b"\n") if (one := from_line(line)) is not None)
 
 
 def _correction_lines() -> list[bytes]:
@@ -480,7 +467,7 @@ TARGETS = {
         Target("weights", weights, bytes_changed, _some_tensors),
         Target("probes", probes, json_changed, _given('{"prompt": "a", "expect": "b", "max_tokens": 4}')),
         Target("report", report, json_changed, _report_seeds),
-        Target("calibration", calibration, json_changed, _examples("calibration.json")),
+        Target("calibration", calibration, json_changed, _given(CALIBRATED.model_dump_json())),
         Target("clients", clients, toml_changed, _given(CLIENT + LIMITS, CLIENT + GROUPS)),
         Target("config", config, toml_changed, _given(SETTINGS)),
         Target("plan-file", plan_file, toml_changed, _given(example_plan())),
@@ -491,7 +478,6 @@ TARGETS = {
         Target("lock", lock, bytes_changed, _given("ab" * 32 + " medical\n# comment\n")),
         Target("audit", audit, bytes_changed, _audit_lines),
         Target("corrections", corrections, json_changed, _correction_lines),
-        Target("examples", examples, toml_changed, _given(MANIFEST)),
         Target("state", state, json_changed, _defaults),
         Target("errors", errors, bytes_changed, _given("no '/srv/models/a b.bin', see http://wiki.local/x")),
         Target("requests", messages.request, message_changed(messages.REQUESTS), messages.good_requests),

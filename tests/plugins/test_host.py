@@ -180,18 +180,18 @@ def test_a_file_overrides_the_built_in_one_of_its_name(
     monkeypatch.setattr("router.built_in.PACKAGE", tmp_path / "router")
     below = tmp_path / "router" / "_data" / "plugins"
     below.mkdir(mode=0o755, parents=True)
-    write("linear.py")
-    text = (folder / "linear.py").read_text()
-    (below / "linear.py").write_text(text.replace("priority=100", "priority=1"))
-    (below / "keywords.py").write_text(text.replace('"shout"', '"more"'))
+    write("examples.py")
+    text = (folder / "examples.py").read_text()
+    (below / "examples.py").write_text(text.replace("priority=100", "priority=1"))
+    (below / "judges.py").write_text(text.replace('"shout"', '"more"'))
     host = PluginHost([folder, below])
     host.refresh()
     assert {(s.name, s.built_in, s.warnings) for s in host.status()} == {
-        ("linear", False, ()),
-        ("keywords", True, ()),
+        ("examples", False, ()),
+        ("judges", True, ()),
     }
     assert {r.name: r.priority for r in host.registrations()} == {"shout": 100, "more": 100}
-    (folder / "linear.py").unlink()
+    (folder / "examples.py").unlink()
     host.refresh()
     assert {r.name: r.priority for r in host.registrations()} == {"shout": 1, "more": 100}
 

@@ -75,15 +75,6 @@ def test_a_request_in_another_language_is_known_by_its_meaning(module: Any, tmp_
     assert again.classify_batch(requests_of(asked)) == [None, None]
 
 
-def test_the_level_of_strangers_becomes_one_half(module: Any) -> None:
-    chances = np.array([0.1, 0.3, 0.5, 1.0, 0.0], np.float32)
-    found = module._levelled(chances, 0.3)
-    assert found[1] == pytest.approx(0.5)
-    assert found[2] == pytest.approx(0.7)
-    assert list(found[3:]) == [1.0, 0.0]
-    assert module._levelled(chances, 0.5) == pytest.approx(chances)
-
-
 def test_without_the_model_it_says_how_to_get_it(module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "has_multilingual", lambda: False)
     assert "`lora-router models fetch multilingual-e5-small`" in module.Multilingual().lacks()

@@ -219,7 +219,7 @@ LEARNING = ROUTING / "learning"
 
 
 def learning_rows() -> list[tuple[str, dict[str, Any]]]:
-    """Rows that the encoder and the weights learned from, with the deployment."""
+    """Rows that the encoder is trained on, with the deployment."""
     lines = [
         (path.stem, line)
         for path in sorted(LEARNING.glob("*.jsonl"))

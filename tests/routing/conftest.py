@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from router.calibration.model import Axes, Calibration, Stage, TemperatureScaler, binding_of
 from router.errors import AdapterNotFound
 from router.plugins import Registration
 from router.routing import Classifier, Scores
+from router.routing.calibration import Calibration
 from router.routing.executor import ClassifierExecutor
 from router.routing.router import Router
 from router.types import (
@@ -126,18 +126,15 @@ async def eventually(condition: Callable[[], bool], seconds: float = 60.0) -> No
         await asyncio.sleep(0.005)
 
 
-def calibration(base: str = "", **changes: Any) -> Calibration:
-    """One of the classifier c, for legal and medical."""
+def calibration(**changes: Any) -> Calibration:
+    """One for legal and medical."""
     values: dict[str, Any] = {
-        "scalers": {"c": TemperatureScaler()},
-        "stages": (Stage({"c": 1.0}),),
+        "created": "2026-12-02T10:00:00Z",
         "threshold": 0.6,
-        "novelty_limit": 1.0,
         "target": 0.05,
+        "strange_target": 0.05,
         "delta": 0.05,
-        "ood_target": 0.05,
-        "axes": Axes(),
-        "binding": binding_of((LEGAL, MEDICAL), {"c": "c/0"}, base),
+        "adapters": ("legal", "medical"),
     }
     return Calibration(**values | changes)
 

@@ -16,12 +16,11 @@ from router.routing.chain import (
     CatalogView,
     ClassifierChain,
     Executors,
-    FitProfiles,
     Labels,
     LostVoteLog,
     narrow,
 )
-from router.routing.policy import PlainRule
+from router.routing.policy import Rule
 from router.types import AdapterProfile, LostVote, RoutingHints, VoteError
 
 A = AdapterProfile("a", "1", domain="medical", task="summarization")
@@ -124,7 +123,7 @@ async def test_nobody_waits_for_the_fit_of_one_that_asks_the_base(kit: Any) -> N
             gate.wait(10)
 
     executors = Executors(lambda timeout: FakeBase())
-    executors.sync([kit.registered(Slow())], FitProfiles((kit.medical,), (kit.medical,)))
+    executors.sync([kit.registered(Slow())], (kit.medical,))
     async with asyncio.timeout(2):
         await executors.wait_for_fits(10)
     (executor,) = executors.in_order()
@@ -156,7 +155,7 @@ async def test_one_that_asks_the_base_learns_after_the_others(kit: Any) -> None:
     executors = Executors(lambda timeout: FakeBase())
     executors.sync(
         [kit.registered(Reads(), priority=1), kit.registered(Encodes(), priority=2)],
-        FitProfiles((kit.medical,), (kit.medical,)),
+        (kit.medical,),
     )
     await asyncio.sleep(0.05)
     assert order == []
@@ -181,7 +180,7 @@ async def test_a_close_tells_a_fit_to_end_and_waits_for_it(kit: Any) -> None:
             told.set()
 
     executors = Executors()
-    executors.sync([kit.registered(Long())], FitProfiles((kit.medical,), (kit.medical,)))
+    executors.sync([kit.registered(Long())], (kit.medical,))
     await asyncio.sleep(0.05)
     await executors.close(5)
     assert ended.is_set()
@@ -200,7 +199,7 @@ async def test_a_fit_that_does_not_end_holds_nobody_up_for_long(kit: Any) -> Non
             raise ValueError("deaf")
 
     executors = Executors()
-    executors.sync([kit.registered(Deaf())], FitProfiles((kit.medical,), (kit.medical,)))
+    executors.sync([kit.registered(Deaf())], (kit.medical,))
     await asyncio.sleep(0.05)
     async with asyncio.timeout(5):
         await executors.close(0.05)
@@ -233,14 +232,14 @@ class Voice(Classifier):
 def chain_with(kit: Any, voice: Voice) -> tuple[Executors, ClassifierChain]:
     executors = Executors()
     given = [kit.registered(voice, priority=1), kit.registered(kit.says("other", None), priority=2)]
-    executors.sync(given, FitProfiles((kit.medical,), (kit.medical,)))
+    executors.sync(given, (kit.medical,))
     return executors, ClassifierChain(executors, foreign=lambda text: text == "hallo")
 
 
 async def voted(kit: Any, chain: ClassifierChain, text: str) -> list[str]:
     request, labels = kit.asking(text), Labels((kit.medical,))
-    everyone = [vote.classifier for vote in await chain.everyone(request, labels, PlainRule())]
-    votes = await chain.until_settled(request, labels, {"medical"}, PlainRule())
+    everyone = [vote.classifier for vote in await chain.everyone(request, labels, Rule())]
+    votes = await chain.until_settled(request, labels, {"medical"}, Rule())
     assert [vote.classifier for vote in votes] == everyone[: len(votes)]
     return everyone
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable
 from contextlib import asynccontextmanager
@@ -14,17 +13,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from router.calibration.file import read_calibration, write_calibration
-from router.calibration.model import Axes, Calibration, CalibrationError, binding_of
-from router.classifiers.fake_base import FakeBase
 from router.cli.settings import calibration_file
 from router.config import Settings
 from router.reread import Reread
-from router.routing import Classifier, Scores
-from router.routing.in_force import RuleInForce, fingerprint
-from router.routing.policy import FITTED, PlainRule
-from router.routing.router import IN_LANGUAGE, Router
-from router.types import AdapterProfile, LostVote, Reason, Request, Visible, VoteError
+from router.routing import Scores
+from router.routing.calibration import Calibration, CalibrationError, read_calibration, write_calibration
+from router.routing.in_force import CALIBRATED, NEWCOMER, RuleInForce, fingerprint
+from router.routing.policy import Axis, Rule
+from router.routing.router import IN_LANGUAGE, LOST, Router
+from router.types import LostVote, Reason, VoteError
 from tests.routing.conftest import calibration
 
 
@@ -33,42 +30,46 @@ def says(kit: Any) -> Any:
     return kit.registered(kit.says("c", Scores({"medical": 0.8})))
 
 
-def test_without_a_calibration_there_is_nothing_to_say(kit: Any, says: Any) -> None:
-    in_force = RuleInForce(PlainRule(0.5))
-    in_force.classifiers_are([says])
-    in_force.adapters_are([kit.medical])
-    assert in_force.status == ""
-    assert isinstance(in_force.now, PlainRule)
-    assert in_force.now.kinds == {"medical": "domain"}
+def voice(kit: Any) -> Any:
+    classifier = kit.says("voice", Scores({"legal": 0.9}))
+    classifier.foreign = True
+    return kit.registered(classifier, priority=1)
 
 
-def test_what_differs_is_said_and_logged_once(kit: Any, says: Any, caplog: Any) -> None:
-    caplog.set_level(logging.INFO)
-    in_force = RuleInForce(PlainRule(0.5), kit.calibration("smol"), base="smol")
-    in_force.adapters_are([kit.medical, kit.legal])
-    assert in_force.status == ""  # the classifiers are not known yet
-    in_force.classifiers_are([says])
-    assert in_force.status == FITTED
+def test_the_rule_follows_adapters_and_classifiers(kit: Any, says: Any) -> None:
+    in_force = RuleInForce(Rule(0.5))
+    in_force.classifiers_are([voice(kit), replace(says, required=True)])
     in_force.adapters_are([kit.medical])
-    in_force.compare()
-    assert in_force.status == "stale: adapter legal is gone"
-    in_force.adapters_are([kit.medical, kit.legal])
-    assert in_force.status == FITTED
-    messages = [r.message for r in caplog.records]
-    assert [text for text in messages if "another set" in text] == [
-        "the calibration is for another set (adapter legal is gone): 0.90 confidence is needed until "
-        "`lora-router route calibrate` was run again"
+    assert (in_force.now.voices, in_force.now.required) == (frozenset({"voice"}), frozenset({"c"}))
+    assert in_force.now.kinds == {"medical": Axis.DOMAIN}
+
+
+def test_the_setting_switches_voices_off(kit: Any, says: Any) -> None:
+    for on in (True, False):
+        in_force = RuleInForce(Rule(0.5), multilingual=on)
+        in_force.classifiers_are([voice(kit), says])
+        assert in_force.now.counts("voice") is on
+        assert in_force.now.counts("c")
+
+
+def test_a_calibration_replaces_the_threshold_of_the_settings_alone(kit: Any) -> None:
+    in_force = RuleInForce(Rule(0.5, idle=frozenset({"x"})), kit.calibration(threshold=0.7))
+    assert in_force.now == Rule(0.7, idle=frozenset({"x"}))
+    in_force.calibration_is(None)
+    assert in_force.now == Rule(0.5, idle=frozenset({"x"}))
+
+
+def test_the_status_says_whether_the_calibration_covers_an_adapter(kit: Any) -> None:
+    assert RuleInForce(Rule()).status("medical") == ""
+    in_force = RuleInForce(Rule(), kit.calibration())
+    assert [in_force.status(name) for name in ("", "medical", "cooking")] == [
+        CALIBRATED,
+        CALIBRATED,
+        NEWCOMER,
     ]
 
 
-def test_another_policy_of_axes_is_another_set(kit: Any, says: Any) -> None:
-    in_force = RuleInForce(PlainRule(0.5, axes=Axes(task_first=False)), kit.calibration("smol"))
-    in_force.classifiers_are([says])
-    in_force.adapters_are([kit.medical, kit.legal])
-    assert in_force.status == "stale: task_first or domain_first is set otherwise"
-
-
-def test_a_classifier_without_a_fingerprint_fits_no_calibration(kit: Any) -> None:
+def test_a_classifier_that_cannot_say_it_has_a_fingerprint_of_its_own(kit: Any) -> None:
     class Mute(kit.says):  # type: ignore[misc]
         def fingerprint(self) -> str:
             raise RuntimeError("none")
@@ -76,101 +77,43 @@ def test_a_classifier_without_a_fingerprint_fits_no_calibration(kit: Any) -> Non
     assert fingerprint(kit.registered(Mute("c"))) == "c/none"
 
 
-async def test_a_router_with_a_calibration(kit: Any, says: Any, start: Any) -> None:
-    catalog = kit.catalog([kit.medical, kit.legal])
-    left_out = kit.says("probe", Scores({"legal": 1.0}))
-    in_force = RuleInForce(PlainRule(0.5), kit.calibration("smol", left_out=("probe",)))
-    router = await start(says, kit.registered(left_out, priority=1), catalog=catalog, rule=in_force)
-    decision = await router.route(kit.asking())
-    assert decision.adapter is not None
-    assert (decision.adapter.name, decision.reason) == ("medical", Reason.CLASSIFIED)
-    assert (decision.threshold, decision.calibration) == (0.6, FITTED)
-    assert left_out.batches == []
-    catalog.become(kit.medical, kit.translation)
-    await kit.eventually(lambda: router.rule.status != FITTED)
-    decision = await router.route(kit.asking())
-    assert (decision.adapter, decision.reason, decision.threshold) == (None, Reason.ABSTAINED, 0.9)
-    assert decision.calibration == "stale: adapter legal is gone"
+# -- what decisions say of the calibration
 
 
-@pytest.mark.parametrize("sees", ["*", "medical"])
-async def test_a_decision_without_a_vote_of_the_calibration_is_not_called_fitted(
-    kit: Any, says: Any, start: Any, sees: str
-) -> None:
+async def test_a_decision_says_what_the_calibration_does_not_cover(kit: Any, start: Any) -> None:
+    shouting = kit.registered(
+        kit.says("c", lambda r: Scores({"translation" if r.text.isupper() else "medical": 0.8}))
+    )
+    router = await start(shouting, rule=RuleInForce(Rule(), kit.calibration()))
+    known = await router.route(kit.asking())
+    assert known.adapter is not None
+    assert (known.adapter.name, known.threshold, known.calibration) == ("medical", 0.6, CALIBRATED)
+    new = await router.route(kit.asking("TRANSLATE"))
+    assert new.adapter is not None
+    assert (new.adapter.name, new.calibration) == ("translation", NEWCOMER)
+
+
+async def test_a_decision_without_a_vote_is_not_called_calibrated(kit: Any, says: Any, start: Any) -> None:
     bad = kit.registered(kit.says("bad", "nonsense"), priority=1)
-    known = {name: f"{name}/0" for name in ("bad", "c")}
-    binding = binding_of((kit.legal, kit.medical), known, "smol")
-    in_force = RuleInForce(PlainRule(0.5), kit.calibration(binding=binding), base="smol")
-    router = await start(bad, says, catalog=kit.catalog([kit.medical, kit.legal]), rule=in_force)
-    assert router.rule.status == FITTED
-    decision = await router.route(replace(kit.asking(), visible=Visible((sees,))))
-    assert decision.calibration == "stale: no vote of bad (invalid)"
+    router = await start(bad, says, rule=RuleInForce(Rule(), kit.calibration()))
+    decision = await router.route(kit.asking())
+    assert decision.calibration == LOST + "bad (invalid)"
     assert decision.votes_lost == (LostVote("bad", VoteError.INVALID),)
-    assert decision.threshold == 0.9
 
 
-@pytest.mark.parametrize(
-    ("left_out", "said"),
-    [
-        ((), "stale: classifier probe cannot be asked: the engine of this base gives no sight"),
-        (("probe",), FITTED),
-    ],
-)
-async def test_a_classifier_that_cannot_work_here_makes_it_stale_in_words(
-    kit: Any, says: Any, start: Any, left_out: tuple[str, ...], said: str
-) -> None:
-    class Seeing(kit.says):  # type: ignore[misc]
-        needs = ("sight",)
-
-        def bind(self, base: Any) -> None:
-            raise AssertionError("never asked")
-
-    probe = kit.registered(Seeing("probe", Scores({"medical": 0.8})))
-    known = {name: f"{name}/0" for name in ("c", "probe") if name not in left_out}
-    binding = binding_of((kit.legal, kit.medical), known)
-    in_force = RuleInForce(PlainRule(0.5), kit.calibration(left_out=left_out, binding=binding))
-    catalog = kit.catalog([kit.medical, kit.legal])
-    router = await start(says, probe, catalog=catalog, base_for=lambda timeout: FakeBase(), rule=in_force)
-    assert probe.health.state == "unable"
-    assert (await router.route(kit.asking())).calibration == said
-
-
-# -- classifiers for other languages
-
-
-def voice(kit: Any) -> Any:
-    classifier = kit.says("voice", Scores({"legal": 0.9}))
-    classifier.foreign = True
-    return kit.registered(classifier, priority=1)
-
-
-async def test_a_calibration_holds_beside_a_voice_and_says_nothing_of_its_texts(
+async def test_a_calibration_says_nothing_of_texts_in_other_languages(
     kit: Any, says: Any, start: Any
 ) -> None:
-    examples = ("What does the contract say?", "Is this clause valid?")
-    legal = replace(kit.legal, examples=examples)
-    of = kit.calibration(binding=binding_of((legal, kit.medical), {"c": "c/0"}))
-    catalog, rule = kit.catalog([legal, kit.medical]), RuleInForce(PlainRule(0.5), of)
-    router = await start(voice(kit), says, catalog=catalog, rule=rule, ready_seconds=1)
-    assert router.rule.status == FITTED
-    assert router.flaws == []
+    legal = replace(kit.legal, examples=("What does the contract say?", "Is this clause valid?"))
+    rule = RuleInForce(Rule(), kit.calibration())
+    router = await start(voice(kit), says, catalog=kit.catalog([legal, kit.medical]), rule=rule)
     english = await router.route(kit.asking("What is this about?"))
-    assert (english.classifier, english.calibration) == ("c", FITTED)
+    assert (english.classifier, english.calibration) == ("c", CALIBRATED)
     german = await router.route(kit.asking("Worum geht es in diesem Vertrag?"))
     assert (german.classifier, german.calibration) == ("voice", IN_LANGUAGE)
-    assert german.adapter is not None
-    assert german.adapter.name == "legal"
 
 
-def test_the_setting_switches_voices_off(kit: Any, says: Any) -> None:
-    for on in (True, False):
-        in_force = RuleInForce(PlainRule(0.5), multilingual=on)
-        in_force.classifiers_are([voice(kit), says])
-        assert in_force.now.counts("voice") is on
-        assert in_force.now.counts("c")
-
-
-HOLDS = "the calibration file cannot be used, the one before holds: "
+# -- the file, while the server runs
 
 
 @pytest.fixture(autouse=True)
@@ -178,27 +121,11 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("router.routing.in_force.LOOK_SECONDS", 0.02)
 
 
-class Learner(Classifier):
-    """Gives medical 0.8, and remembers what it learned."""
-
-    name = "c"
-
-    def __init__(self) -> None:
-        self.learned: list[tuple[AdapterProfile, ...]] = []
-
-    def fit(self, adapters: Any) -> None:
-        self.learned.append(tuple(adapters))
-
-    def classify_batch(self, requests: Any) -> list[Scores]:
-        return [Scores({"medical": 0.8}) for _ in requests]
-
-
 @asynccontextmanager
-async def serving(kit: Any, path: Path, *registrations: Any) -> Any:
+async def serving(kit: Any, path: Path, says: Any) -> Any:
     file = Reread([path], lambda: read_calibration(path) if path.exists() else None)
-    rule = RuleInForce(PlainRule(0.5), file.value())
-    catalog = kit.catalog([kit.medical, kit.legal])
-    router = Router(catalog, kit.host(*registrations), rule=rule, calibration=file)
+    rule = RuleInForce(Rule(), file.value())
+    router = Router(kit.catalog([kit.medical, kit.legal]), kit.host(says), rule=rule, calibration=file)
     await router.start()
     try:
         yield router
@@ -206,67 +133,31 @@ async def serving(kit: Any, path: Path, *registrations: Any) -> Any:
         await router.close()
 
 
-async def reason(router: Router, request: Request) -> Reason:
-    return (await router.route(request)).reason
-
-
-async def test_another_calibration_decides_without_a_restart(kit: Any, tmp_path: Path) -> None:
-    path, learner = tmp_path / "calibration.json", Learner()
-    write_calibration(path, kit.calibration())
-    async with serving(kit, path, kit.registered(learner)) as router:
-        assert await reason(router, kit.asking()) is Reason.CLASSIFIED
-        write_calibration(path, kit.calibration(threshold=0.99))
-        await kit.eventually(lambda: router.rule.now.calibration.threshold == 0.99)
-        assert await reason(router, kit.asking()) is Reason.ABSTAINED
+async def test_another_calibration_decides_without_a_restart(kit: Any, says: Any, tmp_path: Path) -> None:
+    path = tmp_path / "calibration.json"
+    async with serving(kit, path, says) as router:
+        assert (await router.route(kit.asking())).calibration == ""
+        for threshold, reason in ((0.6, Reason.CLASSIFIED), (0.99, Reason.ABSTAINED)):
+            write_calibration(path, kit.calibration(threshold=threshold))
+            await kit.eventually(lambda wanted=threshold: router.rule.now.threshold == wanted)
+            decision = await router.route(kit.asking())
+            assert (decision.reason, decision.calibration) == (reason, CALIBRATED)
+        path.write_text("{")
+        await kit.eventually(lambda: router.flaws != [])
+        (flaw,) = router.flaws
+        assert flaw.startswith("the calibration file cannot be used, the one before holds: ")
+        assert router.rule.now.threshold == 0.99
+        write_calibration(path, kit.calibration())
+        await kit.eventually(lambda: router.rule.now.threshold == 0.6)
         assert router.flaws == []
 
 
-async def test_classifiers_learn_what_the_new_calibration_was_made_with(kit: Any, tmp_path: Path) -> None:
-    path, learner = tmp_path / "calibration.json", Learner()
-    write_calibration(path, kit.calibration())
-    taught = (kit.legal, AdapterProfile("medical", "1.0.0", examples=("a cough",)))
-    async with serving(kit, path, kit.registered(learner)) as router:
-        new = kit.calibration(binding=binding_of(taught, {"c": "c/0"}), profiles=taught)
-        write_calibration(path, new)
-        await kit.eventually(lambda: router.rule.now.calibration.profiles == taught)
-        assert learner.learned[-1] == taught
-
-
-async def test_the_first_calibration_is_taken_too(kit: Any, tmp_path: Path) -> None:
-    path = tmp_path / "calibration.json"
-    async with serving(kit, path, kit.registered(Learner())) as router:
-        assert router.rule.status == ""
-        write_calibration(path, kit.calibration())
-        await kit.eventually(lambda: router.rule.status == "fitted")
-
-
-async def test_one_for_other_classifiers_waits_until_they_are_here(kit: Any, tmp_path: Path) -> None:
-    path, new = tmp_path / "calibration.json", kit.registered(kit.says("d", Scores({"legal": 0.9})))
-    write_calibration(path, kit.calibration())
-    async with serving(kit, path, kit.registered(Learner())) as router:
-        host = router._host
-        binding = binding_of((kit.legal, kit.medical), {"c": "c/0", "d": "d/0"})
-        both = kit.calibration(binding=binding)
-        both = kit.calibration(
-            binding=binding,
-            scalers={**both.scalers, "d": both.scalers["c"]},
-            stages=(*both.stages, *both.stages),
-        )
-        write_calibration(path, both)
-        await kit.eventually(lambda: router.flaws != [])
-        assert router.flaws == [f"{HOLDS}it was made for another set: classifier d is gone"]
-        assert router.rule.status == "fitted"
-        host.become(*host.given, new)
-        await kit.eventually(lambda: router.rule.now.calibration == both)
-        assert (router.flaws, router.rule.status) == ([], "fitted")
-
-
 async def test_a_failure_to_take_one_is_tried_again(
-    kit: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kit: Any, says: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "calibration.json"
     write_calibration(path, kit.calibration())
-    async with serving(kit, path, kit.registered(Learner())) as router:
+    async with serving(kit, path, says) as router:
         failed = []
 
         def fail(_: Calibration) -> None:
@@ -277,7 +168,7 @@ async def test_a_failure_to_take_one_is_tried_again(
         write_calibration(path, kit.calibration(threshold=0.99))
         await kit.eventually(lambda: len(failed) > 1)
         monkeypatch.undo()
-        await kit.eventually(lambda: router.rule.now.calibration.threshold == 0.99)
+        await kit.eventually(lambda: router.rule.now.threshold == 0.99)
 
 
 def pipe(path: Path) -> None:
@@ -330,12 +221,3 @@ def test_damaged_content_leaves_the_one_before(tmp_path_factory: Any, data: st.D
     else:
         assert file.value() == expected
         assert not file.problem
-
-
-def test_a_target_that_the_new_one_cannot_keep_leaves_the_one_before(kit: Any, tmp_path: Path) -> None:
-    path = tmp_path / "calibration.json"
-    write_calibration(path, kit.calibration(target=0.1))
-    file = calibration_file(Settings(calibration=str(path), target_error=0.1))
-    write_calibration(path, kit.calibration(target=0.2))
-    assert file.value() == kit.calibration(target=0.1)
-    assert "says nothing of other targets" in file.problem

@@ -1,4 +1,4 @@
-"""What votes come to, over everything hypothesis can think of, and what variants of a router change."""
+"""What votes come to: each rule once, over everything hypothesis can think of, and what a variant changes."""
 
 from __future__ import annotations
 
@@ -9,20 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.calibration.model import (
-    Axes,
-    Axis,
-    Binding,
-    Calibration,
-    Stage,
-    TemperatureScaler,
-    axes_of,
-    binding_of,
-)
-from router.routing.policy import CalibratedRule, PlainRule, rule_digest, varied
+from router.routing.policy import NEAR, SUPPORTING, Axes, Axis, Kinds, Leaning, Rule, axis_of
 from router.types import AdapterProfile, Reason, RouterVariant, Vote, VoteError
 
 NAMES = ["a", "b", "c", "d"]
+VOTERS = [f"c{i}" for i in range(4)]
 UNIT = st.floats(0, 1)
 SCORES = st.dictionaries(st.sampled_from(NAMES), UNIT, max_size=4)
 
@@ -30,319 +21,319 @@ SCORES = st.dictionaries(st.sampled_from(NAMES), UNIT, max_size=4)
 @st.composite
 def ballots(draw: st.DrawFn) -> list[Vote]:
     votes = []
-    for i in range(draw(st.integers(0, 4))):
+    for name in VOTERS[: draw(st.integers(0, 4))]:
         kind = draw(st.sampled_from(["scores", "declined", "error"]))
         scores = draw(SCORES) if kind == "scores" else {}
-        error = "timeout" if kind == "error" else ""
-        votes.append(Vote(f"c{i}", scores, declined=kind == "declined", error=error))
+        votes.append(Vote(name, scores, kind == "declined", VoteError.TIMEOUT if kind == "error" else ""))
     return votes
 
 
 CANDIDATES = st.frozensets(st.sampled_from(NAMES))
-SOME = st.frozensets(st.sampled_from(["c0", "c1", "c2", "c3"]))
-POLICIES = st.builds(PlainRule, UNIT, UNIT, st.frozensets(st.sampled_from(["c0", "c3"]), max_size=1))
-AGREEING = st.builds(PlainRule, UNIT, UNIT, learners=SOME, idle=st.frozensets(st.just("c2"), max_size=1))
-SPEAKING = st.builds(
-    PlainRule, UNIT, UNIT, learners=st.just(frozenset({"c1", "c2", "c3"})), voices=st.just(frozenset({"c0"}))
-)
-
-
-WEIGHTS = Calibration(
-    scalers={"c0": TemperatureScaler(), "c1": TemperatureScaler()},
-    stages=(Stage({"c0": 1.0}, stop=0.9), Stage({"c0": 0.5, "c1": 0.5})),
-    threshold=0.6,
-    novelty_limit=0.7,
-    target=0.06,
-    delta=0.05,
-    ood_target=0.05,
-    axes=Axes(),
-    binding=Binding({}, {"c0": "", "c1": ""}),
-)
-KINDS = dict.fromkeys(NAMES, Axis.PLAIN)
-POOLING = st.builds(
-    PlainRule,
+SOME = st.frozensets(st.sampled_from(VOTERS), max_size=2)
+PLAIN = st.builds(Rule, UNIT)
+RULES = st.builds(
+    Rule,
     UNIT,
-    UNIT,
-    kinds=st.just(KINDS),
-    learners=SOME,
-    idle=st.frozensets(st.just("c2"), max_size=1),
-    weights=st.just(WEIGHTS),
+    required=SOME,
+    kinds=st.dictionaries(st.sampled_from(NAMES), st.sampled_from(Axis)),
+    voices=st.just(frozenset()) | st.just(frozenset({"c0"})),
+    idle=SOME,
+    only=st.none() | SOME,
 )
 
 
-@given(POLICIES, ballots(), CANDIDATES)
-def test_only_a_sure_candidate_is_chosen(
-    policy: PlainRule, votes: list[Vote], candidates: frozenset[str]
+# -- who decides
+
+
+def best_of(vote: Vote, candidates: frozenset[str]) -> tuple[float, list[str]]:
+    """The highest confidence of a candidate, and whose it is."""
+    among = {name: c for name, c in vote.scores.items() if name in candidates}
+    most = max(among.values(), default=0.0)
+    return most, [name for name, c in among.items() if c == most]
+
+
+@given(PLAIN, ballots(), CANDIDATES)
+def test_the_first_vote_that_is_sure_of_one_candidate_decides(
+    rule: Rule, votes: list[Vote], candidates: frozenset[str]
 ) -> None:
-    outcome = policy.conclude(votes, candidates)
-    assert (outcome.reason is Reason.CLASSIFIED) == bool(outcome.adapter)
-    if outcome.adapter:
-        scores = next(v.scores for v in votes if v.classifier == outcome.classifier)
-        assert outcome.adapter in candidates
-        assert scores[outcome.adapter] == outcome.confidence >= policy.threshold
-        others = [c for n, c in scores.items() if n in candidates and n != outcome.adapter]
-        assert all(outcome.confidence - c >= policy.margin for c in others)
+    expected = ("", "", 0.0)
+    for vote in votes:
+        confidence, names = best_of(vote, candidates)
+        if confidence > 0 and confidence >= rule.threshold and len(names) == 1:
+            expected = (names[0], vote.classifier, confidence)
+            break
+    found = rule.conclude(votes, candidates)
+    assert (found.reason is Reason.CLASSIFIED) == bool(expected[0])
+    if expected[0]:
+        assert (found.adapter, found.classifier, found.confidence) == expected
+    else:
+        assert found.adapter == ""
+    assert found.threshold == rule.threshold
 
 
-@given(POLICIES | AGREEING | SPEAKING | POOLING, ballots(), CANDIDATES)
+@given(RULES, ballots(), CANDIDATES)
 def test_stopping_early_concludes_what_all_votes_conclude(
-    policy: PlainRule, votes: list[Vote], candidates: frozenset[str]
+    rule: Rule, votes: list[Vote], candidates: frozenset[str]
 ) -> None:
     """So that a request to be explained goes where it would have gone."""
     cast: list[Vote] = []
     for vote in votes:
-        if not policy.counts(vote.classifier):
-            continue
-        cast.append(vote)
-        if policy.settled(cast, candidates):
-            break
-    assert policy.conclude(cast, candidates) == policy.conclude(votes, candidates)
-
-
-@pytest.mark.slow
-@given(POLICIES, ballots(), CANDIDATES)
-def test_fallback_is_for_when_nobody_could_be_asked(
-    policy: PlainRule, votes: list[Vote], candidates: frozenset[str]
-) -> None:
-    outcome = policy.conclude(votes, candidates)
-    failed = all(v.error for v in votes)
-    missing = any(v.error and v.classifier in policy.required for v in votes)
-    if failed:
-        assert outcome.reason is Reason.FALLBACK
-    if outcome.reason is Reason.FALLBACK:
-        assert failed or missing
+        if rule.counts(vote.classifier):
+            cast.append(vote)
+            if rule.settled(cast, candidates):
+                break
+    assert rule.conclude(cast, candidates) == rule.conclude(votes, candidates)
 
 
 @given(ballots(), CANDIDATES, UNIT, UNIT)
-def test_a_stricter_threshold_never_routes_more(
+def test_a_higher_threshold_never_routes_more(
     votes: list[Vote], candidates: frozenset[str], one: float, two: float
 ) -> None:
-    loose, strict = (PlainRule(t, 0.1).conclude(votes, candidates) for t in sorted((one, two)))
+    loose, strict = (Rule(threshold).conclude(votes, candidates) for threshold in sorted((one, two)))
     assert loose.adapter or not strict.adapter
 
 
-LEARNED = PlainRule(0.5, learners=frozenset({"linear", "embedding", "probe"}), idle=frozenset({"nearest"}))
+@given(RULES, ballots(), CANDIDATES)
+def test_only_a_candidate_is_chosen(rule: Rule, votes: list[Vote], candidates: frozenset[str]) -> None:
+    found = rule.conclude(votes, candidates)
+    assert (found.reason is Reason.CLASSIFIED) == bool(found.adapter)
+    assert found.adapter in candidates | {""}
+    assert 0 <= found.confidence <= 1
+    if found.adapter:
+        assert rule.counts(found.classifier)
+        assert found.confidence >= rule.threshold
 
 
-@pytest.mark.parametrize(
-    ("scores", "expected"),
-    [
-        ({"linear": {"a": 0.2}, "embedding": {"a": 0.6}}, ("a", 0.6, "embedding")),  # two agree, one is sure
-        ({"linear": {"a": 0.6}, "embedding": {"b": 0.4}, "probe": {"a": 0.1}}, ("a", 0.6, "linear")),
-        ({"linear": {"a": 0.2}, "embedding": {"a": 0.4}}, ("", 0.4, "embedding")),
-        ({"linear": {"b": 0.3}, "embedding": {"a": 0.8}}, ("", 0.8, "embedding")),  # one alone
-        ({"linear": {"b": 0.3}, "embedding": {"a": 0.95}}, ("a", 0.95, "embedding")),
-        ({"shout": {"b": 0.7}, "linear": {"a": 0.8}, "embedding": {"a": 0.8}}, ("b", 0.7, "shout")),  # a rule
-        ({"linear": {"a": 0.4}, "nearest": {"a": 1.0}}, ("", 0.4, "linear")),  # an idle one does not count
-    ],
-)
-def test_learners_decide_together_or_very_sure(scores: Any, expected: tuple[str, float, str]) -> None:
-    found = LEARNED.conclude([Vote(name, given) for name, given in scores.items()], {"a", "b"})
-    assert (found.adapter, found.confidence, found.classifier) == expected
-    assert not LEARNED.counts("nearest")
+@pytest.mark.parametrize("scores", [{"a": 0.9, "b": 0.9}, {"a": 0.0}, {}])
+def test_a_tie_and_a_vote_for_nobody_decide_nothing(scores: dict[str, float]) -> None:
+    votes = [Vote("c0", scores), Vote("c1", {"b": 0.6})]
+    assert Rule(0.0).conclude(votes[:1], NAMES).adapter == ""
+    assert Rule(0.5).conclude(votes, NAMES).classifier == "c1"
 
 
-POOLED = PlainRule(0.5, kinds=KINDS, learners=frozenset({"c0", "c1", "new"}), weights=WEIGHTS)
-
-
-DOUBT = Vote("c0", {"a": 0.5, "b": 0.2})
-AGAINST = (Vote("c0", {"b": 0.4}), Vote("c1", {"b": 0.4}))
-BELIEF = (Vote("c0", {"a": 0.5}), Vote("c1", {"a": 0.55}))  # below 0.6, the threshold of the weights
-LOST = Vote("c0", error=VoteError.TIMEOUT)
-
-
-@pytest.mark.parametrize(
-    ("votes", "adapter"),
-    [
-        ((DOUBT, Vote("c1", {"a": 0.9})), "a"),  # 0.5 alone is below the threshold of the weights
-        ((DOUBT, Vote("c1", {"b": 0.5, "a": 0.1})), ""),  # they disagree
-        ((DOUBT, Vote("c1", {"a": 0.2})), ""),  # strange to both
-        ((Vote("c0", {"a": 0.85}),), ""),  # an early stage, below its stop
-        ((Vote("c0", {"a": 0.95}),), "a"),
-        ((LOST, Vote("c1", {"a": 0.85})), ""),  # a lost vote: the others need to be very sure
-        ((LOST, Vote("c1", {"a": 1.0})), "a"),
-        ((*AGAINST, Vote("new", {"a": 0.8})), ""),  # a learner that the weights do not know, alone
-        ((*AGAINST, Vote("new", {"a": 0.95})), "a"),
-        (BELIEF, ""),
-        ((Vote("new", {"a": 0.7}), *BELIEF), "a"),  # and as support
-        ((*BELIEF, Vote("new", {"a": 0.7})), "a"),
-        ((Vote("new", {"b": 0.7}), *BELIEF), ""),
-    ],
-)
-def test_with_weights_the_pooled_confidence_decides(votes: tuple[Vote, ...], adapter: str) -> None:
-    assert POOLED.conclude(votes, set(NAMES)).adapter == adapter
-
-
-def test_the_last_classifier_that_is_there_decides_where_the_others_are_missing() -> None:
-    policy = PlainRule(0.5, kinds=KINDS, learners=frozenset({"c0"}) | {"other"}, weights=WEIGHTS)
-    assert policy.conclude([Vote("c0", {"a": 0.65})], set(NAMES)).adapter == "a"
-
-
-def test_the_only_learner_decides_alone() -> None:
-    policy = PlainRule(0.5, learners=frozenset({"nearest"}))
-    assert policy.conclude([Vote("nearest", {"a": 0.6})], {"a"}).adapter == "a"
-
-
-def test_the_abstention_tells_the_best_guess() -> None:
+def test_an_abstention_tells_the_best_guess() -> None:
     votes = [Vote("x", {"a": 0.2}), Vote("y", {"a": 0.45, "b": 0.44, "z": 0.9}), Vote("w", declined=True)]
-    outcome = PlainRule(0.5).conclude(votes, {"a", "b"})
-    assert (outcome.adapter, outcome.reason, outcome.confidence, outcome.classifier) == (
-        "", Reason.ABSTAINED, 0.45, "y",
-    )  # fmt: skip
+    found = Rule(0.5).conclude(votes, {"a", "b"})
+    assert (found.adapter, found.reason) == ("", Reason.ABSTAINED)
+    assert (found.confidence, found.classifier) == (0.45, "y")
 
 
-def test_a_tie_is_not_sure() -> None:
-    assert PlainRule(0.5).conclude([Vote("x", {"a": 0.9, "b": 0.9})], {"a", "b"}).adapter == ""
+# -- votes that are lost, and those that do not count
 
 
-def test_a_required_classifier_that_fails_leaves_it_to_the_base() -> None:
-    votes = [Vote("guard", error="raised"), Vote("x", {"a": 1.0})]
-    assert PlainRule(0.5).conclude(votes, {"a"}).adapter == "a"
-    assert PlainRule(0.5, required=frozenset({"guard"})).conclude(votes, {"a"}).reason is Reason.FALLBACK
-
-
-LEARNERS = PlainRule(learners=frozenset({"a1", "a2"}), idle=frozenset({"far"}))
-
-
-def test_votes_that_decide_nothing_lean_to_the_surest_candidate() -> None:
-    votes = [Vote("a1", {"a": 0.3, "b": 0.2}), Vote("a2", {"b": 0.4}), Vote("far", {"c": 0.45})]
-    found = LEARNERS.leaning(votes, NAMES)
-    assert (found.guess, found.confidence) == ("b", 0.4)
-    assert LEARNERS.leaning(votes, ["a"]).guess == "a"
-
-
-def test_the_chance_of_none_grows_with_every_learner_that_says_so() -> None:
-    one, two = Vote("a1", {"a": 0.05}), Vote("a2", {"b": 0.05})
-    alone, both = LEARNERS.leaning([one], NAMES).none, LEARNERS.leaning([one, two], NAMES).none
-    assert alone == pytest.approx(0.95)
-    assert both == pytest.approx(0.95**2 / (0.95**2 + 0.05**2))
-    lost = Vote("a2", error=VoteError.TIMEOUT)
-    assert LEARNERS.leaning([one, lost, Vote("far", {"c": 0.0})], NAMES).none == pytest.approx(0.95)
-
-
-@given(POLICIES | AGREEING, ballots(), CANDIDATES)
-def test_a_leaning_is_to_a_candidate(
-    policy: PlainRule, votes: list[Vote], candidates: frozenset[str]
+@given(RULES, ballots(), CANDIDATES)
+def test_fallback_is_for_when_nobody_could_be_asked_or_a_required_vote_is_lost(
+    rule: Rule, votes: list[Vote], candidates: frozenset[str]
 ) -> None:
-    found = policy.leaning(votes, candidates)
+    found = rule.conclude(votes, candidates)
+    counted = [vote for vote in votes if rule.counts(vote.classifier)]
+    if all(vote.error for vote in counted):
+        assert found.reason is Reason.FALLBACK
+    elif found.reason is Reason.FALLBACK:
+        assert any(vote.error and vote.classifier in rule.required for vote in counted)
+
+
+def test_without_a_required_vote_the_base_answers_unless_another_decided_before() -> None:
+    lost, sure = Vote("guard", error=VoteError.RAISED), Vote("x", {"a": 1.0})
+    rule = Rule(required=frozenset({"guard"}))
+    assert Rule().conclude([lost, sure], {"a"}).adapter == "a"
+    broken = rule.conclude([lost, sure], {"a"})
+    assert (broken.reason, broken.classifier) == (Reason.FALLBACK, "guard")
+    assert rule.conclude([sure, lost], {"a"}).adapter == "a"
+    assert rule.settled([lost], {"a"})
+
+
+@given(ballots(), CANDIDATES, SOME)
+def test_idle_votes_and_those_of_others_than_the_named_ones_are_as_if_they_were_not_cast(
+    votes: list[Vote], candidates: frozenset[str], some: frozenset[str]
+) -> None:
+    without = [vote for vote in votes if vote.classifier not in some]
+    idle, only = Rule(idle=some), Rule(only=frozenset(VOTERS) - some)
+    for rule in (idle, only):
+        assert rule.conclude(votes, candidates) == Rule().conclude(without, candidates)
+        assert rule.leaning(votes, candidates) == Rule().leaning(without, candidates)
+
+
+# -- what votes lean to that decide nothing
+
+
+def test_votes_lean_to_the_surest_candidate() -> None:
+    votes = [Vote("x", {"a": 0.3, "b": 0.2}), Vote("y", {"b": 0.4}), Vote("z", {"c": 0.45})]
+    rule = Rule(idle=frozenset({"z"}))
+    assert rule.leaning(votes, NAMES) == Leaning("b", 0.4, 0.6)
+    assert rule.leaning(votes, ["a"]) == Leaning("a", 0.3, 0.7)
+    assert rule.leaning([Vote("x", declined=True)], NAMES) == Leaning()
+
+
+def test_in_another_language_the_voice_alone_leans() -> None:
+    votes = [Vote("voice", {"a": 0.2}), Vote("x", {"b": 0.9})]
+    assert Rule(voices=frozenset({"voice"})).leaning(votes, NAMES) == Leaning("a", 0.2, 0.8)
+
+
+@given(RULES, ballots(), CANDIDATES)
+def test_a_leaning_is_to_a_candidate(rule: Rule, votes: list[Vote], candidates: frozenset[str]) -> None:
+    found = rule.leaning(votes, candidates)
     assert found.guess in candidates | {""}
-    assert 0 <= found.none <= 1
+    assert found.none == (1 - found.confidence if found.guess else 0.0)
 
 
 # -- texts in another language than the examples
 
-FOREIGN = PlainRule(learners=frozenset({"linear", "embedding"}), voices=frozenset({"voice"}))
-
 
 @pytest.mark.parametrize(
     ("votes", "adapter"),
     [
-        ({"voice": {"a": 0.55}, "linear": {"b": 0.95}, "embedding": {"b": 0.95}}, "a"),  # it decides alone
-        ({"voice": {"a": 0.29}, "embedding": {"a": 0.6}}, ""),  # unsure, with a learner
-        ({"voice": {"a": 0.31}, "embedding": {"a": 0.6}}, "a"),
-        ({"voice": {"a": 0.1}, "linear": {"b": 0.49}, "embedding": {"b": 0.95}}, ""),  # outvoted by two
-        ({"voice": {"a": 0.1}, "linear": {"b": 0.51}, "embedding": {"b": 0.95}}, "b"),
-        ({"voice": {"a": 0.1}, "linear": {"b": 0.99}}, ""),  # not by one, however sure it is
+        ({"voice": {"a": 0.55}, "x": {"b": 0.95}}, "a"),  # it is asked first
+        ({"voice": {"a": SUPPORTING - 0.01}, "x": {"a": 0.9}}, ""),
+        ({"voice": {"a": SUPPORTING}, "x": {"a": 0.6}}, "a"),
+        ({"voice": {"a": 0.45}, "x": {"b": 0.95}}, ""),
+        ({"voice": {"a": 0.45}, "x": {"b": 0.95}, "y": {"a": 0.7}}, "a"),
     ],
 )
-def test_a_voice_counts_more_than_learners(votes: dict[str, dict[str, float]], adapter: str) -> None:
+def test_an_unsure_voice_has_to_support_what_others_decide(
+    votes: dict[str, dict[str, float]], adapter: str
+) -> None:
     cast = [Vote(name, scores) for name, scores in votes.items()]
-    found = FOREIGN.conclude(cast, {"a", "b"})
+    found = Rule(voices=frozenset({"voice"})).conclude(cast, NAMES)
     assert (found.adapter, found.foreign) == (adapter, True)
-    assert FOREIGN.settled(cast[:1], {"a", "b"}) is (votes["voice"]["a"] > 0.5)
 
 
 @given(ballots(), CANDIDATES)
 def test_a_voice_without_an_opinion_changes_nothing(votes: list[Vote], candidates: frozenset[str]) -> None:
-    policy = PlainRule(learners=frozenset({"c0", "c1"}), voices=frozenset({"voice"}))
+    rule = Rule(voices=frozenset({"voice"}))
+    expected = rule.conclude(votes, candidates)
     for silent in (Vote("voice", declined=True), Vote("voice", error=VoteError.TIMEOUT)):
         if votes:
-            assert policy.conclude([silent, *votes], candidates).adapter == (
-                policy.conclude(votes, candidates).adapter
-            )
+            assert rule.conclude([silent, *votes], candidates).adapter == expected.adapter
 
 
-# -- variants of a router
+# -- axes: which of two adapters gets a request that both could take
 
-PROFILES = (
-    AdapterProfile("legal", "1", domain="legal"),
+ADAPTERS = (
+    AdapterProfile("medical", "1", domain="medical"),
+    AdapterProfile("legal", "1", domain="legal", task="question-answering"),
+    AdapterProfile("qa", "1", task="question-answering"),
+    AdapterProfile("talk", "1", task="chat"),
     AdapterProfile("summary", "1", task="summarization"),
+    AdapterProfile("code", "1", task="code-generation"),
+    AdapterProfile("briefs", "1", domain="legal", task="summarization"),
+    AdapterProfile("anything", "1"),
 )
-ADAPTERS = tuple(p.name for p in PROFILES)
-PLAIN = PlainRule(0.5, kinds=axes_of(PROFILES))
-CALIBRATION = Calibration(
-    scalers={"cheap": TemperatureScaler(), "dear": TemperatureScaler()},
-    stages=(Stage({"cheap": 1.0}), Stage({"cheap": 0.5, "dear": 0.5})),
-    threshold=0.7,
-    novelty_limit=1.0,
-    target=0.05,
-    delta=0.05,
-    ood_target=0.05,
-    axes=Axes(),
-    binding=binding_of(PROFILES, {"cheap": "cheap/1", "dear": "dear/1"}),
+KINDS = Kinds(ADAPTERS)
+OFF = Axes(task_first=False, domain_first=False)
+
+
+def test_the_axis_comes_from_the_manifest() -> None:
+    assert dict(KINDS) == {
+        "medical": Axis.DOMAIN,
+        "legal": Axis.DOMAIN,
+        "qa": Axis.PLAIN,
+        "talk": Axis.PLAIN,
+        "summary": Axis.TASK,
+        "code": Axis.TASK,
+        "briefs": Axis.BOTH,
+        "anything": Axis.BOTH,
+    }
+    assert axis_of(ADAPTERS[1]) is Axis.DOMAIN
+
+
+@pytest.mark.parametrize(
+    ("case", "confidences", "axes", "winner"),
+    [
+        ("a medical text, to summarize", {"medical": 0.5, "code": 0.45}, Axes(), "code"),
+        ("hardly an instruction", {"medical": 0.6, "summary": 0.3}, Axes(), "medical"),
+        ("the same, the axes off", {"medical": 0.5, "summary": 0.45}, OFF, "medical"),
+        ("a question on tax law", {"qa": 0.5, "legal": 0.42}, Axes(), "legal"),
+        ("a trivia question", {"qa": 0.7, "legal": 0.2}, Axes(), "qa"),
+        ("domain first is off", {"qa": 0.5, "legal": 0.42}, Axes(domain_first=False), "qa"),
+        ("task first is off", {"qa": 0.5, "legal": 0.42, "code": 0.45}, Axes(task_first=False), "legal"),
+        ("a task before a domain", {"qa": 0.4, "legal": 0.38, "code": 0.35}, Axes(), "code"),
+        ("the task leads already", {"summary": 0.5, "medical": 0.49}, Axes(), "summary"),
+        ("the stronger task", {"medical": 0.4, "code": 0.36, "summary": 0.33}, Axes(), "code"),
+        ("who has both yields to none", {"briefs": 0.5, "summary": 0.49}, Axes(), "briefs"),
+        ("nothing is near at all", {"medical": 0.06, "summary": 0.05}, Axes(), "medical"),
+        ("who is unknown is on no axis", {"stranger": 0.5, "summary": 0.49}, Axes(), "stranger"),
+        ("nobody", {}, Axes(), ""),
+    ],
 )
-RULE = CalibratedRule(CALIBRATION, PLAIN, strict=0.9)
+def test_who_wins_over_whom(case: str, confidences: dict[str, float], axes: Axes, winner: str) -> None:
+    assert axes.prefer(confidences, KINDS) == winner, case
+
+
+@given(st.dictionaries(st.sampled_from([a.name for a in ADAPTERS]), UNIT, min_size=1))
+def test_the_winner_leads_or_is_near_the_leader_on_a_stronger_axis(confidences: dict[str, float]) -> None:
+    winner = Axes().prefer(confidences, KINDS)
+    most = max(confidences.values())
+    if confidences[winner] < most:
+        assert confidences[winner] >= NEAR * most
+        assert KINDS[winner] in (Axis.TASK, Axis.DOMAIN)
+
+
+def test_the_winner_decides_where_the_leader_is_sure() -> None:
+    vote = Vote("c", {"legal": 0.6, "summary": 0.49})
+    found = Rule(0.5, kinds=KINDS).conclude([vote], ["legal", "summary"])
+    assert (found.adapter, found.confidence) == ("summary", 0.6)
+
+
+# -- variants of a router, and digests
+
+SURE = Vote("cheap", {"legal": 0.6, "summary": 0.55})
+RULE = Rule(kinds=KINDS)
 PRINTS = {"cheap": "cheap/1", "dear": "dear/1"}
+TWO = ["legal", "summary"]
 
 
 def test_what_a_variant_leaves_open_stays() -> None:
-    assert varied(PLAIN, None) is PLAIN
-    assert varied(PLAIN, RouterVariant()) == PLAIN
-    assert varied(RULE, RouterVariant()) == RULE
+    rule = Rule(0.7, axes=OFF, idle=frozenset({"x"}), only=frozenset({"y"}))
+    assert rule.varied(None) is rule
+    assert rule.varied(RouterVariant()) == rule
 
 
-def test_threshold_and_axes() -> None:
-    vote = Vote("c", {"legal": 0.6, "summary": 0.55})
-    assert PLAIN.conclude([vote], ADAPTERS).adapter == "summary"  # the task beats the topic
-    topic = varied(PLAIN, RouterVariant(task_first=False, threshold=0.3))
-    sure = Vote("c", {"legal": 0.6, "summary": 0.45})
-    assert topic.conclude([sure], ADAPTERS).adapter == "legal"
-    strict = varied(PLAIN, RouterVariant(threshold=0.8)).conclude([vote], ADAPTERS)
-    assert (strict.reason, strict.threshold) == (Reason.ABSTAINED, 0.8)
+@pytest.mark.parametrize(
+    ("variant", "adapter", "reason"),
+    [
+        (RouterVariant(), "summary", Reason.CLASSIFIED),
+        (RouterVariant(task_first=False), "legal", Reason.CLASSIFIED),
+        (RouterVariant(threshold=0.95), "", Reason.ABSTAINED),
+        (RouterVariant(classifiers=("dear",)), "medical", Reason.CLASSIFIED),
+        (RouterVariant(classifiers=("neither",)), "", Reason.FALLBACK),
+    ],
+)
+def test_a_variant_has_its_own_threshold_axes_and_classifiers(
+    variant: RouterVariant, adapter: str, reason: Reason
+) -> None:
+    votes = [SURE, Vote("dear", {"medical": 0.9})]
+    found = RULE.varied(variant).conclude(votes, ["legal", "summary", "medical"])
+    assert (found.adapter, found.reason) == (adapter, reason)
 
 
-def test_fewer_classifiers_are_neither_asked_nor_heard() -> None:
-    rule = varied(PLAIN, RouterVariant(classifiers=("dear",)))
-    assert (rule.counts("dear"), rule.counts("cheap")) == (True, False)
-    votes = Vote("cheap", {"legal": 0.9}), Vote("dear", {"summary": 0.9})
-    assert rule.conclude(votes, ADAPTERS).adapter == "summary"
-    assert rule.conclude([], ADAPTERS).reason is Reason.FALLBACK
+def test_a_variant_without_domain_first_leaves_a_question_to_plain_answering() -> None:
+    vote = Vote("c", {"qa": 0.6, "legal": 0.55})
+    for off, adapter in ((None, "legal"), (False, "qa")):
+        rule = RULE.varied(RouterVariant(domain_first=off))
+        assert rule.conclude([vote], ["qa", "legal"]).adapter == adapter
 
 
-def test_a_calibration_needs_the_strict_threshold_where_it_was_not_proven() -> None:
-    votes = Vote("cheap", {"legal": 0.8}), Vote("dear", {"legal": 0.8})
-    assert RULE.conclude(votes, ADAPTERS).adapter == "legal"
-    for variant in (RouterVariant(task_first=False), RouterVariant(classifiers=("cheap",))):
-        found = varied(RULE, variant).conclude(votes, ADAPTERS)
-        assert (found.adapter, found.threshold) == ("", 0.9)
-    both = varied(RULE, RouterVariant(classifiers=("cheap", "dear")))
-    assert both.conclude(votes, ADAPTERS).adapter == "legal"
-
-
-def test_a_threshold_that_is_said_holds_with_a_calibration_too() -> None:
-    votes = Vote("cheap", {"legal": 0.6}), Vote("dear", {"legal": 0.6})
-    for variant in (RouterVariant(0.5), RouterVariant(0.5, task_first=False)):
-        found = varied(RULE, variant).conclude(votes, ADAPTERS)
-        assert (found.adapter, found.threshold) == ("legal", 0.5)
-
-
-@pytest.mark.parametrize("rule", [PLAIN, RULE], ids=["plain", "calibrated"])
-def test_digests_are_of_what_decides(rule: PlainRule | CalibratedRule) -> None:
-    variants = (
+def test_digests_are_of_what_decides() -> None:
+    variants: tuple[Any, ...] = (
         None,
         RouterVariant(threshold=0.6),
         RouterVariant(task_first=False),
         RouterVariant(domain_first=False),
         RouterVariant(classifiers=("cheap",)),
     )
-    found = [rule_digest(varied(rule, variant), PRINTS) for variant in variants]
+    found = [RULE.varied(variant).digest(PRINTS) for variant in variants]
     assert len(set(found)) == len(variants)
-    assert found == [rule_digest(varied(rule, variant), PRINTS) for variant in variants]
-    assert rule_digest(rule, {**PRINTS, "dear": "dear/2"}) != found[0]
-    assert rule_digest(rule, dict(reversed(PRINTS.items()))) != found[0]
-    assert rule_digest(varied(rule, RouterVariant()), PRINTS) == found[0]
+    assert found == [RULE.varied(variant).digest(PRINTS) for variant in variants]
+    assert RULE.varied(RouterVariant()).digest(PRINTS) == found[0]
+    assert RULE.digest({**PRINTS, "dear": "dear/2"}) != found[0]
+    assert RULE.digest(dict(reversed(PRINTS.items()))) != found[0]
+    for more in (replace(RULE, required=frozenset({"cheap"})), replace(RULE, voices=frozenset({"cheap"}))):
+        assert more.digest(PRINTS) != found[0]
 
 
-def test_a_digest_does_not_change_with_the_adapters_alone() -> None:
-    more = replace(PLAIN, kinds=axes_of((*PROFILES, AdapterProfile("new", "1"))))
-    assert rule_digest(more, PRINTS) == rule_digest(PLAIN, PRINTS)
+def test_a_digest_does_not_change_with_adapters_nor_with_classifiers_that_do_not_count() -> None:
+    more = replace(RULE, kinds=Kinds([*ADAPTERS, AdapterProfile("new", "1")]))
+    assert more.digest(PRINTS) == RULE.digest(PRINTS)
+    idle = replace(RULE, idle=frozenset({"other"}))
+    assert idle.digest({**PRINTS, "other": "other/1"}) == RULE.digest(PRINTS)

@@ -8,9 +8,9 @@ from typing import Any
 
 from router.experiments.assignment import ArmAssignment, Assigner
 from router.routing import Scores
-from router.routing.in_force import RuleInForce
-from router.routing.policy import PlainRule
-from router.routing.router import Router
+from router.routing.in_force import CALIBRATED, RuleInForce
+from router.routing.policy import Rule
+from router.routing.router import IN_CONTEXT, Router
 from router.types import Turn, Visible
 from tests.experiments.made import running
 
@@ -156,11 +156,11 @@ async def test_classifiers_get_the_very_request_of_a_single_turn(kit: Any, start
 
 async def test_the_calibration_says_when_more_than_the_turns_text_decided(kit: Any, start: Start) -> None:
     catalog = kit.catalog([kit.medical, kit.legal])
-    rule = RuleInForce(PlainRule(), kit.calibration())
+    rule = RuleInForce(Rule(), kit.calibration())
     router = await start(kit.registered(kit.says("c", by_word)), catalog=catalog, rule=rule)
-    assert (await router.route(kit.asking("legal?"))).calibration == "fitted"
+    assert (await router.route(kit.asking("legal?"))).calibration == CALIBRATED
     kept = await router.route(chat(kit, "legal?", "1", "and?"))
-    assert (kept.continuity, kept.calibration) == ("kept", "stale: more than the text of this turn decided")
+    assert (kept.continuity, kept.calibration) == ("kept", IN_CONTEXT)
 
 
 async def test_a_units_arm_stays_within_a_conversation(kit: Any, start: Start) -> None:

@@ -22,7 +22,6 @@ from hypothesis import strategies as st
 
 from router.access.clients import parse_clients, read_clients
 from router.access.issuers import USUAL
-from router.calibration.file import read_calibration
 from router.client import Client
 from router.errors import ConfigError
 from router.extensions.oidc import JwtAuthenticator
@@ -30,9 +29,11 @@ from router.extensions.oidc.jwt import Tokens, Unusable, keys_in
 from router.plugins import PluginHost
 from router.registry.format.trust import Lock
 from router.registry.state import DefaultChoices
+from router.routing.calibration import read_calibration
 from router.server.app import ServerApp
 from router.server.tls import read_pems
 from tests.extensions.oidc.issuing import Issuing
+from tests.routing.conftest import calibration
 from tests.security.helpers import write_clients
 from tests.server.helpers import Start, until
 
@@ -352,10 +353,7 @@ def test_a_list_of_digests_that_is_no_readable_file(tmp_path: Path, shape: str) 
     assert lock.problem.startswith(f"adapters_lock {path}: ")
 
 
-SHIPPED = Path(__file__).parents[2] / "adapters" / "calibration.json"
-
-
-@given(st.one_of(changed(SHIPPED.read_bytes()), DOCUMENTS))
+@given(st.one_of(changed(calibration().model_dump_json(indent=2).encode()), DOCUMENTS))
 def test_a_calibration_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     path = tmp_path_factory.mktemp("calibration") / "calibration.json"
     path.write_bytes(content)
@@ -388,7 +386,7 @@ def test_kept_choices_are_read_or_left_out(tmp_path_factory: pytest.TempPathFact
 def test_a_plugin_with_any_content(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     folder = tmp_path_factory.mktemp("plugins")
     path = folder / "one.py"
-    path.write_text((Path(__file__).parents[2] / "plugins" / "keywords.py").read_text())
+    path.write_text((Path(__file__).parents[2] / "plugins" / "examples.py").read_text())
     host = PluginHost([folder])
     host.refresh()
     before = host.registrations()

@@ -43,7 +43,7 @@ class Shell:
             "PYTHONPATH": str(ROOT),
             "LORA_ROUTER_ADAPTERS_DIR": str(adapters),
             "LORA_ROUTER_GATE": "off",
-            "LORA_ROUTER_LOAD_PLUGINS": "keywords",
+            "LORA_ROUTER_LOAD_PLUGINS": "",
             "LORA_ROUTER_PLUGINS_DIR": str(ROOT / "plugins"),
             "LORA_ROUTER_LISTEN": address,
             "LORA_ROUTER_SERVER": address,

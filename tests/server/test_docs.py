@@ -21,9 +21,8 @@ from router.extensions.sharing.sharing import EdgesCollector
 from router.feedback.recorder import FeedbackRecorder
 from router.feedback.store import FeedbackStore
 from router.replicas.engine import FleetEngine
-from router.routing.drift import Drift
 from router.server.feedback import FeedbackCollector
-from router.server.metrics import CorrectionsCollector, DriftCollector, ServerMetrics
+from router.server.metrics import CorrectionsCollector, ServerMetrics
 from router.server.registration import PluginsCollector
 from router.v1 import adapters_pb2, experiments_pb2, feedback_pb2, fleet_pb2, inference_pb2
 from tests.experiments.memory_store import MemoryStore
@@ -51,7 +50,6 @@ def reasons() -> set[str]:
 def metrics() -> list[str]:
     experiments = ExperimentMetrics(LiveExperiments(MemoryStore())).collect()
     corrections = CorrectionsCollector(Corrections(CorrectionStore(Path("nowhere")), "labels")).collect()
-    drift = DriftCollector(Drift(lambda: None)).collect()
     engine = FleetEngine([LocalLink("0", FakeEngine)], FakeEngine, max_running=1, max_queue=1)
     fleet = FleetCollector(engine.members).collect()
     mirrors = MirrorsCollector(tuple).collect()
@@ -61,7 +59,7 @@ def metrics() -> list[str]:
     recorder = FeedbackRecorder(FeedbackStore.in_folder(Path("nowhere")), "labels", 90)
     feedback = FeedbackCollector(recorder).collect()
     server = [*feedback, *fleet, *mirrors, *edges, *notices, *plugins]
-    collected = [*ServerMetrics().registry.collect(), *experiments, *corrections, *drift, *server]
+    collected = [*ServerMetrics().registry.collect(), *experiments, *corrections, *server]
     return [f"{m.name}_total" if m.type == "counter" else m.name for m in collected]
 
 

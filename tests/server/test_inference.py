@@ -204,9 +204,9 @@ def test_stops() -> None:
 
 @pytest.mark.parametrize("explain", [False, True])
 def test_lost_votes_are_in_the_message_also_without_explain(explain: bool) -> None:
-    decision = Decision(None, Reason.ABSTAINED, votes_lost=(LostVote("probe", VoteError.NOT_READY),))
+    decision = Decision(None, Reason.ABSTAINED, votes_lost=(LostVote("examples", VoteError.NOT_READY),))
     lost = decision_message(decision, explain).votes_lost
-    assert [(one.classifier, one.reason) for one in lost] == [("probe", "not-ready")]
+    assert [(one.classifier, one.reason) for one in lost] == [("examples", "not-ready")]
 
 
 def test_conversations_are_named_and_continued() -> None:

@@ -104,28 +104,13 @@ async def test_a_prompt_over_the_context_is_never_cut(stubs: SimpleNamespace) ->
     assert (info.metadata["limit"], info.metadata["got"]) == ("4096", "5001")
 
 
-@pytest.mark.parametrize(
-    ("versions", "counted", "seen"),
-    [(None, True, 1), ((NEW, OLD), True, 1), ((), True, 0), (None, False, 0), ((NEW,), False, 0)],
-)
-async def test_what_routing_decided_for_an_answer_is_seen_once_whatever_arm_answers(
-    fakes: SimpleNamespace, versions: tuple[AdapterRef, ...] | None, counted: bool, seen: int
+@pytest.mark.parametrize("counted", [True, False])
+async def test_routing_is_told_of_a_decision_once_and_only_for_an_answer(
+    fakes: SimpleNamespace, counted: bool
 ) -> None:
-    class Live:
-        running = True
-
-        async def choose(self, request, router, counted):
-            arm = SimpleNamespace(versions=versions) if versions is not None else None
-            return await router.route(request), arm  # without versions the arm is another router
-
-    made = pipeline.Pipeline(
-        *(Settings(), fakes.engine, fakes.registry, fakes.router),
-        experiments=Live(),
-    )
+    made = pipeline.Pipeline(Settings(), fakes.engine, fakes.registry, fakes.router)
     await made._routed(Request("r", (Turn("user", "medical"),)), Call("m", "r", GENERATE), counted)
-    answered = fakes.router.answers
-    assert [one.adapter for one, own in answered if own] == [OLD] * seen
-    assert [one.adapter for one, _ in answered] == [OLD] * counted
+    assert [one.adapter for one in fakes.router.answers] == [OLD] * counted
     made.close()
 
 

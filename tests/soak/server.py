@@ -49,12 +49,12 @@ def serving(world: World, *fake: str) -> Iterator[Server]:
     """A server of that world, once it is ready; `fake` are flags of `serve` on that engine."""
     address, metrics = free_address(), free_address()
     program = ["tests.soak.serve", *(["--engine", "real"] if world.real else fake), "serve"]
-    said = ["gate=off", "load_plugins=keywords", "calibration=", "log_level=warning"]
+    said = ["gate=off", "load_plugins=phrases", "calibration=", "log_level=warning"]
     if world.real:  # a cache that is full, and so in memory, before anybody looks at memory
         said.append(f"cache_tokens={CACHE_TOKENS}")
     flags = [
         *("--listen", address, "--metrics-listen", metrics, "--clients", "clients.toml"),
-        *("--audit", "audit.jsonl", "--adapters-dir", "adapters", "--plugins-dir", str(ROOT / "plugins")),
+        *("--audit", "audit.jsonl", "--adapters-dir", "adapters", "--plugins-dir", "plugins"),
         *(word for one in said for word in ("--set", one)),
     ]
     with (world.folder / "server.log").open("wb") as log:

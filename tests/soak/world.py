@@ -38,6 +38,24 @@ TENANTS = {
     ADMIN: "ops",
 }
 ASKING = ("north-1", ROTATING, "south-1", BOUNDED, "ops-1", "north-1", "south-1", GUEST)
+PLUGIN = """
+from router import hookimpl
+from router.routing import Classifier, Scores
+
+class Phrases(Classifier):
+    name = "phrases"
+    def fit(self, adapters):
+        self.phrases = {a.name: a.keywords for a in adapters if a.keywords}
+    def classify_batch(self, requests):
+        return [self.scores(r.text) for r in requests]
+    def scores(self, text):
+        found = {name: 1.0 for name, phrases in self.phrases.items() if all(p in text for p in phrases)}
+        return Scores(found) if found else None
+
+@hookimpl
+def register_classifiers(register):
+    register(Phrases())
+"""
 EXCHANGE = 2  # RENAME_EXCHANGE of <linux/fs.h>
 REAL = ("code", "legal", "medical", "translation")  # whose weights real adapters take turns with
 
@@ -59,6 +77,7 @@ class World:
         """Everything as it is at the start."""
         for name in ("adapters", "plugins", "state"):
             (self.folder / name).mkdir(parents=True)
+        (self.folder / "plugins" / "phrases.py").write_text(PLUGIN)
         self.journal.path.touch()
         for number, (name, version) in enumerate(ALL):
             self._make(name, version, self.adapters / f"{name}-{version}", number)

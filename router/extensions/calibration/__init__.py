@@ -1,8 +1,7 @@
-"""Calibrations fitted, proven, compared and learned from, offline: `lora-router route calibrate` and others.
+"""`lora-router route calibrate` and `evaluate`: labelled requests, routed without a server.
 
-`rows` are labelled requests, and with votes ballots. `fit` finds the weights (`stages`, `logit`), `certify`
-and `offer` the thresholds, `refit` proves again; `evaluation` and `curve` measure. `learning` tries what
-corrections propose (`proposals`), and `manifest` writes it. `router.calibration` is what a server reads.
+`rows` are the requests and where they go at each threshold, which `offline` finds with the router that
+serves. `certify` proves a threshold, `evaluation` measures.
 """
 
 from __future__ import annotations
@@ -17,20 +16,11 @@ if TYPE_CHECKING:
 
 @hookimpl
 def register_commands(app: typer.Typer) -> None:
-    """`route calibrate`, `evaluate`, `curve`, `diff` and `learn`."""
+    """`route calibrate` and `route evaluate`."""
     from router.cli.command import group
     from router.extensions.calibration.commands.calibrate import calibrate
-    from router.extensions.calibration.commands.curve import curve
-    from router.extensions.calibration.commands.diff import diff
     from router.extensions.calibration.commands.evaluate import evaluate
-    from router.extensions.calibration.commands.learn import learn
 
-    routing = group(
-        "How well the classifiers here do.",
-        calibrate=calibrate,
-        evaluate=evaluate,
-        curve=curve,
-        diff=diff,
-        learn=learn,
+    app.add_typer(
+        group("How well requests are routed.", calibrate=calibrate, evaluate=evaluate), name="route"
     )
-    app.add_typer(routing, name="route")

@@ -1,173 +1,121 @@
-"""Thresholds with a guarantee, by split fixed-sequence testing.
+"""The threshold that labelled requests prove.
 
-Angelopoulos, Bates, Candès, Jordan, Lei, "Learn then Test" (2021): rows that were used for fitting order the
-candidate thresholds; then each is tested on rows that were not, one after the other, every one at full level
-`delta`, until one fails. As the order was fixed before and nothing is tested after the first failure, the
-chance that the threshold taken errs more than `target` is at most `delta`, however many there are. A
-candidate passes if the Clopper-Pearson bound of the error among routed requests is within `target` and,
-where strange requests were given, the bound of the share of them that is routed is within `ood_target`: it
-has to pass both, so that no part of `delta` is spent twice.
+Angelopoulos, Bates, Candès, Jordan and Lei, "Learn then Test" (2021): candidate thresholds that were fixed
+before are tested one after the other, each by exact binomial bounds (Clopper and Pearson, 1934). The order is
+Wiens' fallback procedure (2003): a candidate that passes hands its level on to the next, looser one, and at
+STARTS places a share of `delta` is added, so that strict candidates, which route too few requests to prove
+anything, do not end it all. Then the chance that any candidate passes whose true error is above the target is
+at most `delta`, however votes, labels and candidates depend on each other.
+
+A candidate that has to bound strange requests, too, passes if both bounds hold at its level; no part of
+`delta` is spent twice.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from router.calibration.targets import Goal, Tested, Unproven, last_before_failure
-from router.extensions.calibration.cascade import Array, Run, outcome_at
+from router.extensions.calibration.rows import RoutedRow
 
+FIRST, LAST, CANDIDATES, STARTS = 0.98, 0.2, 40, 4
 BISECTIONS = 60  # far below the precision of a float
-Pair = tuple[float, float]
+MOST_TIMES, STEP = 1000.0, 1.05  # so many times the requests, and the steps in which they grow
 
 
-def log_odds_grid(first: float, last: float, count: int) -> tuple[float, ...]:
-    """Numbers between `first` and `last`, evenly spaced as log-odds; known before any row is seen."""
-    ends = np.log(np.array([first, last]) / (1 - np.array([first, last])))
-    return tuple(float(round(1 / (1 + np.exp(-x)), 4)) for x in np.linspace(ends[0], ends[1], count))
+def _thresholds() -> tuple[float, ...]:
+    """Evenly spaced log-odds, strict to loose."""
+    first, last = (math.log(p / (1 - p)) for p in (FIRST, LAST))
+    return tuple(round(float(1 / (1 + np.exp(-x))), 4) for x in np.linspace(first, last, CANDIDATES))
 
 
-THRESHOLDS = log_odds_grid(0.995, 0.2, 50)  # of confidence, strict to loose
-NOVELTIES = log_odds_grid(0.02, 0.995, 25)  # of novelty, strict to loose
-
-
-def certify(
-    fitting: tuple[Run, Run], testing: tuple[Run, Run], stops: Sequence[float], goal: Goal
-) -> tuple[Tested, tuple[Tested, ...]]:
-    """The last candidate before the first that fails, and what all came to, in the order of testing.
-
-    `fitting` and `testing` are (known, strange) rows. Raises Unproven if there are too few rows to
-    prove anything, or if not even the first candidate passes.
-    """
-    rows = (len(testing[0].confidence), len(testing[1].confidence))
-    require_enough(*rows, goal)
-    order = candidates_in_order(fitting, rows, stops, goal)
-    tested = tuple(try_candidate(testing, stops, threshold, limit, goal) for threshold, limit in order)
-    return last_before_failure(tested, goal), tested
-
-
-def try_candidate(
-    testing: tuple[Run, Run], stops: Sequence[float], threshold: float, limit: float, goal: Goal
-) -> Tested:
-    """A candidate on the rows for testing."""
-    known, strange = (outcome_at(run, stops, threshold, limit) for run in testing)
-    return Tested(
-        threshold,
-        limit,
-        known.count,
-        known.errors,
-        upper_bound(known.errors, known.count, goal.delta),
-        strange.count,
-        upper_bound(strange.count, len(strange.routed), goal.delta) if len(strange.routed) else 0.0,
-    )
-
-
-def require_enough(known: int, strange: int, goal: Goal) -> None:
-    """Raises Unproven where even a faultless router could not prove the goal on so many rows."""
-    least = rows_needed(goal.target, goal.delta)
-    if known < least:
-        raise Unproven(
-            f"{known} requests to test on prove nothing: an error under {goal.target:.0%} at "
-            f"{1 - goal.delta:.0%} confidence needs at least {least} that are all routed right, and a third "
-            f"of the labelled requests is for fitting: give {_whole(least)} or more, or a looser --target"
-        )
-    least = rows_needed(goal.ood_target, goal.delta)
-    if 0 < strange < least:
-        raise Unproven(
-            f"{strange} out-of-distribution requests to test on prove nothing: a share under "
-            f"{goal.ood_target:.0%} at {1 - goal.delta:.0%} confidence needs at least {least} that all stay "
-            f"with the base, and a third is for fitting: give {_whole(least)} or more, or a looser "
-            "--ood-target"
-        )
-
-
-def _whole(tested: int) -> int:
-    """Requests of which two thirds are so many."""
-    return -(-tested * 3 // 2)
-
-
-# -- the order in which thresholds are tested, learned from rows that they are not tested on
-#
-# Laufer-Goldshtein, Fisch, Barzilay, Jaakkola, "Efficiently controlling multiple risks with Pareto testing"
-# (ICLR 2023): of all candidates only those are tested that route the most at their predicted safety.
-
-
-def candidates_in_order(
-    fitting: tuple[Run, Run], rows: tuple[int, int], stops: Sequence[float], goal: Goal
-) -> list[Pair]:
-    """(threshold, novelty limit) in the order of testing: from the pair that seems safest to prove on `rows`
-    (known, strange) to those that route more. `fitting` is (known, strange)."""
-    limits = NOVELTIES if rows[1] else (1.0,)
-    known, strange = (sweep(run, stops, THRESHOLDS, limits) for run in fitting)
-    counts = [len(run.confidence) for run in fitting]
-    scales = [there / max(1, here) for there, here in zip(rows, counts, strict=True)]
-    # One or half an error more than there were: few rows say little.
-    error = _chances((known.errors + 1) * scales[0], known.routed * scales[0], goal.target)
-    strays = (strange.routed + 0.5) * scales[1]
-    away = (
-        _chances(strays, np.full(strays.shape, rows[1]), goal.ood_target)
-        if rows[1]
-        else np.zeros(strays.shape)
-    )
-    foretold = [
-        (float(max(error[i, j], away[i, j])), -int(known.routed[i, j]), (threshold, limit))
-        for i, threshold in enumerate(THRESHOLDS)
-        for j, limit in enumerate(limits)
-    ]
-    return _front(foretold)
-
-
-def _chances(errors: Array, counts: Array, rate: float) -> Array:
-    """The p-values to expect."""
-    wrong, of = np.rint(errors).astype(np.int64), np.rint(counts).astype(np.int64)
-    chances = np.ones(of.shape)
-    for count in np.unique(of):
-        here = (of == count) & (wrong < count)
-        chances[here] = binomial_tails(int(count), rate)[wrong[here]]
-    return chances
-
-
-def _front(foretold: Sequence[tuple[float, int, Pair]]) -> list[Pair]:
-    """Those than which none is both safer and routes as many, the safest first; never empty."""
-    front: list[Pair] = []
-    most = 0
-    for chance, negative, pair in sorted(foretold):
-        if -negative > most and chance < 1.0:
-            front.append(pair)
-            most = -negative
-    return front or [min(foretold)[2]]
+THRESHOLDS = _thresholds()
 
 
 @dataclass(frozen=True, slots=True)
-class Sweep:
-    """[thresholds, limits] requests routed, and routed wrongly."""
+class Goal:
+    """At most `target` of the routed requests go wrong, and at most `strange_target` of the strange ones are
+    routed, but for a chance of `delta`; shares in (0, 1)."""
 
-    routed: Array
-    errors: Array
-
-
-def sweep(run: Run, stops: Sequence[float], thresholds: Sequence[float], limits: Sequence[float]) -> Sweep:
-    """All pairs of thresholds at once; the same as `outcome_at` for each."""
-    shape = (len(thresholds), len(limits))
-    routed, errors = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
-    eligible = np.where(run.confidence >= [*stops[:-1], 0.0], run.confidence, -1.0)
-    least = np.array(thresholds)[:, None]
-    for place, limit in enumerate(limits):
-        sure = np.where(run.novelty <= limit, eligible, -1.0)
-        open_ = np.ones((len(thresholds), len(sure)), np.bool_)
-        for stage in range(len(stops)):
-            hit = open_ & (sure[:, stage] >= least)
-            routed[:, place] += hit.sum(axis=1)
-            errors[:, place] += (hit & ~run.right[:, stage]).sum(axis=1)
-            open_ &= ~hit
-    return Sweep(routed, errors)
+    target: float = 0.05
+    strange_target: float = 0.05
+    delta: float = 0.05
 
 
-# -- exact binomial bounds (Clopper and Pearson, 1934), in plain numpy
+@dataclass(frozen=True, slots=True)
+class Tested:
+    """What a threshold comes to. Each bound alone holds with a chance of 1 - delta; `strange_bound` is None
+    without strange requests. `proven`: the goal is proven for it, also against all other candidates."""
+
+    threshold: float
+    routed: int
+    errors: int
+    error_bound: float
+    strange_routed: int
+    strange_bound: float | None
+    proven: bool = False
+
+
+def count_at(rows: Sequence[RoutedRow], threshold: float) -> tuple[int, int]:
+    """How many are routed, and how many of these to another adapter than theirs."""
+    routed = [(name, one.row.label) for one in rows if (name := one.at(threshold).adapter)]
+    return len(routed), sum(name != label for name, label in routed)
+
+
+def try_candidates(known: Sequence[RoutedRow], strange: Sequence[RoutedRow], goal: Goal) -> list[Tested]:
+    """All candidates, strict to loose. Rows must not be of the same group."""
+    found, level = [], 0.0
+    for number, threshold in enumerate(THRESHOLDS):
+        if number % (CANDIDATES // STARTS) == 0:
+            level += goal.delta / STARTS
+        (routed, errors), (away, _) = count_at(known, threshold), count_at(strange, threshold)
+        proven = binomial_tail(errors, routed, goal.target) <= level and (
+            not strange or binomial_tail(away, len(strange), goal.strange_target) <= level
+        )
+        level = level if proven else 0.0
+        bounds = (
+            upper_bound(errors, routed, goal.delta),
+            upper_bound(away, len(strange), goal.delta) if strange else None,
+        )
+        found.append(Tested(threshold, routed, errors, bounds[0], away, bounds[1], proven))
+    return found
+
+
+def loosest_proven(tested: Sequence[Tested]) -> Tested | None:
+    """The candidate to take; None where nothing is proven."""
+    return next((one for one in reversed(tested) if one.proven), None)
+
+
+def best_supported(tested: Sequence[Tested], strange: int, goal: Goal) -> tuple[Tested, Goal] | None:
+    """The candidate that comes nearest to the goal, and the goal that is proven for it whichever candidate it
+    is: each has an equal part of `delta`. None where a target would be 1. `strange`: strange requests."""
+    level, best = goal.delta / len(tested), None
+    for one in tested:
+        error = upper_bound(one.errors, one.routed, level)
+        away = upper_bound(one.strange_routed, strange, level) if strange else 0.0
+        worst = max(error / goal.target, away / goal.strange_target)
+        if max(error, away) < 1 and (best is None or worst <= best[0]):
+            best = worst, one, replace(goal, target=error, strange_target=away)
+    return None if best is None else best[1:]
+
+
+def times_needed(tested: Sequence[Tested], strange: int, goal: Goal) -> float | None:
+    """About how many times as many requests would prove the goal for some candidate, if they go wrong as
+    often as these; None where that is above MOST_TIMES. `strange`: strange requests."""
+    level, times = goal.delta / STARTS, 1.0
+    while times <= MOST_TIMES:
+        for one in tested[:: CANDIDATES // STARTS]:  # whatever becomes of others, these have this level
+            routed, errors = int(one.routed * times), math.ceil(one.errors * times)
+            away = math.ceil(one.strange_routed * times)
+            if binomial_tail(errors, routed, goal.target) <= level and (
+                not strange or binomial_tail(away, int(strange * times), goal.strange_target) <= level
+            ):
+                return times
+        times *= STEP
+    return None
 
 
 def upper_bound(errors: int, count: int, delta: float) -> float:
@@ -181,41 +129,14 @@ def upper_bound(errors: int, count: int, delta: float) -> float:
     return high
 
 
-def rows_needed(target: float, delta: float, errors: int = 0) -> int:
-    """The fewest requests that prove an error rate under `target` when `errors` of them go wrong."""
-    low, high = errors, max(1, errors)
-    while binomial_tail(errors, high, target) > delta:
-        low, high = high, high * 2
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if binomial_tail(errors, middle, target) > delta else (low, middle)
-    return high
-
-
 def binomial_tail(errors: int, count: int, rate: float) -> float:
     """P(at most `errors` of `count` go wrong) if each goes wrong with probability `rate`."""
     if errors >= count or rate <= 0:
         return 1.0
-    if errors < 0 or rate >= 1:
+    if rate >= 1:
         return 0.0
-    return float(_tails(errors, count, rate)[-1])
-
-
-@lru_cache(maxsize=512)
-def binomial_tails(count: int, rate: float) -> Array:
-    """[count + 1] `tail` for every number of errors."""
-    return _tails(count, count, rate)
-
-
-def _tails(last: int, count: int, rate: float) -> Array:
-    k = np.arange(last + 1)
-    logs = _log_factorials(1 << count.bit_length())
-    choose = logs[count] - logs[k] - logs[count - k]
-    sums: Array = np.exp(choose + k * math.log(rate) + (count - k) * math.log1p(-rate)).cumsum()
-    return np.minimum(sums, 1.0)
-
-
-@lru_cache
-def _log_factorials(last: int) -> Array:
-    """log k! for k = 0..last."""
-    return np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, last + 1)))])
+    k = np.arange(errors)
+    # log of the binomial probabilities of 0..errors, by the ratio of each to the one before
+    steps = np.log(count - k) - np.log(k + 1) + math.log(rate) - math.log1p(-rate)
+    logs = np.concatenate([[0.0], np.cumsum(steps)]) + count * math.log1p(-rate)
+    return min(1.0, float(np.exp(logs).sum()))

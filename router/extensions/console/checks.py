@@ -210,7 +210,7 @@ def wilson(count: int, of: int, z: float = Z) -> tuple[float, float]:
 
 
 def classifiers(context: ConsoleContext, lately: TrafficCount) -> Iterator[Problem]:
-    """Classifiers that fail, votes that were lost, and a calibration that does not fit."""
+    """Classifiers that fail, votes that were lost, and plugins that do not work."""
     state = context.routing()
     reported = " ".join(context.health.degraded)
     for one in state.classifiers:
@@ -227,7 +227,10 @@ def classifiers(context: ConsoleContext, lately: TrafficCount) -> Iterator[Probl
             share = percent(lost / votes)
             text = f"Classifier {name} lost {lost:,} of {votes:,} votes ({share}) in the last 15 minutes."
             yield Problem(
-                WARN, text, "It was too slow or raised; other classifiers decided alone.", **ROUTING
+                WARN,
+                text,
+                "It was too slow or raised; other classifiers decided, or the base answered.",
+                **ROUTING,
             )
     for problem in islice(state.problems, MOST_FLAWS):
         if problem not in reported:
@@ -236,9 +239,6 @@ def classifiers(context: ConsoleContext, lately: TrafficCount) -> Iterator[Probl
                 sentence(f"plugin {problem.removeprefix('plugin ')}"),
                 command="lora-router plugins list",
             )
-    if state.calibration not in ("", "fitted"):
-        text = f"the calibration is {state.calibration}"
-        yield Problem(WARN, sentence(text), command="lora-router route calibrate", **ROUTING)
 
 
 def quarantine(context: ConsoleContext, refs: Sequence[AdapterRef]) -> Iterator[Problem]:

@@ -18,8 +18,8 @@ WHY: Mapping[int, tuple[str, str, str]] = {  # reason, as a few words, as a sent
     ),
     pb.DECISION_REASON_CLASSIFIED: (
         "classified",
-        "the classifiers are sure",
-        "The classifiers are sure enough.",
+        "a classifier is sure",
+        "A classifier is sure enough.",
     ),
     pb.DECISION_REASON_ABSTAINED: (
         "abstained",
@@ -30,11 +30,6 @@ WHY: Mapping[int, tuple[str, str, str]] = {  # reason, as a few words, as a sent
         "fallback",
         "no classifier could vote",
         "No classifier could vote: the base answers.",
-    ),
-    pb.DECISION_REASON_UNFAMILIAR: (
-        "unfamiliar",
-        "unlike what the adapters are for",
-        "The classifiers are sure, but the request is unlike what the adapters are for: the base answers.",
     ),
 }
 

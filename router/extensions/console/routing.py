@@ -1,19 +1,22 @@
-"""Routing: what decides, how sure it has to be, what it came to lately, and what was corrected.
+"""Routing: what decides, how sure it has to be, and what was corrected.
 
-A calibration's file lists every threshold that it was tried with; the page shows them with a slider.
+A calibration's file lists every threshold that was tried; the page shows them as a table.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import BaseModel, Field, NonNegativeInt, PositiveInt, ValidationError
 
 from router.access.clients import Role
 from router.extensions.console.site import Entry, Page, Visit
-from router.routing.state import CalibrationState, ClassifierState, DecisionShare, RoutingState
+from router.routing.calibration import Calibration
+from router.routing.state import ClassifierState
 from router.server.policy import Policy
 from router.types import Reason, Visible
 
@@ -22,144 +25,79 @@ if TYPE_CHECKING:
     from router.server.metrics import ServerMetrics
 
 
-@dataclass(frozen=True, slots=True)
-class CurveCandidate:
-    """A confidence that routes with the most strangeness that does, and what became of the requests that the
-    calibration was proven on. Bounds hold with the calibration's confidence."""
-
-    threshold: float
-    novelty_limit: float
-    routed: int
-    errors: int
-    error_bound: float
-    strange_routed: int
-    strange_bound: float
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
-@dataclass(frozen=True, slots=True)
-class CandidateCurve:
-    """Candidates, those that route least first, of so many `rows` of requests and `strange` ones. `present`
-    is the place of the one in force, None where the file does not tell of it."""
+class Candidate(BaseModel):
+    """A confidence that routes, and what becomes of the calibration's requests there: `errors` of those
+    `routed` went to another adapter than theirs."""
 
-    candidates: tuple[CurveCandidate, ...]
-    rows: int
-    strange: int
-    present: int | None
-
-    def plotted(self, of: CalibrationState) -> dict[str, Any]:
-        """For the page's script."""
-        return {
-            "points": [asdict(one) for one in self.candidates],
-            "rows": self.rows,
-            "strange": self.strange,
-            "present": self.present,
-            "target": of.target,
-            "ood_target": of.ood_target,
-        }
+    threshold: Share
+    routed: NonNegativeInt
+    errors: NonNegativeInt
+    strange_routed: NonNegativeInt
 
 
-def curve_of(of: CalibrationState) -> CandidateCurve | None:
-    """None where the file does not say it: an older version made it, or somebody wrote it."""
+class Proof(BaseModel):
+    """What a calibration's report says of the requests that it was proven on; candidates strict to loose."""
+
+    rows: PositiveInt
+    strange_rows: NonNegativeInt
+    accuracy: Share
+    coverage: Share
+    error: Share
+    strange_routed: NonNegativeInt
+    tested: Annotated[tuple[Candidate, ...], Field(min_length=1)]
+
+
+def proof_of(of: Calibration) -> Proof | None:
+    """None where the file does not say it: a person may have written it."""
     try:
-        found = [_candidate(one) for one in of.report["tested"]]
-        counts = of.report["counts"]
-        rows, strange = int(counts["proven_on"]), int(counts["ood_proven_on"])
-    except (KeyError, TypeError, ValueError, OverflowError):
+        found = Proof.model_validate(of.report)
+    except ValidationError:
         return None
-    if not found or rows < 1 or strange < 0 or any(one.routed > rows for one in found):
-        return None
-    found.sort(key=lambda one: (one.routed, -one.threshold, one.novelty_limit))
-    now = (of.threshold, of.novelty_limit)
-    present = next((i for i, one in enumerate(found) if (one.threshold, one.novelty_limit) == now), None)
-    return CandidateCurve(tuple(found), rows, strange, present)
-
-
-def _candidate(value: Mapping[str, Any]) -> CurveCandidate:
-    """Raises KeyError, TypeError, ValueError for what is none."""
-    counts = {name: int(value[name]) for name in ("routed", "errors", "strange_routed")}
-    shares = {
-        name: float(value[name]) for name in ("threshold", "novelty_limit", "error_bound", "strange_bound")
-    }
-    if min(counts.values()) < 0 or not all(0 <= share <= 1 for share in shares.values()):
-        raise ValueError("out of range")
-    return CurveCandidate(**counts, **shares)  # type: ignore[arg-type]
-
-
-@dataclass(frozen=True, slots=True)
-class HeldOutShares:
-    """What the calibration came to on requests that nothing was fitted on; shares, and None for what the
-    file does not tell."""
-
-    accuracy: float | None
-    coverage: float | None
-    error: float | None
-    strange: float | None
-    decided: Mapping[str, int]  # by classifier
-    counts: Mapping[str, int]  # of requests: fitted_on, proven_on, ood_fitted_on, ood_proven_on
-
-
-def held_out(of: CalibrationState) -> HeldOutShares:
-    """As far as the file tells."""
-    value = of.report.get("held_out")
-    there: Mapping[str, Any] = value if isinstance(value, Mapping) else {}
-    return HeldOutShares(
-        _share(there.get("accuracy")),
-        _share(there.get("coverage")),
-        _share(there.get("error")),
-        _share(there.get("ood_routed")),
-        _counts(there.get("stages")),
-        _counts(of.report.get("counts")),
+    fits = all(
+        one.errors <= one.routed <= found.rows and one.strange_routed <= found.strange_rows
+        for one in found.tested
     )
+    return found if fits else None
 
 
-def _share(value: Any) -> float | None:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if number and 0 <= value <= 1 else None
-
-
-def _counts(value: Any) -> Mapping[str, int]:
-    if not isinstance(value, Mapping):
-        return {}
-    return {str(name): count for name, count in value.items() if isinstance(count, int) and count >= 0}
+def findings(classifiers: Iterable[ClassifierState]) -> list[str]:
+    """What the last fit of each classifier found out about adapters, a line each, which names others too."""
+    return [line for one in classifiers for _, line in sorted(one.findings.items())]
 
 
 ROUTING = Policy(Role.OBSERVE)
 CORRECTIONS = Policy(Role.ADMIN)  # users' words: each look is in the audit
-MOST_SHOWN = 200  # corrections
-MOST_SHARES = 100
+MOST_SHOWN = 200  # corrections; findings
 REASONS: Mapping[str, str] = {
-    Reason.CLASSIFIED.value: "Classifiers were sure: an adapter answered",
+    Reason.CLASSIFIED.value: "A classifier was sure: an adapter answered",
     Reason.ABSTAINED.value: "No classifier was sure: the base answered",
-    Reason.UNFAMILIAR.value: "Sure, but unlike what the adapters are for: the base answered",
     Reason.EXPLICIT.value: "The request named the adapter",
     Reason.HINT.value: "Domain or task of the request left one adapter",
     Reason.FALLBACK.value: "No classifier could be asked: the base answered",
     "none": "Refused before a decision",
 }
-HIDDEN = "It does not fit what is served now; what differs names adapters that you may not know of."
 
 
 async def show(visit: Visit) -> dict[str, Any]:
     """The page."""
     console, visible = visit.console, visit.client.adapters
     state = console.context.routing()
-    fitted = state.fitted
-    curve = curve_of(fitted) if fitted is not None else None
+    of = state.calibration
+    proof = proof_of(of) if of is not None else None
     return {
         "state": state,
         "reasons": by_reason(console.context.metrics),
-        "shares": list(shares_seen(state.shares, visible))[:MOST_SHARES],
-        "proven": any(share.proven is not None for share in state.shares),
         "classifiers": classifier_rows(state.classifiers, console.context.metrics),
-        "fitted": fitted,
-        "made": when(fitted.created) if fitted is not None else None,
-        "adapters": [name for name in fitted.adapters if name in visible] if fitted is not None else [],
-        "stale": stale_words(state, visible),
-        "newcomers": [name for name in fitted.newcomers if name in visible] if fitted is not None else [],
-        "held_out": held_out(fitted) if fitted is not None else None,
-        "curve": curve,
-        "plotted": curve.plotted(fitted) if curve is not None and fitted is not None else None,
-        "settings": console.settings,
+        "of": of,
+        "made": when(of.created) if of is not None else None,
+        "adapters": [name for name in of.adapters if name in visible] if of is not None else [],
+        "newcomers": [name for name in state.newcomers if name in visible],
+        "proof": proof,
+        "findings": findings(state.classifiers) if visible.everything else [],
+        "most": MOST_SHOWN,
         "no_corrections": visit.why_not(CORRECTIONS),
     }
 
@@ -206,13 +144,6 @@ def by_reason(metrics: ServerMetrics) -> list[dict[str, Any]]:
     ]
 
 
-def shares_seen(shares: Iterable[DecisionShare], visible: Visible) -> Iterator[DecisionShare]:
-    """Without those of adapters that the client may not know of."""
-    for share in shares:
-        if not share.what.startswith("adapters/") or share.what.removeprefix("adapters/") in visible:
-            yield share
-
-
 @dataclass(frozen=True, slots=True)
 class ClassifierRow:
     """A classifier with its times, in seconds, and how many of its votes were lost."""
@@ -240,14 +171,6 @@ def classifier_rows(classifiers: Sequence[ClassifierState], metrics: ServerMetri
         )
         for one in sorted(classifiers, key=lambda one: (one.priority, one.name))
     ]
-
-
-def stale_words(state: RoutingState, visible: Visible) -> list[str]:
-    """What is not as it was when the calibration was made, for a client that may know of all of it."""
-    differences = state.fitted.differences if state.fitted is not None else ()
-    if not differences:
-        return []
-    return list(differences) if visible.everything else [HIDDEN]
 
 
 def when(created: str) -> float | None:

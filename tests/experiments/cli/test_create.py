@@ -155,12 +155,12 @@ def test_router_arms_come_from_a_file():
             "control": "now",
             "arms": [
                 {"name": "now", "weight": 0.5},
-                {"name": "low", "weight": 0.5, "router": {"threshold": 0.4, "classifiers": ["linear"]}},
+                {"name": "low", "weight": 0.5, "router": {"threshold": 0.4, "classifiers": ["examples"]}},
             ],
             "primary": {"name": "thumbs_up", "kind": "proportion"},
         }
     )
-    assert made.arms[1].router == RouterVariant(threshold=0.4, classifiers=("linear",))
+    assert made.arms[1].router == RouterVariant(threshold=0.4, classifiers=("examples",))
     assert made.route == ""
 
 

@@ -1,38 +1,31 @@
-"""Labelled requests: what is read, left out and split, and what is stored beside a calibration."""
+"""Labelled requests: what is read, refused and left out; where they go; what is measured of that."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from router.calibration.model import CalibrationError
 from router.corrections.store import Correction, CorrectionStore, file_name
+from router.extensions.calibration.evaluation import confusion, macro_f1, measure
 from router.extensions.calibration.rows import (
-    MOST_FIT,
-    MOST_PROOF,
-    Ballot,
+    BASE_ANSWERS,
+    Choice,
     DataRow,
-    StoredRows,
-    digest,
+    RoutedRow,
     distinct,
     one_of_each,
-    path_of,
     read_rows,
-    read_stored,
-    stratified_folds,
-    stratified_split,
     unseen,
 )
+from router.routing.calibration import CalibrationError
 
 NAMES = ("legal", "medical")
 
 
 def written(folder: Path, text: str) -> Path:
     path = folder / "requests.jsonl"
-    path.write_text(text, encoding="utf-8")
+    path.write_text(text, encoding="utf-8", newline="")
     return path
 
 
@@ -56,6 +49,7 @@ def test_rows_in_order(tmp_path: Path) -> None:
         ('{"text": "a", "label": 3}', 'needs a "label"'),
         ('{"text": " ", "label": "legal"}', 'needs a "text" that is not empty'),
         ("[1]", 'needs a "text"'),
+        ("[" * 100_000, r":1: not JSON"),
         ("{text}", r":1: not JSON"),
     ],
 )
@@ -65,9 +59,8 @@ def test_mistakes_are_named_with_their_line(tmp_path: Path, text: str, message: 
 
 
 def test_a_line_ends_where_json_lines_do(tmp_path: Path) -> None:
-    file = tmp_path / "rows.jsonl"
-    file.write_text('{"text": "one\u2028two\u0085", "label": "a"}\r\n', encoding="utf-8", newline="")
-    assert [row.text for row in read_rows(file, {"a"})] == ["one\u2028two\u0085"]
+    file = written(tmp_path, '{"text": "one\u2028two\u0085", "label": "legal"}\r\n')
+    assert [row.text for row in read_rows(file, NAMES)] == ["one\u2028two\u0085"]
 
 
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
@@ -91,42 +84,12 @@ def test_what_classifiers_learned_from_is_left_out() -> None:
     assert unseen(rows, {"a  b"}) == rows[1:]
 
 
-def test_a_split_keeps_the_share_of_each_label_and_does_not_depend_on_order() -> None:
-    rows = [DataRow(f"request {i}", NAMES[i % 3 == 0]) for i in range(90)]
-    first, rest = stratified_split(rows, 1 / 3)
-    assert sorted(first + rest) == list(range(90))
-    assert [sum(rows[i].label == n for i in first) for n in NAMES] == [20, 10]
-    other, _ = stratified_split(rows[::-1], 1 / 3)
-    assert {rows[i].text for i in first} == {rows[::-1][i].text for i in other}
-
-
-def test_folds_are_even() -> None:
-    rows = [DataRow(f"request {i}", NAMES[i % 2]) for i in range(22)]
-    folds = stratified_folds(rows, 5)
-    assert sorted(i for fold in folds for i in fold) == list(range(22))
-    assert all(len(fold) in (4, 5) for fold in folds)
-
-
-def test_a_group_is_never_split() -> None:
-    rows = [DataRow(f"question {i} on {i % 60}", NAMES[i % 2], group=str(i % 60)) for i in range(300)]
-    rows += [DataRow(f"request {i}", NAMES[i % 2]) for i in range(90)]
-    first, rest = stratified_split(rows, 1 / 3)
-    assert sorted(first + rest) == list(range(390))
-    assert not {rows[i].group for i in first} & {rows[i].group for i in rest} - {""}
-    assert 60 < sum(bool(rows[i].group) for i in first) < 140
-    folds = stratified_folds(rows, 5)
-    assert sorted(i for fold in folds for i in fold) == list(range(390))
-    groups = [{rows[i].group for i in fold} - {""} for fold in folds]
-    assert sum(map(len, groups)) == 60
-
-
 def test_one_of_each_group_is_kept_whatever_the_order() -> None:
     rows = [DataRow(f"on {i % 4}, {i}", "legal", group=str(i % 4)) for i in range(12)]
     rows += [DataRow("alone", "legal"), DataRow("1", "legal")]
-    ballots = [Ballot(row, ()) for row in rows]
-    kept = {ballot.row for ballot in one_of_each(ballots)}
+    kept = one_of_each(rows)
     assert sorted(row.group for row in kept) == ["", "", "0", "1", "2", "3"]
-    assert kept == {ballot.row for ballot in one_of_each(ballots[::-1])}
+    assert set(kept) == set(one_of_each(rows[::-1]))
 
 
 def test_corrections_with_texts_are_labelled_requests(tmp_path: Path) -> None:
@@ -136,43 +99,46 @@ def test_corrections_with_texts_are_labelled_requests(tmp_path: Path) -> None:
     assert (row.text, row.label) == (text, "legal")
 
 
-TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
-ROWS = st.lists(
-    st.builds(DataRow, TEXTS, st.sampled_from(["legal", "medical", ""]), TEXTS, TEXTS), max_size=5
-)
+# -- where requests go
 
 
-@given(fit=ROWS, known=ROWS, strange=ROWS)
-def test_what_was_written_is_read(
-    tmp_path_factory: pytest.TempPathFactory,
-    fit: list[DataRow],
-    known: list[DataRow],
-    strange: list[DataRow],
-) -> None:
-    path = tmp_path_factory.mktemp("kept") / "calibration.json"
-    kept = StoredRows.of(fit, known, strange)
-    data = kept.written()
-    path_of(path).write_bytes(data)
-    assert read_stored(path, digest(data)) == kept
+def routed(label: str, *choices: tuple[float, str]) -> RoutedRow:
+    return RoutedRow(
+        DataRow(f"{label} {choices}", label, "s"), tuple(Choice(c, name, "words") for c, name in choices)
+    )
 
 
-def test_no_more_are_kept_than_a_file_holds() -> None:
-    rows = [DataRow(f"request {n}", "legal") for n in range(4000)]
-    kept = StoredRows.of(rows, rows, rows)
-    assert (len(kept.fit), len(kept.known), len(kept.strange)) == (MOST_FIT, MOST_PROOF, MOST_PROOF)
-    assert StoredRows.of(rows, rows, rows) == kept
+def test_a_choice_holds_down_to_the_next_confidence() -> None:
+    one = routed("legal", (0.8, ""), (0.6, "legal"), (0.3, "medical"))
+    goes = [one.at(threshold).adapter for threshold in (0.9, 0.8, 0.61, 0.6, 0.31, 0.3, 0.0)]
+    assert goes == ["", "", "", "legal", "legal", "medical", "medical"]
+    assert one.forced == one.choices[1]
+    assert routed("legal", (0.8, "")).forced == BASE_ANSWERS
 
 
-def test_a_calibration_without_rows_has_none(tmp_path: Path) -> None:
-    assert read_stored(tmp_path / "calibration.json", "") is None
-    assert read_stored(tmp_path / "calibration.json", digest(b"")) is None
+def test_what_is_measured_at_a_threshold() -> None:
+    known = [
+        routed("legal", (0.9, "legal")),
+        routed("legal", (0.7, "medical")),
+        routed("medical", (0.4, "medical")),
+        routed("", (0.6, "legal")),
+        routed(""),
+    ]
+    found = measure(known, [routed("", (0.8, "legal")), routed("")], 0.5, 0.05)
+    assert (found["rows"], found["routed"], found["errors"], found["strange_routed"]) == (5, 3, 2, 1)
+    assert (found["accuracy"], found["coverage"]) == (2 / 3, 2 / 3)
+    assert found["macro_f1"] == 2 / 3
+    assert found["decided_by"] == {"words": 3}
+    assert found["labels"]["legal"] == {"rows": 2, "right": 1, "routed": 2, "errors": 1}
+    assert found["sources"] == {"s": {"rows": 5, "right": 3, "routed": 3, "errors": 2}}
+    assert found["strange_bound"] == pytest.approx(0.9747, abs=1e-4)
+    assert measure(known, [], 0.5, 0.05)["strange_bound"] is None
+    assert confusion(known, 0.5) == (
+        ["", "legal", "medical"],
+        [[1, 1, 0], [0, 1, 1], [1, 0, 0]],
+    )
 
 
-@pytest.mark.parametrize("content", [b"{", b"[]", b'{"part": "x"}', b'{"part": "fit"}', b"1", b"\xff"])
-def test_a_damaged_file_is_refused(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "calibration.json"
-    path_of(path).write_bytes(content)
-    with pytest.raises(CalibrationError, match="requests of another calibration"):
-        read_stored(path, digest(b""))
-    with pytest.raises(CalibrationError, match=r"calibration.rows.jsonl is damaged"):
-        read_stored(path, digest(content))
+def test_f1_of_a_label_that_is_never_said_is_0() -> None:
+    assert macro_f1([("a", "a"), ("b", "a")]) == pytest.approx((2 / 3 + 0) / 2)
+    assert macro_f1([]) == 0.0

@@ -72,7 +72,7 @@ def furnish(registry: FakeRegistry) -> None:
 def routing() -> RoutingState:
     """With something that does not work."""
     broken = ClassifierState("linear", "linear", 50, "failed", "open", 7, 3, "it raised")
-    return RoutingState("stale: adapter medical has changed", (broken,), (f"plugin {EVIL}",))
+    return RoutingState(classifiers=(broken,), problems=(f"plugin {EVIL}",))
 
 
 @asynccontextmanager

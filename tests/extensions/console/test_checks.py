@@ -146,11 +146,10 @@ async def test_classifiers_that_do_not_vote(start_web: StartWeb, http: Http) -> 
     off = ClassifierState("llm", "llm", 1, "off", "closed", 0, 0)
     broken = ClassifierState("linear", "linear", 50, "ready", "open", 7, 3, "cannot read /srv/models/file")
     asleep = ClassifierState("multilingual", "multilingual", 1, "asleep", "closed", 0, 0)
-    state = RoutingState("stale: adapter medical has changed", (off, asleep, broken), ("x: <i>",))
+    state = RoutingState(classifiers=(off, asleep, broken), problems=("x: <i>",))
     page = (await http(await start_web(routing=lambda: state)).get("/console")).text
     for text in (
         "Classifier linear is switched off for now (breaker open): cannot read /srv/models/file.",
-        "The calibration is stale: adapter medical has changed.",
         "Plugin x: &lt;i&gt;.",
     ):
         assert text in page

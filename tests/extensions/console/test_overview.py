@@ -33,7 +33,7 @@ async def test_ranges_charts_and_adapters(opened: SimpleNamespace) -> None:
 
 async def test_what_others_ask_is_not_told_to_who_may_not_know_of_all(roled: Roled) -> None:
     broken = ClassifierState("linear", "linear", 50, "failed", "open", 7, 3, "medical has no examples")
-    state = RoutingState("stale: medical has changed", (broken,), ("medical.py: no such file",))
+    state = RoutingState(classifiers=(broken,), problems=("medical.py: no such file",))
     site = await roled(adapters=["legal"], routing=lambda: state)
     page = (await site.olga.get("/console")).text
     for hidden in ("medical", 'class="tiles"', 'class="card trend', "not routed"):

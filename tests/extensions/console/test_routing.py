@@ -6,29 +6,31 @@ import math
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
-
-import pytest
 
 from router.corrections.recorder import Corrections
 from router.corrections.store import Correction, CorrectionStore
 from router.extensions.console.routing import quantile, when
-from router.routing.drift import DriftReport, ShareComparison
-from router.routing.state import ClassifierState, DecisionShare, RoutingState, decision_shares
+from router.routing.state import ClassifierState, RoutingState
 from router.types import Vote
 from tests.extensions.console.conftest import Roled, signed_in
-from tests.extensions.console.test_curve import FITTED
+from tests.extensions.console.test_tested import calibrated
 from tests.security.helpers import write_clients
 from tests.server.http_helpers import Http, StartWeb
 
 PAGE = "/console/routing"
-WORDS = ClassifierState("words", "words.py", 10, "ready", "open", 12, 2, "raised: <b>boom</b>")
-SHARES = (DecisionShare("abstained", 0.4, 0.2, 0.1, True), DecisionShare("adapters/legal", 0.6, None, 0.9))
+FOUND = {"legal": "legal: 3 of 4 <examples>"}
+WORDS = ClassifierState("words", "words.py", 10, "ready", "open", 12, 2, "raised: <b>boom</b>", FOUND)
 
 
 async def test_without_anything_it_says_so(opened: SimpleNamespace) -> None:
     page = (await opened.http.get(PAGE)).text
-    for words in ("no calibration", "No request has been answered", "No classifier", "from 200 decisions"):
+    for words in (
+        "no calibration",
+        "50.0 % confidence decides",
+        "<dd>the settings</dd>",
+        "No request has been answered",
+        "No classifier",
+    ):
         assert words in page
 
 
@@ -43,59 +45,50 @@ async def test_decisions_and_times_come_from_the_metrics(opened: SimpleNamespace
     assert "No classifier was sure: the base answered" in page
 
 
-@pytest.mark.parametrize("stale", [(), ("classifier <probe> is gone",)])
-async def test_calibration_shares_and_classifiers(
-    start_web: StartWeb, http: Http, fakes: SimpleNamespace, stale: Any
-) -> None:
+async def test_calibration_and_classifiers(start_web: StartWeb, http: Http, fakes: SimpleNamespace) -> None:
     server = await start_web(**vars(fakes), routing=lambda: state)
-    state = RoutingState("fitted", (WORDS,), (), replace(FITTED, differences=stale), 500, SHARES)
+    state = RoutingState(0.7, calibrated(), ("medical",), (WORDS,))
     page = (await http(server).get(PAGE)).text
     for words in (
         "at most 5.0 % errors",
+        "at most 5.0 % of requests for no adapter routed",
         "70.0 % confidence",
-        "50 requests to fit and 100 to prove",
-        "moved",
+        "on 100 requests and 40 for no adapter",
+        "medical: routed at the same threshold",
+        "boom&lt;/b&gt;",
+        "<dd>the calibration</dd>",
+        '70.0 % <span class="badge info">in force</span></th>',
+        'data-label="Wrong of routed">1 of 70<',
+        "legal: 3 of 4 &lt;examples&gt;",
     ):
         assert words in page, words
-    assert ("calibration stale" in page) is bool(stale)
-    assert "classifier &lt;probe&gt; is gone" in page or not stale
-    assert "boom&lt;/b&gt;" in page
-    assert "data-curve='{" in page
     assert page.count("in force</span>") == 1
-    assert 'value="1" aria-describedby="would"' in page
+    state = RoutingState(0.7, calibrated({}, strange_target=None))
+    page = (await http(server).get(PAGE)).text
+    assert "nothing about requests for no adapter" in page
+    assert "What another threshold would do" not in page
 
 
 async def test_names_are_for_those_who_may_know_them(
     start_web: StartWeb, http: Http, fakes: SimpleNamespace, tmp_path: Path
 ) -> None:
     clients = write_clients(tmp_path, ["medical"], olga=("observe",))
-    state = RoutingState(
-        "stale",
-        (WORDS,),
-        ("legal.py: broken",),
-        replace(FITTED, differences=("adapter legal is gone",), newcomers=("legal",)),
-        500,
-        SHARES,
-    )
+    of = calibrated(adapters=("legal", "medical"))
+    state = RoutingState(0.7, of, ("legal-v2",), (WORDS,), ("legal.py: broken",))
     server = await start_web(**vars(fakes), routing=lambda: state, clients=clients.path)
     page = (await (await signed_in(http(server), clients.olga)).get(PAGE)).text
+    assert "<dd>medical</dd>" in page
     assert "legal" not in page
     assert "boom" not in page
-    assert "may not know of" in page
-    assert "40.0 %" in page
 
 
-def test_shares_have_all_that_they_were_compared_with() -> None:
-    compared = (
-        ShareComparison("abstained", "calibration", 0.4, 0.2, False),
-        ShareComparison("abstained", "baseline", 0.4, 0.1, True),
-        ShareComparison("adapters/gone", "baseline", 0.0, 0.5, True),
-    )
-    assert decision_shares(DriftReport(300, {"abstained": 0.4, "adapters/legal": 0.6}, compared)) == (
-        DecisionShare("abstained", 0.4, 0.2, 0.1, True),
-        DecisionShare("adapters/gone", 0.0, None, 0.5, True),
-        DecisionShare("adapters/legal", 0.6),
-    )
+async def test_many_findings_are_cut(start_web: StartWeb, http: Http, fakes: SimpleNamespace) -> None:
+    found = {f"a{number:03}": f"finding {number:03}" for number in range(201)}
+    state = RoutingState(classifiers=(replace(WORDS, findings=found),))
+    page = (await http(await start_web(**vars(fakes), routing=lambda: state)).get(PAGE)).text
+    assert "finding 199" in page
+    assert "finding 200" not in page
+    assert "the first 200 of 201" in page
 
 
 def test_times_of_files() -> None:

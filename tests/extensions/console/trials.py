@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import random
 import time
 from dataclasses import replace
-from pathlib import Path
 
 from router.experiments.model import (
     AuditEntry,
@@ -19,41 +17,41 @@ from router.experiments.model import (
     SegmentSpec,
     StoredOutcome,
 )
-from router.routing.state import CalibrationState, ClassifierState, DecisionShare, RoutingState
+from router.routing.calibration import Calibration
+from router.routing.state import ClassifierState, RoutingState
 from tests.experiments.memory_store import MemoryStore
 from tests.experiments.plans import plan
 
-ROOT = Path(__file__).parents[3]
 EVIL = '"><script>alert(1)</script><img src=x onerror=alert(2)>'
 DAY = 86_400.0
 
 
 def routing() -> RoutingState:
-    """As with the project's own calibration, a classifier that lost its vote, and a share that moved."""
-    said = json.loads((ROOT / "adapters" / "calibration.json").read_text())
-    fitted = CalibrationState(
-        said["created"],
-        said["threshold"],
-        said["novelty_limit"],
-        said["target"],
-        said["ood_target"],
-        said["delta"],
-        tuple(said["binding"]["adapters"]),
-        tuple(said["binding"]["classifiers"]),
-        (f"adapter {EVIL} changed",),
-        ("newcomer",),
-        said["report"],
+    """With a calibration, an adapter that it does not cover, and a classifier that lost its vote."""
+    tested = [
+        {
+            "threshold": round(0.98 - 0.02 * n, 2),
+            "routed": 100 + 20 * n,
+            "errors": n // 4,
+            "strange_routed": n // 2,
+        }
+        for n in range(40)
+    ]
+    shares = {"accuracy": 0.93, "coverage": 0.84, "error": 0.01}
+    of = Calibration(
+        created="2026-12-02T10:00:00+00:00",
+        threshold=tested[23]["threshold"],
+        target=0.05,
+        strange_target=0.05,
+        delta=0.05,
+        adapters=("legal", "medical"),
+        report={"rows": 900, "strange_rows": 800, "strange_routed": 11, **shares, "tested": tested},
     )
-    classifiers = [
-        ClassifierState(name, name, i, "ready", "closed", 900, 0) for i, name in enumerate(fitted.order)
-    ]
-    classifiers.append(ClassifierState("slow", "slow", 9, "failed", "open", 40, 12, f"raised: {EVIL}"))
-    shares = [
-        DecisionShare("abstained", 0.31, 0.18, 0.16, True),
-        DecisionShare("unfamiliar", 0.02, 0.0145, 0.03),
-    ]
-    shares += [DecisionShare(f"adapters/{name}", 0.09, None, 0.11) for name in fitted.adapters]
-    return RoutingState("stale", tuple(classifiers), (f"plugin {EVIL}",), fitted, 1000, tuple(shares))
+    examples = ClassifierState(
+        "examples", "examples", 50, "ready", "closed", 900, 0, findings={"medical": f"medical: {EVIL}"}
+    )
+    slow = ClassifierState("slow", "slow", 9, "failed", "open", 40, 12, f"raised: {EVIL}")
+    return RoutingState(of.threshold, of, ("newcomer",), (examples, slow), (f"plugin {EVIL}",))
 
 
 def trial(

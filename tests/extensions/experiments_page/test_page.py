@@ -297,7 +297,7 @@ def resolve(name: str, version: str = "") -> AdapterInfo:
 
 @pytest.mark.parametrize("block", BLOCKS, ids=["shadow", "router", "holdout"])
 def test_a_plan_can_be_kept_and_started(block):
-    known = Known(resolve, lambda: ["exact_match"], lambda: ["keywords"])
+    known = Known(resolve, lambda: ["exact_match"], lambda: ["examples"])
     assert not plan_problems(chosen(plan_of(tomllib.loads(block))), known)
 
 

@@ -42,7 +42,7 @@ class Router:
             self.plain += 1
             return decision(OLD)
         self.asked.append(variant)
-        known_votes.setdefault("keywords", Vote("keywords", {"medical": 0.5}))
+        known_votes.setdefault("examples", Vote("examples", {"medical": 0.5}))
         self.heard.append(known_votes)
         return decision({None: OLD, STRICT: None, BOLD: self.bold}[variant])
 

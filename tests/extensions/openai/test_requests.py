@@ -233,9 +233,9 @@ def test_any_bytes(data: bytes) -> None:
 
 
 def test_lost_votes_are_in_the_field_routing() -> None:
-    lost = pb.LostVote(classifier="probe", reason="timeout")
+    lost = pb.LostVote(classifier="examples", reason="timeout")
     told = answers.decision_json(pb.Decision(votes_lost=[lost]))
-    assert told["votes_lost"] == [{"classifier": "probe", "reason": "timeout"}]
+    assert told["votes_lost"] == [{"classifier": "examples", "reason": "timeout"}]
 
 
 def test_conversations_are_said_as_over_grpc() -> None:

@@ -128,7 +128,7 @@ def test_every_name_is_one_of_the_conventions() -> None:
 
 
 def test_everything_on_the_page_can_be_sent() -> None:
-    """Also what only a server with experiments, corrections and drift has."""
+    """Also what only a server with experiments and corrections has."""
     registry = metrics().registry
     read = readings.RegistryReader(registry, Resource({}), InstrumentationScope("test")).read()
     (sent,) = encode_metrics(read).resource_metrics[0].scope_metrics

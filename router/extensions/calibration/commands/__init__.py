@@ -1,1 +1,1 @@
-"""Commands of `lora-router route` that ask the classifiers of this folder, with no server."""
+"""Commands of `lora-router route` that need no server."""

@@ -1,9 +1,8 @@
-"""`lora-router route evaluate`: how well the classifiers here route labelled requests."""
+"""`lora-router route evaluate`: how well labelled requests are routed, at every threshold."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,18 +10,21 @@ import typer
 
 from router.cli import flags
 from router.cli.command import MISUSED, CliError
-from router.errors import install_extra
-from router.extensions.calibration.commands.judge import CalibrationFile
-from router.extensions.calibration.commands.local import Base, Files, KeptIn, Ood, PluginsDirs
+from router.extensions.calibration.commands.calibrate import measured_pairs
+from router.extensions.calibration.offline import Files, Ood, PluginsDirs
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from router.extensions.calibration.certify import Tested
 
-    from router.routing.in_force import RuleInForce
-
+CalibrationFile = Annotated[
+    str,
+    typer.Option(
+        "--calibration", metavar="FILE", help="auto: the one that a server here would use; '': none."
+    ),
+]
 Plot = Annotated[
     Path | None,
-    typer.Option("--plot", metavar="FILE", help="Draw the risk-coverage curve: .png, .svg, .pdf or .html."),
+    typer.Option("--plot", metavar="FILE", help="Draw error and coverage: .png, .svg, .pdf or .html."),
 ]
 
 
@@ -33,154 +35,116 @@ def evaluate(
     plot: Plot = None,
     adapters_dir: flags.AdaptersDirs = None,
     plugins_dir: PluginsDirs = None,
-    base: Base = True,
-    votes: KeptIn = None,
     json: flags.Json = False,
 ) -> None:
     """Measure how requests are routed, without a server.
 
-    Accuracy with every request forced to a choice, and what happens at the thresholds that would be served.
-    Each line of FILE is {"text": ..., "label": ADAPTER or "", "source": ...}.
+    Accuracy with every request forced to a choice, and what happens at the threshold that would be served,
+    and at others. Each line of FILE is {"text": ..., "label": ADAPTER or "", "source": ...}.
 
     \b
     Example:
       lora-router route evaluate requests.jsonl --ood strange.jsonl --plot risk.png
     """
-    from router.cli.output import print_json
-    from router.extensions.calibration.commands.judge import judge_of, local_rule
-    from router.extensions.calibration.commands.local import latencies, open_local, read_known, read_strange
-    from router.extensions.calibration.evaluation import evaluate as measure
+    from dataclasses import asdict
 
-    picture = picture_file(plot)
-    with open_local(adapters_dir, plugins_dir, base=base, learned_by=calibration) as local:
-        known, strange = read_known(files, local.taught), read_strange(ood, local.taught)
-        rule = local_rule(local, calibration)
-        target, delta = _goal(rule)
-        ballots = (
-            local.votes(known, "requests", votes),
-            local.votes(strange, "out-of-distribution", votes),
-        )
-        latency = latencies(local.fitted, known)
-    found = measure(*ballots, judge_of(rule, local), sorted(local.kinds), delta, target)
-    found |= {"calibration": rule.status, "target": target, "latency": latency}
-    found["skipped"] = dict(local.fitted.skipped)
-    if picture is not None:
-        draw_curve(picture, found["risk_coverage"], target, (_all_coverage(found), found["routing"]["error"]))
+    from router.cli.output import print_json
+    from router.cli.settings import rule_of
+    from router.extensions.calibration.certify import Goal, try_candidates
+    from router.extensions.calibration.evaluation import confusion, measure
+    from router.extensions.calibration.offline import local
+
+    if plot is not None and plot.suffix not in (".png", ".svg", ".pdf", ".html"):
+        raise CliError(f"{plot}: a picture is .png, .svg, .pdf or .html", MISUSED)
+    here = local(adapters_dir, plugins_dir)
+    rule = rule_of(here.settings.model_copy(update={"calibration": calibration}))
+    known, strange = here.route(here.read(files), [] if ood is None else here.read([ood], ""))
+    goal, threshold = Goal(), rule.now.threshold
+    if rule.calibration is not None:
+        goal = Goal(rule.calibration.target, delta=rule.calibration.delta)
+    labels, table = confusion(known, threshold)
+    tested = try_candidates(known, strange, goal)
+    found: dict[str, Any] = {
+        "calibration": None if rule.calibration is None else rule.calibration.created,
+        "threshold": threshold,
+        **measure(known, strange, threshold, goal.delta),
+        "confusion": {"labels": labels, "table": table},
+        "curve": [asdict(one) for one in tested],
+    }
+    if plot is not None:
+        _draw(plot, tested, goal.target, found)
     if json:
         print_json(found)
     else:
         _print(found)
 
 
-def _goal(in_force: RuleInForce) -> tuple[float, float]:
-    """(target, delta) of the calibration, or the usual ones."""
-    from router.routing.policy import CalibratedRule
+def _draw(path: Path, tested: list[Tested], target: float, found: dict[str, Any]) -> None:
+    """Error among routed by the share routed. HTML is a page with the drawing in it."""
+    from router.errors import install_extra
 
-    rule = in_force.now
-    return (
-        (rule.calibration.target, rule.calibration.delta)
-        if isinstance(rule, CalibratedRule)
-        else (0.05, 0.05)
-    )
-
-
-def picture_file(path: Path | None) -> Path | None:
-    """The picture to write. Raises CliError for a kind that is not known."""
-    if path is not None and path.suffix not in (".png", ".svg", ".pdf", ".html"):
-        raise CliError(f"{path}: a picture is .png, .svg, .pdf or .html", MISUSED)
-    return path
-
-
-def _all_coverage(found: dict[str, Any]) -> float:
-    return float(found["routing"]["routed"] / max(1, found["rows"]))
-
-
-def draw_curve(
-    path: Path, curve: Sequence[Sequence[float]], target: float, routed: tuple[float, float]
-) -> None:
-    """The risk-coverage curve as a picture.
-
-    `curve` of (threshold, coverage, error); `routed` is (coverage, error) of the router as it stands.
-    """
-    figure = new_figure(6, 4)
-    axes = figure.add_subplot()
-    axes.plot([c for _, c, _ in curve], [e for _, _, e in curve], label="every threshold")
-    axes.axhline(target, color="tab:red", linestyle="--", linewidth=1, label=f"target {target:.0%}")
-    axes.plot(*([value] for value in routed), "o", color="tab:green", label="as it routes now")
-    axes.set(xlabel="share of requests routed", ylabel="error among routed", xlim=(0, 1), ylim=(0, None))
-    axes.legend(frameon=False)
-    save_figure(figure, path, "Risk and coverage")
-
-
-def new_figure(width: float, height: float) -> Figure:
-    """An empty one, in inches. Raises CliError without matplotlib."""
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError:
         raise CliError(f"pictures need matplotlib: {install_extra('pictures')}") from None
-    return Figure(figsize=(width, height), layout="constrained")
-
-
-def save_figure(figure: Figure, path: Path, title: str) -> None:
-    """As the kind of picture that the file's name says; HTML is a page with the drawing in it."""
+    rows, shown = max(1, found["rows"]), [one for one in tested if one.routed]
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.add_subplot()
+    shares = [one.routed / rows for one in shown]
+    axes.plot(shares, [one.errors / one.routed for one in shown], label="every threshold")
+    axes.plot(shares, [one.error_bound for one in shown], linewidth=1, label="its bound")
+    axes.axhline(target, color="tab:red", linestyle="--", linewidth=1, label=f"target {target:.0%}")
+    axes.plot([found["routed"] / rows], [found["error"]], "o", color="tab:green", label="as it routes now")
+    axes.set(xlabel="share of requests routed", ylabel="error among routed", xlim=(0, 1), ylim=(0, None))
+    axes.legend(frameon=False)
     if path.suffix != ".html":
         figure.savefig(path, dpi=150)
         return
     drawn = io.StringIO()
     figure.savefig(drawn, format="svg")
     svg = drawn.getvalue()
-    page = f"<!doctype html>\n<meta charset=utf-8>\n<title>{title}</title>\n{svg[svg.index('<svg') :]}"
+    page = (
+        f"<!doctype html>\n<meta charset=utf-8>\n<title>Risk and coverage</title>\n{svg[svg.index('<svg') :]}"
+    )
     path.write_text(page, encoding="utf-8")
 
 
 def _print(found: dict[str, Any]) -> None:
-    from router.cli import output
     from router.cli.output import print_pairs, print_table
 
-    print_pairs(_pairs(found))
+    of = f"calibration of {found['calibration']}" if found["calibration"] else "no calibration"
+    decided = ", ".join(f"{name} {count}" for name, count in found["decided_by"].items())
+    print_pairs(
+        [
+            ("threshold", f"{found['threshold']:.3f} ({of})"),
+            *measured_pairs(found),
+            ("decided by", decided or "nothing was routed"),
+        ]
+    )
     print("\nby label and source: right if forced to choose, routed, wrong among routed")
-    table = [(name or "(base)", "label", one) for name, one in found["labels"].items()]
-    table += [(name or "-", "source", one) for name, one in found["sources"].items()]
-    columns = ["", "", "ROWS", "RIGHT", "ROUTED", "WRONG", "TAKEN FROM OTHERS"]
-    keys = ("rows", "right", "routed", "errors", "taken")
-    print_table(columns, [(kind, name, *(str(one.get(k, "")) for k in keys)) for name, kind, one in table])
-    print("\nconfusion: true label down, choice across")
-    labels = found["confusion"]["labels"]
+    counts = [("label", name or "(base)", one) for name, one in found["labels"].items()]
+    counts += [("source", name or "-", one) for name, one in found["sources"].items()]
+    keys = ("rows", "right", "routed", "errors")
+    print_table(
+        ["", "", *(key.upper() for key in keys)],
+        [(kind, name, *(str(one[key]) for key in keys)) for kind, name, one in counts],
+    )
+    print("\nconfusion: true label down, where it goes across")
+    labels = [label or "(base)" for label in found["confusion"]["labels"]]
     rows = zip(labels, found["confusion"]["table"], strict=True)
     print_table(["", *labels], [(label, *map(str, row)) for label, row in rows])
-    print()
-    decided = found["routing"]["decided_by"]
+    print("\nat other thresholds; each bound alone")
     print_table(
-        ["CLASSIFIER", "MEDIAN", "95 %", "DECIDED"],
+        ["THRESHOLD", "ROUTED", "WRONG", "BOUND", "FOR NO ADAPTER", "BOUND"],
         [
-            (name, output.duration(median), output.duration(high), str(decided.get(name, 0)))
-            for name, (median, high) in found["latency"].items()
+            (
+                f"{one['threshold']:.3f}",
+                str(one["routed"]),
+                str(one["errors"]),
+                f"{one['error_bound']:.1%}",
+                str(one["strange_routed"]),
+                "-" if one["strange_bound"] is None else f"{one['strange_bound']:.1%}",
+            )
+            for one in found["curve"][::3]
         ],
     )
-
-
-def _pairs(found: dict[str, Any]) -> list[tuple[str, str]]:
-    routing, ece, ood = found["routing"], found["ece"], found["ood"]
-    pairs = [
-        ("requests", str(found["rows"])),
-        ("calibration", found["calibration"] or "none"),
-        ("forced to choose", f"accuracy {found['accuracy']:.3f}, macro-F1 {found['macro_f1']:.3f}"),
-        ("coverage", f"{routing['coverage']:.1%} of the requests that are for an adapter"),
-        (
-            "error among routed",
-            f"{routing['errors']} of {routing['routed']}, {routing['error']:.1%} "
-            f"(bound {routing['error_bound']:.1%})",
-        ),
-        (
-            "coverage at target",
-            f"{found['coverage_at_target']:.1%} with at most {found['target']:.0%} error, in hindsight",
-        ),
-        ("ECE", f"{ece['ece']:.3f} ({ece['low']:.3f} to {ece['high']:.3f})"),
-        ("AURC", f"{found['aurc']:.4f}"),
-    ]
-    if ood is not None:
-        bound = f"(bound {ood['share_bound']:.1%}), AUROC {ood['auroc']:.3f}"
-        pairs.append(
-            ("out of distribution", f"{ood['routed']} of {ood['rows']} routed, {ood['share']:.1%} {bound}")
-        )
-    return pairs

@@ -106,10 +106,6 @@
     theme.textContent = other() === "dark" ? "Dark" : "Light";
     theme.setAttribute("aria-label", `Switch to the ${other()} theme`);
   };
-  const changed = () => {
-    label();
-    document.dispatchEvent(new CustomEvent("console:theme"));
-  };
   theme.hidden = false;
   label();
   theme.addEventListener("click", () => {
@@ -119,7 +115,7 @@
     else delete root.dataset.theme;
     const life = own ? "max-age=31536000" : "max-age=0";
     document.cookie = `lora_router_theme=${wanted}; path=/console; samesite=strict; ${life}`;
-    changed();
+    label();
   });
-  system.addEventListener("change", changed);
+  system.addEventListener("change", label);
 })();

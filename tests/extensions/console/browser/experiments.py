@@ -1,4 +1,4 @@
-"""`python experiments.py URL AXE`: a plan with errors, its life; a promotion and back; thresholds."""
+"""`python experiments.py URL AXE`: a plan with errors, its life; a promotion and back."""
 
 from seen import browsing, tell, until
 
@@ -72,21 +72,6 @@ with browsing() as seen:
     said["history"] = page.inner_text("[aria-label=History]")
     page.goto(f"{seen.url}/console/experiments/too-early")
     said["no_promotion"] = page.locator("summary", has_text="Promote").count()
-
-    page.goto(f"{seen.url}/console/routing")
-    until(page, "document.querySelector('#would-routed').textContent !== '–'")
-    said["in_force"] = [page.inner_text("#would"), page.inner_text("#would-threshold")]
-    page.focus("#threshold")
-    for _ in range(12):
-        page.keyboard.press("ArrowRight")
-    said["looser"] = [page.inner_text("#would"), page.get_attribute("#threshold", "aria-valuetext")]
-    said["drawn"] = page.evaluate(
-        """() => {
-          const canvas = document.querySelector('.uplot canvas');
-          const data = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
-          return data.some((value) => value !== 0);
-        }"""
-    )
     said["wrong"] = watch.wrong
 
     plain, watching = seen.page(java_script_enabled=False)
@@ -97,5 +82,5 @@ with browsing() as seen:
         plain.inner_text(".notice.bad") if plain.locator(".notice.bad").count() else plain.inner_text(".head")
     )
     plain.goto(f"{seen.url}/console/routing")
-    said["plain_rows"] = plain.locator("#curve tbody tr").count()
+    said["plain_rows"] = plain.locator("#tested tbody tr").count()
     tell(**said)
