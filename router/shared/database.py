@@ -290,6 +290,11 @@ def _impatient() -> Any:
             self.pgconn.finish()
             return psycopg.OperationalError(f"no answer within {ANSWER_SECONDS:g} s")
 
+        def __del__(self, *arguments: Any) -> None:
+            # The pool lets go of a connection whose caller was interrupted; the driver would warn of that.
+            if hasattr(self, "pgconn") and not self.closed:
+                self.pgconn.finish()
+
     return ImpatientConnection
 
 
