@@ -175,7 +175,8 @@ class SoftmaxRegression:
     def fit(cls, training_set: TrainingSet, vectors: Array) -> Self:
         """Learn from the training set. `vectors` are [texts, parts * size], each part of length 1."""
         counted = ngrams(training_set.texts)
-        idf = np.log((1 + len(counted)) / (1 + (counted > 0).sum(axis=0))) + 1
+        seen = np.count_nonzero(counted, axis=0).astype(np.float32)
+        idf = np.log((1 + len(counted)) / (1 + seen)) + 1
         rows = _rows(vectors, counted, idf)
         gram = rows @ rows.T + np.float32(BIAS)
         allowed = training_set.allowed

@@ -29,7 +29,7 @@ class RuleInForce:
         self, rule: Rule, calibration: Calibration | None = None, *, multilingual: bool = True
     ) -> None:
         self._uncalibrated, self._multilingual = rule.threshold, multilingual
-        self.now, self.calibration = rule, calibration
+        self.now = rule
         self.calibration_is(calibration)
 
     def classifiers_are(self, registrations: Sequence[Registration]) -> None:
@@ -45,7 +45,7 @@ class RuleInForce:
 
     def calibration_is(self, calibration: Calibration | None) -> None:
         """This one is in force now; None: none is."""
-        self.calibration = calibration
+        self.calibration: Calibration | None = calibration
         threshold = self._uncalibrated if calibration is None else calibration.threshold
         self.now = replace(self.now, threshold=threshold)
 
