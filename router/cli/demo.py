@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import re
 import shutil
 import socket
@@ -17,7 +18,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -35,6 +36,8 @@ TIMEOUT = 180.0
 STOP_SECONDS = 40.0
 END_SECONDS = 5.0  # for a server that is not needed any more
 LOG_LINES = 20
+PORTS = range(10_000, 32_000)  # below those of outgoing connections
+MOST_PORTS = 100  # that are tried
 SAY_SECONDS = 5.0  # between lines about a wait
 AGAIN = "Run it again: what was installed, fetched and compiled is kept"
 STEPS = "lora_router_steps_total"
@@ -363,10 +366,13 @@ def told(line: str) -> tuple[str, str]:
 
 
 def free_address() -> str:
-    """A port of this machine that nobody has now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{probe.getsockname()[1]}"
+    """A port of this machine that nobody has now. It is below those that systems give to outgoing
+    connections, so that none of these takes it before it is used. Raises CliError where there is none."""
+    for port in random.sample(PORTS, MOST_PORTS):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return f"127.0.0.1:{port}"
+    raise CliError(f"{MOST_PORTS} ports from {PORTS.start} to {PORTS.stop - 1} are in use")
 
 
 # -- what is asked: none of it is in the training data of the adapters (a test compares)

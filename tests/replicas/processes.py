@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 import subprocess
 import sys
 from asyncio.subprocess import Process
@@ -15,6 +14,7 @@ from typing import Any
 
 import grpc
 
+from router.cli.demo import free_address
 from router.engine.fake import FakeEngine
 from router.replicas.children import ChildLink
 from router.replicas.engine import FleetEngine
@@ -142,10 +142,7 @@ async def outcomes(engine: FleetEngine, number: int, **params: Any) -> list[str]
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
+    return int(free_address().rpartition(":")[2])
 
 
 class Standing:

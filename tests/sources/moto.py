@@ -5,7 +5,6 @@ Their packages are installed on first use and kept in the user's cache folder, s
 
 from __future__ import annotations
 
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from router.cli.demo import free_address
 from router.folders import cache_folder
 
 PACKAGES = ("s3fs", "moto[s3,server]")
@@ -38,10 +38,8 @@ def site_with_s3() -> Path:
 @contextmanager
 def moto(site: Path) -> Iterator[str]:
     """The URL of a store that has `bucket`."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-c", SERVER, str(site), "-H", "127.0.0.1", "-p", str(port)]
+    port = free_address().rpartition(":")[2]
+    command = [sys.executable, "-c", SERVER, str(site), "-H", "127.0.0.1", "-p", port]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
         try:
             url = f"http://127.0.0.1:{port}"

@@ -6,13 +6,14 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 from contextlib import suppress
 from pathlib import Path
 
 import psutil
+
+from router.cli.demo import free_address
 
 WAYS = ("initdb", "pg_ctl")
 
@@ -90,6 +91,4 @@ def _other_user() -> str:
 
 
 def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+    return int(free_address().rpartition(":")[2])
