@@ -9,9 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from router.cli.adapter_folders import read_profiles
 from router.cli.settings import load_settings, rule_of
 from router.config import Settings
-from router.extensions.calibration.offline import FixedCatalog, read_profiles, started_router
+from router.extensions.calibration.offline import FixedCatalog, started_router
 from router.plugins import PluginHost
 from router.routing.router import Router
 from router.types import (

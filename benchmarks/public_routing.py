@@ -31,7 +31,8 @@ from typing import Any
 import yaml
 
 from benchmarks.report import write
-from router.extensions.calibration.offline import FixedCatalog, asking, read_profiles, started_router
+from router.cli.adapter_folders import read_profiles
+from router.extensions.calibration.offline import FixedCatalog, asking, started_router
 from router.models import encoder
 from router.plugins import PluginHost
 from router.routing.in_force import RuleInForce

@@ -178,11 +178,11 @@ def reached(names: Sequence[str], confusion: Array) -> dict[str, str]:
         row = {names[to] or "the base": int(count) for to, count in enumerate(confusion[place]) if count}
         own, total = row.pop(name, 0), int(confusion[place].sum())
         if not total:
-            lines[name] = f"adapter {name} has no examples: it is routed to by its description and keywords"
+            lines[name] = "it has no examples: it is routed to by its description and keywords alone"
             continue
         others = sorted(row.items(), key=lambda one: -one[1])
         taken = ", ".join(f"{count} to {other}" for other, count in others)
-        lines[name] = f"adapter {name}: {own} of its {total} examples reach it when they are left out" + (
+        lines[name] = f"{own} of its {total} examples reach it when they are left out" + (
             f"; {taken}" if taken else ""
         )
     return lines

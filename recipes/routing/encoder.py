@@ -1,16 +1,15 @@
 """`python recipes/routing/encoder.py FOLDER OUTPUT`: train the LoRA of the sentence encoder.
 
 The encoder has to place requests for one adapter near each other for adapters that it has never seen. It
-learns that from the train parts of public sets of intents in FOLDER, a checkout of
-jianguoz/Few-Shot-Intent-Detection: BANKING77 and HWU64 (CC BY 4.0), CLINC150 (CC BY 3.0), SNIPS (CC0). Each
-step draws intents, a few of their texts as examples and others as requests (episodes, as in Vinyals et al.
-2016); the chance of an intent is a softmax of its smooth maximum over the cosines to its examples.
-
-The LoRA is written with half of the strength that it was trained with: an encoder between the plain and the
-tuned one keeps what the plain one knows of other topics (Wortsman et al. 2022).
+learns that from `learning/`, deployments whose adapters differ in task as well as in topic, and from the
+train parts of public sets of intents in FOLDER, a checkout of jianguoz/Few-Shot-Intent-Detection: BANKING77
+and HWU64 (CC BY 4.0), CLINC150 (CC BY 3.0), SNIPS (CC0). Each step draws adapters, a few of their texts as
+examples and others as requests (episodes, as in Vinyals et al. 2016); the chance of an adapter is a softmax
+of its smooth maximum over the cosines to its examples. Requests for none of a deployment's adapters have a
+cosine of their own, which is learned.
 
 `--leave-out NAME` does not learn from that set: `benchmarks.public_routing --encoders` judges each set with
-an encoder that has not seen it. A training takes about four minutes on two cores.
+an encoder that has not seen it. A training takes about ten minutes on two cores.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ import json
 import math
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +28,24 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoTokenizer
 
+from router.classifiers.regression import read_background
 from router.classifiers.texts import cut_middle
 from router.models.base import DEFAULT_ENCODER, fetch_encoder
 from router.models.encoder import HEAD, LORA, TAIL, WEIGHTS
 
-SETS = {"BANKING77": 1.0, "CLINC150": 1.0, "HWU64": 1.0, "SNIPS": 0.1}  # share of the steps
+HERE = Path(__file__).parent
+GENERAL_FILES = [HERE.parents[1] / "plugins" / name for name in ("background.txt", "strangers.txt")]
+SETS = {"BANKING77": 1.0, "CLINC150": 1.0, "HWU64": 1.0, "SNIPS": 0.1}  # share of the steps with intents
+DEPLOYMENTS = 0.6  # share of all steps that learn from deployments
 RANK = 8
 RATE, WARM_STEPS = 4e-4, 20
 INTENTS, REQUESTS = 20, 2  # of a step; of an intent
 EXAMPLES = (1, 3, 5)  # of an intent
 LEAST_TEXTS = 12  # of an intent
-SHARPNESS = 15.0  # at first
+ADAPTER_EXAMPLES, ADAPTER_REQUESTS = (2, 4, 8), 3  # of an adapter
+DESCRIBED = 0.7  # share of adapters whose description counts as an example
+NONE, GENERAL = 8, 4  # requests for none in one step: of the deployment, of those that classifiers know
+SHARPNESS, NEAR = 15.0, 0.45  # at first; the cosine of none of the adapters
 MOST_TOKENS = 112
 CHUNK = 24  # texts of like length that are read together
 LAYERS = ("query", "key", "value", "attention.output.dense", "intermediate.dense", "output.dense")
@@ -51,6 +58,69 @@ def read_intents(folder: Path) -> dict[str, list[str]]:
     for text, label in zip(*lines, strict=True):
         found.setdefault(label, []).append(text)
     return {label: texts for label, texts in sorted(found.items()) if len(texts) >= LEAST_TEXTS}
+
+
+@dataclass(slots=True)
+class Adapter:
+    """One of a deployment."""
+
+    description: str = ""
+    examples: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """Adapters that stand side by side, and requests for none of them."""
+
+    adapters: Mapping[str, Adapter]
+    none: Sequence[str]
+
+
+def read_deployment(path: Path) -> Deployment:
+    """A file of `learning/`."""
+    adapters: dict[str, Adapter] = {}
+    none: list[str] = []
+    for row in map(json.loads, path.read_text("utf-8").splitlines()):
+        if row["part"] == "none":
+            none.append(row["text"])
+            continue
+        adapter = adapters.setdefault(row["adapter"], Adapter())
+        if row["part"] == "adapter":
+            adapter.description = row["description"]
+        else:
+            (adapter.examples if row["part"] == "example" else adapter.requests).append(row["text"])
+    return Deployment(adapters, none)
+
+
+@dataclass(frozen=True, slots=True)
+class Episode:
+    """Examples of each adapter, and requests with the place of the adapter that each is for, or one more."""
+
+    examples: Sequence[Sequence[str]]
+    requests: Sequence[tuple[str, int]]
+
+
+def episode_of_intents(intents: Mapping[str, Sequence[str]], rng: random.Random) -> Episode:
+    """One step's."""
+    count = rng.choice(EXAMPLES)
+    chosen = rng.sample(sorted(intents), min(len(intents), INTENTS))
+    drawn = [rng.sample(intents[name], count + REQUESTS) for name in chosen]
+    requests = [(text, i) for i, texts in enumerate(drawn) for text in texts[count:]]
+    return Episode([texts[:count] for texts in drawn], requests)
+
+
+def episode_of_deployment(of: Deployment, general: Sequence[str], rng: random.Random) -> Episode:
+    """One step's."""
+    count = rng.choice(ADAPTER_EXAMPLES)
+    examples, requests = [], []
+    for i, (_, adapter) in enumerate(sorted(of.adapters.items())):
+        own = rng.sample(adapter.examples, min(count, len(adapter.examples)))
+        described = [adapter.description] if rng.random() < DESCRIBED else []
+        examples.append(own + described)
+        requests += [(text, i) for text in rng.sample(adapter.requests, ADAPTER_REQUESTS)]
+    none = rng.sample(of.none, NONE) + rng.sample(general, GENERAL)
+    return Episode(examples, requests + [(text, len(examples)) for text in none])
 
 
 class Trainee:
@@ -70,6 +140,7 @@ class Trainee:
         )
         self.model: Any = get_peft_model(plain, config)
         self.log_sharpness = torch.nn.Parameter(torch.tensor(math.log(SHARPNESS)))
+        self.near = torch.nn.Parameter(torch.tensor(NEAR))
 
     def vectors(self, texts: Sequence[str]) -> torch.Tensor:
         """[texts, 384] unit vectors."""
@@ -89,18 +160,18 @@ class Trainee:
         mask = batch["attention_mask"].unsqueeze(-1)
         return torch.nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1), dim=1)
 
-    def loss(self, intents: Mapping[str, Sequence[str]], rng: random.Random) -> torch.Tensor:
+    def loss(self, episode: Episode) -> torch.Tensor:
         """Cross-entropy of one step."""
-        count = rng.choice(EXAMPLES)
-        chosen = rng.sample(sorted(intents), min(len(intents), INTENTS))
-        drawn = [rng.sample(intents[name], count + REQUESTS) for name in chosen]
-        examples = [text for texts in drawn for text in texts[:count]]
-        vectors = self.vectors([*examples, *(text for texts in drawn for text in texts[count:])])
+        examples = [text for texts in episode.examples for text in texts]
+        vectors = self.vectors([*examples, *(text for text, _ in episode.requests)])
+        sharp = self.log_sharpness.exp()
         cosines = vectors[len(examples) :] @ vectors[: len(examples)].T
-        smooth = (self.log_sharpness.exp() * cosines).view(-1, len(chosen), count)
-        target = torch.arange(len(chosen)).repeat_interleave(REQUESTS)
-        logits = torch.logsumexp(smooth, 2) - math.log(count)
-        return torch.nn.functional.cross_entropy(logits, target, label_smoothing=0.05)
+        parts = torch.split(sharp * cosines, [len(texts) for texts in episode.examples], dim=1)
+        logits = [torch.logsumexp(part, 1) - math.log(part.shape[1]) for part in parts]
+        target = torch.tensor([place for _, place in episode.requests])
+        if int(target.max()) == len(parts):
+            logits.append(sharp * self.near.expand(len(target)))
+        return torch.nn.functional.cross_entropy(torch.stack(logits, 1), target, label_smoothing=0.05)
 
     def save(self, folder: Path) -> None:
         """In PEFT's format, in bfloat16, with half of the strength."""
@@ -114,12 +185,18 @@ class Trainee:
         (folder / "README.md").unlink(missing_ok=True)
 
 
-def train(sets: Sequence[tuple[Mapping[str, Sequence[str]], float]], steps: int) -> Trainee:
+def train(
+    sets: Sequence[tuple[Mapping[str, Sequence[str]], float]],
+    deployments: Sequence[Deployment],
+    general: Sequence[str],
+    steps: int,
+) -> Trainee:
     """One training on sets with their shares; prints its loss."""
     rng = random.Random(0)
     torch.manual_seed(0)
     trainee = Trainee()
-    weights = [p for p in trainee.model.parameters() if p.requires_grad] + [trainee.log_sharpness]
+    weights = [p for p in trainee.model.parameters() if p.requires_grad]
+    weights += [trainee.log_sharpness, trainee.near]
     optimizer = torch.optim.AdamW(weights, lr=RATE, weight_decay=0.01)
 
     def rate(step: int) -> float:
@@ -128,7 +205,11 @@ def train(sets: Sequence[tuple[Mapping[str, Sequence[str]], float]], steps: int)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
     for step in range(1, steps + 1):
         intents = rng.choices([some for some, _ in sets], [share for _, share in sets])[0]
-        loss = trainee.loss(intents, rng)
+        if rng.random() < DEPLOYMENTS:
+            episode = episode_of_deployment(rng.choice(deployments), general, rng)
+        else:
+            episode = episode_of_intents(intents, rng)
+        loss = trainee.loss(episode)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(weights, 1.0)
@@ -147,13 +228,15 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("output", type=Path, help=f"the shipped one is {LORA}")
     parser.add_argument("--leave-out", choices=SETS, default="")
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=800)
     parser.add_argument("--threads", type=int, default=2)
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
     datasets = asked.folder / "Datasets"
     sets = [(read_intents(datasets / name), share) for name, share in SETS.items() if name != asked.leave_out]
-    train(sets, asked.steps).save(asked.output)
+    deployments = [read_deployment(path) for path in sorted((HERE / "learning").glob("*.jsonl"))]
+    general = [text for path in GENERAL_FILES for text in read_background(path, ())]
+    train(sets, deployments, general, asked.steps).save(asked.output)
 
 
 if __name__ == "__main__":

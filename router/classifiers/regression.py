@@ -111,7 +111,7 @@ def file_digest(path: Path) -> str:
 
 # -- hashed word and character n-grams
 
-BUCKETS = 1 << 13
+BUCKETS = 1 << 11
 MARKED = 6  # first and last words of the whole that also count as such
 SHARES = (0.5, 0.25, 0.25)  # of the whole, the first sentence, the last one, in a product of two texts
 

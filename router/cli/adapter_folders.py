@@ -6,7 +6,7 @@ import re
 import sys
 import time
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -14,16 +14,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from router.built_in import is_built_in
+from router.classifiers.contract import Classifier
 from router.cli import flags
 from router.cli.command import MISUSED, CliError
 
 if TYPE_CHECKING:
     from router.config import Settings
     from router.engine.base import BaseInfo
+    from router.plugins import PluginHost
     from router.registry.format.artifact import Validation
     from router.registry.format.trust import SecretKey
     from router.sources.adding import Added, Validate
     from router.sources.transfer import Progress
+    from router.types import AdapterProfile
 
 
 Said = Annotated[
@@ -256,23 +260,38 @@ Ignore = Annotated[
 ]
 
 
+Beside = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--beside",
+        metavar="DIR",
+        help="Adapters folder that they would be served from; repeatable.",
+        show_default=False,
+    ),
+]
+
+
 def validate(
     paths: Paths,
     model: Model = "",
     no_base: NoBase = False,
     ignore_field: Ignore = None,
+    beside: Beside = None,
     json: flags.Json = False,
 ) -> None:
     """Check adapter folders, without a server.
 
-    Tells everything that is wrong at once. Exit code 1 if any folder is refused.
+    Tells everything that is wrong at once. Exit code 1 if any folder is refused. With --beside, classifiers
+    learn the adapters together with those of that folder: how many of their examples would reach them?
 
     \b
     Examples:
       lora-router adapters validate adapters/medical
+      lora-router adapters validate my-adapter --beside adapters
       lora-router adapters validate --json adapters/*
     """
     from router.cli.output import print_json
+    from router.cli.plugins import plugins_with
     from router.cli.settings import load_settings
     from router.registry.format.artifact import FolderRules, validate_folder
     from router.registry.format.trust import Trust
@@ -283,13 +302,76 @@ def validate(
     trust = Trust.of(settings.require_signed, settings.adapters_lock)
     rules = FolderRules(base, max_rank=settings.max_rank, ignore_fields=ignored, trust=trust)
     reports = [_constraint_checked(validate_folder(path, rules), settings) for path in paths]
+    lines: dict[str, list[str]] = {}
+    if beside and (own := [report.inspection.manifest.profile() for report in reports if report.ok]):
+        profiles = {profile.name: profile for profile in (*read_profiles(beside), *own)}
+        found = learn(plugins_with("register_classifiers", settings), list(profiles.values()))
+        lines = {profile.name: found.get(profile.name, []) for profile in own}
     if json:
-        print_json([report.to_json() for report in reports])
+        print_json([r.to_json() | {"beside": lines.get(r.inspection.name, [])} for r in reports])
     else:
         for report in reports:
             _print_report(report)
+            for line in lines.get(report.inspection.name, ()) if report.ok else ():
+                print(f"  routing  {line}")
     if not all(report.ok for report in reports):
         raise typer.Exit(1)
+
+
+def learn(host: PluginHost, profiles: Sequence[AdapterProfile]) -> Mapping[str, list[str]]:
+    """What the classifiers of these plugins find out about adapters when they learn them, by name."""
+    found: dict[str, list[str]] = {}
+    for registration in host.registrations():
+        classifier = registration.classifier
+        if registration.wants_base or type(classifier).findings is Classifier.findings:
+            continue
+        print(f"classifier {classifier.name} learns {len(profiles)} adapters ...", file=sys.stderr)
+        classifier.warmup()
+        classifier.fit(profiles)
+        for name, line in classifier.findings().items():
+            found.setdefault(name, []).append(line)
+    return found
+
+
+def read_profiles(dirs: Sequence[Path]) -> tuple[AdapterProfile, ...]:
+    """The highest version of each adapter in these folders, by name, as routing knows it. Raises CliError
+    naming what is wrong with a manifest."""
+    from router.names import version_key
+
+    found: dict[str, AdapterProfile] = {}
+    for folder in _folders(dirs):
+        profile = _profile(folder)
+        known = found.get(profile.name)
+        if known is None or version_key(known.version) < version_key(profile.version):
+            found[profile.name] = profile
+    return tuple(found[name] for name in sorted(found))
+
+
+def _folders(dirs: Sequence[Path]) -> Iterator[Path]:
+    """Of all versions. As in a server, a folder overrides a later built-in one of its name."""
+    seen: set[str] = set()
+    for root in dirs:
+        children = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith((".", "_")))
+        for child in children:
+            if child.name in seen and is_built_in(child, "adapters"):
+                continue
+            if (child / "adapter.toml").is_file():
+                yield child
+            else:
+                yield from (p for p in sorted(child.iterdir()) if (p / "adapter.toml").is_file())
+        seen.update(child.name for child in children)
+
+
+def _profile(folder: Path) -> AdapterProfile:
+    from router.registry.format.manifest import parse_manifest
+    from router.registry.format.untrusted import Severity
+
+    path = folder / "adapter.toml"
+    manifest, findings = parse_manifest(path.read_bytes(), folder.resolve().name)
+    refused = [finding for finding in findings if finding.severity is Severity.REFUSE]
+    if refused:
+        raise CliError(f"{path}: {refused[0]}")
+    return manifest.profile()
 
 
 def base_for(model: str, paths: Sequence[Path]) -> BaseInfo | None:

@@ -17,7 +17,7 @@ from typing import Final
 from router.registry.folders import FoundFolder, Stamp
 from router.registry.format.artifact import Inspection
 from router.registry.format.folder import REPORT
-from router.registry.format.manifest import ReportCard
+from router.registry.format.manifest import Manifest, ReportCard
 from router.registry.residency import Resident
 from router.types import AdapterInfo, AdapterRef, AdapterState, Override
 
@@ -470,9 +470,8 @@ class VersionRecord:
             return f"Not routed to: {verdict.finding}."
         if not default:
             return "Answers by name only: another version is the default."
-        routing = seen.manifest.routing if seen is not None else None
-        if routing is not None and not (routing.examples or routing.keywords):
-            lacks = "adapter.toml has no [routing] examples"
+        if seen is not None and not _known(seen.manifest):
+            lacks = "adapter.toml has no [routing] examples and no description"
             return f"Open ({verdict.reason}), but no classifier can pick it: {lacks}."
         return f"Routed to: {verdict.reason}."
 
@@ -511,3 +510,8 @@ class VersionRecord:
             size_bytes=seen.size_bytes,
             notes=seen.notes,
         )
+
+
+def _known(manifest: Manifest) -> bool:
+    """Whether classifiers have something to know the adapter by."""
+    return bool(manifest.routing.examples or manifest.routing.keywords or manifest.description.strip())

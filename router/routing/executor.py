@@ -364,9 +364,9 @@ class Fitter:
     def _tell(self, findings: Mapping[str, str]) -> None:
         """Log what the fit found out about adapters that came or changed."""
         before = self._registration.health.findings
-        new = [line for name, line in findings.items() if before.get(name) != line]
-        for line in new[:MOST_TOLD]:
-            log.info("classifier %s: %s", self._registration.name, line)
+        new = [(name, line) for name, line in findings.items() if before.get(name) != line]
+        for name, line in new[:MOST_TOLD]:
+            log.info("classifier %s: adapter %s: %s", self._registration.name, name, line)
         self._registration.health.findings = findings
 
     def _folder(self) -> Path | None:

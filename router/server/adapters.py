@@ -7,10 +7,11 @@ import binascii
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from itertools import islice
 from pathlib import PurePath
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
 from router.errors import AdapterNotFound, FieldViolation, Findings, InvalidRequest
@@ -57,7 +58,9 @@ class AdapterService(AdapterServiceServicer):
             and request.task in ("", info.task)
         )
         shown, token = cut(infos, name_and_version, request.page_size, filters)
-        return pb.ListAdaptersResponse(adapters=map(self._message, shown), next_page_token=token)
+        found_out = self._found_out(call)
+        messages = [self._message(info, found_out) for info in shown]
+        return pb.ListAdaptersResponse(adapters=messages, next_page_token=token)
 
     async def ListPlugins(self, request: pb.ListPluginsRequest, call: Call) -> pb.ListPluginsResponse:
         """All of them, broken ones too."""
@@ -68,7 +71,8 @@ class AdapterService(AdapterServiceServicer):
 
     async def GetAdapter(self, request: pb.GetAdapterRequest, call: Call) -> pb.GetAdapterResponse:
         """One version, quarantined ones too."""
-        return pb.GetAdapterResponse(adapter=self._message(self._get(request.name, call)))
+        message = self._message(self._get(request.name, call), self._found_out(call))
+        return pb.GetAdapterResponse(adapter=message)
 
     async def LoadAdapter(self, request: pb.LoadAdapterRequest, call: Call) -> pb.LoadAdapterResponse:
         """Answers when it is in memory."""
@@ -123,8 +127,22 @@ class AdapterService(AdapterServiceServicer):
     def _get(self, resource: str, call: Call) -> AdapterInfo:
         return self._registry.get(*parse_adapter(resource), call.client.adapters)
 
-    def _message(self, info: AdapterInfo) -> pb.Adapter:
-        return adapter_message(info, self._etag(info.ref))
+    def _found_out(self, call: Call) -> Mapping[str, Sequence[str]]:
+        """What classifiers found out about adapters, for who may see all of them: it names others."""
+        lines: dict[str, list[str]] = {}
+        for plugin in self._plugins() if call.client.adapters.everything else ():
+            for classifier in plugin.classifiers:
+                for name, line in classifier.findings.items():
+                    lines.setdefault(name, []).append(line)
+        return lines
+
+    def _message(
+        self, info: AdapterInfo, found_out: Mapping[str, Sequence[str]] = MappingProxyType({})
+    ) -> pb.Adapter:
+        message = adapter_message(info, self._etag(info.ref))
+        if info.routable:
+            message.notes.extend(found_out.get(info.ref.name, ()))
+        return message
 
     def _etag(self, ref: AdapterRef) -> str:
         try:

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.local_router import ROOT, rows_of
-from router.extensions.calibration.offline import FixedCatalog, read_profiles
+from router.cli.adapter_folders import read_profiles
+from router.extensions.calibration.offline import FixedCatalog
 from router.plugins import PluginHost
 from router.routing.router import Router
 from router.types import Request, RoutingHints, Turn

@@ -428,5 +428,6 @@ async def test_a_chosen_version_without_examples_says_that_no_classifier_can_pic
     registry = await start_registry(gate="replacements")
     await registry.set_default(ref("m", "1.0"), force=Force("me"))
     assert registry.get("m").routing == (
-        "Open (me overruled the gate), but no classifier can pick it: adapter.toml has no [routing] examples."
+        "Open (me overruled the gate), but no classifier can pick it: "
+        "adapter.toml has no [routing] examples and no description."
     )

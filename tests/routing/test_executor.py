@@ -280,6 +280,29 @@ async def test_a_folder_that_cannot_be_made_costs_only_what_would_be_kept(
     assert "what classifier learner learns is not saved" in caplog.text
 
 
+async def test_the_log_tells_what_a_fit_found_out_about_adapters_that_changed(
+    kit: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Finds(Learner):
+        def findings(self) -> dict[str, str]:
+            return {name: f"{len(self.fits) if name == 'medical' else 0} examples" for name in self.known}
+
+    caplog.set_level("INFO")
+    fitter = Fitter(kit.registered(Finds()))
+    for adapters in ([kit.medical], [kit.medical, kit.legal]):
+        fitter.want(adapters)
+        await fitted(fitter)
+    told = [record.getMessage() for record in caplog.records if "examples" in record.getMessage()]
+    assert told == [
+        "classifier learner: adapter medical: 1 examples",
+        "classifier learner: adapter medical: 2 examples",
+        "classifier learner: adapter legal: 0 examples",
+    ]
+    fitter.want([kit.legal])
+    await fitted(fitter)
+    assert len([record for record in caplog.records if "examples" in record.getMessage()]) == len(told)
+
+
 async def test_requests_go_on_with_the_old_fit_during_a_slow_one(kit: Any, executor_of: Any) -> None:
     learner = Learner()
     executor = executor_of(kit.registered(learner))

@@ -61,6 +61,41 @@ async def test_what_is_wrong_with_a_plugin_is_shown_whole_to_who_may_know_of_eve
         assert str(tmp_path) not in repr(told)
 
 
+COUNTING = """
+from router import hookimpl
+from router.routing import Classifier
+
+class Counting(Classifier):
+    name = "counting"
+
+    def classify_batch(self, requests):
+        return [None] * len(requests)
+
+@hookimpl
+def register_classifiers(register):
+    register(Counting())
+"""
+
+
+@pytest.mark.parametrize("adapters", ["*", "medical"])
+async def test_notes_tell_how_well_classifiers_know_an_adapter(
+    start_server: Start, connect: Connect, tmp_path: Path, adapters: str
+) -> None:
+    (folder := tmp_path / "plugins").mkdir()
+    (folder / "counting.py").write_text(COUNTING)
+    clients = write_clients(tmp_path, [adapters])
+    host = PluginHost([folder])
+    at = connect(await start_server(clients=clients.path, hooks=Hooks(host)))
+    (counting,) = host.registrations()
+    counting.health.findings = {"medical": "3 of its 4 examples reach it; 1 to legal"}
+    who = bearer(clients.observe)
+    listed = await at.adapters.ListAdapters(pb.ListAdaptersRequest(), metadata=who)
+    got = await at.adapters.GetAdapter(pb.GetAdapterRequest(name="adapters/medical"), metadata=who)
+    found = {"3 of its 4 examples reach it; 1 to legal"} if adapters == "*" else set()
+    assert {note for one in listed.adapters for note in one.notes if "examples" in note} == found
+    assert {note for note in got.adapter.notes if "examples" in note} == found
+
+
 async def test_list_filters(stubs: SimpleNamespace) -> None:
     listed = await stubs.adapters.ListAdapters(pb.ListAdaptersRequest(domain="legal"))
     assert [a.version for a in listed.adapters] == ["2.0.0"]

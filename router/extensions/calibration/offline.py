@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from router.built_in import is_built_in
+from router.cli.adapter_folders import read_profiles
 from router.cli.command import CliError
 
 if TYPE_CHECKING:
@@ -210,47 +210,6 @@ def local(adapters_dir: list[Path] | None, plugins_dir: list[Path] | None) -> Lo
     if not profiles:
         raise CliError("there are no adapters here: name their folder with --adapters-dir")
     return Local(settings, profiles, plugins_dir)
-
-
-def read_profiles(dirs: Sequence[Path]) -> tuple[AdapterProfile, ...]:
-    """The highest version of each adapter in these folders, by name, as routing knows it. Raises CliError
-    naming what is wrong with a manifest."""
-    from router.names import version_key
-
-    found: dict[str, AdapterProfile] = {}
-    for folder in _folders(dirs):
-        profile = _profile(folder)
-        known = found.get(profile.name)
-        if known is None or version_key(known.version) < version_key(profile.version):
-            found[profile.name] = profile
-    return tuple(found[name] for name in sorted(found))
-
-
-def _folders(dirs: Sequence[Path]) -> Iterator[Path]:
-    """Of all versions. As in a server, a folder overrides a later built-in one of its name."""
-    seen: set[str] = set()
-    for root in dirs:
-        children = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith((".", "_")))
-        for child in children:
-            if child.name in seen and is_built_in(child, "adapters"):
-                continue
-            if (child / "adapter.toml").is_file():
-                yield child
-            else:
-                yield from (p for p in sorted(child.iterdir()) if (p / "adapter.toml").is_file())
-        seen.update(child.name for child in children)
-
-
-def _profile(folder: Path) -> AdapterProfile:
-    from router.registry.format.manifest import parse_manifest
-    from router.registry.format.untrusted import Severity
-
-    path = folder / "adapter.toml"
-    manifest, findings = parse_manifest(path.read_bytes(), folder.resolve().name)
-    refused = [finding for finding in findings if finding.severity is Severity.REFUSE]
-    if refused:
-        raise CliError(f"{path}: {refused[0]}")
-    return manifest.profile()
 
 
 # -- the base model for classifiers that ask it

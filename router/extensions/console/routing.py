@@ -65,7 +65,7 @@ def proof_of(of: Calibration) -> Proof | None:
 
 def findings(classifiers: Iterable[ClassifierState]) -> list[str]:
     """What the last fit of each classifier found out about adapters, a line each, which names others too."""
-    return [line for one in classifiers for _, line in sorted(one.findings.items())]
+    return [f"{name}: {line}" for one in classifiers for name, line in sorted(one.findings.items())]
 
 
 ROUTING = Policy(Role.OBSERVE)

@@ -1,8 +1,11 @@
 import json
+from pathlib import Path
 
 import pytest
 
+from router.cli.adapter_folders import read_profiles
 from router.cli.base_files import find_base, read_base
+from router.cli.command import CliError
 from tests.cli.tiny import write_adapter, write_base
 
 
@@ -135,3 +138,65 @@ def test_the_default_base_is_read_as_the_engine_reads_it():
     }
     assert read.sites == linear
     assert read.digest == base_digest(model)
+
+
+COUNTING = """
+from router import hookimpl
+from router.routing import Classifier
+
+class Counting(Classifier):
+    name = "counting"
+    found = {}
+
+    def fit(self, adapters):
+        names = sorted(one.name for one in adapters)
+        self.found = {one.name: f"{len(one.examples)} examples, of {', '.join(names)}" for one in adapters}
+
+    def findings(self):
+        return self.found
+
+    def classify_batch(self, requests):
+        return [None] * len(requests)
+
+@hookimpl
+def register_classifiers(register):
+    register(Counting())
+"""
+
+
+def test_beside_others_it_tells_how_well_classifiers_know_the_adapter(
+    cli, base, adapter, own_folder, monkeypatch
+):
+    (own_folder / "plugins").mkdir()
+    (own_folder / "plugins" / "counting.py").write_text(COUNTING)
+    write_manifest(own_folder / "there" / "old", '[adapter]\nname = "good"\n[routing]\nexamples = ["a"]\n')
+    write_manifest(own_folder / "there" / "legal", '[adapter]\nname = "legal"\n')
+    folder = adapter()
+    (folder / "adapter.toml").write_text('[adapter]\nname = "good"\n[routing]\nexamples = ["b", "c"]\n')
+    command = ("adapters", "validate", folder, "--model", base)
+    monkeypatch.setenv("LORA_ROUTER_LOAD_PLUGINS", "counting")
+    done = cli(*command, "--beside", own_folder / "there")
+    assert done.code == 0
+    assert "  routing  2 examples, of good, legal\n" in done.out
+    (read,) = json.loads(cli(*command, "--beside", own_folder / "there", "--json").out)
+    assert read["beside"] == ["2 examples, of good, legal"]
+    assert "examples, of" not in cli(*command).out
+
+
+def write_manifest(folder: Path, text: str) -> None:
+    folder.mkdir(parents=True)
+    (folder / "adapter.toml").write_text(text)
+
+
+def test_of_each_adapter_the_highest_version_is_routed_to(tmp_path: Path) -> None:
+    for version in ("1.9.0", "1.10.0"):
+        write_manifest(tmp_path / "legal" / version, f'[adapter]\nname = "legal"\nversion = "{version}"\n')
+    write_manifest(tmp_path / "code", '[adapter]\nname = "code"\n')
+    write_manifest(tmp_path / "_draft", "no TOML")
+    assert [(p.name, p.version) for p in read_profiles([tmp_path])] == [("code", "0"), ("legal", "1.10.0")]
+
+
+def test_a_manifest_that_is_refused_is_named(tmp_path: Path) -> None:
+    write_manifest(tmp_path / "legal", "no TOML")
+    with pytest.raises(CliError, match=r"legal/adapter.toml: "):
+        read_profiles([tmp_path])

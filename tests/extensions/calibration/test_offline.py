@@ -6,15 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from router.cli.adapter_folders import read_profiles
 from router.cli.command import CliError
 from router.cli.settings import load_settings, rule_of
-from router.extensions.calibration.offline import (
-    FixedCatalog,
-    asking,
-    choices_of,
-    read_profiles,
-    started_router,
-)
+from router.extensions.calibration.offline import FixedCatalog, asking, choices_of, started_router
 from router.extensions.calibration.rows import DataRow, RoutedRow
 from router.plugins import PluginHost
 from router.types import AdapterProfile, RouterVariant
@@ -97,25 +92,6 @@ async def test_without_all_classifiers_nothing_is_measured(tmp_path: Path, sourc
     with pytest.raises(CliError, match=message):
         async with started_router(FixedCatalog(PROFILES), PluginHost([tmp_path]), rule):
             pass
-
-
-def write_manifest(folder: Path, text: str) -> None:
-    folder.mkdir(parents=True)
-    (folder / "adapter.toml").write_text(text)
-
-
-def test_of_each_adapter_the_highest_version_is_routed_to(tmp_path: Path) -> None:
-    for version in ("1.9.0", "1.10.0"):
-        write_manifest(tmp_path / "legal" / version, f'[adapter]\nname = "legal"\nversion = "{version}"\n')
-    write_manifest(tmp_path / "code", '[adapter]\nname = "code"\n')
-    write_manifest(tmp_path / "_draft", "no TOML")
-    assert [(p.name, p.version) for p in read_profiles([tmp_path])] == [("code", "0"), ("legal", "1.10.0")]
-
-
-def test_a_manifest_that_is_refused_is_named(tmp_path: Path) -> None:
-    write_manifest(tmp_path / "legal", "no TOML")
-    with pytest.raises(CliError, match=r"legal/adapter.toml: "):
-        read_profiles([tmp_path])
 
 
 @pytest.mark.slow
