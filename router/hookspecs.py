@@ -73,16 +73,6 @@ def hookimpl(
 # -- settings and commands
 
 
-class Formerly:
-    """Old names of a setting: `path: Annotated[Path, Formerly("file")] = Path("log")` in the plugin's model.
-
-    They work wherever the new name does. One in a settings file is a warning.
-    """
-
-    def __init__(self, *names: str) -> None:
-        self.names = names
-
-
 class RegisterSettings(Protocol):
     """The callback given to `register_settings`."""
 
@@ -96,7 +86,7 @@ def register_settings(register: RegisterSettings) -> None:
 
     NAME is the plugin's: its file without `.py`, its folder, or its entry point. `serve --set NAME.KEY=VALUE`
     and LORA_ROUTER_NAME__KEY set a field KEY, too. The order of strength is flag, environment, file, default.
-    `Formerly` gives a field old names. Other hooks get an instance of the model as `settings`.
+    Other hooks get an instance of the model as `settings`.
     """
 
 

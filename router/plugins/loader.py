@@ -273,7 +273,6 @@ class LoadedPlugin:
     checks: tuple[Check, ...] = ()
     metrics: CollectorRegistry | None = None
     warnings: tuple[str, ...] = ()
-    renamed: tuple[str, ...] = ()  # warnings of old names of its settings
     settings: BaseModel | None = None  # an instance of the model that it registered
     origins: Mapping[str, str] = field(default_factory=dict)  # of the fields that are set
     version: str = ""
@@ -449,7 +448,6 @@ def collect(plugin: object, name: str, table: SettingsTable | None = None) -> Lo
         tuple(checks),
         registry,
         tuple(warnings),
-        tuple(registrar.renamed),
         registrar.settings,
         registrar.origins,
     )

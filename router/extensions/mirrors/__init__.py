@@ -8,14 +8,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from pydantic import BaseModel, ConfigDict, Field
 
 from router.errors import ConfigError
-from router.hookspecs import Formerly, RegisterCheck, RegisterSettings, hookimpl
+from router.hookspecs import RegisterCheck, RegisterSettings, hookimpl
 
 if TYPE_CHECKING:
     from router import config
@@ -30,13 +30,11 @@ class MirrorSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    seconds: Annotated[float, Formerly("mirror_seconds")] = Field(
-        5.0, gt=0, description="how often stores of adapters are listed"
-    )
-    cache_mb: Annotated[int, Formerly("mirror_cache_mb")] = Field(
+    seconds: float = Field(5.0, gt=0, description="how often stores of adapters are listed")
+    cache_mb: int = Field(
         8192, ge=0, description="files of stores that are kept by their digest beside what is mirrored"
     )
-    wait_seconds: Annotated[float, Formerly("mirror_wait_seconds")] = Field(
+    wait_seconds: float = Field(
         300.0, ge=0, description="most time for which a start waits until all of a store was mirrored once"
     )
 
