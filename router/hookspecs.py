@@ -142,7 +142,6 @@ def register_judges(register: RegisterJudge, settings: Any) -> None:
 MakeEngine = Callable[["Settings"], "Engine"]
 FindBase = Callable[["Settings"], "Path | None"]
 MakeSource = Callable[[str, str], "AdapterSource"]
-MakeStore = Callable[[str], Any]  # router.sources.store.Folders
 
 
 class RegisterEngine(Protocol):
@@ -165,15 +164,12 @@ def register_engines(register: RegisterEngine, settings: Any) -> None:
 class RegisterSource(Protocol):
     """The callback given to `register_adapter_sources`."""
 
-    def __call__(self, scheme: str, source: MakeSource, store: MakeStore | None = None) -> None:
+    def __call__(self, scheme: str, source: MakeSource) -> None:
         """`source(text, subfolder)` returns a source for a text such as SCHEME:PATH. A subclass of
         `router.sources.FolderSource` may be `source` itself; `router.sources.source.Source` is the whole
         protocol. `subfolder` is what `adapters add --subfolder` says, or "".
 
         The scheme `*` is every SCHEME:// that no other plugin has.
-
-        `store(url)` returns what `serve --adapters-dir SCHEME://...` mirrors
-        (`router.sources.store.Folders`).
         """
 
 

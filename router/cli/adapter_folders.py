@@ -106,8 +106,7 @@ def add(
     sources = plugins_with("register_adapter_sources", settings).sources()
     wish = AddRequest(
         source_of(said, subfolder, {scheme: entry.source for scheme, entry in sources.items()}),
-        adapters_dir
-        or next((one for one in settings.adapters_dir if isinstance(one, Path)), Path("adapters")),
+        adapters_dir or next(iter(settings.adapters_dir), Path("adapters")),
         most_bytes=max_bytes or settings.host_memory_mb << 20,
         wanted=NameOverride(name, version),
         digest=_hex(digest),

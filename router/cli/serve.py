@@ -29,9 +29,8 @@ Metrics = Annotated[
 Adapters = Annotated[
     list[str] | None,
     typer.Option(
-        metavar="DIR|URL",
-        help="Adapters folder or store (s3://BUCKET/PREFIX), watched; repeatable. "
-        "Default: ./adapters, and those that are built in.",
+        metavar="DIR",
+        help="Adapters folder, watched; repeatable. Default: ./adapters, and those that are built in.",
     ),
 ]
 Plugins = Annotated[
@@ -281,11 +280,11 @@ def settings_of(said: Mapping[str, Any], sets: list[str], config: Path | None) -
 
 def with_folders(settings: Settings) -> Settings:
     """The same with the folders that are really watched."""
-    from router.cli.settings import folders, places
+    from router.cli.settings import adapter_folders, folders
 
     return settings.model_copy(
         update={
-            "adapters_dir": places(settings),
+            "adapters_dir": adapter_folders(settings),
             "plugins_dir": folders(settings.plugins_dir, "plugins", settings.bare),
         }
     )

@@ -153,11 +153,9 @@ def parse_sets(pairs: Sequence[str]) -> dict[str, str]:
 # -- folders of adapters and plugins: those that are named, else ./NAME and the built-in ones
 
 
-def places(settings: Settings) -> tuple[Path | str, ...]:
-    """Adapters folders as `folders` gives them, and stores as they are named."""
-    named = settings.adapters_dir
-    here = folders([one for one in named if isinstance(one, Path)], "adapters", settings.bare)
-    return named or here
+def adapter_folders(settings: Settings) -> tuple[Path, ...]:
+    """The adapters folders that a server with these settings watches; see `folders`."""
+    return folders(settings.adapters_dir, "adapters", settings.bare)
 
 
 def folders(named: Sequence[Path], name: str, bare: bool) -> tuple[Path, ...]:
@@ -280,14 +278,14 @@ def calibration_file(settings: Settings) -> CalibrationFile:
 
     location = settings.calibration
     named = [Path(location)] if location else []
-    paths = [folder / FILE_NAME for folder in settings.adapter_folders] if location == "auto" else named
+    paths = [folder / FILE_NAME for folder in settings.adapters_dir] if location == "auto" else named
     had: list[Path] = []
 
     def read() -> Calibration | None:
-        if had and find_calibration(location, settings.adapter_folders) is None:
+        if had and find_calibration(location, settings.adapters_dir) is None:
             raise ConfigError(f"{had[0]} is gone; start the server again to serve without it")
         found = load_calibration(settings)
-        path = find_calibration(location, settings.adapter_folders)
+        path = find_calibration(location, settings.adapters_dir)
         had[:] = [path] if path is not None else []
         return found
 
@@ -299,7 +297,7 @@ def load_calibration(settings: Settings) -> Calibration | None:
     version, or cannot keep such a target."""
     from router.routing.calibration import read_calibration
 
-    path = find_calibration(settings.calibration, settings.adapter_folders)
+    path = find_calibration(settings.calibration, settings.adapters_dir)
     return read_calibration(path) if path else None
 
 

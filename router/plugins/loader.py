@@ -47,7 +47,6 @@ from router.hookspecs import (
     MakeConstraint,
     MakeEngine,
     MakeSource,
-    MakeStore,
     WriteReport,
 )
 from router.judging import JudgeRegistrar, JudgeRegistration
@@ -224,7 +223,6 @@ class SourceEntry:
     kind: ClassVar[str] = "adapter source"
     scheme: str
     source: MakeSource
-    store: MakeStore | None = None
 
     @property
     def name(self) -> str:

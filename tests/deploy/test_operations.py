@@ -18,7 +18,6 @@ import pytest
 
 from router.cli.demo import free_address
 from router.config import Settings
-from router.extensions.mirrors import MirrorsCollector
 from router.extensions.sharing.sharing import EdgesCollector
 from router.server.metrics import ServerMetrics
 from tests.cli.tiny import write_adapter
@@ -118,7 +117,7 @@ def test_targets_that_are_named_are_there():
 
 def test_metrics_and_settings_that_are_named_exist():
     edges = EdgesCollector(SimpleNamespace(problem="", edges=1))
-    found = [*ServerMetrics().registry.collect(), *MirrorsCollector(tuple).collect(), *edges.collect()]
+    found = [*ServerMetrics().registry.collect(), *edges.collect()]
     known = {f"{m.name}_total" if m.type == "counter" else m.name for m in found}
     named = set(re.findall(r"`((?:lora_router|grpc_server|http_server|process)_[a-z_]+)`", PAGE))
     assert {name for name in named if not name.startswith("lora_router_experiment")} <= known
