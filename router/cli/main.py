@@ -81,8 +81,6 @@ app.add_typer(
         add=adapter_folders.add,
         validate=adapter_folders.validate,
         digest=adapter_folders.digest,
-        keygen=adapter_folders.keygen,
-        sign=adapter_folders.sign,
     ),
     name="adapters",
 )

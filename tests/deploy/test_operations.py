@@ -54,16 +54,15 @@ def test_commands_of_ours_exist_with_their_options(line):
     assert {word for word in words if word.startswith("--")} <= options
 
 
-def test_signing_runs_as_it_is_written(cli, own_folder):
+def test_listing_digests_runs_as_it_is_written(cli, own_folder):
     write_adapter(own_folder / "adapters" / "medical")
     for line in starting_with("lora-router"):
         words = shlex.split(line)[1:]
-        if words[:1] == ["adapters"] and words[1] in ("keygen", "sign", "digest"):
+        if words[:2] == ["adapters", "digest"]:
             done = cli(*(words[: words.index(">")] if ">" in words else words))
             assert done.code == 0, done.err
             if ">" in words:
                 Path(words[-1]).write_text(done.out)
-    assert (own_folder / "adapters/medical/adapter.sig").is_file()
     assert (own_folder / "adapters.lock").read_text().startswith("sha256:")
 
 
