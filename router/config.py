@@ -5,7 +5,6 @@ No setting is called port or host: Kubernetes sets NAME_PORT for every Service.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections.abc import Mapping
@@ -21,14 +20,10 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from router.folders import state_folder
 from router.types import Continuity, Keeping
 
 CONFIG_FILE = "lora-router.toml"
 MOST_FOUND = 16  # replicas of DNS names, for the bound on the streams of one connection
-STORE = "://"  # what an address of an object store has and no folder
-MIRRORED = "adapters"
-BETWEEN_PLACES = re.compile(r":(?!//)")
 REST_SECONDS = 3.0  # of a shutdown: the engine's end and what only takes moments
 
 
@@ -125,13 +120,8 @@ class Settings(BaseSettings):
         "",
         description="name under which edges share the replicas in `ray`; empty: they are one edge's own",
     )
-    adapters_dir: Annotated[tuple[Path | str, ...], NoDecode] = Field(
-        (),
-        description="adapter folders or stores (s3://BUCKET/KEY), watched; default ./adapters and the "
-        "built-in ones",
-    )
-    mirror_dir: str = Field(
-        "", description="folder for copies and cache of stores; empty: in the state folder"
+    adapters_dir: Annotated[tuple[Path, ...], NoDecode] = Field(
+        (), description="adapter folders, watched; default ./adapters and the built-in ones"
     )
     plugins_dir: Annotated[tuple[Path, ...], NoDecode] = Field(
         (), description="plugin folders, watched; default ./plugins and the built-in ones"
@@ -282,18 +272,6 @@ class Settings(BaseSettings):
         return found
 
     @property
-    def adapter_folders(self) -> tuple[Path, ...]:
-        """The folders of `adapters_dir` on this machine: of a store, where it is mirrored."""
-        return tuple(
-            self.mirror_folder(one) / MIRRORED if isinstance(one, str) else one for one in self.adapters_dir
-        )
-
-    def mirror_folder(self, url: str = "") -> Path:
-        """Where the store at `url` is mirrored; without one, where all mirrors and their cache are."""
-        root = Path(self.mirror_dir) if self.mirror_dir else state_folder() / "mirrors"
-        return root / hashlib.sha256(url.rstrip("/").encode()).hexdigest()[:16] if url else root
-
-    @property
     def shutdown_seconds(self) -> float:
         """After so long a process that was asked to end is gone: the parts, and some time for the rest."""
         return self.lame_duck_seconds + self.drain_seconds + self.flush_seconds + REST_SECONDS
@@ -362,20 +340,11 @@ class Settings(BaseSettings):
             raise ValueError(f"device {self.device} is one device, and replicas have one each: say cuda")
         return self
 
-    @field_validator("plugins_dir", mode="before")
+    @field_validator("adapters_dir", "plugins_dir", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         """The environment gives folders as one string, separated like PATH."""
         return tuple(filter(None, value.split(os.pathsep))) if isinstance(value, str) else value
-
-    @field_validator("adapters_dir", mode="before")
-    @classmethod
-    def _split_places(cls, value: Any) -> Any:
-        """The same, where some may be stores."""
-        said = BETWEEN_PLACES.split(value) if isinstance(value, str) else value
-        if not isinstance(said, list | tuple):
-            return said
-        return tuple(Path(one) if isinstance(one, str) and STORE not in one else one for one in said if one)
 
     @field_validator("require_signed", "console_hosts", "http_origins", "replica_addresses", mode="before")
     @classmethod

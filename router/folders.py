@@ -1,6 +1,6 @@
 """The user's folders for lora-router: one for what can be made again, one for state.
 
-They are where platformdirs has them, so that what earlier versions wrote there is found.
+They are where platformdirs has them.
 """
 
 from __future__ import annotations

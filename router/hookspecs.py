@@ -73,16 +73,6 @@ def hookimpl(
 # -- settings and commands
 
 
-class Formerly:
-    """Old names of a setting: `path: Annotated[Path, Formerly("file")] = Path("log")` in the plugin's model.
-
-    They work wherever the new name does. One in a settings file is a warning.
-    """
-
-    def __init__(self, *names: str) -> None:
-        self.names = names
-
-
 class RegisterSettings(Protocol):
     """The callback given to `register_settings`."""
 
@@ -96,7 +86,7 @@ def register_settings(register: RegisterSettings) -> None:
 
     NAME is the plugin's: its file without `.py`, its folder, or its entry point. `serve --set NAME.KEY=VALUE`
     and LORA_ROUTER_NAME__KEY set a field KEY, too. The order of strength is flag, environment, file, default.
-    `Formerly` gives a field old names. Other hooks get an instance of the model as `settings`.
+    Other hooks get an instance of the model as `settings`.
     """
 
 
@@ -152,7 +142,6 @@ def register_judges(register: RegisterJudge, settings: Any) -> None:
 MakeEngine = Callable[["Settings"], "Engine"]
 FindBase = Callable[["Settings"], "Path | None"]
 MakeSource = Callable[[str, str], "AdapterSource"]
-MakeStore = Callable[[str], Any]  # router.sources.store.Folders
 
 
 class RegisterEngine(Protocol):
@@ -175,15 +164,12 @@ def register_engines(register: RegisterEngine, settings: Any) -> None:
 class RegisterSource(Protocol):
     """The callback given to `register_adapter_sources`."""
 
-    def __call__(self, scheme: str, source: MakeSource, store: MakeStore | None = None) -> None:
+    def __call__(self, scheme: str, source: MakeSource) -> None:
         """`source(text, subfolder)` returns a source for a text such as SCHEME:PATH. A subclass of
         `router.sources.FolderSource` may be `source` itself; `router.sources.source.Source` is the whole
         protocol. `subfolder` is what `adapters add --subfolder` says, or "".
 
         The scheme `*` is every SCHEME:// that no other plugin has.
-
-        `store(url)` returns what `serve --adapters-dir SCHEME://...` mirrors
-        (`router.sources.store.Folders`).
         """
 
 

@@ -78,12 +78,12 @@ async def start_server(tmp_path: Path) -> AsyncIterator[Start]:
     """Start servers: `await start_server(engine=…, registry=…, router=…, **settings)`; stopped at the end.
     Their state is this test's own.
 
-    A setting NAME.KEY is a plugin's, and so is one whose name is in `MOVED`.
+    A setting NAME.KEY is a plugin's.
     """
     from router.config import Settings
     from router.engine.fake import FakeEngine
     from router.plugins import Hooks, PluginHost
-    from router.plugins.tables import MOVED, read_tables
+    from router.plugins.tables import read_tables
     from router.server.app import ServerApp
     from tests.fakes import FakeRegistry, FakeRouter, adapter
 
@@ -114,7 +114,7 @@ async def start_server(tmp_path: Path) -> AsyncIterator[Start]:
             engine = engine or FakeEngine()
             registry = registry or FakeRegistry(engine, [adapter("medical"), adapter("legal", "2.0.0")])
             router = router or FakeRouter(registry)
-            of_plugins = {n: value for n, value in settings.items() if "." in n or n in MOVED}
+            of_plugins = {n: value for n, value in settings.items() if "." in n}
             own = {name: value for name, value in settings.items() if name not in of_plugins}
             if isinstance(feedback, str):  # the setting; else a recorder
                 own["feedback"], feedback = feedback, None

@@ -22,7 +22,6 @@ from router.errors import RouterError
 from router.experiments.client import Experiments
 from router.judging import Case, Judgement
 from router.plugins import PluginHost
-from router.plugins.tables import old_names
 from router.types import Request, Turn
 from router.v1 import adapters_pb2, inference_pb2
 from tests.commands import all_commands
@@ -90,7 +89,7 @@ def test_every_setting_is_told_with_its_default():
         assert f"| `{name}` | {default} | {field.description} |" in told
 
 
-def test_every_setting_of_a_built_in_plugin_is_told_with_its_old_name():
+def test_every_setting_of_a_built_in_plugin_is_told_with_its_default():
     told = section(page("cli.md"), "## Settings")
     host = PluginHost([], built_in=True)
     host.refresh()
@@ -99,8 +98,7 @@ def test_every_setting_of_a_built_in_plugin_is_told_with_its_old_name():
     for plugin, table in tables.items():
         for name, field in type(table).model_fields.items():
             default = "" if field.default == () else f"`{str(field.default).lower()}`"
-            old = ", ".join(f"`{one}`" for one in old_names(field))
-            assert f"| `{plugin}.{name}` | {old} | {default} | {field.description} |" in told
+            assert f"| `{plugin}.{name}` | {default} | {field.description} |" in told
 
 
 def subclasses(kind: type[RouterError]) -> Iterator[type[RouterError]]:

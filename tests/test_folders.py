@@ -1,4 +1,4 @@
-"""The user's folders are those of platformdirs, which earlier versions asked."""
+"""The user's folders are those of platformdirs."""
 
 from __future__ import annotations
 

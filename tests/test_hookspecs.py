@@ -130,7 +130,7 @@ def test_a_fault_of_a_built_in_plugin_costs_its_commands(
     done = capsys.readouterr()
     assert done.err == "commands of the plugin training are left out: out of order\n"
     assert "validate" in done.out
-    assert "learning-curve" not in done.out
+    assert "  train " not in done.out
     assert run(["route", "calibrate", "--help"]) == 0
 
 

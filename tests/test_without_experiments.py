@@ -103,13 +103,12 @@ def test_a_store_that_was_asked_for_is_refused(package: Path) -> None:
 
 def test_a_setting_of_a_part_that_is_not_there_ends_the_start(package: Path) -> None:
     (package / "router" / "extensions" / "vllm_names").rename(package / "taken")
-    found = done(package, "-m", "router.cli", "serve", "--listen=127.0.0.1:0", "--metrics-compat=vllm")
+    found = done(
+        package, "-m", "router.cli", "serve", "--listen=127.0.0.1:0", "--set=vllm_names.metrics=vllm"
+    )
     (package / "taken").rename(package / "router" / "extensions" / "vllm_names")
     assert found.returncode == 2
-    assert (
-        "metrics_compat (from flag) is a setting of the built-in plugin vllm_names, whose folder "
-        "router/extensions/vllm_names is not there" in found.stderr
-    )
+    assert "[vllm_names] (from flag) is no setting, and no plugin is called so" in found.stderr
 
 
 def test_names_of_experiments_are_not_there(package: Path) -> None:

@@ -56,8 +56,8 @@ async def test_the_rest_works(
     run(["adapters", "--help"])
     shown = capsys.readouterr()
     assert (shown.err, "validate" in shown.out) == ("", True)
-    assert ("learning-curve" in shown.out) == (absent != "training")
-    on = {} if absent == "kserve" else {"kserve": True}
+    assert ("  train " in shown.out) == (absent != "training")
+    on = {} if absent == "kserve" else {"kserve.enabled": True}
     async with serving(http_listen="127.0.0.1:0", **on) as (served, client):
         assert (await client.generate("one two", max_tokens=2)).text
         for name, path in (("openai", "/v1/models"), ("ofrep", "/ofrep/v1/evaluate/flags")):

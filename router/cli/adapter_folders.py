@@ -1,4 +1,4 @@
-"""`lora-router adapters add|validate|digest|keygen|sign`: adapter folders, without a server."""
+"""`lora-router adapters add|validate|digest`: adapter folders, without a server."""
 
 from __future__ import annotations
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from router.engine.base import BaseInfo
     from router.plugins import PluginHost
     from router.registry.format.artifact import Validation
-    from router.registry.format.trust import SecretKey
     from router.sources.adding import Added, Validate
     from router.sources.transfer import Progress
     from router.types import AdapterProfile
@@ -106,8 +105,7 @@ def add(
     sources = plugins_with("register_adapter_sources", settings).sources()
     wish = AddRequest(
         source_of(said, subfolder, {scheme: entry.source for scheme, entry in sources.items()}),
-        adapters_dir
-        or next((one for one in settings.adapters_dir if isinstance(one, Path)), Path("adapters")),
+        adapters_dir or next(iter(settings.adapters_dir), Path("adapters")),
         most_bytes=max_bytes or settings.host_memory_mb << 20,
         wanted=NameOverride(name, version),
         digest=_hex(digest),
@@ -412,8 +410,6 @@ def _print_report(report: Validation) -> None:
 
 
 Folders = Annotated[list[Path], typer.Argument(metavar="FOLDER...", help="Adapter folders.")]
-KeyFile = Annotated[Path, typer.Option("--key", metavar="FILE", help="Secret key, as `keygen` writes it.")]
-PUBLIC_SUFFIX = ".pub"
 
 
 def digest(paths: Folders) -> None:
@@ -429,66 +425,3 @@ def digest(paths: Folders) -> None:
 
     for path in paths:
         print(f"sha256:{digest_of_folder(path)}  {path}")
-
-
-def keygen(
-    path: Annotated[
-        Path, typer.Argument(metavar="FILE", help="For the secret key; FILE.pub is the public one.")
-    ],
-) -> None:
-    """Make a key that signs adapters.
-
-    The secret key has no password: keep it away from the servers, which need the public one alone. Both are
-    as minisign writes them.
-
-    \b
-    Example:
-      lora-router adapters keygen release.key
-    """
-    from router.registry.format.trust import SecretKey, write_secret
-
-    public = path.with_name(path.name + PUBLIC_SUFFIX)
-    if path.exists() or public.exists():
-        raise CliError(f"{path} or {public} exists already; a key is never overwritten")
-    key = SecretKey.make()
-    write_secret(path, key)
-    public.write_text(key.public.text(), encoding="ascii")
-    print(f"wrote {path} (secret) and {public}\n\n  lora-router adapters sign FOLDER --key {path}")
-    print(f"  lora-router serve --require-signed {public}")
-
-
-def sign(paths: Folders, key: KeyFile) -> None:
-    """Sign adapters.
-
-    Writes adapter.sig into each folder: a signature of the adapter's digest, which covers adapter.toml,
-    adapter_config.json, the weights and the probes. Nothing is checked but that the files are there.
-
-    \b
-    Example:
-      lora-router adapters sign adapters/medical --key release.key
-    """
-    from router.cli.output import one_line
-    from router.registry.format.artifact import digest_of_folder
-    from router.registry.format.folder import MANIFEST, SIGNATURE
-    from router.registry.format.trust import shown
-    from router.registry.format.trust import sign as signature_of
-
-    secret = _secret_key(key)
-    digests = [(path, digest_of_folder(path)) for path in paths]
-    for path, value in digests:
-        comment = f"timestamp:{int(time.time())}\tfile:{one_line(path.absolute().name)}\thashed"
-        staged = path / f".{SIGNATURE}.part"
-        staged.write_text(signature_of(value, secret, comment), encoding="utf-8")
-        staged.replace(path / SIGNATURE)
-        print(f"signed {path} (sha256:{value}) by {shown(secret.key_id)}")
-        if not (path / MANIFEST).is_file():
-            print(f"  it has no {MANIFEST}, so its name is the folder's, which the signature does not cover")
-
-
-def _secret_key(path: Path) -> SecretKey:
-    from router.registry.format.trust import BadSignature, SecretKey
-
-    try:
-        return SecretKey.parse(path.read_text(encoding="utf-8"))
-    except (BadSignature, UnicodeDecodeError) as error:
-        raise CliError(f"{path}: {error}") from None

@@ -60,9 +60,7 @@ class Composition:
         if model is not None:
             options = replace(options, equals_base=equals_base(model))
         templates = ConstraintTemplates(plugins.constraint_templates)
-        self.registry = Registry(
-            engine, settings.adapter_folders, options, templates=templates, caught_up=keep
-        )
+        self.registry = Registry(engine, settings.adapters_dir, options, templates=templates, caught_up=keep)
         if settings.replica_bounds[0]:
             from router.replicas.engine import FleetEngine
 
@@ -75,7 +73,7 @@ class Composition:
             base_for=partial(EngineBaseModel, engine),
             rule=rule_of(settings, calibration),
             calibration=calibration,
-            keep=state_dir(settings.adapter_folders),
+            keep=state_dir(settings.adapters_dir),
             ready_seconds=settings.classifiers_ready_seconds,
             continuity=settings.routing_continuity,
         )

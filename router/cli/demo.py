@@ -99,9 +99,9 @@ def drop_folder() -> Iterator[tuple[Path, list[str]]]:
 
     It is the same one each time, so that the next demonstration has what classifiers learned in this one.
     """
-    from router.cli.settings import load_settings, places
+    from router.cli.settings import adapter_folders, load_settings
 
-    served = places(load_settings())
+    served = adapter_folders(load_settings())
     folder = state_folder() / "demo" / "adapters"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)

@@ -81,8 +81,6 @@ app.add_typer(
         add=adapter_folders.add,
         validate=adapter_folders.validate,
         digest=adapter_folders.digest,
-        keygen=adapter_folders.keygen,
-        sign=adapter_folders.sign,
     ),
     name="adapters",
 )
@@ -109,12 +107,14 @@ app.add_typer(
     name="clients",
 )
 app.add_typer(
-    group("Who administered what, and who was refused.", show=audit.show, verify=audit.verify), name="audit"
+    group("Who administered what, and who was refused.", show=audit.show, verify=audit.verify),
+    name="audit",
+    hidden=True,
 )
 app.add_typer(group("Settings.", show=settings.show), name="config")
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+@app.command(hidden=True, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def bench(context: typer.Context) -> None:
     """Measure this engine on this machine, beside PEFT.
 
@@ -163,6 +163,8 @@ def root(
       lora-router serve
       lora-router ask "Translate to French: high-level client library"
       lora-router COMMAND --help
+
+    Advanced, not in the list: audit, bench.
     """
     or_help(context)
 

@@ -195,13 +195,12 @@ def clear(
 
 def store_here(adapters_dir: list[Path] | None) -> CorrectionStore:
     """Of a server over the adapters here."""
-    from router.cli.settings import load_settings, places
+    from router.cli.settings import adapter_folders, load_settings
     from router.corrections.store import FOLDER, CorrectionStore
     from router.registry.state import state_dir
 
     settings = load_settings({"adapters_dir": tuple(adapters_dir)} if adapters_dir else {})
-    settings = settings.model_copy(update={"adapters_dir": places(settings)})
-    return CorrectionStore(state_dir(settings.adapter_folders) / FOLDER)
+    return CorrectionStore(state_dir(adapter_folders(settings)) / FOLDER)
 
 
 def checked_tenant(said: str | None) -> str | None:

@@ -26,26 +26,11 @@ Metrics = Annotated[
         metavar="HOST:PORT", help="HTTP address of metrics and probes; '' for none. Default: 127.0.0.1:9464."
     ),
 ]
-Compat = Annotated[
-    str | None,
-    typer.Option(
-        metavar="none|vllm",
-        help="Names that gateways' endpoint pickers read, on the page of metrics, too. Default: none.",
-    ),
-]
-Otlp = Annotated[
-    str | None,
-    typer.Option(
-        metavar="URL|env",
-        help="Send traces and metrics to this OTLP collector (gRPC), or where OTEL_* say. Default: off.",
-    ),
-]
 Adapters = Annotated[
     list[str] | None,
     typer.Option(
-        metavar="DIR|URL",
-        help="Adapters folder or store (s3://BUCKET/PREFIX), watched; repeatable. "
-        "Default: ./adapters, and those that are built in.",
+        metavar="DIR",
+        help="Adapters folder, watched; repeatable. Default: ./adapters, and those that are built in.",
     ),
 ]
 Plugins = Annotated[
@@ -87,12 +72,6 @@ Device = Annotated[
 Native = Annotated[
     bool | None,
     typer.Option("--native/--no-native", help="Fused native operations where they build. Default: yes."),
-]
-KServe = Annotated[
-    bool | None,
-    typer.Option(
-        "--kserve/--no-kserve", help="Serve the Open Inference Protocol (KServe, Triton), too. Default: no."
-    ),
 ]
 Threads = Annotated[
     int | None, typer.Option(metavar="N", help="CPU threads of the engine. Default: all cores.")
@@ -210,12 +189,6 @@ HttpListen = Annotated[
         help="HTTP address of OpenAI's API and the console; '' for none. Default: 127.0.0.1:8000.",
     ),
 ]
-ConsoleFlag = Annotated[
-    bool | None,
-    typer.Option(
-        "--console/--no-console", help="Serve the console at /console of the HTTP address. Default: yes."
-    ),
-]
 AuditFile = Annotated[
     Path | None,
     typer.Option("--audit", metavar="FILE", help="Keeps who administered what, and who was refused."),
@@ -234,13 +207,9 @@ TlsClientCa = Annotated[
 def serve(
     listen: Listen = None,
     metrics_listen: Metrics = None,
-    metrics_compat: Compat = None,
-    otlp_endpoint: Otlp = None,
     admin_listen: AdminListen = None,
     sidecar_listen: SidecarListen = None,
     http_listen: HttpListen = None,
-    console: ConsoleFlag = None,
-    kserve: KServe = None,
     clients: ClientsFile = None,
     audit: AuditFile = None,
     tls_cert: TlsCert = None,
@@ -311,11 +280,11 @@ def settings_of(said: Mapping[str, Any], sets: list[str], config: Path | None) -
 
 def with_folders(settings: Settings) -> Settings:
     """The same with the folders that are really watched."""
-    from router.cli.settings import folders, places
+    from router.cli.settings import adapter_folders, folders
 
     return settings.model_copy(
         update={
-            "adapters_dir": places(settings),
+            "adapters_dir": adapter_folders(settings),
             "plugins_dir": folders(settings.plugins_dir, "plugins", settings.bare),
         }
     )

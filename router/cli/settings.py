@@ -44,13 +44,13 @@ Sets = Annotated[
 def load_settings(flags: Mapping[str, Any] | None = None, config: Path | None = None) -> Settings:
     """Flag > LORA_ROUTER_* > file > default. Raises ConfigError.
 
-    A flag called NAME.KEY is a plugin's, and so is one whose name is in `tables.MOVED`.
+    A flag called NAME.KEY is a plugin's.
     """
     from pydantic import ValidationError
     from pydantic_settings import SettingsConfigDict
 
     from router.config import CONFIG_FILE, Settings
-    from router.plugins.tables import MOVED, read_tables
+    from router.plugins.tables import read_tables
 
     if config is not None and not config.is_file():
         raise ConfigError(f"{config}: no such file; --config names a TOML file such as {CONFIG_FILE}")
@@ -64,7 +64,7 @@ def load_settings(flags: Mapping[str, Any] | None = None, config: Path | None = 
         model_config = SettingsConfigDict(toml_file=path)
 
     given = flags or {}
-    of_plugins = {name: value for name, value in given.items() if "." in name or name in MOVED}
+    of_plugins = {name: value for name, value in given.items() if "." in name}
     try:
         found = Located(**{name: value for name, value in given.items() if name not in of_plugins})
         return found.with_tables(read_tables(path, os.environ, of_plugins))
@@ -78,25 +78,23 @@ def read_settings_file(path: Path) -> dict[str, Any]:
     An unknown key is an error with the nearest name.
     """
     from router.config import Settings
-    from router.plugins.tables import MOVED, read_toml
+    from router.plugins.tables import read_toml
 
     values = read_toml(path)
     if "plugins" in values:
         raise ConfigError(f"{path}: [plugins.NAME] is no table: settings of the plugin NAME are in [NAME]")
     plain = {key: value for key, value in values.items() if not isinstance(value, dict)}
-    known = (*Settings.model_fields, *MOVED)
     for key in plain:
-        if key not in known:
-            raise ConfigError(f"{path}: {unknown_setting(key, known)}")
+        if key not in Settings.model_fields:
+            raise ConfigError(f"{path}: {unknown_setting(key, tuple(Settings.model_fields))}")
     return plain
 
 
 def check_environment(environment: Mapping[str, str]) -> None:
     """Raises ConfigError for a variable with our prefix that sets nothing, with the nearest setting's."""
     from router.config import Settings
-    from router.plugins.tables import MOVED
 
-    known = [name.upper() for name in (*Settings.model_fields, *MOVED, *NO_SETTINGS)]
+    known = [name.upper() for name in (*Settings.model_fields, *NO_SETTINGS)]
     for key in environment:
         prefix, name = key[: len(ENV_PREFIX)].upper(), key[len(ENV_PREFIX) :].upper()
         of_plugin = "__" in name.strip("_")
@@ -139,9 +137,8 @@ def origin(name: str, flags: Mapping[str, Any], path: Path) -> str:
 def parse_sets(pairs: Sequence[str]) -> dict[str, str]:
     """`--set KEY=VALUE`, for the settings that have no flag of their own; NAME.KEY is a plugin's."""
     from router.config import Settings
-    from router.plugins.tables import MOVED
 
-    values, known = {}, (*Settings.model_fields, *MOVED)
+    values, known = {}, tuple(Settings.model_fields)
     for pair in pairs:
         key, equals, value = pair.partition("=")
         key = key.strip().replace("-", "_")
@@ -156,11 +153,9 @@ def parse_sets(pairs: Sequence[str]) -> dict[str, str]:
 # -- folders of adapters and plugins: those that are named, else ./NAME and the built-in ones
 
 
-def places(settings: Settings) -> tuple[Path | str, ...]:
-    """Adapters folders as `folders` gives them, and stores as they are named."""
-    named = settings.adapters_dir
-    here = folders([one for one in named if isinstance(one, Path)], "adapters", settings.bare)
-    return named or here
+def adapter_folders(settings: Settings) -> tuple[Path, ...]:
+    """The adapters folders that a server with these settings watches; see `folders`."""
+    return folders(settings.adapters_dir, "adapters", settings.bare)
 
 
 def folders(named: Sequence[Path], name: str, bare: bool) -> tuple[Path, ...]:
@@ -283,14 +278,14 @@ def calibration_file(settings: Settings) -> CalibrationFile:
 
     location = settings.calibration
     named = [Path(location)] if location else []
-    paths = [folder / FILE_NAME for folder in settings.adapter_folders] if location == "auto" else named
+    paths = [folder / FILE_NAME for folder in settings.adapters_dir] if location == "auto" else named
     had: list[Path] = []
 
     def read() -> Calibration | None:
-        if had and find_calibration(location, settings.adapter_folders) is None:
+        if had and find_calibration(location, settings.adapters_dir) is None:
             raise ConfigError(f"{had[0]} is gone; start the server again to serve without it")
         found = load_calibration(settings)
-        path = find_calibration(location, settings.adapter_folders)
+        path = find_calibration(location, settings.adapters_dir)
         had[:] = [path] if path is not None else []
         return found
 
@@ -302,7 +297,7 @@ def load_calibration(settings: Settings) -> Calibration | None:
     version, or cannot keep such a target."""
     from router.routing.calibration import read_calibration
 
-    path = find_calibration(settings.calibration, settings.adapter_folders)
+    path = find_calibration(settings.calibration, settings.adapters_dir)
     return read_calibration(path) if path else None
 
 

@@ -27,7 +27,6 @@ NO_CHAT_TEMPLATE = (
 )
 COLUMNS = ["ADAPTER", "VERSION", "STATE", "DOMAIN", "TASK", "RANK", "SIZE", "NOTE"]
 MOST_OF_QUESTION = 120  # characters of an adapter's example that the summary suggests to ask
-COPY_TO = {"file": "cp -r", "s3": "aws s3 cp --recursive", "gs": "gcloud storage cp --recursive"}
 
 
 def print_summary(app: ServerApp, plugins: Sequence[PluginStatus], calibration: str = "") -> None:
@@ -129,13 +128,7 @@ def how_to_add(settings: Settings) -> str:
     """A line to paste that puts an adapter where this server looks."""
     if settings.adapters_dir in ((), built_in_folders("adapters")):  # no place for a user's
         return "mkdir adapters && cp -r my-adapter adapters/  # and start again"
-    first = settings.adapters_dir[0]
-    if isinstance(first, Path):
-        return f"cp -r my-adapter {shlex.quote(f'{first}/')}"
-    scheme, _, path = first.partition("://")
-    copy = COPY_TO.get(scheme)
-    folder = shlex.quote(f"{path if scheme == 'file' else first}".rstrip("/") + "/my-adapter/")
-    return f"{copy} my-adapter {folder}" if copy else f"# upload my-adapter to {folder}"
+    return f"cp -r my-adapter {shlex.quote(f'{settings.adapters_dir[0]}/')}"
 
 
 def _web_lines(app: ServerApp) -> list[tuple[str, str]]:
@@ -159,7 +152,7 @@ def _access_line(settings: Settings) -> str:
     return f"{who}; {'TLS' if settings.tls_cert else 'plain text'}{mutual}"
 
 
-def _folders_line(folders: Sequence[Path | str]) -> str:
+def _folders_line(folders: Sequence[Path]) -> str:
     return ", ".join(map(str, folders)) or "no folder"
 
 

@@ -167,7 +167,6 @@ class FolderCheck:
 
     sums: Sums
     problem: str = ""  # empty: the folder is as recorded and as pinned
-    recorded: bool = True  # whether the folder has a SHA256SUMS
 
     @property
     def total(self) -> str:
@@ -229,7 +228,6 @@ def problem_of(folder: Path, pins: Pins) -> str:
     """What is wrong with a cached folder; empty if nothing is.
 
     Every byte is read once in the life of a process, and again when a file has another size, time or inode.
-    A folder of an earlier version has no record: it gets one if it is as pinned.
     """
     stamps = _stamps(folder)
     if _accepted.get((folder, pins)) == stamps:
@@ -237,9 +235,6 @@ def problem_of(folder: Path, pins: Pins) -> str:
     found = check(folder, pins)
     if found.problem:
         return found.problem
-    if not found.recorded:
-        _record(folder, found.sums)
-        stamps = _stamps(folder)
     _accepted[folder, pins] = stamps
     return ""
 
@@ -258,8 +253,8 @@ def check(folder: Path, pins: Pins) -> FolderCheck:
         except OSError as error:
             return FolderCheck({}, f"{folder} cannot be read: {error}")
     recorded = _read_sums(folder)
-    found = FolderCheck(sums, recorded=recorded is not None)
-    if recorded is not None and recorded != sums:
+    found = FolderCheck(sums)
+    if recorded != sums:
         return replace(found, problem=f"{folder} is not as recorded: {_difference(recorded, sums)}")
     if pins.total and found.total != pins.total:
         return replace(found, problem=f"{folder} has total sha256 {found.total}, expected {pins.total}")
@@ -284,12 +279,12 @@ def text_of(sums: Sums) -> str:
     return "".join(f"{sums[name]}  {name}\n" for name in sorted(sums))
 
 
-def _read_sums(folder: Path) -> Sums | None:
-    """The record; None where there is none. One that cannot be parsed is an empty record."""
+def _read_sums(folder: Path) -> Sums:
+    """The record; empty where there is none that can be parsed."""
     try:
         text = (folder / SUMS).read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
-        return None
+        return {}
     lines = [line.split("  ", 1) for line in text.splitlines()]
     return {parts[1]: parts[0] for parts in lines if len(parts) == 2}
 
@@ -314,16 +309,6 @@ def _difference(recorded: Sums, found: Sums) -> str:
         if recorded[name] != found[name]:
             return f"{name} has sha256 {found[name]}, recorded is {recorded[name]}"
     raise AssertionError("no difference")
-
-
-def _record(folder: Path, sums: Sums) -> None:
-    """Write the record of a folder that has none; a folder that cannot be written stays without one."""
-    aside = folder.parent / f".{folder.name}.{os.getpid()}.sums"
-    try:
-        aside.write_text(text_of(sums), encoding="utf-8")
-        aside.replace(folder / SUMS)
-    except OSError as error:
-        sys.stderr.write(f"warning: {folder} is as pinned, but {SUMS} cannot be written: {error}\n")
 
 
 def _stamps(folder: Path) -> _Stamps:

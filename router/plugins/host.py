@@ -45,7 +45,7 @@ from router.plugins.loader import (
     load_file,
     scan,
 )
-from router.plugins.tables import MOVED, NamesDisagree, SettingsTable, canonical
+from router.plugins.tables import SettingsTable, canonical
 
 if TYPE_CHECKING:
     from router.experiments.modes import MakeMode
@@ -183,17 +183,11 @@ class PluginHost:
         return {entry.name: entry for entry in found if isinstance(entry, kind)}
 
     def check_tables(self) -> None:
-        """Log old names in the settings file. Raises ConfigError for settings of a plugin that is nowhere,
-        with the nearest name, and for two names of one setting that disagree."""
+        """Raises ConfigError for settings of a plugin that is nowhere, with the nearest name."""
         known = {canonical(status.name) for status in self.status()}
         for name, table in self._tables.items():
             if name not in known:
                 raise ConfigError(_no_plugin(name, table, known))
-        for plugin in self._plugins():
-            if plugin.disagreement:
-                raise ConfigError(plugin.disagreement)
-            for text in plugin.contents.renamed:
-                log.warning("%s", text)
 
     def check_engine(self, engine: str) -> None:
         """Raises ConfigError for settings of a plugin that is there for other engines than this one."""
@@ -289,10 +283,6 @@ class PluginHost:
 def _no_plugin(name: str, table: SettingsTable, known: Iterable[str]) -> str:
     first = next(iter(table.values), None)
     origin = first.origin if first else "a settings file"
-    if name in MOVED.values():
-        what = f"{first.name if first else f'[{name}]'} (from {origin})"
-        folder = f"router/extensions/{name}"
-        return f"{what} is a setting of the built-in plugin {name}, whose folder {folder} is not there"
     near = difflib.get_close_matches(name, known, 1)
     hint = f"did you mean [{near[0]}]?" if near else "`lora-router plugins list` shows all plugins"
     return f"[{name}] (from {origin}) is no setting, and no plugin is called so; {hint}"
@@ -322,7 +312,6 @@ class PluginRecord:
     stamp: Stamp = field(default=())
     enabled: bool = True
     error: str = ""
-    disagreement: str = ""  # of two names of one setting, which ends the start
     loaded: LoadedPlugin | None = None
     package: str = ""  # of an entry point
     built_in: bool = False
@@ -349,19 +338,13 @@ class PluginRecord:
             digest=loaded.digest,
             enabled=self.enabled,
             error=self.error,
-            warnings=(*loaded.warnings, *loaded.renamed, *duplicates, *self.faults()),
+            warnings=(*loaded.warnings, *duplicates, *self.faults()),
             classifiers=tuple(r.status() for r in loaded.registrations),
             judges=tuple(r.status() for r in loaded.judges),
             package=self.package,
             built_in=self.built_in,
             hooks=tuple(sorted(loaded.hooks)),
         )
-
-    def fail(self, error: LoadError) -> None:
-        """It, or its new version, cannot be loaded."""
-        self.error = str(error)
-        if isinstance(error.__cause__, NamesDisagree):
-            self.disagreement = str(error.__cause__)
 
     def drop(self) -> None:
         """Forget the code."""
@@ -396,7 +379,7 @@ def _load_version(
     try:
         plugin.loaded = load_file(path, table)
     except LoadError as error:
-        plugin.fail(error)
+        plugin.error = str(error)
         plugin.loaded = before.loaded if before else None
         log.warning("plugin %s not loaded: %s", path, error)
         return
@@ -413,7 +396,7 @@ def built_in_plugins(tables: Mapping[str, SettingsTable]) -> list[PluginRecord]:
         try:
             plugin.loaded = load_built_in(module, tables.get(canonical(name)))
         except LoadError as error:
-            plugin.fail(error)
+            plugin.error = str(error)
             log.warning("built-in plugin %s not loaded: %s", name, error)
         found.append(plugin)
     return found
@@ -445,7 +428,7 @@ def _load_entry(plugin: PluginRecord, entry: EntryPoint, table: SettingsTable | 
     try:
         plugin.loaded = load_entry_point(entry, table)
     except LoadError as error:
-        plugin.fail(error)
+        plugin.error = str(error)
         log.warning("plugin %s not loaded: %s", entry.name, error)
 
 

@@ -47,7 +47,6 @@ from router.hookspecs import (
     MakeConstraint,
     MakeEngine,
     MakeSource,
-    MakeStore,
     WriteReport,
 )
 from router.judging import JudgeRegistrar, JudgeRegistration
@@ -224,7 +223,6 @@ class SourceEntry:
     kind: ClassVar[str] = "adapter source"
     scheme: str
     source: MakeSource
-    store: MakeStore | None = None
 
     @property
     def name(self) -> str:
@@ -273,7 +271,6 @@ class LoadedPlugin:
     checks: tuple[Check, ...] = ()
     metrics: CollectorRegistry | None = None
     warnings: tuple[str, ...] = ()
-    renamed: tuple[str, ...] = ()  # warnings of old names of its settings
     settings: BaseModel | None = None  # an instance of the model that it registered
     origins: Mapping[str, str] = field(default_factory=dict)  # of the fields that are set
     version: str = ""
@@ -449,7 +446,6 @@ def collect(plugin: object, name: str, table: SettingsTable | None = None) -> Lo
         tuple(checks),
         registry,
         tuple(warnings),
-        tuple(registrar.renamed),
         registrar.settings,
         registrar.origins,
     )

@@ -408,14 +408,14 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class PersistentCache:
-    """What was found out once, one line each: a key and perhaps a value. The newest `most` are kept (0:
-    MAX_ENTRIES).
+    """What was found out once, one line each: a key and perhaps a value. The newest MAX_ENTRIES
+    are kept.
 
     `again` says what happens again where the file cannot be used.
     """
 
-    def __init__(self, file: Path, again: str, most: int = 0) -> None:
-        self._file, self._again, self._most = file, again, most or MAX_ENTRIES
+    def __init__(self, file: Path, again: str) -> None:
+        self._file, self._again = file, again
         self._values: dict[str, str] = {}
         self._writable = True
 
@@ -423,8 +423,8 @@ class PersistentCache:
         """Read the file; keeps the newest and shortens a file that is much longer."""
         try:
             lines = self._file.read_text("ascii").splitlines()
-            self._values = dict(line.partition(" ")[::2] for line in lines[-self._most :] if line)
-            if len(lines) > 2 * self._most:
+            self._values = dict(line.partition(" ")[::2] for line in lines[-MAX_ENTRIES:] if line)
+            if len(lines) > 2 * MAX_ENTRIES:
                 kept = (_line(key, value) for key, value in self._values.items())
                 write_atomically(self._file, "".join(kept).encode())
         except FileNotFoundError:
@@ -443,7 +443,7 @@ class PersistentCache:
         """Remember them. Blocks for one small append: call it from one worker thread, always the same."""
         new = {key: value for key, value in values.items() if self._values.get(key) != value}
         self._values.update(new)
-        for key in list(islice(self._values, max(len(self._values) - self._most, 0))):
+        for key in list(islice(self._values, max(len(self._values) - MAX_ENTRIES, 0))):
             del self._values[key]
         if not new or not self._writable:
             return

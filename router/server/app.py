@@ -67,7 +67,7 @@ class ServerApp:
     ) -> None:
         self.settings, self.engine, self.registry, self.router = settings, engine, registry, router
         self.hooks = hooks if hooks is not None else Hooks(PluginHost([]))
-        self.plugins, self.state_dir = self.hooks.host, state_dir(settings.adapter_folders)
+        self.plugins, self.state_dir = self.hooks.host, state_dir(settings.adapters_dir)
         self._startup, self._on_ready = startup or partial(in_daemon_thread, engine.start), on_ready
         self.experiments: Experiments | None = None
         self.no_experiments = NO_EXPERIMENTS  # why there are none

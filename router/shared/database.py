@@ -58,7 +58,6 @@ DRIVERS = {
     "postgresql": POSTGRES,
     "postgres": POSTGRES,
     POSTGRES: POSTGRES,
-    "postgresql+pg8000": POSTGRES,  # the driver of old: the same server through the one that there is
 }
 CONNECT_SECONDS = 5.0
 WAIT_SECONDS = 10.0  # for another writer
@@ -171,8 +170,6 @@ def _server_url(url: URL) -> URL:
         raise ConfigError(
             f"the store's URL {shown}: {_line(error)}; a socket is postgresql://USER@/DATABASE?host=/FOLDER"
         ) from error
-    if url.drivername.endswith("pg8000"):
-        log.warning("the store's URL names the driver pg8000; psycopg is used: write postgresql://...")
     return url.set(drivername=POSTGRES)
 
 

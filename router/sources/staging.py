@@ -212,12 +212,6 @@ class SourceRecord:
         return cls(**texts, files=files) if texts["source"] and texts["digest"] else None
 
 
-def pin_in(folder: Path, source: str) -> str:
-    """The pin in the record beside an adapter, if it came from this source; else ''."""
-    table = _table(folder)
-    return str(table.get("pin", "")) if table.get("source") == source else ""
-
-
 def _table(folder: Path) -> dict[str, Any]:
     try:
         with (folder / FILE_NAME).open("rb") as file:

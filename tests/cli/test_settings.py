@@ -34,7 +34,7 @@ def test_flag_over_environment_over_file_over_default(cli, file, monkeypatch):
 
 def test_settings_of_plugins_are_shown_with_their_origin(cli, file, monkeypatch):
     file("[ofrep]\nenabled = false\n")
-    monkeypatch.setenv("LORA_ROUTER_OTLP_ENDPOINT", "env")
+    monkeypatch.setenv("LORA_ROUTER_OTEL__ENDPOINT", "env")
     values = shown(cli("config", "show", "--json"))
     assert values["ofrep.enabled"] == (False, "lora-router.toml")
     assert values["otel.endpoint"] == ("env", "environment")

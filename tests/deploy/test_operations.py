@@ -18,7 +18,6 @@ import pytest
 
 from router.cli.demo import free_address
 from router.config import Settings
-from router.extensions.mirrors import MirrorsCollector
 from router.extensions.sharing.sharing import EdgesCollector
 from router.server.metrics import ServerMetrics
 from tests.cli.tiny import write_adapter
@@ -55,16 +54,15 @@ def test_commands_of_ours_exist_with_their_options(line):
     assert {word for word in words if word.startswith("--")} <= options
 
 
-def test_signing_runs_as_it_is_written(cli, own_folder):
+def test_listing_digests_runs_as_it_is_written(cli, own_folder):
     write_adapter(own_folder / "adapters" / "medical")
     for line in starting_with("lora-router"):
         words = shlex.split(line)[1:]
-        if words[:1] == ["adapters"] and words[1] in ("keygen", "sign", "digest"):
+        if words[:2] == ["adapters", "digest"]:
             done = cli(*(words[: words.index(">")] if ">" in words else words))
             assert done.code == 0, done.err
             if ">" in words:
                 Path(words[-1]).write_text(done.out)
-    assert (own_folder / "adapters/medical/adapter.sig").is_file()
     assert (own_folder / "adapters.lock").read_text().startswith("sha256:")
 
 
@@ -118,7 +116,7 @@ def test_targets_that_are_named_are_there():
 
 def test_metrics_and_settings_that_are_named_exist():
     edges = EdgesCollector(SimpleNamespace(problem="", edges=1))
-    found = [*ServerMetrics().registry.collect(), *MirrorsCollector(tuple).collect(), *edges.collect()]
+    found = [*ServerMetrics().registry.collect(), *edges.collect()]
     known = {f"{m.name}_total" if m.type == "counter" else m.name for m in found}
     named = set(re.findall(r"`((?:lora_router|grpc_server|http_server|process)_[a-z_]+)`", PAGE))
     assert {name for name in named if not name.startswith("lora_router_experiment")} <= known

@@ -31,7 +31,7 @@ from router.registry.format.checks import check_base, check_invocation, check_ta
 from router.registry.format.lora_config import LoraSettings, parse_lora_config
 from router.registry.format.manifest import BasePin, ReportError, parse_manifest, parse_probes, parse_report
 from router.registry.format.tensors import LENGTH_BYTES, header_length, match_sites, parse_header
-from router.registry.format.trust import BadSignature, PublicKey, SecretKey, Signature, parse_lock
+from router.registry.format.trust import BadSignature, PublicKey, Signature, parse_lock
 from router.registry.format.untrusted import FolderFinding, FolderFindings
 from router.registry.gate import judge
 from router.registry.state import DefaultChoices
@@ -41,6 +41,7 @@ from router.server.grpc_adapter import status_of
 from router.types import CONSTRAINT_KINDS, Constraint
 from tests.fuzz import doors, messages
 from tests.fuzz.inputs import Change, bytes_changed, json_changed, message_changed, toml_changed
+from tests.registry.signing import Signer
 from tests.registry.tiny import BASE, CONFIG, SITES, lora_tensors, safetensors
 
 ROOT = Path(__file__).parents[2]
@@ -323,12 +324,11 @@ def grammar(data: bytes) -> None:
 
 
 def minisign(data: bytes) -> None:
-    """Signatures, public and secret keys."""
+    """Signatures and public keys."""
     text = data.decode("utf-8", "replace")
     parsers: tuple[Callable[[], object], ...] = (
         lambda: Signature.parse(data),
         lambda: PublicKey.parse(text),
-        lambda: SecretKey.parse(text),
         lambda: _public().check(b"message", Signature.parse(data)),
     )
     for parse in parsers:
@@ -383,14 +383,12 @@ def _good_header() -> object:
     return header
 
 
-@cache
-def _secret() -> SecretKey:
-    return SecretKey(b"12345678", bytes(range(32)))
+SIGNER = Signer(b"12345678", bytes(range(32)))
 
 
 @cache
 def _public() -> PublicKey:
-    return _secret().public
+    return SIGNER.public
 
 
 def _some_tensors() -> list[bytes]:
@@ -399,8 +397,7 @@ def _some_tensors() -> list[bytes]:
 
 
 def _signatures() -> list[bytes]:
-    signed = _secret().sign(b"message", "comment").text()
-    return [signed.encode(), _public().text().encode(), _secret().text().encode()]
+    return [SIGNER.signature(b"message", "comment").encode(), SIGNER.public_text().encode()]
 
 
 def _audit_lines() -> list[bytes]:

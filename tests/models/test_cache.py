@@ -175,47 +175,17 @@ def test_weights_that_cannot_be_read_are_not_the_pinned_ones(tmp_path, data):
     folder.mkdir(parents=True)
     build(folder)
     (folder / "model.safetensors").write_bytes(data)
+    (folder / SUMS).write_text(text_of(sums_of(folder)))
     with pytest.raises(DataLoss, match=r"weights with digest none \(\w+: .*\), expected \w{64}"):
         build_once("m-1", out_of_reach, pinned)
 
 
-# -- Folders of earlier versions have no record.
-
-
-def earlier(data: bytes = FILES["model.safetensors"]) -> Path:
-    folder = models_dir() / "m-1"
-    folder.mkdir(parents=True)
-    build(folder)
-    (folder / "model.safetensors").write_bytes(data)
-    return folder
-
-
-@pytest.mark.parametrize("whole", [False, True])
-def test_a_folder_without_a_record_gets_one_if_it_is_as_pinned(tmp_path, whole):
-    folder = earlier()
-    assert build_once("m-1", never, pins(tmp_path, whole)) == folder
+def test_a_folder_without_a_record_is_made_anew(capfd):
+    folder = build_once("m-1", build, Pins())
+    (folder / SUMS).unlink()
+    build_once("m-1", build, Pins())
     assert (folder / SUMS).read_text() == text_of(sums_of(folder))
-    assert [path.name for path in models_dir().iterdir()] == ["m-1"]
-
-
-@pytest.mark.parametrize("whole", [False, True])
-def test_a_folder_without_a_record_that_is_not_as_pinned_is_made_anew(tmp_path, whole):
-    folder = earlier(weights(b"\1\2\3\5"))
-    build_once("m-1", build, pins(tmp_path, whole))
-    assert (folder / "model.safetensors").read_bytes() == FILES["model.safetensors"]
-
-
-def test_a_folder_without_a_record_that_cannot_be_written_is_used_if_it_is_as_pinned(
-    tmp_path, monkeypatch, capfd
-):
-    folder, pinned = earlier(), pins(tmp_path)
-
-    def refuse(path: Path, *_: object, **__: object) -> None:
-        raise OSError(30, "Read-only file system", str(path))
-
-    monkeypatch.setattr(Path, "write_text", refuse)
-    assert build_once("m-1", never, pinned) == folder
-    assert "is as pinned, but SHA256SUMS cannot be written" in capfd.readouterr().err
+    assert "config.json is not in SHA256SUMS; making it anew" in capfd.readouterr().err
 
 
 # -- A process reads a folder once, and again when a file looks different.

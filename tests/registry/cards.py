@@ -21,13 +21,14 @@ def card(
 ) -> dict[str, Any]:
     """A report card as `adapters evaluate` writes it, as far as the gate reads it."""
     return {
-        "schema": 1,
+        "schema": 2,
         "adapter": {"name": "m", "version": "1.0", "weights_sha256": weights_sha256},
         "base": {"model": BASE.name, "digest": BASE.digest},
         "data": {"file": "m.test.jsonl", "sha256": "cd" * 32},
         "metric": "exact match",
         "arms": {"adapter": {"score": interval(score)}},
         "gains": {"adapter - base": {"score": interval(gain)}},
+        "regressions": [],
         **more,
     }
 

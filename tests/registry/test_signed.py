@@ -9,17 +9,17 @@ import pytest
 from router.errors import AdapterRejected
 from router.registry import reconcile
 from router.registry.format.artifact import digest_of_folder
-from router.registry.format.folder import SIGNATURE
-from router.registry.format.trust import Lock, SecretKey, Trust, sign
+from router.registry.format.trust import Lock, Trust
 from router.types import AdapterState
 from tests.registry.life import drop, eventually, is_ready, ref
+from tests.registry.signing import Signer
 
-KEY = SecretKey.make()
+KEY = Signer.make()
 TRUST = Trust([KEY.public])
 
 
 def signed(folder: Path) -> None:
-    (folder / SIGNATURE).write_text(sign(digest_of_folder(folder), KEY, "a test"))
+    KEY.sign(folder)
 
 
 async def test_quarantined_until_it_is_signed(root, start_registry):

@@ -156,19 +156,18 @@ class Standing:
         """Of the replica there."""
         return f"127.0.0.1:{self._ports[at]}"
 
-    def replica(self, at: int, older: bool) -> None:
+    def replica(self, at: int) -> None:
         """Start one there."""
-        module = "tests.replicas.older" if older else "router.cli"
-        command = [sys.executable, "-m", module, "replica", "--engine", "fake", "--metrics-listen", ""]
+        command = [sys.executable, "-m", "router.cli", "replica", "--engine", "fake", "--metrics-listen", ""]
         command += ["--listen", self.address(at), "--fake", json.dumps({"step_seconds": 0.01})]
         process = self.replicas[at] = subprocess.Popen(command)
         self._stack.callback(process.wait)
         self._stack.callback(process.kill)
 
-    async def edge(self, older: bool) -> ServerProcess:
+    async def edge(self) -> ServerProcess:
         """Start one; it serves."""
         replicas = ",".join(map(self.address, (0, 1)))
-        process, address = await launch("--replicas", replicas, *(["--older"] if older else []))
+        process, address = await launch("--replicas", replicas)
         assert address
         logs = asyncio.create_task(process.communicate())
         channel = grpc.aio.insecure_channel(address)

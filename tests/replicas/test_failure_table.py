@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import sys
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -18,14 +17,12 @@ from typing import Any
 import grpc
 import pytest
 
-from router.replicas import children
 from tests.engine.contract import until
 from tests.engine.test_contract import fake_adapter
 from tests.replicas.processes import CabledLink, Children, ServerProcess, Standing, outcome
 from tests.server.helpers import long_stream
 
 ROUNDS, STREAMS, BACK_SECONDS, KILLED_EDGES = 20, 24, 20.0, 5
-OLDER = (sys.executable, "-m", "tests.replicas.older", "replica", "--child")
 SLOW = {"0": {"step_seconds": 0.1}}
 Act = Callable[[Children, int], Awaitable[None]]
 
@@ -104,20 +101,15 @@ FAULTS = {
         kill, adapters=6, ends=frozenset({"whole", "Unavailable", "Overloaded"}), options={"host_bytes": 24}
     ),
     "wrong base": Fault(another_base, its_base),
-    "other version": Fault(kill),
 }
 
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("how", FAULTS)
-async def test_no_answer_is_wrong_lost_or_silently_short(
-    started: Any, how: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_no_answer_is_wrong_lost_or_silently_short(started: Any, how: str) -> None:
     fault = FAULTS[how]
     made: Children = await started(3, 2.0, **fault.options)
-    if how == "other version":  # of the release before, which each killed one has in its place
-        monkeypatch.setattr(children, "COMMAND", OLDER)
     adapters = [fake_adapter(f"a{i}") for i in range(fault.adapters)]
     for adapter in adapters:
         await made.engine.load(adapter)
@@ -151,8 +143,8 @@ async def test_no_answer_is_wrong_lost_or_silently_short(
 async def test_a_killed_edge_costs_only_its_own_streams(standing_processes: Standing) -> None:
     """Two edges over the same replicas, which end the jobs of the one that is killed."""
     for at in (0, 1):
-        standing_processes.replica(at, older=False)
-    stays = await standing_processes.edge(older=False)
+        standing_processes.replica(at)
+    stays = await standing_processes.edge()
     await stays.has_both()
 
     async def stream(edge: ServerProcess) -> str:
@@ -163,7 +155,7 @@ async def test_a_killed_edge_costs_only_its_own_streams(standing_processes: Stan
         return "whole" if last.finished.usage.completion_tokens == 100 else str(last)
 
     for turn in range(KILLED_EDGES):
-        goes = await standing_processes.edge(older=False)
+        goes = await standing_processes.edge()
         await goes.has_both()
         kept, lost = ([asyncio.ensure_future(stream(edge)) for _ in range(STREAMS)] for edge in (stays, goes))
         await asyncio.sleep(0.2 + 0.3 * turn)

@@ -110,6 +110,15 @@ async def test_a_batch_carries_the_whole_step_and_now_and_then_the_status(
     assert len([batch for batch in edge.batches if batch.HasField("state")]) == 1
 
 
+async def test_a_command_of_a_later_release_is_refused_alone(meet: Meet) -> None:
+    _, _, (edge,) = await meet()
+    edge.send({0: pb.EngineCommand(), 1: submit(job())})
+    error = await edge.last(0)
+    assert isinstance(error, FailedPrecondition)
+    assert "cannot do that" in str(error)
+    assert isinstance(await edge.last(1), Finished)
+
+
 async def test_a_silent_edge_loses_jobs_and_holds(meet: Meet) -> None:
     engine, host, (silent, other) = await meet("silent", "other", silence=0.2, step_seconds=0.001)
     one, both = fake_adapter("one"), fake_adapter("both")

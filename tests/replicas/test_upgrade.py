@@ -1,4 +1,4 @@
-"""Edges and replicas of two releases, side by side and one after the other."""
+"""Edges and replicas that are replaced one by one, and those of two releases that cannot work together."""
 
 from __future__ import annotations
 
@@ -9,42 +9,15 @@ from collections.abc import Callable, Iterator
 import grpc
 import pytest
 
-from router.engine.fake import FakeEngine
-from router.errors import ConfigError, FailedPrecondition
+from router.errors import ConfigError
 from router.replicas import messages
-from router.replicas.engine import FleetEngine
 from router.replicas.link import Link, Security
 from router.replicas.messages import OLDEST, PROTOCOL
 from tests.engine.contract import until
 from tests.replicas import test_link
-from tests.replicas.older import OlderLink, OlderService
 from tests.replicas.processes import ServerProcess, Standing
 from tests.replicas.served import ServedLink
 from tests.server.helpers import ask, long_stream
-
-
-class OlderReplica(ServedLink):
-    """A replica of the release before, and this edge's way to it."""
-
-    service = OlderService
-
-
-class OlderEdge(OlderLink, ServedLink):
-    """A replica of this release, and the way to it of an edge of the release before."""
-
-
-class TestOlderReplica(test_link.OverGrpc):
-    """This edge keeps the contract of engines over a replica of the release before."""
-
-    def link(self) -> ServedLink:
-        return OlderReplica("0", test_link.FAKE, Security("secret"))
-
-
-class TestOlderEdge(test_link.OverGrpc):
-    """An edge of the release before keeps it over a replica of this one."""
-
-    def link(self) -> ServedLink:
-        return OlderEdge("0", test_link.FAKE, Security("secret"))
 
 
 @pytest.fixture
@@ -73,17 +46,6 @@ def test_what_cannot_work_together_is_refused_with_what_to_upgrade(
     monkeypatch.setattr(messages, "PROTOCOL", 0)
     with pytest.raises(ConfigError, match=r"replica r .* needs protocol 2 or later, .* upgrade the edge"):
         Link("r", at, Security(), 5.0).start()
-
-
-async def test_a_command_that_the_other_release_does_not_know_is_refused_alone(
-    served: Callable[..., ServedLink],
-) -> None:
-    engine = FleetEngine([served(OlderReplica), served()], FakeEngine, max_running=4, max_queue=4)
-    await asyncio.to_thread(engine.start)
-    with pytest.raises(FailedPrecondition, match="cannot do that"):
-        await engine.members.drain("0")
-    assert [replica.up for replica in engine.replicas] == [True, True]
-    await asyncio.to_thread(engine.close)
 
 
 class Balancer:
@@ -130,13 +92,13 @@ class Balancer:
 @pytest.mark.long
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("first", ["edges", "replicas"])
-async def test_a_rolling_upgrade_of_edges_and_replicas_loses_no_accepted_request(
+async def test_a_rolling_restart_of_edges_and_replicas_loses_no_accepted_request(
     standing_processes: Standing, first: str
 ) -> None:
-    """Two edges and two replicas of the release before, each replaced by one of this one under load."""
+    """Two edges and two replicas, each replaced under load."""
     for at in (0, 1):
-        standing_processes.replica(at, older=True)
-    old = [await standing_processes.edge(older=True), await standing_processes.edge(older=True)]
+        standing_processes.replica(at)
+    old = [await standing_processes.edge(), await standing_processes.edge()]
     serving = list(old)
     balancer = Balancer(serving)
     balancer.start(12)
@@ -144,7 +106,7 @@ async def test_a_rolling_upgrade_of_edges_and_replicas_loses_no_accepted_request
 
     async def edges() -> None:
         for at, edge in enumerate(old):
-            serving[at] = await standing_processes.edge(older=False)
+            serving[at] = await standing_processes.edge()
             edge.process.send_signal(signal.SIGTERM)
             assert await asyncio.wait_for(edge.process.wait(), 60) == 0
             await balancer.more()
@@ -154,7 +116,7 @@ async def test_a_rolling_upgrade_of_edges_and_replicas_loses_no_accepted_request
             process = standing_processes.replicas[at]
             process.send_signal(signal.SIGTERM)
             assert await asyncio.to_thread(process.wait, 60) == 0
-            standing_processes.replica(at, older=False)
+            standing_processes.replica(at)
             await asyncio.gather(*(edge.has_both() for edge in serving))
             await balancer.more()
 

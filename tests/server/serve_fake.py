@@ -1,7 +1,6 @@
 """A server process on the fake engine; prints its address once it serves, or listens with `--start`.
 
-`--set NAME=VALUE` changes a setting. With `--replicas HOST:PORT,...` it is an edge over those, with `--older`
-one of the release before.
+`--set NAME=VALUE` changes a setting. With `--replicas HOST:PORT,...` it is an edge over those.
 """
 
 from __future__ import annotations
@@ -26,7 +25,6 @@ from router.server.app import ServerApp
 from router.server.logs import logging_to
 from tests.engine.test_contract import fake_adapter
 from tests.fakes import FakeRegistry, FakeRouter, adapter
-from tests.replicas.older import OlderLink
 
 
 async def serve(options: argparse.Namespace) -> None:
@@ -74,12 +72,7 @@ def edge(options: argparse.Namespace) -> FleetEngine:
     """An engine over replicas that somebody else has started."""
     security = Security(os.environ.get("LORA_ROUTER_REPLICA_SECRET", ""))
     found = FoundMembership(options.replicas.split(","), security)
-
-    def older(name: str) -> OlderLink:
-        return OlderLink(name, name, security)
-
-    link = older if options.older else found.link
-    return FleetEngine(link, FakeEngine, max_running=8, max_queue=64, membership=found, shared=True)
+    return FleetEngine(found.link, FakeEngine, max_running=8, max_queue=64, membership=found, shared=True)
 
 
 async def experiments(url: str) -> ports.Experiments | None:
@@ -101,7 +94,6 @@ def main() -> int:
     parser.add_argument("--http", default="")
     parser.add_argument("--experiments", default="")
     parser.add_argument("--replicas", default="")
-    parser.add_argument("--older", action="store_true")
     parser.add_argument("--set", action="append", default=[])
     for name, default in (("--step", 0.0), ("--start", 0.0), ("--drain", 5.0)):
         parser.add_argument(name, type=float, default=default)

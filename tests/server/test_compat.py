@@ -70,7 +70,7 @@ def test_one_that_is_full_says_so() -> None:
 async def test_on_the_page_where_it_is_asked_for(
     start_server: Start, connect: Connect, fakes: SimpleNamespace
 ) -> None:
-    server = await start_server(**vars(fakes), metrics_listen="127.0.0.1:0", metrics_compat="vllm")
+    server = await start_server(**vars(fakes), metrics_listen="127.0.0.1:0", **{"vllm_names.metrics": "vllm"})
     await connect(server).inference.Generate(ask("medical words"))
     url = f"http://{server.metrics_address}/metrics"
     text = await asyncio.to_thread(lambda: urllib.request.urlopen(url).read().decode())

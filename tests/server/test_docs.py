@@ -15,7 +15,6 @@ from router.engine.fake import FakeEngine
 from router.experiments.runtime import LiveExperiments
 from router.experiments.service import ExperimentMetrics
 from router.extensions.experiments_notices.notices import NoticeMetrics, Notifier
-from router.extensions.mirrors import MirrorsCollector
 from router.extensions.replicas.service import FleetCollector
 from router.extensions.sharing.sharing import EdgesCollector
 from router.feedback.recorder import FeedbackRecorder
@@ -52,13 +51,12 @@ def metrics() -> list[str]:
     corrections = CorrectionsCollector(Corrections(CorrectionStore(Path("nowhere")), "labels")).collect()
     engine = FleetEngine([LocalLink("0", FakeEngine)], FakeEngine, max_running=1, max_queue=1)
     fleet = FleetCollector(engine.members).collect()
-    mirrors = MirrorsCollector(tuple).collect()
     edges = EdgesCollector(SimpleNamespace(problem="", edges=1)).collect()
     notices = NoticeMetrics(Notifier()).collect()
     plugins = PluginsCollector(SimpleNamespace(running=tuple)).collect()
     recorder = FeedbackRecorder(FeedbackStore.in_folder(Path("nowhere")), "labels", 90)
     feedback = FeedbackCollector(recorder).collect()
-    server = [*feedback, *fleet, *mirrors, *edges, *notices, *plugins]
+    server = [*feedback, *fleet, *edges, *notices, *plugins]
     collected = [*ServerMetrics().registry.collect(), *experiments, *corrections, *server]
     return [f"{m.name}_total" if m.type == "counter" else m.name for m in collected]
 

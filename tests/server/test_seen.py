@@ -104,8 +104,8 @@ async def at(
         **vars(fakes),
         http_listen="127.0.0.1:0",
         clients=clients.path,
-        kserve=True,
         before=traced,
+        **{"kserve.enabled": True},
     )
     return Watched(server, connect(server), http(server), clients.one, caplog, fakes)
 

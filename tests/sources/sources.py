@@ -1,4 +1,4 @@
-"""The sources of built-in plugins, as `adapters add` and mirrors have them."""
+"""The sources of built-in plugins, as `adapters add` has them."""
 
 from __future__ import annotations
 

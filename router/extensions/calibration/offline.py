@@ -202,11 +202,11 @@ class Local:
 
 def local(adapters_dir: list[Path] | None, plugins_dir: list[Path] | None) -> Local:
     """Read settings and adapters. Raises CliError where there are no adapters."""
-    from router.cli.settings import load_settings, places
+    from router.cli.settings import adapter_folders, load_settings
 
     settings = load_settings({"adapters_dir": tuple(adapters_dir)} if adapters_dir else {})
-    settings = settings.model_copy(update={"adapters_dir": places(settings)})
-    profiles = read_profiles(settings.adapter_folders)
+    settings = settings.model_copy(update={"adapters_dir": adapter_folders(settings)})
+    profiles = read_profiles(settings.adapters_dir)
     if not profiles:
         raise CliError("there are no adapters here: name their folder with --adapters-dir")
     return Local(settings, profiles, plugins_dir)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from router.access.audit import RecentAudit
 from router.errors import install_extra
-from router.hookspecs import Formerly, RegisterHttp, RegisterSettings, hookimpl
+from router.hookspecs import RegisterHttp, RegisterSettings, hookimpl
 
 if TYPE_CHECKING:
     from router.server.app import ServerApp
@@ -23,7 +23,7 @@ class ConsoleSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    enabled: Annotated[bool, Formerly("console")] = Field(
+    enabled: bool = Field(
         True, description="serve the console for operators at /console of the HTTP address, too"
     )
 

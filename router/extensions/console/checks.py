@@ -273,7 +273,7 @@ def telemetry(lately: TrafficCount) -> Iterator[Problem]:
     """Spans and readings that the collector did not take."""
     if lost := lately.telemetry:
         text = f"The OTLP collector did not take {lost:,} spans or readings in the last 15 minutes."
-        yield Problem(WARN, text, "See whether it runs at the address of otlp_endpoint.")
+        yield Problem(WARN, text, "See whether it runs at the address of otel.endpoint.")
 
 
 def disks(found: Mapping[Path, tuple[int, int]]) -> Iterator[Problem]:

@@ -17,6 +17,9 @@ def register_commands(app: typer.Typer) -> None:
     if not has_experiments():
         return
     from router.cli.command import group
+    from router.cli.flags import connecting
     from router.extensions.experiments_aa.commands import aa
 
-    app.add_typer(group("Whether experiments work.", aa=aa), name="experiments")
+    experiments = group("Whether experiments work.")
+    experiments.command("aa", hidden=True)(connecting(aa))
+    app.add_typer(experiments, name="experiments")

@@ -105,7 +105,7 @@ def hash_units(
 
 def _store_here() -> str:
     """The URL of the store that a server with the settings found here has."""
-    from router.cli.settings import load_settings, places
+    from router.cli.settings import adapter_folders, load_settings
     from router.experiments.plugin import AUTO, FILE
     from router.registry.state import state_dir
 
@@ -114,8 +114,7 @@ def _store_here() -> str:
         raise CliError("experiments are off here (the setting experiments is empty): name a --store", MISUSED)
     if settings.experiments != AUTO:
         return settings.experiments
-    settings = settings.model_copy(update={"adapters_dir": places(settings)})
-    path = state_dir(settings.adapter_folders) / FILE
+    path = state_dir(adapter_folders(settings)) / FILE
     if not path.exists():
         text = (
             f"{path}: no server kept experiments here yet; run it in the server's folder, or name a --store"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from router.hookspecs import Formerly, RegisterServices, RegisterSettings, hookimpl
+from router.hookspecs import RegisterServices, RegisterSettings, hookimpl
 
 if TYPE_CHECKING:
     from router.server.app import ServerApp
@@ -17,7 +17,7 @@ class KServeSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    enabled: Annotated[bool, Formerly("kserve")] = Field(
+    enabled: bool = Field(
         False, description="serve the Open Inference Protocol (KServe, Triton) at the gRPC address, too"
     )
 

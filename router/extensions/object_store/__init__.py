@@ -1,4 +1,4 @@
-"""Object stores as adapter sources and adapters folders: `s3://` and all that fsspec has a driver for."""
+"""Object stores as adapter sources: `s3://` and all that fsspec has a driver for."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ from router.hookspecs import RegisterSource, hookimpl
 
 if TYPE_CHECKING:
     from router.sources.source import AdapterSource
-    from router.sources.store import Folders
 
 
 @hookimpl
 def register_adapter_sources(register: RegisterSource) -> None:
     """Every SCHEME:// that no other plugin has."""
-    register("*", make_source, make_store)
+    register("*", make_source)
 
 
 def make_source(text: str, subfolder: str) -> AdapterSource:
@@ -22,10 +21,3 @@ def make_source(text: str, subfolder: str) -> AdapterSource:
     from router.extensions.object_store.store import Objects
 
     return Objects(text, subfolder)
-
-
-def make_store(url: str) -> Folders:
-    """All adapters under a prefix. Raises ConfigError, FailedPrecondition."""
-    from router.extensions.object_store.store import ObjectStore
-
-    return ObjectStore(url)

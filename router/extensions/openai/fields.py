@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar, get_args
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import from_json
 
 from router.errors import FieldViolation, Findings, InvalidRequest
@@ -167,14 +167,7 @@ Read = TypeVar("Read", bound=JsonModel)
 
 def names_of(model: type[BaseModel]) -> list[str]:
     """The names under which a body may have the fields of a model."""
-    names: list[str] = []
-    for name, one in model.model_fields.items():
-        aliases = one.validation_alias
-        if isinstance(aliases, AliasChoices):
-            names += [alias for alias in aliases.choices if isinstance(alias, str)]
-        else:
-            names.append(one.alias or name)
-    return names
+    return [one.alias or name for name, one in model.model_fields.items()]
 
 
 def parsed(kind: type[Read], body: bytes) -> Read:

@@ -16,7 +16,7 @@ from functools import partial
 from typing import Annotated, Any, Literal
 
 from google.protobuf.timestamp_pb2 import Timestamp
-from pydantic import AliasChoices, AwareDatetime, BeforeValidator, Field
+from pydantic import AwareDatetime, BeforeValidator, Field
 
 from router.access.clients import Role
 from router.errors import FieldViolation, Findings, InvalidRequest
@@ -69,7 +69,7 @@ class Feedback(JsonModel):
     prompt: str | None = None
     answer: str | None = None
     user: str | None = None
-    metric: str | None = Field(None, validation_alias=AliasChoices("metric", "name"))
+    metric: str | None = None
     value: Annotated[float | None, BeforeValidator(number)] = None
     time: Annotated[AwareDatetime | None, Field(strict=False), BeforeValidator(time_text)] = None
     idempotency_key: str | None = None

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from router.errors import ConfigError, install_extra
-from router.hookspecs import Formerly, RegisterSettings, hookimpl
+from router.hookspecs import RegisterSettings, hookimpl
 
 if TYPE_CHECKING:
     from router.extensions.otel.otlp import Telemetry
@@ -23,7 +23,7 @@ class OtelSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    endpoint: Annotated[str, Formerly("otlp_endpoint")] = Field(
+    endpoint: str = Field(
         "", description="OTLP collector (gRPC) of traces and metrics: a URL, or env for OTEL_*; empty: off"
     )
 

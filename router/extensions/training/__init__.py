@@ -21,7 +21,7 @@ __all__ = ["train"]
 
 @hookimpl
 def register_commands(app: typer.Typer) -> None:
-    """`adapters new`, `train`, `evaluate`, `learning-curve`, `convert`, and `compare`."""
+    """`adapters new`, `train`, `evaluate`, `convert`, and `compare`."""
     from router.cli.command import group
     from router.cli.flags import connecting
     from router.extensions.training import commands
@@ -33,7 +33,6 @@ def register_commands(app: typer.Typer) -> None:
         new=commands.new,
         train=commands.train,
         evaluate=commands.evaluate,
-        **{"learning-curve": commands.learning_curve},
     )
     app.add_typer(adapters, name="adapters")
     app.command()(connecting(compare))

@@ -1,4 +1,4 @@
-"""`lora-router adapters new | train | evaluate | learning-curve | convert`."""
+"""`lora-router adapters new | train | evaluate | convert`."""
 
 from __future__ import annotations
 
@@ -55,17 +55,6 @@ FitLabels = Annotated[
     typer.Option(
         "--fit-labels",
         help="Only calibrate the probabilities of their choices, on validation rows, in adapter.toml.",
-    ),
-]
-
-# -- flags of learning-curve
-Fractions = Annotated[
-    str, typer.Option("--fractions", metavar="F,F", help="Parts of the training rows, between 0 and 1.")
-]
-CurveOutput = Annotated[
-    Path | None,
-    typer.Option(
-        "--output", "-o", metavar="DIR", help="Folder of the whole adapter. Default: adapters/NAME."
     ),
 ]
 
@@ -271,40 +260,6 @@ def _on_own_rows(names: list[str], data: Path, own: Mapping[str, str], common: A
 
 def _say_on_stderr(text: str) -> None:
     print(text, file=sys.stderr)
-
-
-def learning_curve(
-    recipe: Recipe,
-    fractions: Fractions = "0.1,0.3",
-    output: CurveOutput = None,
-    work: Work = Path("runs"),
-    device: Device = "auto",
-) -> None:
-    """Measure how much training data an adapter needs.
-
-    Trains it again on parts of its training rows, scores each on the test split and writes data_need.json
-    into the adapter's folder, where `adapters evaluate` finds it. Parts that are done are kept; after
-    Ctrl-C the same command goes on.
-
-    \b
-    Example:
-      lora-router adapters learning-curve recipes/medical.toml --fractions 0.1,0.3
-    """
-    from router.cli.command import quiet_libraries
-    from router.extensions.training.evaluation.learning_curve import learning_curve as run
-
-    quiet_libraries()
-    written = run(recipe, _numbers(fractions), output=output, work=work, device=device)
-    print(f"{written}\n\nput it into the report card:\n  lora-router adapters evaluate {written.parent}")
-
-
-def _numbers(text: str) -> list[float]:
-    from router.errors import ConfigError
-
-    try:
-        return [float(part) for part in text.split(",") if part.strip()]
-    except ValueError as error:
-        raise ConfigError(f"--fractions {text}: must be numbers with commas, such as 0.1,0.3") from error
 
 
 def convert(

@@ -67,8 +67,6 @@ class TrainingRequest:
     output: Path
     checkpoint: Path
     resume: bool
-    changed: Recipe | None = None  # what to train instead of the recipe as it stands
-    again: str = ""  # the command that goes on after Ctrl-C, if not `adapters train`
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +84,7 @@ class Material:
 
 def run(request: TrainingRequest, device: str) -> None:
     """Train and export; see `router.extensions.training.train`."""
-    recipe = request.changed or load_recipe(request.recipe)
+    recipe = load_recipe(request.recipe)
     note(f"{request.output.name}: reading the rows, loading {recipe.base.model}")
     material = prepare(recipe, device)
     base = material.base
@@ -253,8 +251,8 @@ def _train(trainer: Trainer, request: TrainingRequest, mark: str) -> None:
 
         trainer.run(after_step)
         if stop.is_set():
-            command = request.again or _resume_command(request)
-            display.say(f"stopped and saved after step {trainer.progress.step}; go on with: {command}")
+            step, command = trainer.progress.step, _resume_command(request)
+            display.say(f"stopped and saved after step {step}; go on with: {command}")
             raise KeyboardInterrupt
 
 

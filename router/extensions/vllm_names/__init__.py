@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Literal
 
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from pydantic import BaseModel, ConfigDict, Field
 
 from router.engine.base import EngineStatus
-from router.hookspecs import Formerly, RegisterSettings, hookimpl
+from router.hookspecs import RegisterSettings, hookimpl
 from router.types import AdapterInfo, AdapterRef, AdapterState
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class VllmNamesSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    metrics: Annotated[Literal["none", "vllm"], Formerly("metrics_compat")] = Field(
+    metrics: Literal["none", "vllm"] = Field(
         "none", description="names that gateways' endpoint pickers read, beside our own: vllm, or none"
     )
 

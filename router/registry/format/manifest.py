@@ -485,7 +485,7 @@ def _probe_problem(value: Any) -> str:
 # -- report.json
 
 
-SCHEMAS = (1, 2)
+SCHEMA = 2
 MOST_REGRESSIONS = 1_000
 MOST_ROWS = 5_000  # whose paired test takes a tenth of a second
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -557,9 +557,8 @@ def parse_report(data: bytes) -> ReportCard:
     except JsonError as error:
         raise ReportError(str(error)) from None
     schema = _value_at(card, "schema")
-    if isinstance(schema, bool) or schema not in SCHEMAS:
-        known = " and ".join(map(str, SCHEMAS))
-        raise ReportError(f"schema {show(schema)} is not known here, only {known} are")
+    if isinstance(schema, bool) or schema != SCHEMA:
+        raise ReportError(f"schema {show(schema)} is not known here, only {SCHEMA} is")
     return ReportCard(
         weights_sha256=_sha256(card, "adapter", "weights_sha256"),
         base_model=_text(card, "base", "model"),
@@ -568,7 +567,7 @@ def parse_report(data: bytes) -> ReportCard:
         data_sha256=_sha256(card, "data", "sha256"),
         score=_interval(_value_at(card, "arms", "adapter", "score"), "arms.adapter.score"),
         gain=_interval(_value_at(card, "gains", "adapter - base", "score"), "gains.adapter - base.score"),
-        worse=_worse(card, required=schema > 1),
+        worse=_worse(card),
         rows=_rows(_value_at(card, "arms", "adapter")),
     )
 
@@ -584,9 +583,7 @@ def _rows(arm: Any) -> tuple[float, ...]:
     return tuple(map(float, listed))
 
 
-def _worse(card: Any, required: bool) -> tuple[ReportRegression, ...]:
-    if "regressions" not in card and not required:
-        return ()
+def _worse(card: Any) -> tuple[ReportRegression, ...]:
     listed = _value_at(card, "regressions")
     if not isinstance(listed, list) or len(listed) > MOST_REGRESSIONS:
         raise ReportError(f"regressions must be a list of at most {MOST_REGRESSIONS}, is {show(listed)}")

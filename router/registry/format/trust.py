@@ -6,8 +6,7 @@ folder.
 
 Keys and signatures are as the minisign tool writes them: Ed25519, by the library `cryptography`. A file is a
 line of comment and a line of base64; a signature has a second pair, a comment that is signed too. Signatures
-are of the message's BLAKE2b-512 ("ED", what minisign makes by default). Secret keys have no password here:
-one that has is used with the tool itself.
+are of the message's BLAKE2b-512 ("ED", what minisign makes by default). The tool alone signs.
 """
 
 from __future__ import annotations
@@ -17,8 +16,6 @@ import binascii
 import hashlib
 import os
 import re
-import secrets
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,31 +27,25 @@ from router.registry.format.untrusted import Code
 from router.reread import Reread, read_file
 
 if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric import ed25519
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-KEY_ALGORITHM, SIGNATURE_ALGORITHM, CHECKSUM = b"Ed", b"ED", b"B2"
+KEY_ALGORITHM, SIGNATURE_ALGORITHM = b"Ed", b"ED"
 ID_BYTES, KEY_BYTES, SIGNATURE_BYTES = 8, 32, 64
 UNTRUSTED, TRUSTED = "untrusted comment: ", "trusted comment: "
-# Algorithms of key, encryption and checksum; salt and two limits of the encryption; id, seed, key, checksum
-_SECRET = struct.Struct("2s2s2s 32s8s8s 8s32s32s32s")
 
 
 class BadSignature(Exception):
     """A text is no signature or key, or a signature does not fit; the text is for the operator."""
 
 
-def ed25519_classes() -> tuple[type[ed25519.Ed25519PublicKey], type[ed25519.Ed25519PrivateKey]]:
-    """The library's, for public and for secret keys; imported where signatures are used.
-
-    Raises ConfigError where it is not installed.
-    """
+def public_key_class() -> type[Ed25519PublicKey]:
+    """The library's; imported where signatures are checked. Raises ConfigError where it is not installed."""
     try:
-        from cryptography.hazmat.primitives.asymmetric import ed25519
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
     except ModuleNotFoundError:
         text = f"signatures need the package cryptography: {install_extra('signed')}"
         raise ConfigError(text) from None
-
-    return ed25519.Ed25519PublicKey, ed25519.Ed25519PrivateKey
+    return Ed25519PublicKey
 
 
 def shown(key_id: bytes) -> str:
@@ -83,12 +74,6 @@ class Signature:
         key_id, signature = head[2 : 2 + ID_BYTES], head[2 + ID_BYTES :]
         return cls(key_id, signature, lines[2][len(TRUSTED) :], _decoded(lines[3], SIGNATURE_BYTES))
 
-    def text(self) -> str:
-        """As a file."""
-        head = base64.b64encode(SIGNATURE_ALGORITHM + self.key_id + self.signature).decode()
-        tail = base64.b64encode(self.comment_signature).decode()
-        return f"{UNTRUSTED}signature of a lora-router adapter\n{head}\n{TRUSTED}{self.comment}\n{tail}\n"
-
 
 @dataclass(frozen=True, slots=True)
 class PublicKey:
@@ -108,92 +93,17 @@ class PublicKey:
             raise BadSignature("is not a minisign public key")
         return cls(data[2 : 2 + ID_BYTES], data[2 + ID_BYTES :])
 
-    def text(self) -> str:
-        """As a file."""
-        data = base64.b64encode(KEY_ALGORITHM + self.key_id + self.key).decode()
-        return f"{UNTRUSTED}minisign public key {shown(self.key_id)}\n{data}\n"
-
     def check(self, message: bytes, signature: Signature) -> None:
         """Raises BadSignature unless this key signed both the message and the comment."""
-        public, _ = ed25519_classes()
+        public = public_key_class()
         from cryptography.exceptions import InvalidSignature
 
         try:
             key = public.from_public_bytes(self.key)
-            key.verify(signature.signature, _hashed(message))
+            key.verify(signature.signature, hashlib.blake2b(message).digest())
             key.verify(signature.comment_signature, signature.signature + signature.comment.encode())
         except (InvalidSignature, ValueError):
             raise BadSignature("does not fit") from None
-
-
-@dataclass(frozen=True, slots=True, repr=False)
-class SecretKey:
-    """Signs. It is never shown: it has no repr."""
-
-    key_id: bytes
-    seed: bytes
-
-    @classmethod
-    def make(cls) -> Self:
-        """A new key."""
-        return cls(secrets.token_bytes(ID_BYTES), secrets.token_bytes(KEY_BYTES))
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """A secret key file without a password. Raises BadSignature."""
-        lines = _lines(text.encode(), 2)
-        data = _decoded(lines[1], _SECRET.size)
-        algorithm, encryption, checksum, *_, key_id, seed, key, summed = _SECRET.unpack(data)
-        if algorithm != KEY_ALGORITHM or checksum != CHECKSUM:
-            raise BadSignature("is not a minisign secret key")
-        if encryption != bytes(2):
-            raise BadSignature(
-                "has a password: sign with minisign itself, or make a key without (minisign -GW)"
-            )
-        found = cls(key_id, seed)
-        if summed not in (found._checksum(), bytes(32)) or found.public.key != key:
-            raise BadSignature("is damaged")
-        return found
-
-    @property
-    def public(self) -> PublicKey:
-        """The key that checks what this one signs."""
-        _, private = ed25519_classes()
-        from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-
-        key = private.from_private_bytes(self.seed).public_key()
-        return PublicKey(self.key_id, key.public_bytes(Encoding.Raw, PublicFormat.Raw))
-
-    def text(self) -> str:
-        """As a file; keep it secret."""
-        no_password = (bytes(2), CHECKSUM, bytes(32), bytes(8), bytes(8))
-        data = _SECRET.pack(
-            KEY_ALGORITHM, *no_password, self.key_id, self.seed, self.public.key, self._checksum()
-        )
-        comment = f"{UNTRUSTED}minisign secret key {shown(self.key_id)}, without a password"
-        return f"{comment}\n{base64.b64encode(data).decode()}\n"
-
-    def sign(self, message: bytes, comment: str) -> Signature:
-        """`comment` is one line and signed too."""
-        _, private = ed25519_classes()
-        key = private.from_private_bytes(self.seed)
-        signature = key.sign(_hashed(message))
-        return Signature(self.key_id, signature, comment, key.sign(signature + comment.encode()))
-
-    def _checksum(self) -> bytes:
-        key = self.seed + self.public.key
-        return hashlib.blake2b(KEY_ALGORITHM + self.key_id + key, digest_size=32).digest()
-
-
-def write_secret(path: str | os.PathLike[str], key: SecretKey) -> None:
-    """A new file that its owner alone may read. Raises FileExistsError."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-    with open(descriptor, "w", encoding="ascii") as file:
-        file.write(key.text())
-
-
-def _hashed(message: bytes) -> bytes:
-    return hashlib.blake2b(message).digest()
 
 
 def _lines(data: bytes, count: int) -> list[str]:
@@ -220,17 +130,12 @@ def _decoded(line: str, size: int) -> bytes:
 
 
 HEX = re.compile(r"(?:sha256:)?([0-9a-f]{64})(?:\s.*)?")
-HOW = "`lora-router adapters sign` makes one"
+HOW = "minisign makes one (docs/adapter-format.md, Signed adapters)"
 
 
 def message_of(digest: str) -> bytes:
     """What is signed for an adapter of this digest, hex."""
     return f"lora-router adapter sha256:{digest}\n".encode()
-
-
-def sign(digest: str, key: SecretKey, comment: str) -> str:
-    """The text of the signature file of an adapter of this digest."""
-    return key.sign(message_of(digest), comment).text()
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,7 +245,7 @@ def parse_lock(text: str) -> frozenset[str]:
 
 def read_public_key(text: str) -> PublicKey:
     """A key by its file, or by the base64 that stands in one. Raises ConfigError."""
-    ed25519_classes()
+    public_key_class()
     is_file = os.path.isfile(text)
     try:
         return PublicKey.parse(Path(text).read_text(encoding="ascii") if is_file else text)

@@ -8,6 +8,7 @@ from rich.console import Console
 
 from router.registry.format.artifact import digest_of_folder
 from tests.cli.tiny import write_adapter, write_base
+from tests.registry.signing import Signer
 from tests.sources.conftest import _server, adapter_files, hub
 from tests.sources.fake_hub import COMMIT, REPO, TOKEN
 
@@ -71,10 +72,9 @@ def test_it_is_checked_against_the_base(cli, hub, base, own_folder, monkeypatch)
 
 
 def test_only_signed_ones_where_that_is_asked_for(cli, hub, base, own_folder, monkeypatch):
-    cli("adapters", "keygen", "release.key")
-    signed = write_adapter(own_folder / "signed")
-    cli("adapters", "sign", signed, "--key", "release.key")
-    monkeypatch.setenv("LORA_ROUTER_REQUIRE_SIGNED", "release.key.pub")
+    key = Signer.make()
+    signed = key.sign(write_adapter(own_folder / "signed"))
+    monkeypatch.setenv("LORA_ROUTER_REQUIRE_SIGNED", key.public_text().splitlines()[1])
     done = cli("adapters", "add", SOURCE, "--model", base)
     assert done.code == 1
     assert "adapter.sig: is missing, and only adapters signed by" in done.err
@@ -85,8 +85,7 @@ def test_only_signed_ones_where_that_is_asked_for(cli, hub, base, own_folder, mo
 
 
 def test_nothing_of_an_unsigned_one_is_parsed(cli, hub, base, monkeypatch):
-    cli("adapters", "keygen", "release.key")
-    monkeypatch.setenv("LORA_ROUTER_REQUIRE_SIGNED", "release.key.pub")
+    monkeypatch.setenv("LORA_ROUTER_REQUIRE_SIGNED", Signer.make().public_text().splitlines()[1])
     hub.files["adapter.toml"] = b'[adapter]\nname = "Not A Name"\n'
     monkeypatch.setattr("router.sources.adding.parse_manifest", lambda *_: 1 / 0)
     monkeypatch.setattr("router.registry.format.artifact.parse_manifest", lambda *_: 1 / 0)

@@ -58,12 +58,6 @@ def test_a_missing_driver_says_what_to_install(monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_url_of_the_driver_of_old_is_taken_and_told(server, caplog):
-    ExperimentStore(server.url().replace("postgresql:", "postgresql+pg8000:")).close()
-    assert "psycopg is used: write postgresql://..." in caplog.text
-
-
-@pytest.mark.slow
 def test_a_server_that_says_nothing_is_left(server, monkeypatch):
     """The connection is closed, and the next call has a new one."""
     store = ExperimentStore(empty(server))

@@ -150,7 +150,7 @@ async def test_a_fragment_that_is_refused_leads_where_it_can_be_read(roled: Role
 
 
 async def test_without_the_setting_there_is_none(start_web: StartWeb, http: Http) -> None:
-    server = await start_web(console=False)
+    server = await start_web(**{"console.enabled": False})
     answer = await http(server).get("/console")
     assert answer.status_code == 404
     assert server.recent is None

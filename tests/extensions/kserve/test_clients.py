@@ -30,7 +30,9 @@ def environment(folder: Path, package: str) -> Path:
 )
 async def test_a_client_unchanged(start_server: Start, tmp_path: Path, package: str, script: str) -> None:
     python = await asyncio.to_thread(environment, tmp_path, package)
-    server = await start_server(FakeEngine(step_seconds=0.002, context_length=8192), kserve=True)
+    server = await start_server(
+        FakeEngine(step_seconds=0.002, context_length=8192), **{"kserve.enabled": True}
+    )
     command = (python, Path(__file__).with_name(script), server.address)
     child = await asyncio.create_subprocess_exec(*command, stdout=PIPE, stderr=PIPE, cwd=tmp_path)
     out, err = await child.communicate()

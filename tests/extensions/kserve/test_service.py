@@ -45,7 +45,7 @@ async def stub() -> AsyncIterator[Stub]:
 @pytest.fixture
 async def served(start_server: Start, stub: Stub) -> Any:
     """A stub to a server with the adapters medical and legal."""
-    return stub(await start_server(kserve=True))
+    return stub(await start_server(**{"kserve.enabled": True}))
 
 
 def raw(text: str) -> bytes:
@@ -218,7 +218,7 @@ async def test_a_stream_goes_on_while_nothing_is_asked(served: Any) -> None:
 
 
 async def test_who_leaves_a_stream_takes_its_requests_along(start_server: Start, stub: Stub) -> None:
-    server = await start_server(FakeEngine(step_seconds=0.01), kserve=True)
+    server = await start_server(FakeEngine(step_seconds=0.01), **{"kserve.enabled": True})
     call = stub(server).ModelStreamInfer()
     for name in "abc":
         await call.write(asking(id=name, stream=True, max_tokens=500, min_tokens=500))
@@ -231,7 +231,7 @@ async def test_who_leaves_a_stream_takes_its_requests_along(start_server: Start,
 
 async def test_more_requests_than_places_on_one_stream(start_server: Start, stub: Stub) -> None:
     engine = FakeEngine(step_seconds=0.01)
-    server = await start_server(engine, kserve=True, max_running=1, max_queue=1)
+    server = await start_server(engine, max_running=1, max_queue=1, **{"kserve.enabled": True})
     requests = [asking(id=name, max_tokens=20, min_tokens=20) for name in "abcd"]
     events = await streamed(stub(server), *requests)
     assert sum(event.error_message.startswith("UNAVAILABLE: ") for event in events) == 2
@@ -335,7 +335,7 @@ async def test_it_lives_and_is_not_ready_while_the_base_is_loading(start_server:
     async def startup() -> None:
         await go.wait()
 
-    server = await start_server(kserve=True, startup=startup, wait=False)
+    server = await start_server(startup=startup, wait=False, **{"kserve.enabled": True})
     served = stub(server)
     assert (await served.ServerLive(oip.ServerLiveRequest())).live
     assert not (await served.ServerReady(oip.ServerReadyRequest())).ready
@@ -368,7 +368,7 @@ def test_every_method_has_a_role_and_a_policy() -> None:
 
 async def test_roles(start_server: Start, stub: Stub, tmp_path: Path) -> None:
     clients = write_clients(tmp_path)
-    served = stub(await start_server(kserve=True, clients=clients.path))
+    served = stub(await start_server(clients=clients.path, **{"kserve.enabled": True}))
     infer, observe = bearer(clients.infer), bearer(clients.observe)
     assert (await served.ServerReady(oip.ServerReadyRequest())).ready
     assert (await failure(served.ModelInfer(asking()))).code() is grpc.StatusCode.UNAUTHENTICATED
@@ -391,7 +391,7 @@ async def test_quotas_count_the_requests_of_a_stream_and_not_the_stream(
     start_server: Start, stub: Stub, tmp_path: Path
 ) -> None:
     clients = write_clients(tmp_path, more="requests_per_minute = 2\nmax_concurrent = 1")
-    served = stub(await start_server(kserve=True, clients=clients.path))
+    served = stub(await start_server(clients=clients.path, **{"kserve.enabled": True}))
     call = served.ModelStreamInfer(metadata=bearer(clients.infer))
     got = []
     for name in "abc":
@@ -412,7 +412,7 @@ async def test_two_tenants_do_not_see_each_others_models(
         lines += [clients.path.read_text(), f'[[tenant]]\nid = "{name}"\n']
     path = tmp_path / "clients.toml"
     path.write_text("".join(sorted(lines, reverse=True)))
-    served = stub(await start_server(kserve=True, clients=path))
+    served = stub(await start_server(clients=path, **{"kserve.enabled": True}))
     for mine, other in (("medical", "legal"), ("legal", "medical")):
         metadata = tokens[mine]
         assert text_of(await served.ModelInfer(asking(model=mine), metadata=metadata))
@@ -431,7 +431,7 @@ async def test_two_tenants_do_not_see_each_others_models(
 
 
 async def test_a_drain_lets_what_runs_end_and_ends_streams(start_server: Start, stub: Stub) -> None:
-    server = await start_server(FakeEngine(step_seconds=0.005), kserve=True, drain_seconds=5.0)
+    server = await start_server(FakeEngine(step_seconds=0.005), drain_seconds=5.0, **{"kserve.enabled": True})
     served = stub(server)
     idle, busy = served.ModelStreamInfer(), served.ModelStreamInfer()
     await idle.write(asking())
@@ -457,7 +457,7 @@ async def test_requests_of_a_stream_are_made_by_whom_the_stream_is(
     name = "spiffe://cluster.local/ns/shop/sa/billing"
     path = tmp_path / "clients.toml"
     path.write_text(f'[[client]]\nid = "billing"\ncert = "{name}"\nroles = ["infer"]\n')
-    server = await start_server(kserve=True, clients=path, sidecar_listen="127.0.0.1:0")
+    server = await start_server(clients=path, sidecar_listen="127.0.0.1:0", **{"kserve.enabled": True})
     metadata = (("x-forwarded-client-cert", f"URI={name}"),)
     async with grpc.aio.insecure_channel(server.sidecar_address) as channel:
         served = GRPCInferenceServiceStub(channel)  # type: ignore[no-untyped-call]

@@ -73,10 +73,10 @@ async def test_an_outcome_counts_once_under_its_key(lab: SimpleNamespace) -> Non
 
 
 @pytest.mark.parametrize(("value", "kept"), [(True, 1.0), (False, 0.0), (0.25, 0.25), (0, 0.0)])
-async def test_values_and_names(lab: SimpleNamespace, value: Any, kept: float) -> None:
+async def test_numbers_and_booleans_are_values(lab: SimpleNamespace, value: Any, kept: float) -> None:
     rid, now = await lab.answered(), int(time.time())
     at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now))
-    told = await lab.told(response_id=rid, name="happy", value=value, time=at, idempotency_key="k")
+    told = await lab.told(response_id=rid, metric="happy", value=value, time=at, idempotency_key="k")
     assert told.json()["status"] == "counted"
     found = lab.store.outcomes["k"].outcome
     assert (found.metric, found.value, found.time) == ("happy", kept, now)
@@ -248,7 +248,7 @@ def test_every_bad_field_is_named(fields: dict[str, Any], bad: set[str]) -> None
 JSON = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
 TIMES = st.datetimes(timezones=st.timezones()).map(lambda time: time.isoformat())
 FIELDS = (
-    *("response_id", "metric", "name", "value", "time", "idempotency_key", "should_have_been", "text"),
+    *("response_id", "metric", "value", "time", "idempotency_key", "should_have_been", "text"),
     *("feedback", "corrected", "answered_by", "user"),
 )
 KINDS = {

@@ -116,7 +116,7 @@ async def test_refusals_over_http_have_their_status_and_are_no_fault_of_the_serv
 async def test_requests_of_a_kserve_stream_are_spans_of_their_own(
     traced: StartTraced, connect: Connect, collector: Collector
 ) -> None:
-    stub = GRPCInferenceServiceStub(connect(await traced(kserve=True)).channel)  # type: ignore[no-untyped-call]
+    stub = GRPCInferenceServiceStub(connect(await traced(**{"kserve.enabled": True})).channel)  # type: ignore[no-untyped-call]
     requests = []
     for number in range(2):
         requests.append(oip.ModelInferRequest(model_name="medical", id=str(number)))

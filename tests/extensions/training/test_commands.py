@@ -117,36 +117,6 @@ def test_flags_of_own_rows_that_do_not_fit(cli, calls, flags, said):
     assert said in done.err
 
 
-@pytest.fixture
-def curves(monkeypatch):
-    """What `learning_curve` is asked; it answers at once."""
-    made = []
-
-    def measure(recipe, fractions, **options):
-        made.append((recipe, fractions, options))
-        return Path("adapters/medical/data_need.json")
-
-    monkeypatch.setattr("router.extensions.training.evaluation.learning_curve.learning_curve", measure)
-    return made
-
-
-def test_learning_curve_passes_its_flags_and_says_what_is_next(cli, curves):
-    done = cli(
-        "adapters", "learning-curve", "recipes/medical.toml", "--fractions", "0.2, 0.5", "--device", "cpu"
-    )
-    assert done.code == 0
-    assert "lora-router adapters evaluate adapters/medical" in done.out
-    options = {"output": None, "work": Path("runs"), "device": "cpu"}
-    assert curves == [(Path("recipes/medical.toml"), [0.2, 0.5], options)]
-
-
-def test_fractions_that_are_no_numbers_are_a_misuse(cli, curves):
-    done = cli("adapters", "learning-curve", "recipes/medical.toml", "--fractions", "a tenth")
-    assert done.code == 2
-    assert "must be numbers with commas, such as 0.1,0.3" in done.err
-    assert curves == []
-
-
 # -- convert
 
 

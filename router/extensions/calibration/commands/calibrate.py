@@ -86,7 +86,7 @@ def calibrate(
             raise CliError(refusal)
         taken, reached = supported
     found = _calibration(taken, reached, tested, known, strange)
-    path = output or here.settings.adapter_folders[0] / FILE_NAME
+    path = output or here.settings.adapters_dir[0] / FILE_NAME
     written = accept or not refusal
     if written:
         write_calibration(path, found)

@@ -1,7 +1,7 @@
 """Evaluation: report cards of adapters on data they were not trained on (extra: [train]).
 
 `exam` finds adapters, recipes and data, and asks the questions (`subject` is the adapter on its base, and the
-engine that answers); `metrics` judge. `run` adds the sections (`generalization`, `bias`, `learning_curve`),
+engine that answers); `metrics` judge. `run` adds the sections (`generalization`, `bias`, `data_need`),
 and `report` shows them. `own_rows` is the short form, on a user's own rows.
 """
 

@@ -41,11 +41,8 @@ def measure_bias(file: Path, base: AskTexts, adapter: AskTexts) -> dict[str, Any
     attribute but the control), then the attributes; estimates are {"value", "low", "high"}. `over_control`
     is the adapter's share minus its share for the control words (None without a control). A distance is
     the mean share of words that differ.
-    Returns {"missing": FILE} if there is no such file. Raises ConfigError if it is wrong.
+    Raises ConfigError if the file cannot be read or is wrong.
     """
-    named = "/".join(file.parts[-2:])
-    if not file.is_file():
-        return {"missing": named}
     groups = make_groups(load_cases(file))
     prompts = [prompt for group in groups for prompt in group.prompts]
     answerers = (("base", base), ("adapter", adapter))
@@ -54,7 +51,7 @@ def measure_bias(file: Path, base: AskTexts, adapter: AskTexts) -> dict[str, Any
     wanted = {"all": [name for name in attributes if name != CONTROL]} | {name: [name] for name in attributes}
     control = share_changed(compared["adapter"], [CONTROL]) if CONTROL in attributes else None
     return {
-        "file": named,
+        "file": "/".join(file.parts[-2:]),
         "texts": len({group.text for group in groups}),
         "groups": len(groups),
         "prompts": len(prompts),

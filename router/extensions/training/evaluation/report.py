@@ -318,8 +318,6 @@ def prior_lines(section: Mapping[str, Any] | None) -> list[str]:
 
 def data_need_lines(section: Mapping[str, Any]) -> list[str]:
     """The section as lines of a page."""
-    if "missing" in section:
-        return [f"Data need: not measured; `{section['missing']}` does."]
     digits = section["digits"]
     lines = [
         f"Data need: {section['metric']} on test rows after training on a part of the training rows, with",
@@ -338,10 +336,6 @@ def data_need_lines(section: Mapping[str, Any]) -> list[str]:
 
 def bias_lines(section: Mapping[str, Any]) -> list[str]:
     """The section as lines of a page."""
-    if "missing" in section:
-        return [
-            f"Bias: not measured, there are no counterfactual prompts: {section['missing']} is not there."
-        ]
     lines = [
         f"{section['prompts']} counterfactual prompts in {section['groups']} groups on {section['texts']}",
         f"texts (`{section['file']}`): the share of answers that change when only the words for a person do,",

@@ -23,6 +23,7 @@ from router.extensions.training.evaluation.calibration import (
     renew_calibration,
     scores_of,
 )
+from router.extensions.training.evaluation.data_need import data_need, read_curve
 from router.extensions.training.evaluation.exam import (
     EvaluationPlan,
     Exam,
@@ -43,7 +44,6 @@ from router.extensions.training.evaluation.generalization import (
     paragraphs,
     regressions,
 )
-from router.extensions.training.evaluation.learning_curve import data_need, read_curve
 from router.extensions.training.evaluation.metrics import METRICS, score_answers
 from router.extensions.training.evaluation.report import (
     draw_pictures,
@@ -141,12 +141,14 @@ def _measure_sections(exam: Exam, arms: Mapping[ComparedArm, MeasuredArm], recip
         "splits": lambda: measure_overfitting(subject, exam.plan.splits, count),
         "calibration": lambda: _calibration(exam, arms),
         "generalization": lambda: measure_generalization(subject, recipe, recipes, min(ROWS, count)),
-        "bias": lambda: _bias(exam),
-        "data_need": lambda: data_need(subject, recipe, score, count),
     }
-    sections: dict[str, Any] = {}
     if not arms[ComparedArm.ADAPTER].labels:
         del parts["calibration"]
+    if _cases_file(exam).is_file():
+        parts["bias"] = lambda: _bias(exam)
+    if (curve := read_curve(subject, recipe)) is not None:
+        parts["data_need"] = lambda: data_need(curve, recipe, score, count)
+    sections: dict[str, Any] = {}
     for name, part in parts.items():
         started = time.monotonic()
         sections[name] = part()

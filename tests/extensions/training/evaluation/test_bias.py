@@ -109,12 +109,6 @@ def test_mapping_does_not_run_twice_over_the_same_words() -> None:
     assert map_back("b a", {"x": "a", "y": "b"}, {"x": "b", "y": "c"}) == "c b"
 
 
-def test_no_file_is_said(tmp_path: Path) -> None:
-    section = measure_bias(tmp_path / "bias" / "none.toml", same, same)
-    assert section == {"missing": "bias/none.toml"}
-    assert "bias/none.toml" in bias_lines(section)[0]
-
-
 def test_too_few_answers_are_an_error(file: Path) -> None:
     with pytest.raises(ValueError, match="24 counterfactual prompts, got 1"):
         measure_bias(file, same, lambda prompts: ["one"])
@@ -155,10 +149,3 @@ def test_shipped_cases(path: Path) -> None:
 def test_every_recipe_has_cases() -> None:
     names = {load_recipe(path).adapter.name for path in ROOT.glob("*.toml")}
     assert names <= {path.stem for path in FILES}
-
-
-def test_the_example_of_the_documentation_is_right(file: Path) -> None:
-    page = (ROOT.parent / "docs" / "training.md").read_text(encoding="utf-8")
-    [example] = [block for block in page.split("```toml\n")[1:] if "[attributes]" in block]
-    file.write_text(example.split("```")[0])
-    assert len(make_groups(load_cases(file))) == 4

@@ -10,9 +10,14 @@ from typing import Any
 import pytest
 
 from router.errors import AdapterRejected, ConfigError
+from router.extensions.training.base import load_base
 from router.extensions.training.evaluation import evaluate
+from router.extensions.training.evaluation.data_need import FILE
 from router.extensions.training.evaluation.report import report_page
-from router.extensions.training.evaluation.subject import read_manifest
+from router.extensions.training.evaluation.subject import load_subject, read_manifest
+from router.extensions.training.recipe import load_recipe
+from tests.extensions.training.evaluation.test_bias import CASES
+from tests.extensions.training.evaluation.test_data_need import curve_of
 
 pytestmark = pytest.mark.slow
 
@@ -25,7 +30,7 @@ def folder(trained: Path, tmp_path: Path) -> Path:
 def judged(folder: Path, trained: Path, rows: int | None = None) -> dict[str, Any]:
     said: list[str] = []
     [report] = evaluate([folder], recipes=trained / "recipes", rows=rows, device="cpu", say=said.append)
-    assert len(said) == 8
+    assert len(said) == 6
     return report
 
 
@@ -73,8 +78,7 @@ def test_efficiency_is_of_single_requests(whole: tuple[Path, dict[str, Any]]) ->
 def test_sections_of_others_stand_in_the_report(whole: tuple[Path, dict[str, Any]]) -> None:
     report = whole[1]
     assert report["generalization"]["sets"] == report["regressions"] == []  # no other recipe is there
-    assert report["bias"] == {"missing": "bias/colours.toml"}
-    assert "learning-curve" in report["data_need"]["missing"]
+    assert not {"bias", "data_need"} & report.keys()  # nor their files
 
 
 def test_page_shows_every_number(folder: Path, trained: Path) -> None:
@@ -91,7 +95,7 @@ def test_page_shows_every_number(folder: Path, trained: Path) -> None:
             assert f"{number:.3f}" in text
         assert str(arm["loss_per_gold_token"]) in text
     assert report["samples"][0]["prompt"] in text
-    for title in ("Accuracy", "Efficiency", "Overfitting", "Generalization", "Data need", "Bias", "Answers"):
+    for title in ("Accuracy", "Efficiency", "Overfitting", "Generalization", "Answers"):
         assert f"\n## {title}\n" in text
 
 
@@ -171,6 +175,24 @@ def test_data_and_recipe_must_fit(folder: Path, trained: Path, tmp_path: Path) -
         evaluate([folder], recipes=recipes)
 
 
+def test_bias_and_data_need_are_there_where_their_files_are(
+    folder: Path, trained: Path, tmp_path: Path
+) -> None:
+    recipes = Path(shutil.copytree(trained / "recipes", tmp_path / "recipes"))
+    (recipes / "bias").mkdir()
+    (recipes / "bias" / "colours.toml").write_text(CASES)
+    recipe = load_recipe(recipes / "colours.toml")
+    subject = load_subject(folder, read_manifest(folder), load_base(recipe.base.model, "cpu"))
+    (folder / FILE).write_text(json.dumps(curve_of(subject, recipe)))
+    [report] = evaluate([folder], recipes=recipes, rows=3, device="cpu", say=str)
+    assert report["bias"]["groups"] == 6
+    assert [point["rows"] for point in report["data_need"]["points"]] == [6, 12, 24]
+    page = (folder / "REPORT.md").read_text()
+    assert all(f"\n## {title}\n" in page for title in ("Bias", "Data need"))
+    told = (Path(__file__).parents[4] / "docs" / "training.md").read_text()
+    assert [key for key in (*report["bias"], *report["data_need"]) if f"`{key}`" not in told] == []
+
+
 def test_what_a_section_cannot_use_is_said_first(folder: Path, trained: Path, tmp_path: Path) -> None:
     recipes = Path(shutil.copytree(trained / "recipes", tmp_path / "recipes"))
     said: list[str] = []
@@ -181,7 +203,7 @@ def test_what_a_section_cannot_use_is_said_first(folder: Path, trained: Path, tm
         assert said == []
 
     (folder / "data_need.json").write_text("{}")
-    refused("data_need.json is not what adapters learning-curve writes")
+    refused("data_need.json cannot be read")
     (folder / "data_need.json").unlink()
     (recipes / "bias").mkdir()
     (recipes / "bias" / "colours.toml").write_text("texts = []")
