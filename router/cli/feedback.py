@@ -27,6 +27,18 @@ Corrected = Annotated[
     str,
     typer.Option("--corrected", metavar="FILE", help="What the answer should have been; - is stdin."),
 ]
+ShouldHaveBeen = Annotated[
+    str,
+    typer.Option("--should-have-been", metavar="NAME", help="Who should have answered; base: no adapter."),
+]
+Text = Annotated[
+    str,
+    typer.Option(
+        "--text",
+        metavar="TEXT",
+        help="With --should-have-been: what was asked, for a server that has not kept it.",
+    ),
+]
 Comment = Annotated[str, typer.Option("--comment", metavar="TEXT", help="Why, in words.")]
 AdapterName = Annotated[str, typer.Argument(metavar="ADAPTER", help="NAME, or base.")]
 Since = Annotated[
@@ -49,35 +61,61 @@ def record(
     good: Good = False,
     bad: Bad = False,
     corrected: Corrected = "",
+    should_have_been: ShouldHaveBeen = "",
     comment: Comment = "",
+    text: Text = "",
     server: flags.Server = "",
     timeout: flags.Timeout = 30.0,
     json: flags.Json = False,
 ) -> None:
-    """Say whether an answer is good, bad, or what it should have been.
+    """Say whether an answer is good, bad, or what or whose it should have been.
 
-    Later feedback on an answer replaces the earlier. A server keeps texts with `serve --feedback texts`.
+    Later feedback on an answer replaces the earlier. A server keeps texts with `serve --feedback texts`, and
+    who should have answered with `serve --corrections labels` or `texts`.
 
     \b
     Examples:
       lora-router feedback 9f86d081884c7d659a2feaa0c55ad015 --good
       lora-router feedback 9f86d081884c7d659a2feaa0c55ad015 --corrected right.txt
+      lora-router feedback 9f86d081884c7d659a2feaa0c55ad015 --should-have-been legal
     """
     from router.cli.connect import connected
     from router.cli.output import print_json
 
-    if good + bad + bool(corrected) != 1:
-        raise CliError("say one of --good, --bad and --corrected FILE", MISUSED)
-    text = _text(corrected) if corrected else ""
+    if good + bad + bool(corrected) + bool(should_have_been) != 1:
+        raise CliError("say one of --good, --bad, --corrected FILE and --should-have-been NAME", MISUSED)
+    if text and not should_have_been:
+        raise CliError("--text goes with --should-have-been", MISUSED)
+    if comment and should_have_been:
+        raise CliError("--comment goes with --good, --bad and --corrected", MISUSED)
+    if should_have_been:
+        _correct(response_id, should_have_been, text, server, timeout, json)
+        return
+    right = _text(corrected) if corrected else ""
     with connected(server, timeout) as client:
         verdict = "good" if good else "bad" if bad else ""
-        done = client.feedback.record(response_id, verdict, corrected=text, comment=comment)
+        done = client.feedback.record(response_id, verdict, corrected=right, comment=comment)
     if json:
         print_json({"response_id": response_id, "kept": done.kept, "replaced": done.replaced})
         return
     texts = done.kept == "texts"
     what = "kept, with texts" if texts else "kept, without texts: nothing can be learned from it"
     print(what + ("; it replaces earlier feedback" if done.replaced else ""))
+
+
+def _correct(response_id: str, name: str, text: str, server: str, timeout: float, json: bool) -> None:
+    """Record who should have answered."""
+    from router.cli.connect import connected
+    from router.cli.output import print_json
+
+    with connected(server, timeout) as client:
+        kept = client.record_correction(response_id, name, text)
+    if json:
+        print_json({"response_id": response_id, "adapter": name, "kept": kept})
+    elif kept == "texts":
+        print("kept, with what was asked")
+    else:
+        print("kept, without what was asked: it is counted, and nothing can be learned from it")
 
 
 def list_(

@@ -57,7 +57,6 @@ routing = typer.Typer(
     help="Where requests go: one request, and how well the classifiers here do.",
 )
 routing.command(DEFAULT_COMMAND)(connecting(route.route))
-routing.command("correct")(connecting(route.correct))
 routing.add_typer(group("Who should have answered.", list=route.list_, clear=route.clear), name="corrections")
 app.add_typer(routing, name="route")
 of_answers = typer.Typer(

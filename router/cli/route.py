@@ -94,13 +94,6 @@ def _vote_rows(vote: Vote, plain: bool) -> Sequence[tuple[str, ...]]:
     return rows
 
 
-Answer = Annotated[
-    str, typer.Argument(metavar="RESPONSE_ID", help="Of the answer, as `ask --json` shows it.")
-]
-Right = Annotated[str, typer.Argument(metavar="NAME", help="Who should have answered; base: no adapter.")]
-Text = Annotated[
-    str, typer.Option("--text", metavar="TEXT", help="What was asked, for a server that has not kept it.")
-]
 Tenant = Annotated[
     str | None, typer.Option("--tenant", metavar="ID", help="Only those of this tenant.", show_default=False)
 ]
@@ -111,35 +104,6 @@ All = Annotated[bool, typer.Option("--all", help="Every tenant's, from whenever.
 Last = Annotated[int, typer.Option("--last", metavar="N", min=1, help="So many from the end.")]
 COLUMNS = ["TIME", "TENANT", "ANSWERED BY", "SHOULD HAVE BEEN", "REASON", "TEXT"]
 SHOWN = 70  # characters of a request
-
-
-def correct(
-    response_id: Answer,
-    name: Right,
-    text: Text = "",
-    server: flags.Server = "",
-    timeout: flags.Timeout = 30.0,
-    json: flags.Json = False,
-) -> None:
-    """Say who should have answered a request.
-
-    A server keeps it with `serve --corrections labels`, and with texts also what was asked, to learn from.
-
-    \b
-    Example:
-      lora-router route correct 9f86d081884c7d659a2feaa0c55ad015 legal
-    """
-    from router.cli.connect import connected
-    from router.cli.output import print_json
-
-    with connected(server, timeout) as client:
-        kept = client.record_correction(response_id, name, text)
-    if json:
-        print_json({"response_id": response_id, "adapter": name, "kept": kept})
-    elif kept == "texts":
-        print("kept, with what was asked")
-    else:
-        print("kept, without what was asked: it is counted, and nothing can be learned from it")
 
 
 def list_(

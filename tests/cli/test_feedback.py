@@ -58,11 +58,24 @@ async def test_feedback_from_an_answer_to_training_rows(command: Any, tmp_path: 
     assert later.out == "no feedback on medical\n"
 
 
+def test_who_should_have_answered_is_told_to_the_server(cli: Any, remote: Any) -> None:
+    done = cli("feedback", "ab" * 16, "--should-have-been", "legal", "--text", "Who owns this?")
+    assert (done.code, done.out) == (0, "kept, with what was asked\n")
+    assert "nothing can be learned" in cli("feedback", "ab" * 16, "--should-have-been", "base").out
+    said = json.loads(cli("feedback", "ab" * 16, "--should-have-been", "base", "--json").out)
+    assert said == {"response_id": "ab" * 16, "adapter": "base", "kept": "labels"}
+    first, second, _ = remote.inference.requests
+    assert (first.adapter, first.text, second.adapter) == ("adapters/legal", "Who owns this?", "base")
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
         ("x",),
         ("x", "--good", "--bad"),
+        ("x", "--good", "--should-have-been", "legal"),
+        ("x", "--good", "--text", "Who owns this?"),
+        ("x", "--should-have-been", "legal", "--comment", "wrong"),
         ("x", "--corrected", "empty.txt"),
         ("delete",),
         ("delete", "--unit", "a", "--unit-hash", "b"),

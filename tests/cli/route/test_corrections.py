@@ -1,4 +1,4 @@
-"""`route correct` and `route corrections list|clear`."""
+"""`route corrections list|clear`."""
 
 from __future__ import annotations
 
@@ -20,16 +20,6 @@ def store(own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> CorrectionStore:
     monkeypatch.setenv("XDG_STATE_HOME", str(own_folder / "state"))
     (own_folder / "adapters").mkdir()
     return store_here(None)
-
-
-def test_correct_tells_the_server_and_what_it_kept(cli, remote):
-    done = cli("route", "correct", "ab" * 16, "legal", "--text", "Who owns this?")
-    assert (done.code, done.out) == (0, "kept, with what was asked\n")
-    assert "nothing can be learned" in cli("route", "correct", "ab" * 16, "base").out
-    said = json.loads(cli("route", "correct", "ab" * 16, "base", "--json").out)
-    assert said == {"response_id": "ab" * 16, "adapter": "base", "kept": "labels"}
-    first, second, _ = remote.inference.requests
-    assert (first.adapter, first.text, second.adapter) == ("adapters/legal", "Who owns this?", "base")
 
 
 def test_list_shows_who_answered_and_who_should_have(cli, store):
