@@ -44,7 +44,7 @@ async def local_router(
 async def shipped_router() -> AsyncIterator[Router]:
     """The same with the shipped adapters, and a calibration beside them if there is one."""
     settings = load_settings({"adapters_dir": (ROOT / "adapters",)})
-    async with local_router(read_profiles(settings.adapter_folders), settings) as router:
+    async with local_router(read_profiles(settings.adapters_dir), settings) as router:
         yield router
 
 
