@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from router.experiments.times import TIMES, UNSERVED, slow_share, time_quantile
-from router.types import AdapterRef, RouterVariant
+from router.types import AdapterRef
 
 BASE = "base"
 """The route of requests that no adapter is for; the base model has no name of its own."""
@@ -133,16 +133,13 @@ class Unanswered(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ArmSpec:
-    """One arm. Of `adapter` and `router` at most one is set; neither is the base.
-
-    A control arm with neither in a router experiment is the router as the server has it. From `withdrawn`
-    on, in unix seconds, it has no units: those whose variant falls to it take no part.
+    """One arm; without an adapter it is the base. From `withdrawn` on, in unix seconds, it has no units:
+    those whose variant falls to it take no part.
     """
 
     name: str
     weight: float
     adapter: AdapterRef | None = None
-    router: RouterVariant | None = None
     withdrawn: float | None = None
 
 
@@ -219,7 +216,7 @@ class Spec:
     """What an operator says, and may edit. Editing after the start opens a new phase with new salts.
 
     `route` is the adapter's name whose requests take part (`base`: those that the base would answer);
-    empty in a router experiment, in which all requests without an explicit adapter take part. `unit`
+    empty in a holdout, which is of all. `unit`
     tells what a unit is (user, session), for people; it is read from `routing.unit`, or from the label
     `unit_label`. `window` is how many seconds after exposure outcomes count; `grace` how much later they may
     arrive, in seconds: then a unit is mature, and nothing changes it any more. `shadow_share` is the share of
@@ -452,19 +449,6 @@ class Preference:
     result: int
     unit: str
     both_bad: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Disagreement:
-    """What both routers chose for one request: resource names, `base` for the base."""
-
-    experiment: str
-    phase: int
-    unit: str
-    response_id: str
-    time: float
-    control: str
-    treatment: str
 
 
 RULE = "rule"

@@ -346,8 +346,6 @@ def _measured(report: Report) -> Iterator[tuple[str, str, MetricReport, float]]:
                 arm.unadjusted,
                 math.nan,
             )
-        if arm.everyone:
-            yield arm.arm, "all units", arm.everyone, arm.everyone.p
         for rail in arm.rails:
             yield arm.arm, "guardrail, early" if rail.early else "guardrail", rail, rail.p
         for one in arm.secondary:

@@ -113,8 +113,7 @@ class PipelineHealth:
     """Results of the checks. `missing` is by arm, each against control.
 
     `crossed` is the share of units that were shown more than one arm; `mixed` names what changed under
-    a running phase (adapter, base or router digest of an arm). `triggered`, of router experiments, is the
-    sample ratio among the units for which the routers differed.
+    a running phase (adapter, base or router digest of an arm).
     """
 
     sample_ratio: SampleRatio
@@ -122,19 +121,17 @@ class PipelineHealth:
     missing: Mapping[str, Missing] = field(default_factory=dict)
     crossed: float = 0.0
     mixed: tuple[str, ...] = ()
-    triggered: SampleRatio | None = None
 
     def faults(self) -> list[FailedCheck]:
         """Everything that makes verdicts invalid; empty if sound."""
         return list(self._faults())
 
     def _faults(self) -> Iterator[FailedCheck]:
-        for rule, ratio in (("sample-ratio", self.sample_ratio), ("triggered-ratio", self.triggered)):
-            if ratio is not None and ratio.alarm:
-                wanted = ", ".join(f"{n:.0f}" for n in ratio.expected)
-                got = ", ".join(map(str, ratio.counts))
-                level = f"p = {ratio.p:.2g}, alarm at {ratio.alpha:g}"
-                yield FailedCheck(rule, f"units by arm are {got}, expected are {wanted} ({level})")
+        if (ratio := self.sample_ratio).alarm:
+            wanted = ", ".join(f"{n:.0f}" for n in ratio.expected)
+            got = ", ".join(map(str, ratio.counts))
+            level = f"p = {ratio.p:.2g}, alarm at {ratio.alpha:g}"
+            yield FailedCheck("sample-ratio", f"units by arm are {got}, expected are {wanted} ({level})")
         for arm, found in self.missing.items():
             if found.alarm:
                 shares = percent(1 - found.treatment), percent(1 - found.control)

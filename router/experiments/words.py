@@ -27,7 +27,6 @@ if TYPE_CHECKING:
         Ruling,
         SegmentReport,
     )
-    from router.types import RouterVariant
 
 DAY = 86_400.0
 MARK = "†"
@@ -471,27 +470,9 @@ def further_lines(report: Report, arm: ArmReport) -> list[str]:
         lines.append(
             f"at equal answer length: {text}. Its answers have {lengths} {found.length.control:.3g}."
         )
-    if arm.everyone:
-        units = counted(sum(arm.everyone.units), unit)
-        lines.append(
-            f"over all {units}, also those for whom the routers agree: {change(form, arm.everyone)}."
-        )
     if arm.unadjusted:
         lines.append(f"without what each {unit} did before: {change(form, arm.unadjusted)}.")
     return lines
-
-
-def router_line(variant: RouterVariant) -> str:
-    """`router with threshold 0.4`."""
-    settings = {
-        "threshold": variant.threshold,
-        "classifiers": variant.classifiers and ", ".join(variant.classifiers),
-        "task first": variant.task_first,
-        "domain first": variant.domain_first,
-    }
-    return "router with " + "; ".join(
-        f"{key} {value}" for key, value in settings.items() if value is not None
-    )
 
 
 def at(unix_seconds: float) -> str:

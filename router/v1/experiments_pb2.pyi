@@ -58,29 +58,16 @@ class Experiment(_message.Message):
         values: _containers.RepeatedScalarFieldContainer[str]
         def __init__(self, label: _Optional[str] = ..., values: _Optional[_Iterable[str]] = ...) -> None: ...
     class Arm(_message.Message):
-        __slots__ = ("name", "weight", "adapter", "router", "withdraw_time")
+        __slots__ = ("name", "weight", "adapter", "withdraw_time")
         NAME_FIELD_NUMBER: _ClassVar[int]
         WEIGHT_FIELD_NUMBER: _ClassVar[int]
         ADAPTER_FIELD_NUMBER: _ClassVar[int]
-        ROUTER_FIELD_NUMBER: _ClassVar[int]
         WITHDRAW_TIME_FIELD_NUMBER: _ClassVar[int]
         name: str
         weight: float
         adapter: str
-        router: Experiment.RouterVariant
         withdraw_time: _timestamp_pb2.Timestamp
-        def __init__(self, name: _Optional[str] = ..., weight: _Optional[float] = ..., adapter: _Optional[str] = ..., router: _Optional[_Union[Experiment.RouterVariant, _Mapping]] = ..., withdraw_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
-    class RouterVariant(_message.Message):
-        __slots__ = ("threshold", "classifiers", "task_first", "domain_first")
-        THRESHOLD_FIELD_NUMBER: _ClassVar[int]
-        CLASSIFIERS_FIELD_NUMBER: _ClassVar[int]
-        TASK_FIRST_FIELD_NUMBER: _ClassVar[int]
-        DOMAIN_FIRST_FIELD_NUMBER: _ClassVar[int]
-        threshold: float
-        classifiers: _containers.RepeatedScalarFieldContainer[str]
-        task_first: bool
-        domain_first: bool
-        def __init__(self, threshold: _Optional[float] = ..., classifiers: _Optional[_Iterable[str]] = ..., task_first: _Optional[bool] = ..., domain_first: _Optional[bool] = ...) -> None: ...
+        def __init__(self, name: _Optional[str] = ..., weight: _Optional[float] = ..., adapter: _Optional[str] = ..., withdraw_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
     class Metric(_message.Message):
         __slots__ = ("name", "kind", "lower_is_better", "aggregate", "per", "missing_is_zero", "covariate", "margin", "relative", "cap", "floor", "window", "missing", "improve")
         class Missing(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
@@ -574,7 +561,7 @@ class GetReportResponse(_message.Message):
         high: float
         def __init__(self, low: _Optional[float] = ..., high: _Optional[float] = ...) -> None: ...
     class ArmReport(_message.Message):
-        __slots__ = ("arm", "verdict", "blocked", "primary", "adjusted_p", "guardrails", "pairs", "everyone", "unadjusted", "secondary", "segments", "early")
+        __slots__ = ("arm", "verdict", "blocked", "primary", "adjusted_p", "guardrails", "pairs", "unadjusted", "secondary", "segments", "early")
         ARM_FIELD_NUMBER: _ClassVar[int]
         VERDICT_FIELD_NUMBER: _ClassVar[int]
         BLOCKED_FIELD_NUMBER: _ClassVar[int]
@@ -582,7 +569,6 @@ class GetReportResponse(_message.Message):
         ADJUSTED_P_FIELD_NUMBER: _ClassVar[int]
         GUARDRAILS_FIELD_NUMBER: _ClassVar[int]
         PAIRS_FIELD_NUMBER: _ClassVar[int]
-        EVERYONE_FIELD_NUMBER: _ClassVar[int]
         UNADJUSTED_FIELD_NUMBER: _ClassVar[int]
         SECONDARY_FIELD_NUMBER: _ClassVar[int]
         SEGMENTS_FIELD_NUMBER: _ClassVar[int]
@@ -594,12 +580,11 @@ class GetReportResponse(_message.Message):
         adjusted_p: float
         guardrails: _containers.RepeatedCompositeFieldContainer[GetReportResponse.Comparison]
         pairs: GetReportResponse.Pairs
-        everyone: GetReportResponse.Comparison
         unadjusted: GetReportResponse.Comparison
         secondary: _containers.RepeatedCompositeFieldContainer[GetReportResponse.Comparison]
         segments: _containers.RepeatedCompositeFieldContainer[GetReportResponse.SegmentReport]
         early: _containers.RepeatedCompositeFieldContainer[GetReportResponse.Comparison]
-        def __init__(self, arm: _Optional[str] = ..., verdict: _Optional[_Union[GetReportResponse.Verdict, _Mapping]] = ..., blocked: _Optional[_Union[GetReportResponse.Verdict, _Mapping]] = ..., primary: _Optional[_Union[GetReportResponse.Comparison, _Mapping]] = ..., adjusted_p: _Optional[float] = ..., guardrails: _Optional[_Iterable[_Union[GetReportResponse.Comparison, _Mapping]]] = ..., pairs: _Optional[_Union[GetReportResponse.Pairs, _Mapping]] = ..., everyone: _Optional[_Union[GetReportResponse.Comparison, _Mapping]] = ..., unadjusted: _Optional[_Union[GetReportResponse.Comparison, _Mapping]] = ..., secondary: _Optional[_Iterable[_Union[GetReportResponse.Comparison, _Mapping]]] = ..., segments: _Optional[_Iterable[_Union[GetReportResponse.SegmentReport, _Mapping]]] = ..., early: _Optional[_Iterable[_Union[GetReportResponse.Comparison, _Mapping]]] = ...) -> None: ...
+        def __init__(self, arm: _Optional[str] = ..., verdict: _Optional[_Union[GetReportResponse.Verdict, _Mapping]] = ..., blocked: _Optional[_Union[GetReportResponse.Verdict, _Mapping]] = ..., primary: _Optional[_Union[GetReportResponse.Comparison, _Mapping]] = ..., adjusted_p: _Optional[float] = ..., guardrails: _Optional[_Iterable[_Union[GetReportResponse.Comparison, _Mapping]]] = ..., pairs: _Optional[_Union[GetReportResponse.Pairs, _Mapping]] = ..., unadjusted: _Optional[_Union[GetReportResponse.Comparison, _Mapping]] = ..., secondary: _Optional[_Iterable[_Union[GetReportResponse.Comparison, _Mapping]]] = ..., segments: _Optional[_Iterable[_Union[GetReportResponse.SegmentReport, _Mapping]]] = ..., early: _Optional[_Iterable[_Union[GetReportResponse.Comparison, _Mapping]]] = ...) -> None: ...
     class Pairs(_message.Message):
         __slots__ = ("wins", "losses", "ties", "share", "low", "high", "p", "units", "anytime")
         WINS_FIELD_NUMBER: _ClassVar[int]
@@ -631,7 +616,7 @@ class GetReportResponse(_message.Message):
         text: str
         def __init__(self, name: _Optional[str] = ..., failed: _Optional[bool] = ..., text: _Optional[str] = ...) -> None: ...
     class ArmNumbers(_message.Message):
-        __slots__ = ("arm", "units", "matured", "degraded", "responses", "expected", "answered", "built_in", "weight", "triggered", "ended")
+        __slots__ = ("arm", "units", "matured", "degraded", "responses", "expected", "answered", "built_in", "weight", "ended")
         class AnsweredEntry(_message.Message):
             __slots__ = ("key", "value")
             KEY_FIELD_NUMBER: _ClassVar[int]
@@ -655,7 +640,6 @@ class GetReportResponse(_message.Message):
         ANSWERED_FIELD_NUMBER: _ClassVar[int]
         BUILT_IN_FIELD_NUMBER: _ClassVar[int]
         WEIGHT_FIELD_NUMBER: _ClassVar[int]
-        TRIGGERED_FIELD_NUMBER: _ClassVar[int]
         ENDED_FIELD_NUMBER: _ClassVar[int]
         arm: str
         units: int
@@ -666,9 +650,8 @@ class GetReportResponse(_message.Message):
         answered: _containers.ScalarMap[str, int]
         built_in: _containers.ScalarMap[str, float]
         weight: float
-        triggered: int
         ended: _containers.RepeatedCompositeFieldContainer[GetReportResponse.EarlyEnds]
-        def __init__(self, arm: _Optional[str] = ..., units: _Optional[int] = ..., matured: _Optional[int] = ..., degraded: _Optional[int] = ..., responses: _Optional[int] = ..., expected: _Optional[float] = ..., answered: _Optional[_Mapping[str, int]] = ..., built_in: _Optional[_Mapping[str, float]] = ..., weight: _Optional[float] = ..., triggered: _Optional[int] = ..., ended: _Optional[_Iterable[_Union[GetReportResponse.EarlyEnds, _Mapping]]] = ...) -> None: ...
+        def __init__(self, arm: _Optional[str] = ..., units: _Optional[int] = ..., matured: _Optional[int] = ..., degraded: _Optional[int] = ..., responses: _Optional[int] = ..., expected: _Optional[float] = ..., answered: _Optional[_Mapping[str, int]] = ..., built_in: _Optional[_Mapping[str, float]] = ..., weight: _Optional[float] = ..., ended: _Optional[_Iterable[_Union[GetReportResponse.EarlyEnds, _Mapping]]] = ...) -> None: ...
     class EarlyEnds(_message.Message):
         __slots__ = ("stage", "errors", "cancelled")
         STAGE_FIELD_NUMBER: _ClassVar[int]

@@ -14,7 +14,6 @@ from router.experiments.model import (
     OTHER_VALUE,
     Accepted,
     AuditEntry,
-    Disagreement,
     Experiment,
     ExperimentPhase,
     Exposure,
@@ -189,18 +188,9 @@ class MemoryStore:
             for pair, by_unit in sorted(found.items())
         )
 
-    def disagree(self, found: Sequence[Disagreement]) -> None:
-        for said in found:
-            if rows := self.rows.get((said.experiment, said.phase)):
-                rows.disagreements.setdefault(said.response_id, said)
-
-    def data(self, name: str, phase: int, only_differing: bool = False) -> PhaseData:
+    def data(self, name: str, phase: int) -> PhaseData:
         place, rows = self._of(name, phase)
-        found, all_outcomes = self._phase(name, phase), self.outcomes.values()
-        if not only_differing:
-            return phase_data(found, place, rows, all_outcomes)
-        differed = {d.unit for d in rows.disagreements.values() if d.control != d.treatment}
-        return phase_data(found, place, rows, all_outcomes, differed)
+        return phase_data(self._phase(name, phase), place, rows, self.outcomes.values())
 
     def _phase(self, name: str, number: int) -> ExperimentPhase:
         phases = self.get(name).phases

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from router.experiments.model import (
     BUILT_IN,
     Aggregate,
-    Disagreement,
     EarlyEnds,
     ExperimentPhase,
     Exposure,
@@ -48,7 +47,6 @@ class Rows:
     segments: dict[str, dict[str, str]] = field(default_factory=dict)
     apart: dict[str, list[str]] = field(default_factory=dict)
     pairs: dict[tuple[str, str], ShadowPair] = field(default_factory=dict)
-    disagreements: dict[str, Disagreement] = field(default_factory=dict)
     peak: float = 0.0
 
 
@@ -177,19 +175,9 @@ class Unit:
         return (row[0], sum(tokens) / len(tokens)) if tokens and row else None
 
 
-def phase_data(
-    phase: ExperimentPhase,
-    place: Place,
-    rows: Rows,
-    kept: Iterable[Kept],
-    only: Collection[str] | None = None,
-) -> PhaseData:
+def phase_data(phase: ExperimentPhase, place: Place, rows: Rows, kept: Iterable[Kept]) -> PhaseData:
     kept = list(kept)
-    units = {
-        name: Unit(phase, place, rows, first, kept)
-        for name, first in rows.firsts.items()
-        if only is None or name in only
-    }
+    units = {name: Unit(phase, place, rows, first, kept) for name, first in rows.firsts.items()}
     shown = [e for e in rows.exposures.values() if e.unit in units]
     digests: dict[str, dict[str, None]] = defaultdict(dict)
     responses: dict[str, int] = defaultdict(int)

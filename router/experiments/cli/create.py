@@ -163,11 +163,8 @@ def _tables(values: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
 
 def _arm(values: Mapping[str, Any], where: str) -> dict[str, Any]:
     from router.experiments.model import ArmSpec
-    from router.types import RouterVariant
 
     _check_names(values, ArmSpec, where)
-    if isinstance(values.get("router"), Mapping):
-        _check_names(values["router"], RouterVariant, f"{where}router.")
     made = dict(values)
     if "adapter" in made:
         made["adapter"] = adapter_from_text(str(made["adapter"]), f"{where}adapter")

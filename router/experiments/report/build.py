@@ -177,7 +177,6 @@ def _arm(source: PhaseEvidence, found: ArmVerdict) -> ArmReport:
         guardrails=tuple(_guardrail_of(source, rail, plan) for rail in found.guardrails),
         early=tuple(_guardrail_of(source, rail, plan) for rail in found.early),
         blocked=_allowed(source, _standing(source.spec, found.arm, found.blocked)) if found.blocked else None,
-        everyone=everyone(source, found.arm),
     )
 
 
@@ -211,7 +210,6 @@ def _numbers(source: PhaseEvidence, health: PipelineHealth) -> tuple[ArmNumbers,
             weight=weight,
             answered={name: answered_units(source.mature, arm, name) for name in names},
             built_in=dict(data.built_in.get(arm, {})),
-            triggered=None if source.triggered is None else exposed_units(source.deciding, arm),
             ended=data.ended.get(arm, ()),
         )
         for arm, weight in weights.items()
@@ -311,7 +309,7 @@ def secondary(source: PhaseEvidence, arm: str) -> tuple[MetricReport, ...]:
 def _compared(source: PhaseEvidence, arm: str, spec: MetricSpec, plan: SequencePlan) -> MetricReport | None:
     metric = metric_of(spec)
     age = source.ages[spec.name]
-    buckets = source.older(age, could_differ=True)
+    buckets = source.older(age)
     control, treatment = (total_sums(buckets, a, metric) for a in (source.design.control, arm))
     found = _measured(metric, control, treatment, plan)
     return replace(found, age=age) if found else None
@@ -334,23 +332,14 @@ def unadjusted(source: PhaseEvidence, arm: str) -> MetricReport | None:
         return None
     plain = replace(design.primary, covariate=False)
     control, treatment = (
-        total_moments(source.deciding, a, design.primary).only(plain.columns) for a in (design.control, arm)
+        total_moments(source.mature, a, design.primary).only(plain.columns) for a in (design.control, arm)
     )
     return _measured(plain, control, treatment, design.plan_for(arm))
 
 
-def everyone(source: PhaseEvidence, arm: str) -> MetricReport | None:
-    """Router experiments: the primary metric of all units, those included that nothing changed for."""
-    if source.triggered is None:
-        return None
-    design = source.design
-    control, treatment = (total_moments(source.mature, a, design.primary) for a in (design.control, arm))
-    return _measured(design.primary, control, treatment, design.plan_for(arm))
-
-
 def at_equal_length(source: PhaseEvidence, arm: str) -> Length | None:
     """The effect at equal answer length, where both arms have three units with a length."""
-    control, treatment = (length_moments(source.deciding, a) for a in (source.spec.control, arm))
+    control, treatment = (length_moments(source.mature, a) for a in (source.spec.control, arm))
     if control is None or treatment is None or min(control.n, treatment.n) < 3:
         return None
     found = length_adjusted(control, treatment, source.design.plan_for(arm))
@@ -386,7 +375,7 @@ def _by_label(source: PhaseEvidence, arm: str, spec: SegmentSpec) -> SegmentRepo
 def _by_value(source: PhaseEvidence, arm: str, label: str) -> Mapping[str, Moments]:
     """Value -> sums of the primary metric over mature units."""
     found: dict[str, Moments] = {}
-    for bucket in source.deciding:
+    for bucket in source.mature:
         if bucket.arm == arm:
             for (key, value), moments in bucket.segments.items():
                 if key == label:
@@ -453,7 +442,7 @@ def _per_day(source: PhaseEvidence) -> float:
 def _estimates(source: PhaseEvidence, arm: str) -> tuple[ArmPair, float, float] | None:
     """The arms, a unit's variance, and the arm's share of both."""
     design = source.design
-    both = [total_moments(source.deciding, a, design.primary) for a in (design.control, arm)]
+    both = [total_moments(source.mature, a, design.primary) for a in (design.control, arm)]
     if min(moments.n for moments in both) < 20:
         return None
     arms = ArmPair(design.primary, both[0], both[1], design.plan_for(arm))
@@ -466,8 +455,8 @@ def _with_value(source: PhaseEvidence, arm: str) -> float:
     """The part of the units of control and an arm that has a value of the primary metric, of all arms'."""
     design = source.design
     pair = (design.control, arm)
-    exposed = sum(exposed_units(source.deciding, one) for one in pair)
-    known = sum(float(total_moments(source.deciding, one, design.primary).n) for one in pair)
+    exposed = sum(exposed_units(source.mature, one) for one in pair)
+    known = sum(float(total_moments(source.mature, one, design.primary).n) for one in pair)
     return (design.weights[design.control] + design.weights[arm]) * (known / exposed if exposed else 1.0)
 
 

@@ -38,7 +38,7 @@ def course_of(source: PhaseEvidence) -> Course:
 
 def _course_of(source: PhaseEvidence, arm: str) -> dict[str, Looks]:
     design = source.design
-    metrics = {design.primary: source.deciding}
+    metrics = {design.primary: source.mature}
     rails = (
         rail.metric for rail in design.guardrails if rail.metric.level is None
     )  # others are always-valid
@@ -125,10 +125,10 @@ def _point(
 def _effects_over_time(source: PhaseEvidence, arm: str, times: Array) -> list[_Effect]:
     """Effect and interval at each time."""
     found = [_UNKNOWN] * len(times)
-    if not source.deciding:
+    if not source.mature:
         return found
     metric = source.design.primary
-    known, looks = _course(source, arm, metric, source.deciding, times)
+    known, looks = _course(source, arm, metric, source.mature, times)
     if looks is None:
         return found
     arms = ArmPair(metric, looks.control, looks.treatment, source.design.plan_for(arm))
@@ -149,7 +149,7 @@ def _interval_ends(
     """Ends of the interval of the difference, and of the relative one, as the verdict has them."""
     metric, plan = arms.metric, arms.plan
     outer = (arms.bounds(), arms.relative_bounds())
-    whole = _course(source, arm, metric, source.deciding)
+    whole = _course(source, arm, metric, source.mature)
     if whole.looks is None:
         return *outer[0], *outer[1]
     line = Line(offset=-metric.sign * source.design.margin)

@@ -145,11 +145,10 @@ class PlannedProgress:
 class ArmReport:
     """One arm against control. `blocked` is the verdict if the experiment were valid.
 
-    `primary` is None until both arms have two units. In a router experiment it is of the units for which
-    the two routers differed at least once, and `everyone` is of all. `unadjusted` is primary without its
-    covariate. `early` are built-in guardrails of what was recorded soon after the first exposure: they stop
-    an arm for harm, and `guardrails` let it be promoted. `secondary` and `segments` decide nothing, and
-    neither do `days`: the primary metric by days since a unit's first exposure.
+    `primary` is None until both arms have two units; `unadjusted` is primary without its covariate. `early`
+    are built-in guardrails of what was recorded soon after the first exposure: they stop an arm for harm, and
+    `guardrails` let it be promoted. `secondary` and `segments` decide nothing, and neither do
+    `days`: the primary metric by days since a unit's first exposure.
     """
 
     arm: str
@@ -158,7 +157,6 @@ class ArmReport:
     adjusted_p: float = 1.0
     guardrails: tuple[MetricReport, ...] = ()
     blocked: Ruling | None = None
-    everyone: MetricReport | None = None
     pairs: Pairs | None = None
     unadjusted: MetricReport | None = None
     secondary: tuple[MetricReport, ...] = ()
@@ -211,8 +209,8 @@ class PipelineCheck:
 class ArmNumbers:
     """Counts of an arm, control included. `built_in` are means over responses, as far as they are kept.
 
-    `triggered`, of router experiments: matured units for which the routers differed. `responses` counts
-    requests that had no answer, too; `ended` are those without their whole answer, by stage.
+    `responses` counts requests that had no answer, too; `ended` are those without their whole answer, by
+    stage.
     """
 
     arm: str
@@ -224,7 +222,6 @@ class ArmNumbers:
     weight: float
     answered: Mapping[str, int] = field(default_factory=dict)
     built_in: Mapping[str, float] = field(default_factory=dict)
-    triggered: int | None = None
     ended: tuple[EarlyEnds, ...] = ()
 
 

@@ -26,7 +26,6 @@ from router.experiments.model import (
     NO_VALUE,
     OTHER_VALUE,
     Accepted,
-    Disagreement,
     Exposure,
     SegmentSpec,
     ShadowPair,
@@ -40,7 +39,6 @@ from router.experiments.store.tables import (
     UNPLANNED,
     WAITING,
     digests,
-    disagreements,
     experiments,
     exposures,
     outcomes,
@@ -245,7 +243,6 @@ _OUTCOME = [
     for n in ("key", "metric", "value", "time", "response_id", "experiment", "unit", "came", "stage")
 ]
 Shown: TypeAlias = tuple[PhaseInfo, Exposure]
-DisagreementOfPhase: TypeAlias = tuple[PhaseInfo, Disagreement]
 LONGEST = 256  # characters of a value with sums of its own: it is part of a key
 KnownValues: TypeAlias = dict[tuple[int, str], set[str]]  # phase and label -> values with sums of their own
 
@@ -263,7 +260,6 @@ def expose(session: WriteSession, reported: Sequence[Exposure]) -> None:
     session.load({EVERYTHING} if earlier else {RESPONSES} | {p.outcome.metric for p in adopted})
     for e, unit in answering:
         unit.shown(e.arm, e.time, bool(e.degraded))
-    _mark_differing(session, new)
     session.write_units()
     _keep(session, answering)
     _forget_waiting(session, [p.outcome.key for p in adopted])
@@ -430,46 +426,6 @@ def _segment_value(segment: SegmentSpec, e: Exposure, there: Collection[str]) ->
         return value if value in segment.values else OTHER_VALUE
     room = len(there) < MAX_SEGMENT_VALUES and len(value) <= LONGEST
     return value if value in there or room else OTHER_VALUE
-
-
-def disagree(session: WriteSession, found: Sequence[Disagreement]) -> None:
-    """Keep them, and move their units to the sums of those for which the routers differed."""
-    infos = session.phases.named(session.conn, {d.experiment for d in found})
-    new: dict[tuple[int, str], DisagreementOfPhase] = {}
-    for d in found:
-        if info := infos.get((d.experiment, d.phase)):
-            new.setdefault((info.id, d.response_id), (info, d))
-    for seat in _kept_already(session, new):
-        new.pop(seat, None)
-    rows = ((*key, d.unit, d.time, d.control, d.treatment) for key, (_, d) in new.items())
-    session.bulk.write(session.conn, disagreements, rows, Clash.KEEP)
-    differing = [(info, d.unit) for info, d in new.values() if d.control != d.treatment]
-    session.find(differing)
-    session.load({EVERYTHING})
-    for info, name in differing:
-        if unit := session.named.get((info.id, name)):
-            unit.differ()
-    session.write_units()
-    session.finish()
-
-
-def _kept_already(session: WriteSession, places: Collection[tuple[int, str]]) -> list[tuple[int, str]]:
-    of = disagreements.c
-    which = [session.bulk.among(of.phase, {phase for phase, _ in places})]
-    which.append(session.bulk.among(of.response_id, {response for _, response in places}))
-    rows = session.conn.execute(select(of.phase, of.response_id).where(*which))
-    return [(phase, response) for phase, response in rows]
-
-
-def _mark_differing(session: WriteSession, new: Sequence[Unit]) -> None:
-    """New units of which a disagreement was kept before."""
-    of = disagreements.c
-    by_name = {(unit.info.id, unit.unit): unit for unit in new}
-    which = [session.bulk.among(of.phase, {p for p, _ in by_name}), of.control != of.treatment]
-    query = select(of.phase, of.unit).where(*which, session.bulk.among(of.unit, {n for _, n in by_name}))
-    for seat in session.conn.execute(query.distinct()).all():
-        if unit := by_name.get(tuple(seat)):
-            unit.differ()
 
 
 def keep_pairs(session: WriteSession, found: Sequence[ShadowPair]) -> None:

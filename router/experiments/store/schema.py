@@ -158,7 +158,6 @@ _UNITS = View(
         ViewColumn("responses", ColumnType.INTEGER, "those of them within its window", units.c.responses),
         ViewColumn("degraded", ColumnType.FLAG, "an answer did not come from its arm", units.c.degraded),
         ViewColumn("crossed", ColumnType.FLAG, "it was shown more than one arm", units.c.crossed),
-        ViewColumn("differed", ColumnType.FLAG, "two routers once chose differently", units.c.differed),
         ViewColumn(
             "segments",
             ColumnType.TEXT,
@@ -192,7 +191,7 @@ _OUTCOMES = View(
         ViewColumn(
             "stage",
             ColumnType.TEXT,
-            "of error and cancelled: where the request ended (routing, lease, admission, prefill, stream)",
+            "of error and cancelled: where the request ended (lease, admission, prefill, stream)",
             outcomes.c.stage,
         ),
     ),

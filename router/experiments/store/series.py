@@ -442,10 +442,10 @@ class PhaseData:
 Cell = tuple[int, Moments]  # units that answered, and their sums
 
 
-def read_phase_data(conn: Connection, info: PhaseInfo, only_differing: bool = False) -> PhaseData:
-    """All sums of a phase, or those of units for which the routers differed."""
-    found = _cohorts(conn, info, only_differing)
-    sums = _sums(conn, info, only_differing)
+def read_phase_data(conn: Connection, info: PhaseInfo) -> PhaseData:
+    """All sums of a phase."""
+    found = _cohorts(conn, info)
+    sums = _sums(conn, info)
     answers: dict[str, int] = defaultdict(int)
     for (_, arm), row in sorted(found.items(), key=lambda item: item[0][1]):
         answers[arm] += row[3]
@@ -455,25 +455,21 @@ def read_phase_data(conn: Connection, info: PhaseInfo, only_differing: bool = Fa
         digests=_digests(conn, info),
         responses=dict(answers),
         peak=conn.execute(select(phases.c.peak).where(phases.c.id == info.id)).scalar_one(),
-        built_in=_built_in(conn, info, only_differing),
+        built_in=_built_in(conn, info),
         late=_aside(conn, info, tables.LATE),
         unplanned=_aside(conn, info, tables.UNPLANNED),
         ended=_ended(conn, info),
     )
 
 
-def _rows(conn: Connection, table: Any, info: PhaseInfo, only_differing: bool) -> Sequence[Any]:
-    query = select(*(c for c in table.c if c.name not in ("phase", "differed")))
-    query = query.where(table.c.phase == info.id)
-    return conn.execute(query.where(table.c.differed) if only_differing else query).all()
+def _rows(conn: Connection, table: Any, info: PhaseInfo) -> Sequence[Any]:
+    query = select(*(c for c in table.c if c.name != "phase"))
+    return conn.execute(query.where(table.c.phase == info.id)).all()
 
 
-def _cohorts(conn: Connection, info: PhaseInfo, only: bool) -> dict[tuple[int, str], tuple[int, ...]]:
-    found: dict[tuple[int, str], tuple[int, ...]] = {}
-    for arm, stretch, *row in _rows(conn, tables.cohorts, info, only):
-        before = found.get((stretch, arm), (0,) * len(row))
-        found[stretch, arm] = tuple(a + b for a, b in zip(before, row, strict=True))
-    return {place: row for place, row in found.items() if row[0]}
+def _cohorts(conn: Connection, info: PhaseInfo) -> dict[tuple[int, str], tuple[int, ...]]:
+    rows = _rows(conn, tables.cohorts, info)
+    return {(stretch, arm): tuple(row) for arm, stretch, *row in rows if row[0]}
 
 
 class _Sums(NamedTuple):
@@ -483,12 +479,12 @@ class _Sums(NamedTuple):
     bins: dict[str, dict[int, float]]
 
 
-def _sums(conn: Connection, info: PhaseInfo, only: bool) -> Mapping[tuple[int, str], _Sums]:
+def _sums(conn: Connection, info: PhaseInfo) -> Mapping[tuple[int, str], _Sums]:
     columns = {series.key: series.columns for series in info.series}
     split = {series.key for series in info.series if series.split}
     binned = {series.key for series in info.series if series.binned}
     found: dict[tuple[int, str], _Sums] = defaultdict(lambda: _Sums({}, {}))
-    for arm, stretch, key, answered, n, *numbers in _rows(conn, tables.sums, info, only):
+    for arm, stretch, key, answered, n, *numbers in _rows(conn, tables.sums, info):
         name, segment = split_key(key)
         if name not in columns or (segment and name not in split):
             continue  # a secondary metric's that is no more
@@ -496,8 +492,7 @@ def _sums(conn: Connection, info: PhaseInfo, only: bool) -> Mapping[tuple[int, s
         if name != key and name in binned:
             add_block(bins.setdefault(name, {}), key, numbers)
             continue
-        cell = (answered, _moments(n, numbers, columns[name]))
-        cells[key] = _added(cells[key], cell) if key in cells else cell
+        cells[key] = (answered, _moments(n, numbers, columns[name]))
     return found
 
 
@@ -505,10 +500,6 @@ def _moments(n: int, numbers: Sequence[float], columns: int) -> Moments:
     starts = ((0, 1), (COLUMNS, 2), (COLUMNS + PRODUCTS, 3))
     parts = (tuple(numbers[at : at + len(places(columns, power))]) for at, power in starts)
     return Moments(n, *parts)
-
-
-def _added(one: Cell, other: Cell) -> Cell:
-    return one[0] + other[0], one[1].merge(other[1])
 
 
 def _bucket(info: PhaseInfo, stretch: int, arm: str, cohort: Sequence[int], sums: _Sums) -> TimeBucket:
@@ -549,15 +540,12 @@ def _digests(conn: Connection, info: PhaseInfo) -> dict[str, tuple[str, ...]]:
     return dict(sorted(found.items()))
 
 
-def _built_in(conn: Connection, info: PhaseInfo, only: bool) -> dict[str, dict[str, float]]:
-    found: dict[str, dict[str, tuple[int, float]]] = {}
-    for arm, metric, n, total in _rows(conn, tables.built_in, info, only):
-        if metric not in BUILT_IN:
-            continue
-        before = found.setdefault(arm, {}).get(metric, (0, 0.0))
-        found[arm][metric] = (before[0] + n, before[1] + total)
-    means = {arm: {m: total / n for m, (n, total) in of.items() if n} for arm, of in sorted(found.items())}
-    return {arm: of for arm, of in means.items() if of}
+def _built_in(conn: Connection, info: PhaseInfo) -> dict[str, dict[str, float]]:
+    found: dict[str, dict[str, float]] = {}
+    for arm, metric, n, total in sorted(_rows(conn, tables.built_in, info)):
+        if metric in BUILT_IN and n:
+            found.setdefault(arm, {})[metric] = total / n
+    return found
 
 
 def _ended(conn: Connection, info: PhaseInfo) -> dict[str, tuple[EarlyEnds, ...]]:

@@ -42,7 +42,6 @@ from router.errors import AlreadyExists, ConfigError, ExperimentNotFound, StaleE
 from router.experiments.model import (
     Accepted,
     AuditEntry,
-    Disagreement,
     Experiment,
     ExperimentPhase,
     Exposure,
@@ -54,7 +53,7 @@ from router.experiments.model import (
 from router.experiments.store import tables
 from router.experiments.store.identity import DatabaseWatch, close_moved
 from router.experiments.store.preferences import count_preferences, keep_preference
-from router.experiments.store.recording import count_pairs, disagree, expose, keep_pairs, record
+from router.experiments.store.recording import count_pairs, expose, keep_pairs, record
 from router.experiments.store.schema import check_version, make_views, migrate
 from router.experiments.store.series import (
     PairCounts,
@@ -78,7 +77,7 @@ MAX_WAITING = 1_000_000  # rows, each of about a kilobyte
 COUNT_SECONDS, FULL_SECONDS = 60.0, 5.0  # between two counts; where none more may wait
 _OF_PHASES = (
     *(tables.digests, tables.segment_values, tables.cohorts, tables.sums, tables.built_in),
-    *(tables.pairs, tables.disagreements),
+    tables.pairs,
 )
 
 
@@ -314,17 +313,12 @@ class ExperimentStore:
         with self.reading() as conn:
             return count_preferences(conn)
 
-    def disagree(self, found: Sequence[Disagreement]) -> None:
-        """Keep what both routers chose."""
-        with self._session() as session:
-            disagree(session, found)
-
     # -- the sums of a phase
 
-    def data(self, name: str, phase: int, only_differing: bool = False) -> PhaseData:
-        """The sums of one phase, or those over the units for which the two routers differed at least once."""
+    def data(self, name: str, phase: int) -> PhaseData:
+        """The sums of one phase."""
         with self.reading() as conn:
-            return read_phase_data(conn, self._phases.one(conn, name, phase), only_differing)
+            return read_phase_data(conn, self._phases.one(conn, name, phase))
 
     def values_by_age(
         self, name: str, phase: int, metric: MetricSpec, bounds: Sequence[float]

@@ -112,7 +112,6 @@ units = _table(
     _count("responses"),  # answers within the window
     _flag("degraded"),
     _flag("crossed"),
-    _flag("differed"),
     _text("segments", server_default=""),  # JSON: label -> value; empty where the plan has no segments
     UniqueConstraint("unit", "phase"),
 )
@@ -183,12 +182,11 @@ values = _table(
     clustered=True,
 )
 
-_PLACE = ("phase", "arm", "differed")
+_PLACE = ("phase", "arm")
 cohorts = _table(
     "cohorts",
     _count("phase"),
     _text("arm"),
-    _flag("differed"),
     _count("stretch"),
     *(_count(name) for name in ("exposed", "degraded", "crossed", "answers")),
     PrimaryKeyConstraint(*_PLACE, "stretch"),
@@ -198,7 +196,6 @@ sums = _table(
     "sums",
     _count("phase"),
     _text("arm"),
-    _flag("differed"),
     _count("stretch"),
     _text("metric"),  # the series: a metric, answer lengths, or a metric by segment (`series.py`)
     _count("answered"),
@@ -217,7 +214,6 @@ built_in = _table(
     "built_in",
     _count("phase"),
     _text("arm"),
-    _flag("differed"),
     _text("metric"),
     _count("n"),
     _real("total"),
@@ -245,17 +241,6 @@ preferences = _table(
     Column("result", SmallInteger, nullable=False),
     _flag("both_bad"),
     _text("unit"),
-)
-disagreements = _table(
-    "disagreements",
-    _count("phase"),
-    _text("response_id"),
-    _text("unit"),
-    _real("time"),
-    _text("control"),
-    _text("treatment"),
-    PrimaryKeyConstraint("phase", "response_id"),
-    Index(f"{PREFIX}disagreements_unit", "phase", "unit"),
 )
 
 

@@ -141,8 +141,7 @@ def _check_like(name: str, model: Spec, route: str) -> None:
     from router.cli.command import MISUSED, CliError
 
     if not (model.route or route):
-        what = "a holdout" if model.mode == "holdout" else "a router experiment"
-        raise CliError(f"{name} is {what} and has no route of its own: give --route, too", MISUSED)
+        raise CliError(f"{name} is a holdout and has no route of its own: give --route, too", MISUSED)
 
 
 def _outcomes_like(client: Client, metric: MetricSpec, route: str) -> Drawn:

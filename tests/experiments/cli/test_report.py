@@ -13,7 +13,7 @@ from router.experiments import check_words, words
 from router.experiments import report_tables as tables
 from router.experiments.cli.report import document, print_report
 from router.experiments.cli.wording import pairs_of
-from router.experiments.model import Aggregate, ArmSpec, Kind, MetricSpec, Mode, NoInterval, SegmentSpec
+from router.experiments.model import Aggregate, Kind, MetricSpec, Mode, NoInterval, SegmentSpec
 from router.experiments.next_step import following
 from router.experiments.report.model import (
     MetricReport,
@@ -24,7 +24,6 @@ from router.experiments.report.model import (
     VerdictForecast,
 )
 from router.quantities import PLAIN, SHARE
-from router.types import RouterVariant
 from tests.experiments.report.sums import REPORT, SPEC, running
 
 WAITS = NoInterval("too-few-events", "success is 1 for 12 units of both arms, 48 are needed", 600)
@@ -96,7 +95,7 @@ def test_the_last_acts_are_told(capsys):
 def test_json_has_every_number_and_null_for_what_is_not_known(cli, planned):
     found = json.loads(cli("experiments", "report", "medical-v2", "--json").out)
     assert found["verdict"]["decision"] == "promote"
-    assert found["arms"][0]["everyone"]["low"] is None
+    assert found["arms"][0]["unadjusted"]["low"] is None
     assert found["points"][-1]["share_low"] < 0.5
 
 
@@ -140,12 +139,6 @@ def test_every_verdict_has_a_next_step(decision, promoted, phase, told):
         experiment=replace(REPORT.experiment, promoted=promoted),
     )
     assert following(made).startswith(told)
-
-
-def test_a_better_router_is_a_setting_and_no_version():
-    arms = (SPEC.arms[0], ArmSpec("new", 0.5, router=RouterVariant(threshold=0.4)))
-    made = replace(REPORT, experiment=running(replace(SPEC, route="", arms=arms)))
-    assert following(made) == "Next: make its settings those of the server: router with threshold 0.4"
 
 
 def test_shadow_arms_have_pairs_by_user_and_no_table_of_effects(capsys):
@@ -281,7 +274,6 @@ def test_json_says_of_every_number_whether_it_may_be_looked_at_often():
         "/arms/primary": True,
         "/arms/primary/length": True,
         "/arms/guardrails": True,
-        "/arms/everyone": True,
         "/arms/pairs": True,
         "/arms/unadjusted": True,
         "/arms/secondary": True,

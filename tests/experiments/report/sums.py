@@ -86,14 +86,12 @@ class SumsStore:
         self,
         buckets: Sequence[TimeBucket],
         experiment: Experiment | None = None,
-        triggered: Sequence[TimeBucket] = (),
         pairs: Mapping[str, PairCounts] | None = None,
         **data,
     ) -> None:
         self.experiment = experiment or running()
         whole = {"crossed": 0, "digests": {}, "responses": {}, "peak": 0.0}
         self.found = PhaseData(tuple(buckets), **whole | data)
-        self.differing = PhaseData(tuple(triggered), **whole)
         self.counts = pairs or {}
         self.peaks: list[float] = []
         self.acts = ()
@@ -104,8 +102,8 @@ class SumsStore:
     def trail(self, name):
         return self.acts
 
-    def data(self, name, phase, only_differing=False):
-        return self.differing if only_differing else self.found
+    def data(self, name, phase):
+        return self.found
 
     def values_by_age(self, name, phase, metric, bounds):
         return {}
@@ -137,12 +135,12 @@ def _whole() -> Report:
     (arm,) = made.arms
     assert arm.primary is not None
     length = Length(0.04, 0.03, 80.0, 95.5)
-    everyone = MetricReport("success", (1, 2), (0.5, 0.5), 0.0, -math.inf, math.inf, 1.0, "burn-in")
+    unadjusted = MetricReport("success", (1, 2), (0.5, 0.5), 0.0, -math.inf, math.inf, 1.0, "burn-in")
     whole = replace(
         arm,
         primary=replace(arm.primary, length=length),
         blocked=Ruling("promote", "primary-better", "blocked"),
-        everyone=everyone,
+        unadjusted=unadjusted,
         pairs=Pairs(30, 10, 5, 0.75, 0.6, 0.9, 0.01),
     )
     return replace(made, arms=(whole,), audit=TRAIL)

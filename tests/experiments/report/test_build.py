@@ -26,7 +26,6 @@ from router.experiments.stats.compare import SequencePlan, compare
 from router.experiments.stats.moments import ComparedMetric, Moments
 from router.experiments.store.series import PairCounts
 from router.experiments.words import effect_lines, heading
-from router.types import RouterVariant
 from tests.experiments.report.sums import (
     DAY,
     LONG_AFTER,
@@ -189,21 +188,6 @@ def test_shadow_arms_report_pairs_and_no_preference():
     assert "preferred in 300 of 400 comparisons without a tie" in found.verdict.text
     assert found.points == ()
     assert "not what users prefer" in found.notes[0]
-
-
-def test_a_router_experiment_is_decided_where_the_routers_differ():
-    arms = (ArmSpec("control", 0.5), ArmSpec("new", 0.5, router=RouterVariant(threshold=0.4)))
-    spec = replace(SPEC, route="", arms=arms)
-    store = SumsStore(both(10_000, 10_150, 20_000), running(spec), triggered=both(1000, 1150))
-    found = report(store, "medical-v2", now=LONG_AFTER)
-    assert found.verdict.rule == "primary-better"
-    arm = found.arms[0]
-    assert arm.primary is not None
-    assert arm.everyone is not None
-    assert (arm.primary.units, arm.everyone.units) == ((2000, 2000), (20_000, 20_000))
-    assert arm.everyone.effect < arm.primary.effect
-    assert [n.triggered for n in found.numbers] == [2000, 2000]
-    assert "triggered-ratio" in [check.name for check in found.checks]
 
 
 def test_the_arms_interval_is_the_one_of_the_statistics():

@@ -77,18 +77,17 @@ def check(found, name):
 
 
 def test_a_changed_digest_is_named():
-    mixed = changed_parts({"new": (f"{A}/{BASE}/{ROUTER}", f"{B}/{BASE}/{ROUTER}")}, routers=False)
+    mixed = changed_parts({"new": (f"{A}/{BASE}/{ROUTER}", f"{B}/{BASE}/{ROUTER}")})
     assert mixed == (f"adapter of new ({'a' * 12} -> {'b' * 12})",)
-    assert changed_parts({"new": (f"{A}/{BASE}/{ROUTER}", f"{A}/{B}/{A}")}, routers=False) == (
+    assert changed_parts({"new": (f"{A}/{BASE}/{ROUTER}", f"{A}/{B}/{A}")}) == (
         f"base of new ({'c' * 12} -> {'b' * 12})",
         f"router of new ({'d' * 12} -> {'a' * 12})",
     )
 
 
 def test_what_is_no_change_is_not_told():
-    assert changed_parts({"new": (f"{A}/{BASE}/{ROUTER}", f"/{BASE}/{ROUTER}")}, routers=False) == ()
-    assert changed_parts({"new": (f"{A}/{BASE}/{ROUTER}", f"{B}/{BASE}/{ROUTER}")}, routers=True) == ()
-    assert changed_parts({"old": (f"{A}/{BASE}/",), "new": (f"{B}/{BASE}/",)}, routers=False) == ()
+    assert changed_parts({"new": (f"{A}/{BASE}/{ROUTER}", f"/{BASE}/{ROUTER}")}) == ()
+    assert changed_parts({"old": (f"{A}/{BASE}/",), "new": (f"{B}/{BASE}/",)}) == ()
 
 
 def test_a_changed_adapter_makes_the_verdict_invalid():

@@ -13,7 +13,6 @@ from router.experiments.model import (
     OTHER_VALUE,
     Accepted,
     Aggregate,
-    Disagreement,
     Kind,
     MetricSpec,
     SegmentSpec,
@@ -28,7 +27,6 @@ from tests.experiments.store.helpers import (
     act,
     experiment,
     exposed,
-    moments,
     outcome,
     row,
     unit_outcome,
@@ -236,7 +234,6 @@ def test_nothing_changes_nothing(running):
     running.expose([])
     assert running.record([]) == ()
     running.pairs([])
-    running.disagree([])
     assert running.data("x", 1).buckets == ()
 
 
@@ -260,22 +257,6 @@ def test_pairs_of_one_unit_count_as_one(running):
     assert running.paired("x", 1)["b"] == (4, 3, 3, 4, 1.75)
 
 
-def test_units_for_which_the_routers_differed(running):
-    def differ(unit: str, response: str, treatment: str = "base"):
-        return Disagreement("x", 1, unit, response, START, "adapters/m/versions/1", treatment)
-
-    running.disagree([differ("u", "r1"), differ("w", "r3", "adapters/m/versions/1")])
-    running.expose([exposed("u", "r1"), exposed("v", "r2"), exposed("w", "r3"), exposed("z", "r4", "b")])
-    running.record([outcome("r1"), outcome("r2"), outcome("r3")])
-    assert running.data("x", 1, only_differing=True).responses == {"a": 1}
-    running.disagree([differ("v", "r2"), differ("v", "r2"), differ("nobody", "r9"), differ("z", "r4")])
-    found = running.data("x", 1, only_differing=True)
-    assert [(b.arm, b.exposed, b.answered["good"]) for b in found.buckets] == [("a", 2, 2), ("b", 1, 0)]
-    assert moments(found).sums == (2.0,)
-    assert row(running) == (3, 3.0)
-    assert [b.exposed for b in running.data("x", 1).buckets] == [3, 1]
-
-
 NAMED, OPEN = SegmentSpec("plan", ("free", "paid")), SegmentSpec("country")
 SECONDS = MetricSpec("seconds", Kind.MEAN)
 
@@ -284,10 +265,9 @@ def shown(unit: str, arm: str = "a", at: float = 0.0, **labels: str):
     return exposed(unit, f"r-{unit}-{at}", arm, at, segments=labels)
 
 
-def units(store, label: str, arm: str = "a", triggered: bool = False) -> dict[str, tuple]:
+def units(store, label: str, arm: str = "a") -> dict[str, tuple]:
     """Value -> (units, sum) of one arm in its first stretch."""
-    data = store.data("x", 1, only_differing=True) if triggered else store.data("x", 1)
-    found = next(b for b in data.buckets if b.arm == arm).segments
+    found = next(b for b in store.data("x", 1).buckets if b.arm == arm).segments
     return {value: (m.n, *m.sums) for (of, value), m in found.items() if of == label}
 
 
@@ -332,15 +312,6 @@ def test_the_first_values_are_told_apart(store):
     store.expose([shown("none")])
     store.record([outcome("r-none-0.0")])
     assert units(store, "country")[NO_VALUE] == (1, 1.0)
-
-
-def test_units_move_with_their_segments_where_the_routers_differ(store):
-    store.create(experiment(segments=(NAMED,)))
-    store.expose([shown("u", plan="free"), shown("v", plan="free")])
-    store.record([outcome("r-u-0.0"), outcome("r-v-0.0")])
-    store.disagree([Disagreement("x", 1, "u", "r", START, "base", "adapters/m/versions/1")])
-    assert units(store, "plan", triggered=True) == {"free": (1, 1.0)}
-    assert units(store, "plan") == {"free": (2, 2.0)}
 
 
 @pytest.mark.slow

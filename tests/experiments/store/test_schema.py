@@ -140,7 +140,6 @@ def test_units(viewed):
         "responses": 2,
         "degraded": True,
         "crossed": True,
-        "differed": False,
         "segments": '{"plan": "frei ü"}',
     }
     assert (two["unit"], two["arm"], two["crossed"]) == ("u2", "b", False)

@@ -311,7 +311,6 @@ async def test_a_report_with_something_in_every_field(
         "75.0 % (60 to 90 %)",
         "at equal answer length: +4.0 points (1.0 to 7.0)",
         "new, if the data had no fault",
-        "also those for whom the routers agree",
         '<span class="badge ok">✓ within what is allowed</span>',
         "1.25 s",  # total time of the new one's answers
         "ticket 7",

@@ -92,7 +92,7 @@ def test_parquet_has_types_and_says_what_it_is_of(store, tmp_path):
     kinds = {
         "string": "experiment unit arm",
         "int64": "phase answers responses",
-        "bool": "degraded crossed differed",
+        "bool": "degraded crossed",
     }
     for kind, names in kinds.items():
         assert {str(table.schema.field(name).type) for name in names.split()} == {kind}
@@ -312,7 +312,7 @@ def fill(store: ExperimentStore, count: int) -> None:
     name, no = "lower(hex(randomblob(16)))", "0"
     if store._engine.dialect.name == "postgresql":
         numbers, name, no = "WITH n AS (SELECT generate_series(1, {0}) AS i)", "md5(i::text)", "false"
-    rows = f"SELECT i, {name}, 1, 'a', 1e9 + i / 8.0, 0, 1, 1, {no}, {no}, {no}, '' FROM n"
+    rows = f"SELECT i, {name}, 1, 'a', 1e9 + i / 8.0, 0, 1, 1, {no}, {no}, '' FROM n"
     with store._writing() as conn:
         conn.exec_driver_sql(f"INSERT INTO lora_router_units {numbers.format(count)} {rows}")
 

@@ -19,7 +19,7 @@ from router.experiments.report.model import MetricReport, SegmentReport, Verdict
 from router.experiments.report_tables import LEGEND
 from router.experiments.words import ONCE, RANGE
 from router.extensions.experiments_page.page import MARK_TITLE, page
-from router.types import AdapterInfo, AdapterRef, AdapterState, RouterVariant
+from router.types import AdapterInfo, AdapterRef, AdapterState
 from tests.commands import cli, own_folder, remote
 from tests.experiments.example_report import example
 from tests.experiments.report.sums import (
@@ -295,16 +295,15 @@ def resolve(name: str, version: str = "") -> AdapterInfo:
     return AdapterInfo(AdapterRef(name, version or "1.0.0"), AdapterState.READY)
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=["shadow", "router", "holdout"])
+@pytest.mark.parametrize("block", BLOCKS, ids=["shadow", "holdout"])
 def test_a_plan_can_be_kept_and_started(block):
-    known = Known(resolve, lambda: ["exact_match"], lambda: ["examples"])
+    known = Known(resolve, lambda: ["exact_match"])
     assert not plan_problems(chosen(plan_of(tomllib.loads(block))), known)
 
 
 def test_they_are_what_the_page_says():
-    shadow, router, holdout = (plan_of(tomllib.loads(block)) for block in BLOCKS)
+    shadow, holdout = (plan_of(tomllib.loads(block)) for block in BLOCKS)
     assert (shadow.mode, shadow.judge, shadow.shadow_share) == (Mode.SHADOW, "exact_match", 0.5)
-    assert (router.route, router.arms[1].router) == ("", RouterVariant(threshold=0.8))
     assert (holdout.mode, holdout.route, holdout.control) == (Mode.HOLDOUT, "", "kept-out")
     assert holdout_problem(holdout, 0.05) == ""
 
