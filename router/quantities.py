@@ -94,18 +94,6 @@ class Quantity:
         range_ = _span(factor * low, factor * high, decimals)
         return f"{whole} ({range_})" if range_ else f"{whole}, {NO_RANGE}"
 
-    def within(self, low: float, high: float) -> str:
-        """The range of one value; an infinite end is not known.
-
-        >>> TIME.within(2.91, 3.4), TIME.within(0.0, 0.4), TIME.within(2.91, math.inf)
-        ('2.91 to 3.40 s', '0 to 400 ms', '2.91 s or more')
-        """
-        factor, unit = self._shown(low, high)
-        if not math.isfinite(high):
-            return f"{self.value(low)} or more"
-        decimals = _decimals(factor * low, factor * high)
-        return _joined(_span(factor * low, factor * high, decimals), unit)
-
     def _shown(self, *numbers: float) -> tuple[float, str]:
         """The factor to the unit that is written, and the unit."""
         if self.scale is Scale.SHARE:

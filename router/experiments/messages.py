@@ -32,7 +32,6 @@ from router.experiments.model import (
     Spec,
     Unanswered,
     listed,
-    usual_aggregate,
 )
 from router.names import VERSION_FORM, split_adapter
 from router.types import AdapterRef
@@ -358,7 +357,7 @@ def _missing_of(message: pb.Experiment.Metric, field: str, found: Findings) -> U
 
 
 def _aggregate_of(message: pb.Experiment.Metric, kind: Kind, field: str, found: Findings) -> Aggregate:
-    usual = usual_aggregate(message.name, kind)
+    usual = kind.rules.usual
     if message.aggregate == pb.Experiment.Metric.AGGREGATE_UNSPECIFIED:
         return usual
     if message.aggregate not in AGGREGATES:

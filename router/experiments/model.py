@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from router.experiments.times import TIMES, UNSERVED, slow_share, time_quantile
+from router.experiments.times import TIMES, UNSERVED, slow_share
 from router.types import AdapterRef
 
 BASE = "base"
@@ -110,12 +110,6 @@ KIND_RULES: Mapping[Kind, KindRules] = {
 }
 
 
-def usual_aggregate(name: str, kind: Kind) -> Aggregate:
-    """What several outcomes of a unit become where a plan does not say it: of a quantile of times the
-    slowest."""
-    return Aggregate.MAX if time_quantile(name) is not None else kind.rules.usual
-
-
 def listed(names: Iterable[str]) -> str:
     """`a, b or c`."""
     *others, last = names
@@ -173,14 +167,7 @@ class MetricSpec:
     def built_in(self) -> bool:
         """Whether the server records all that it reads, so that it is known when an answer ends."""
         per = self.per in (*DENOMINATORS, *BUILT_IN) or not self.kind.rules.has_denominator
-        made_of_times = slow_share(self.name) is not None or self.quantile is not None
-        return (self.name in BUILT_IN or made_of_times) and per
-
-    @property
-    def quantile(self) -> float | None:
-        """The share of units that do not pass the value, if it is a quantile of times."""
-        found = time_quantile(self.name)
-        return found.level if found else None
+        return (self.name in BUILT_IN or slow_share(self.name) is not None) and per
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,6 @@ from router.experiments.model import (
 )
 from router.experiments.names import WORD_FORM, id_problem, is_word
 from router.experiments.stats.compare import SequencePlan
-from router.experiments.stats.quantiles import units_needed
 from router.experiments.verdict import ExperimentDesign
 from router.types import AdapterInfo, AdapterRef
 
@@ -355,14 +354,10 @@ def out_of_reach(spec: Spec, rates: Mapping[str, float] | None = None) -> Iterat
     arm = min(reversed(spec.arms), key=lambda arm: arm.weight)
     units = math.floor(spec.planned_units * arm.weight)
     deciding = (spec.primary, *spec.guardrails)
-    open_ended = [m for m in deciding if not (m.kind.rules.binary or _capped(m) or m.quantile is not None)]
+    open_ended = [m for m in deciding if not (m.kind.rules.binary or _capped(m))]
     if open_ended and units < RULES.unbounded_units:
         ways = _ways_out(spec, arm, RULES.unbounded_units, open_ended)
         yield f"{_units_of_arm(spec, arm)}; {_needs_of_uncapped(open_ended)}: {ways}"
-    for metric in deciding:
-        if metric.quantile is not None and units < (need := units_needed(metric.quantile, spec.alpha)):
-            few = f"{metric.name} needs about {need:,} in each arm"
-            yield f"{_units_of_arm(spec, arm)}; {few}: {_ways_out(spec, arm, need)}"
     least = max(spec.min_units, RULES.burn_in_units if any(m.covariate for m in deciding) else 0)
     if units < least:
         why = f"nothing is promoted before {least:,} in each arm"

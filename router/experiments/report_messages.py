@@ -165,7 +165,6 @@ def _metric_message(found: MetricReport) -> pb.GetReportResponse.Comparison:
     length = found.length
     return Out.Comparison(
         **_same(found, COMPARED, waiting=Out.Waiting(**_same(found.waiting)) if found.waiting else None),
-        ranges=(Out.Range(low=low, high=high) for low, high in found.ranges),
         control=found.values[0],
         treatment=found.values[1],
         control_units=found.units[0],
@@ -187,7 +186,6 @@ def _metric_of(message: pb.GetReportResponse.Comparison) -> MetricReport:
         higher_is_better=not message.lower_is_better,
         length=_length_of(message),
         waiting=_read(NoInterval, message.waiting) if message.HasField("waiting") else None,
-        ranges=tuple((one.low, one.high) for one in message.ranges),
     )
 
 

@@ -205,7 +205,7 @@ def _many(report: Report, found: Iterable[MetricReport]) -> tuple[str, ...]:
 
 
 def _awaited(report: Report, found: Iterable[tuple[str, MetricReport]]) -> tuple[str, ...]:
-    """Quantiles in words, why there are no ranges yet, and which metrics compare little, below the table."""
+    """Why there are no ranges yet, and which metrics compare little, below the table."""
     unit, compared = report.judged.spec.unit, list(found)
     waits = (
         f"{named(one.metric, one.cap)}, {arm}: {NO_RANGE}: {words.waiting(one.waiting, unit)}"
@@ -215,13 +215,8 @@ def _awaited(report: Report, found: Iterable[tuple[str, MetricReport]]) -> tuple
     shared = dict.fromkeys(one.metric for _, one in compared if one.shared_queue)
     means = {m.name: m for m in report.judged.spec.metrics if m.kind is Kind.MEAN and not m.built_in}
     per = dict.fromkeys(one.metric for _, one in compared if one.metric in means)
-    quantiles = (
-        f"{one.metric}{f', first {words.age_of(one)}' if one.early else ''}: {line}."
-        for arm, one in compared
-        if (line := words.quantile_line(report, arm, one))
-    )
     over = (f"{name} is {words.per_unit(means[name], unit)}." for name in per)
-    return (*quantiles, *waits, *over, *(f"{metric}: {WORDS}." for metric in shared))
+    return (*waits, *over, *(f"{metric}: {WORDS}." for metric in shared))
 
 
 def segments(report: Report) -> Iterator[ReportTable]:

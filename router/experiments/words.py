@@ -11,7 +11,6 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from router.experiments.model import Kind, Lifecycle, MetricSpec, Mode, Unanswered
-from router.experiments.times import time_quantile
 from router.quantities import OPEN, PLAIN, SHARE, TIME, WORSE, Quantity, counted, percent
 from router.quantities import percents as range_of_shares
 from router.quantities import reading as reading_of
@@ -71,8 +70,6 @@ def quantity_of(name: str, kind: Kind) -> Quantity:
     if kind.rules.binary:
         return SHARE
     known = next((one for _, built_in, one in BUILT_IN if built_in == name), None)
-    if time_quantile(name) is not None:
-        return TIME
     return known or (TIME if "seconds" in name.split("_") else PLAIN)
 
 
@@ -140,8 +137,7 @@ def legend(report: Report) -> list[str]:
     shadow = spec.mode is Mode.SHADOW
     found = [one for arm in report.arms for one in (arm.primary, *arm.rails) if one]
     once = any(not one.anytime for one in found) or any(a.pairs and not a.pairs.anytime for a in report.arms)
-    what = "value or difference" if any(one.ranges for one in found) else "difference"
-    shown = RANGE.format(what="share" if shadow else what, sure=100 * (1 - spec.alpha))
+    shown = RANGE.format(what="share" if shadow else "difference", sure=100 * (1 - spec.alpha))
     points = [POINTS.format(unit=spec.unit)] if quantity(spec.primary) is SHARE and not shadow else []
     return [" ".join([*points, shown]), *([ONCE] if once else [])]
 
@@ -363,7 +359,6 @@ def _line(report: Report, arm: str, found: MetricReport, read: str) -> str:
     form, control = form_of(report.judged, found), report.judged.spec.control
     units = f" of {units_of(report.judged)}" if form is SHARE else _per_unit(report, found)
     values = f"{form.value(found.values[1])}{units} with {arm}, {form.value(found.values[0])} with {control}"
-    values = quantile_line(report, arm, found) or values
     name = f"{arm}, " if len(report.arms) > 1 else ""
     way = direction(found.higher_is_better).capitalize()
     return f"{name}{named(found.metric, found.cap)}: {change(form, found)} {read}: {values}. {way}."
@@ -380,17 +375,6 @@ def _per_unit(report: Report, found: MetricReport) -> str:
 def per_unit(metric: MetricSpec, unit: str) -> str:
     """What a mean is over."""
     return f"per {unit}{' with a value' if metric.missing is not Unanswered.ZERO else ''}"
-
-
-def quantile_line(report: Report, arm: str, found: MetricReport) -> str:
-    """`95 % of users within 3.10 s (2.91 to 3.33 s) with new, 2.80 s (2.66 to 2.97 s) with old`; empty where
-    the metric is no quantile."""
-    quantile, form = time_quantile(found.metric), form_of(report.judged, found)
-    if quantile is None or not found.ranges:
-        return ""
-    arms = zip((report.judged.spec.control, arm), found.values, found.ranges, strict=True)
-    old, new = (f"{form.value(value)} ({form.within(*ends)}) with {name}" for name, value, ends in arms)
-    return f"{100 * quantile.level:g} % of {units_of(report.judged)} within {new}, {old}"
 
 
 def gives_up(report: Report) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
@@ -23,7 +23,7 @@ from router.experiments.model import (
 from router.experiments.stats.moments import Moments
 from router.experiments.store import series
 from router.experiments.store.series import PairCounts, PhaseData, TimeBucket
-from router.experiments.times import bin_of, slow_share, time_quantile
+from router.experiments.times import slow_share
 from router.ports import Stage
 
 Place: TypeAlias = tuple[str, int]  # experiment, phase
@@ -117,7 +117,7 @@ class Unit:
         return [o.value for o in self.counted[name]]
 
     def has(self, metric: MetricSpec) -> bool:
-        times = slow_share(metric.name) or time_quantile(metric.name)
+        times = slow_share(metric.name)
         return any(self.counted[name] for name in (times.outcomes if times else (metric.name,)))
 
     def row(self, metric: MetricSpec) -> tuple[float, ...] | None:
@@ -127,9 +127,6 @@ class Unit:
             return None
         if share := slow_share(metric.name):
             return (float(any(v > share.seconds for name in share.outcomes for v in self.values(name))),)
-        if quantile := time_quantile(metric.name):
-            found = [v for name in quantile.outcomes for v in self.values(name)]
-            return (max(found) if metric.aggregate is Aggregate.MAX else sum(found) / len(found),)
         if metric.kind.rules.has_denominator:
             now = (sum(self.values(metric.name)), self._denominator(metric))
         else:
@@ -258,12 +255,7 @@ def _bucket(phase: ExperimentPhase, arm: str, span: tuple[float, float], units: 
         moments={key: _moments(columns_of(m), [u.row(m) for u in units]) for key, m in metrics.items()},
         lengths=lengths,
         segments=_segments(spec, units),
-        bins={key: found for key, m in metrics.items() if m.quantile and (found := _bins(m, units))},
     )
-
-
-def _bins(metric: MetricSpec, units: list[Unit]) -> dict[int, float]:
-    return Counter(bin_of(row[0]) for unit in units if (row := unit.row(metric)))
 
 
 def _segments(spec: Spec, units: list[Unit]) -> dict[tuple[str, str], Moments]:

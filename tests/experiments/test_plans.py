@@ -20,7 +20,6 @@ from router.experiments.model import (
     Mode,
     SegmentSpec,
     Spec,
-    Unanswered,
 )
 from router.experiments.outcomes import Declared
 from router.experiments.plans import Known, conflict, plan_problems, plan_warnings
@@ -319,42 +318,6 @@ SLOW = MetricSpec("total_time_over_4s", Kind.PROPORTION, False, margin=0.02)
 )
 def test_a_share_of_slow_units_is_a_proportion_with_a_limit(metric: MetricSpec, refused: set[str]) -> None:
     assert fields(plan(guardrails=(metric,))) == refused
-
-
-P95 = MetricSpec("total_time_p95", Kind.MEAN, False, Aggregate.MAX, margin=0.2, relative=True)
-
-
-@pytest.mark.parametrize(
-    ("metric", "refused"),
-    [
-        (P95, set()),
-        (replace(P95, name="time_to_first_token_p99.9", aggregate=Aggregate.MEAN), set()),
-        (replace(P95, name="total_time_p0"), {"guardrails[0].name"}),
-        (replace(P95, name="total_time_p100"), {"guardrails[0].name"}),
-        (replace(P95, kind=Kind.PROPORTION), {"guardrails[0].kind"}),
-        (replace(P95, aggregate=Aggregate.SUM), {"guardrails[0].aggregate"}),
-        (replace(P95, higher_is_better=True), {"guardrails[0].lower_is_better"}),
-        (replace(P95, missing=Unanswered.ZERO), {"guardrails[0].missing"}),
-        (replace(P95, covariate=True), {"guardrails[0].covariate"}),
-        (replace(P95, cap=60.0), {"guardrails[0].cap"}),
-    ],
-)
-def test_a_quantile_of_times_has_a_level_and_one_number_a_unit(metric: MetricSpec, refused: set[str]) -> None:
-    assert fields(plan(guardrails=(metric,))) == refused
-
-
-def test_a_quantile_guards_units_that_are_divided_and_decides_nothing() -> None:
-    assert "primary.name" in fields(plan(primary=replace(P95, margin=0.0, relative=False)))
-    assert "guardrails[0].name" in fields(plan(guardrails=(P95,), mode=Mode.SHADOW))
-    assert not [text for text in plan_warnings(plan(guardrails=(P95,))) if "cap" in text]
-
-
-def test_a_quantile_of_too_few_units_is_warned_of() -> None:
-    p99 = replace(P95, name="total_time_p99")
-    found = [text for text in plan_warnings(plan(guardrails=(p99,), arms=weighted(0.1))) if "p99" in text]
-    assert found[0].startswith(
-        "new gets 10 % of 5,000 planned units, 500; total_time_p99 needs about 666 in each arm: plan 6,660"
-    )
 
 
 def test_only_a_guardrail_has_to_improve() -> None:

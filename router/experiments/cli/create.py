@@ -80,8 +80,7 @@ missing = "zero"         # units without an outcome count as 0; "excluded": they
 
 [[guardrails]]           # must not get worse by more than the margin
 name = "total_time_over_4s"  # built in: the share of units with an answer slower than 4 s; the limit is yours
-                         # (800ms, 2min), and time_to_first_token_over_1s is the like; total_time_p95 is the
-                         # time within which 95 % of units have each answer
+                         # (800ms, 2min), and time_to_first_token_over_1s is the like
 margin = 0.02            # two units in a hundred more
 # relative = false       # true: the margin is a share of control's value
 # improve = false        # true, without a margin: must be better, such as serving_cost

@@ -63,9 +63,6 @@ def metric_line(metric: MetricSpec) -> str:
     parts = [metric.kind.value, direction(metric.higher_is_better)]
     if metric.kind.rules.has_denominator:
         parts.append(f"per {metric.per}")
-    elif (level := metric.quantile) is not None:
-        each = "slowest answer" if metric.aggregate == "max" else "mean of its answers"
-        parts[0] = f"the time that {100 * level:g} % of units do not pass, each by its {each}"
     elif not metric.kind.rules.binary:
         parts.append(f"{metric.aggregate.value} of a unit's outcomes")
         if not metric.built_in:

@@ -41,23 +41,19 @@ from router.experiments.report.source import (
     metric_of,
     phase_of,
     total_moments,
-    total_sums,
     usable_moments,
 )
 from router.experiments.stats.checks import (
     Guarded,
-    comparison_of,
     corrected,
     length_adjusted,
-    pair_of,
     paired,
     segmented,
 )
-from router.experiments.stats.compare import ArmComparison, ArmPair, SequencePlan
+from router.experiments.stats.compare import ArmComparison, ArmPair, SequencePlan, compare
 from router.experiments.stats.missing import Missing
 from router.experiments.stats.moments import ComparedMetric, Moments
 from router.experiments.stats.planning import size_for, smallest_effect
-from router.experiments.stats.quantiles import Sums
 from router.experiments.store.series import PairCounts
 from router.experiments.store.store import ExperimentStore
 from router.experiments.verdict import (
@@ -292,7 +288,6 @@ def measured_of(
         waiting=found.waiting,
         cap=metric.bounds[1] if metric.bounds else None,
         alpha=plan.alpha,
-        ranges=tuple(found.ranges) if found.ranges else (),
     )
 
 
@@ -310,18 +305,18 @@ def _compared(source: PhaseEvidence, arm: str, spec: MetricSpec, plan: SequenceP
     metric = metric_of(spec)
     age = source.ages[spec.name]
     buckets = source.older(age)
-    control, treatment = (total_sums(buckets, a, metric) for a in (source.design.control, arm))
+    control, treatment = (total_moments(buckets, a, metric) for a in (source.design.control, arm))
     found = _measured(metric, control, treatment, plan)
     return replace(found, age=age) if found else None
 
 
 def _measured(
-    metric: ComparedMetric, control: Sums, treatment: Sums, plan: SequencePlan
+    metric: ComparedMetric, control: Moments, treatment: Moments, plan: SequencePlan
 ) -> MetricReport | None:
     """A comparison, once both arms have two units."""
     if min(control.n, treatment.n) < 2:
         return None
-    found = comparison_of(metric, pair_of(metric, control, treatment, plan))
+    found = compare(metric, control, treatment, plan)
     return measured_of(found, metric, plan)
 
 

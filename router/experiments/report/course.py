@@ -39,10 +39,7 @@ def course_of(source: PhaseEvidence) -> Course:
 def _course_of(source: PhaseEvidence, arm: str) -> dict[str, Looks]:
     design = source.design
     metrics = {design.primary: source.mature}
-    rails = (
-        rail.metric for rail in design.guardrails if rail.metric.level is None
-    )  # others are always-valid
-    metrics |= {metric: source.older(source.ages[metric.name]) for metric in rails}
+    metrics |= {rail.metric: source.older(source.ages[rail.metric.name]) for rail in design.guardrails}
     found = {metric.name: _course(source, arm, metric, buckets).looks for metric, buckets in metrics.items()}
     return {name: looks for name, looks in found.items() if looks is not None}
 

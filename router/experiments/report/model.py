@@ -40,8 +40,7 @@ class MetricReport:
     one likes. `alpha` is what the interval is of; smaller than the plan's where it is one of many. Values
     count as at most `cap`, where there is one. Units are at least `age` seconds old: then their values are
     final (0: not known). `early`: of what was recorded in their first `age` seconds, for harm only. With a
-    `shared_queue` both arms wait for each other, so that the metric compares little. `ranges` are those of
-    both values themselves, of a quantile.
+    `shared_queue` both arms wait for each other, so that the metric compares little.
     """
 
     metric: str
@@ -67,7 +66,6 @@ class MetricReport:
     age: float = 0.0
     early: bool = False
     shared_queue: bool = False
-    ranges: tuple[tuple[float, float], ...] = ()
 
     @property
     def gain(self) -> float:

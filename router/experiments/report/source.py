@@ -39,8 +39,6 @@ from router.experiments.stats.checks import (
 from router.experiments.stats.compare import SequencePlan
 from router.experiments.stats.missing import Missing, Response, missing_outcomes
 from router.experiments.stats.moments import Array, ComparedMetric, Moments, places
-from router.experiments.stats.quantiles import Sums, TimeCounts
-from router.experiments.times import BINS
 from router.experiments.verdict import CROSSED, Course, ExperimentDesign, PipelineHealth
 from router.quantities import percent
 
@@ -101,14 +99,14 @@ class PhaseEvidence:
         buckets = tuple(b for b in self.data.buckets if b.start < end)
         return replace(self, data=replace(self.data, buckets=buckets))
 
-    def outcomes(self) -> dict[str, dict[str, Sums]]:
+    def outcomes(self) -> dict[str, dict[str, Moments]]:
         """Arm, then metric, to the sums that `judge` takes: of units whose values are final."""
         design = self.design
         read = {design.primary: self.mature}
         rails = (rail.metric for rail in (*design.guardrails, *design.early))
         read |= {metric: self.older(self.ages[metric.name]) for metric in rails}
         return {
-            arm: {metric.name: total_sums(buckets, arm, metric) for metric, buckets in read.items()}
+            arm: {metric.name: total_moments(buckets, arm, metric) for metric, buckets in read.items()}
             for arm in design.weights
         }
 
@@ -134,7 +132,7 @@ def gather(
 def metric_of(spec: MetricSpec) -> ComparedMetric:
     """The metric of the statistics."""
     bounds = None if spec.cap is None else (spec.least, spec.cap)
-    return ComparedMetric(spec.name, spec.kind, spec.higher_is_better, spec.covariate, bounds, spec.quantile)
+    return ComparedMetric(spec.name, spec.kind, spec.higher_is_better, spec.covariate, bounds)
 
 
 def early_metric(spec: MetricSpec) -> ComparedMetric:
@@ -206,18 +204,6 @@ def total_moments(buckets: Sequence[TimeBucket], arm: str, metric: ComparedMetri
             rows_of(moments_by_bucket(buckets, arm, metric), metric.columns).sum(axis=0), metric.columns
         ),
     )
-
-
-def total_sums(buckets: Sequence[TimeBucket], arm: str, metric: ComparedMetric) -> Sums:
-    """What one arm has of a metric over all buckets."""
-    if metric.level is None:
-        return total_moments(buckets, arm, metric)
-    bins = np.zeros(BINS)
-    for bucket in buckets:
-        if bucket.arm == arm:
-            found = bucket.bins.get(metric.name, {})
-            bins[list(found)] += list(found.values())
-    return TimeCounts(bins)
 
 
 def usable_moments(metric: ComparedMetric, sums: Moments) -> Moments:

@@ -14,7 +14,6 @@ from enum import StrEnum
 
 from router.experiments.stats.compare import ArmComparison, ArmPair, SequencePlan, compare, compared, p_of
 from router.experiments.stats.moments import Array, ComparedMetric, Moments, Real, invalid
-from router.experiments.stats.quantiles import QuantilePair, Sums, TimeCounts, compare_quantiles
 from router.experiments.stats.sequences import (
     Line,
     log_gamma,
@@ -86,14 +85,14 @@ class Guarded:
     state: State
 
 
-def guard(guardrail: Guardrail, control: Sums, treatment: Sums, plan: SequencePlan) -> Guarded:
+def guard(guardrail: Guardrail, control: Moments, treatment: Moments, plan: SequencePlan) -> Guarded:
     """The guardrail at this look, by two one-sided sequences that are valid at any look. They answer
     different questions, so `within` has the whole alpha, and `beyond` the guardrail's part of it.
 
     Both arms must be equally complete: sums are of units whose values are final.
     """
     metric = guardrail.metric
-    arms = pair_of(metric, control, treatment, plan)
+    arms = ArmPair(metric, control, treatment, plan)
     beyond, within = (p_of(arms.evidence(guardrail.line, side)) for side in (-metric.sign, metric.sign))
     beyond = min(1.0, beyond / guardrail.part)
     state = State.OPEN
@@ -101,23 +100,7 @@ def guard(guardrail: Guardrail, control: Sums, treatment: Sums, plan: SequencePl
         state = State.BEYOND
     elif within <= plan.alpha:
         state = State.WITHIN
-    return Guarded(guardrail, comparison_of(metric, arms), beyond, within, state)
-
-
-def comparison_of(metric: ComparedMetric, arms: ArmPair | QuantilePair) -> ArmComparison:
-    """Both arms compared on a metric."""
-    return compared(arms) if isinstance(arms, ArmPair) else compare_quantiles(metric.name, arms)
-
-
-def pair_of(
-    metric: ComparedMetric, control: Sums, treatment: Sums, plan: SequencePlan
-) -> ArmPair | QuantilePair:
-    """Both arms as they are compared on a metric."""
-    if metric.level is None and isinstance(control, Moments) and isinstance(treatment, Moments):
-        return ArmPair(metric, control, treatment, plan)
-    if metric.level is not None and isinstance(control, TimeCounts) and isinstance(treatment, TimeCounts):
-        return QuantilePair(metric.level, control.bins, treatment.bins, plan)
-    raise invalid(metric.name, "needs units by bin if it is a quantile, else sums, of both arms")
+    return Guarded(guardrail, compared(arms), beyond, within, state)
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,13 +34,13 @@ from router.experiments.model import (
 )
 from router.experiments.stats.moments import Moments, places
 from router.experiments.store import tables
-from router.experiments.store.bins import SEPARATOR, add_block
 from router.experiments.store.stretches import stretch_number, stretch_span, width_of
 from router.experiments.store.tables import COLUMNS, PRODUCTS, experiments, from_json, phases
-from router.experiments.times import SlowShare, TimeQuantile, slow_share, time_quantile
+from router.experiments.times import SlowShare, slow_share
 from router.ports import Stage
 from router.shared.database import Bulk
 
+SEPARATOR = "\x1f"  # in a series' key, before label and value of a segment
 RESPONSES, OUTCOMES = "responses", "outcomes"
 EVERYTHING = "*"
 LENGTHS = ""  # the sums of (primary value, mean answer length)
@@ -82,8 +82,7 @@ class Series(NamedTuple):
     """One of the sums: its key in the table, its columns, the names it reads, and the row of a unit.
 
     `answers` are names of outcomes, for counting the units that have one of them. `metric` is what its row is
-    made by. Of a series that is `split` there are sums by segment, too, and of one that is `binned` units by
-    the bin of their value.
+    made by. Of a series that is `split` there are sums by segment, too.
     """
 
     key: str
@@ -93,7 +92,6 @@ class Series(NamedTuple):
     row: Callable[[HasValues], Row | None]
     metric: MetricSpec
     split: bool = False
-    binned: bool = False
 
 
 def powers(row: Row) -> Row:
@@ -184,7 +182,7 @@ def _readings(phase: ExperimentPhase) -> dict[str, tuple[tuple[str, float], ...]
     for metric in (*spec.metrics, *phase.early_guardrails):
         window = spec.window_of(metric)
         per = (metric.per,) if metric.kind.rules.has_denominator and metric.per != OUTCOMES else ()
-        times = slow_share(metric.name) or time_quantile(metric.name)
+        times = slow_share(metric.name)
         for name in (*(times.outcomes if times else (metric.name,)), *per):
             found.setdefault(name, {})[value_key(spec, name, window)] = window
     return {name: tuple(of.items()) for name, of in found.items()}
@@ -204,8 +202,6 @@ def _of_metric(metric: MetricSpec, spec: Spec) -> Series:
     window, per = spec.window_of(metric), metric.per
     if (share := slow_share(metric.name)) is not None:
         return _of_slow_share(metric, share, partial(value_key, spec, window=window))
-    if (quantile := time_quantile(metric.name)) is not None:
-        return _of_quantile(metric, quantile, partial(value_key, spec, window=window))
     name = value_key(spec, metric.name, window)
     reads = {name, EVERYTHING} | ({metric.name} if metric.covariate else set())
     match metric.kind:
@@ -246,22 +242,6 @@ def _of_slow_share(metric: MetricSpec, share: SlowShare, key: Callable[[str], st
 
     reads = frozenset(outcomes)
     return Series(metric.name, 1, reads | {EVERYTHING}, reads, row, _summed(metric))
-
-
-def _of_quantile(metric: MetricSpec, quantile: TimeQuantile, key: Callable[[str], str]) -> Series:
-    """A unit's slowest answer, or the mean of its answers."""
-    outcomes, slowest = tuple(map(key, quantile.outcomes)), metric.aggregate is Aggregate.MAX
-
-    def row(unit: HasValues) -> Row | None:
-        found = [times for name in outcomes if (times := unit.values.get(name, NONE)).n]
-        if not found:
-            return None
-        if slowest:
-            return (max(times.largest for times in found),)
-        return (sum(times.total for times in found) / sum(times.n for times in found),)
-
-    reads = frozenset(outcomes)
-    return Series(metric.name, 1, reads | {EVERYTHING}, reads, row, _summed(metric), binned=True)
 
 
 def _capped(metric: MetricSpec, value: Callable[[HasValues], Row]) -> Callable[[HasValues], Row]:
@@ -386,8 +366,7 @@ class TimeBucket:
     `start` is unix seconds. `exposed` is the number of units; `answered` how many have the metric.
     `lengths` has the columns (value of the primary metric, mean completion_tokens of the unit's answers)
     of the units that have both, where the primary metric is no ratio; None where that is not kept.
-    `segments` has the primary metric's sums by label and value of the plan's segments, `bins` of a quantile
-    of times the number of units by bin, as far as there are some.
+    `segments` has the primary metric's sums by label and value of the plan's segments.
     """
 
     arm: str
@@ -399,7 +378,6 @@ class TimeBucket:
     moments: Mapping[str, Moments]  # metric -> columns as its Metric has them; also `NAME@SECONDS`
     lengths: Moments | None = None
     segments: Mapping[tuple[str, str], Moments] = field(default_factory=dict)
-    bins: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
 
 
 class PairCounts(NamedTuple):
@@ -472,27 +450,16 @@ def _cohorts(conn: Connection, info: PhaseInfo) -> dict[tuple[int, str], tuple[i
     return {(stretch, arm): tuple(row) for arm, stretch, *row in rows if row[0]}
 
 
-class _Sums(NamedTuple):
-    """Of one arm and stretch: cells by key, and units by bin of the series that are binned."""
-
-    cells: dict[str, Cell]
-    bins: dict[str, dict[int, float]]
-
-
-def _sums(conn: Connection, info: PhaseInfo) -> Mapping[tuple[int, str], _Sums]:
+def _sums(conn: Connection, info: PhaseInfo) -> Mapping[tuple[int, str], dict[str, Cell]]:
+    """Stretch and arm -> cells by key."""
     columns = {series.key: series.columns for series in info.series}
     split = {series.key for series in info.series if series.split}
-    binned = {series.key for series in info.series if series.binned}
-    found: dict[tuple[int, str], _Sums] = defaultdict(lambda: _Sums({}, {}))
+    found: dict[tuple[int, str], dict[str, Cell]] = defaultdict(dict)
     for arm, stretch, key, answered, n, *numbers in _rows(conn, tables.sums, info):
         name, segment = split_key(key)
         if name not in columns or (segment and name not in split):
             continue  # a secondary metric's that is no more
-        cells, bins = found[stretch, arm]
-        if name != key and name in binned:
-            add_block(bins.setdefault(name, {}), key, numbers)
-            continue
-        cells[key] = (answered, _moments(n, numbers, columns[name]))
+        found[stretch, arm][key] = (answered, _moments(n, numbers, columns[name]))
     return found
 
 
@@ -502,9 +469,11 @@ def _moments(n: int, numbers: Sequence[float], columns: int) -> Moments:
     return Moments(n, *parts)
 
 
-def _bucket(info: PhaseInfo, stretch: int, arm: str, cohort: Sequence[int], sums: _Sums) -> TimeBucket:
+def _bucket(
+    info: PhaseInfo, stretch: int, arm: str, cohort: Sequence[int], sums: Mapping[str, Cell]
+) -> TimeBucket:
     offset, seconds = stretch_span(stretch, info.width)
-    cells = {s.key: sums.cells.get(s.key) or (0, Moments.empty(s.columns)) for s in info.series}
+    cells = {s.key: sums.get(s.key) or (0, Moments.empty(s.columns)) for s in info.series}
     names = [s.key for s in info.series if s.key != LENGTHS]
     return TimeBucket(
         arm,
@@ -515,8 +484,7 @@ def _bucket(info: PhaseInfo, stretch: int, arm: str, cohort: Sequence[int], sums
         answered={name: cells[name][0] for name in names},
         moments={name: cells[name][1] for name in names},
         lengths=cells[LENGTHS][1] if _has_lengths(info.metrics) else None,
-        segments=_segments(info, sums.cells),
-        bins=sums.bins,
+        segments=_segments(info, sums),
     )
 
 

@@ -15,11 +15,11 @@ from typing import Any, NamedTuple, TypeAlias
 from sqlalchemy import ColumnElement, Connection, delete, func, or_, select
 
 from router.experiments.model import BUILT_IN, Exposure
-from router.experiments.store.bins import SEPARATOR, block_of
 from router.experiments.store.series import (
     EVERYTHING,
     NONE,
     RESPONSES,
+    SEPARATOR,
     PhaseInfo,
     PhaseInfos,
     Row,
@@ -281,8 +281,6 @@ class Deltas:
                 numbers = powers(row)
                 answered = sign * any(unit.values.get(name, NONE).n for name in each.answers)
                 self._into((address, each.key), len(row), sign, answered, numbers)
-                if each.binned:
-                    self._into_block(address, each.key, row[0], sign)
                 for suffix in segment_suffixes(unit.segments) if each.split else ():
                     self._into((address, each.key + suffix), len(row), sign, answered, numbers)
 
@@ -295,11 +293,6 @@ class Deltas:
         cell[1] += sign
         for i, number in enumerate(numbers, 2):
             cell[i] += sign * number
-
-    def _into_block(self, address: Address, key: str, value: float, sign: int) -> None:
-        """Count a unit in the bin of its value."""
-        name, numbers = block_of(key, value)
-        self._into((address, name), COLUMNS, sign, 0, numbers)
 
     def _means(self, unit: Unit) -> None:
         names = BUILT_IN if EVERYTHING in unit.changed else unit.changed.intersection(BUILT_IN)
@@ -346,8 +339,6 @@ def _zeros(n: int) -> Row:
 
 
 CHUNK = 5000  # units
-"""Sums of versions before this one lack something: they are made anew."""
-"""Version -> what makes it out of the one before."""
 
 
 def follow_metrics(session: WriteSession, before: PhaseInfo, now: PhaseInfo) -> None:

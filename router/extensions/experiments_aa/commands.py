@@ -131,9 +131,7 @@ def _equal_arms(client: Client, route: str, like: str, weights: str, units: int,
         guardrails=model.guardrails,
         secondary=model.secondary,
     )
-    drawn = tuple(
-        _outcomes_like(client, metric, plan.route) for metric in plan.metrics if metric.quantile is None
-    )
+    drawn = tuple(_outcomes_like(client, metric, plan.route) for metric in plan.metrics)
     return EqualArms(plan, drawn, max(units, min(model.planned_units, MOST_SIZED)))
 
 

@@ -121,7 +121,6 @@ def test_a_holdout_comes_from_a_file():
         ("total_time", "total_time", "mean"),
         ("mean:total_time", "total_time", "mean"),
         ("total_time_over_4s", "total_time_over_4s", "proportion"),
-        ("total_time_p95", "total_time_p95", "mean"),
     ],
 )
 def test_a_metric_in_short(text, name, kind):

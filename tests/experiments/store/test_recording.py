@@ -12,7 +12,6 @@ from router.experiments.model import (
     NO_VALUE,
     OTHER_VALUE,
     Accepted,
-    Aggregate,
     Kind,
     MetricSpec,
     SegmentSpec,
@@ -20,7 +19,6 @@ from router.experiments.model import (
 )
 from router.experiments.store.recording import LONGEST
 from router.experiments.store.store import ExperimentStore
-from router.experiments.times import BINS, bin_of
 from tests.experiments.store.helpers import (
     START,
     WINDOW,
@@ -366,20 +364,3 @@ def test_a_unit_is_slow_if_any_of_its_answers_was(store):
         (3, 2.0),  # u and w; v has just 4 s
         (3, 2.0),  # u, and w, who waited for a token that did not come
     ]
-
-
-def test_a_unit_is_in_the_bin_of_its_slowest_answer_or_of_their_mean(store):
-    slowest = MetricSpec("total_time_p95", Kind.MEAN, False, Aggregate.MAX)
-    mean = MetricSpec("total_time_p50", Kind.MEAN, False, Aggregate.MEAN)
-    store.create(with_secondary(experiment(), slowest))
-    store.expose([exposed(unit, f"{unit}{n}") for unit in "uvwx" for n in "12"])
-    for response, seconds in {"u1": 1.0, "v1": 4.0, "v2": 0.5, "w1": 5000.0}.items():
-        store.record([outcome(response, "total_time", seconds)])
-    store.record([outcome("u2", "total_time", 9.0), outcome("x1", "time_without_token", 30.0)])
-    store.replace(with_secondary(store.get("x"), slowest, mean), act())  # its sums are made of the rows
-    (bucket,) = store.data("x", 1).buckets
-    assert bucket.bins == {
-        slowest.name: {bin_of(9.0): 1, bin_of(4.0): 1, BINS - 1: 1, bin_of(30.0): 1},
-        mean.name: {bin_of(5.0): 1, bin_of(2.25): 1, BINS - 1: 1, bin_of(30.0): 1},
-    }
-    assert bucket.answered[slowest.name] == 4
