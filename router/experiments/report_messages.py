@@ -18,7 +18,6 @@ from router.experiments.model import AuditEntry, EarlyEnds, NoInterval
 from router.experiments.report.model import (
     ArmNumbers,
     ArmReport,
-    Length,
     MetricReport,
     MissingReport,
     Pairs,
@@ -162,7 +161,6 @@ def _segment_of(message: pb.GetReportResponse.SegmentReport) -> SegmentReport:
 
 
 def _metric_message(found: MetricReport) -> pb.GetReportResponse.Comparison:
-    length = found.length
     return Out.Comparison(
         **_same(found, COMPARED, waiting=Out.Waiting(**_same(found.waiting)) if found.waiting else None),
         control=found.values[0],
@@ -170,10 +168,6 @@ def _metric_message(found: MetricReport) -> pb.GetReportResponse.Comparison:
         control_units=found.units[0],
         treatment_units=found.units[1],
         lower_is_better=not found.higher_is_better,
-        length_adjusted=length.adjusted if length else None,
-        length_adjusted_half=length.half if length else None,
-        control_length=length.control if length else None,
-        treatment_length=length.treatment if length else None,
     )
 
 
@@ -184,19 +178,7 @@ def _metric_of(message: pb.GetReportResponse.Comparison) -> MetricReport:
         units=(message.control_units, message.treatment_units),
         values=(message.control, message.treatment),
         higher_is_better=not message.lower_is_better,
-        length=_length_of(message),
         waiting=_read(NoInterval, message.waiting) if message.HasField("waiting") else None,
-    )
-
-
-def _length_of(message: pb.GetReportResponse.Comparison) -> Length | None:
-    if not message.HasField("length_adjusted"):
-        return None
-    return Length(
-        message.length_adjusted,
-        message.length_adjusted_half,
-        message.control_length,
-        message.treatment_length,
     )
 
 

@@ -72,7 +72,7 @@ def effects(report: Report) -> ReportTable:
         *((f"difference from {spec.control}", "i"), ("", "pill")),
     )
     rows = (*first, *(_effect(report, arm) for arm in report.arms)) if report.arms else ()
-    lines = (f"{arm.arm} {line}" for arm in report.arms for line in words.further_lines(report, arm))
+    lines = (f"{arm.arm} {line}" for arm in report.arms if (line := words.unadjusted_line(report, arm)))
     waits = _awaited(report, ((arm.arm, arm.primary) for arm in report.arms if arm.primary))
     title = f"{named(spec.primary.name, spec.primary.cap)}, which decides"
     return ReportTable(

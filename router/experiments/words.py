@@ -443,20 +443,12 @@ def since(report: Report) -> str:
 # -- Arms
 
 
-def further_lines(report: Report, arm: ArmReport) -> list[str]:
-    """More on an arm's effect: at equal length, over everybody, without the past."""
-    experiment, found, lines = report.judged, arm.primary, list[str]()
-    form, unit = quantity(experiment.spec.primary), experiment.spec.unit
-    if found and found.length:
-        adjusted, half = found.length.adjusted, found.length.half
-        text = form.change(adjusted, adjusted - half, adjusted + half)
-        lengths = f"{found.length.treatment:.3g} tokens on average, those of {experiment.spec.control}"
-        lines.append(
-            f"at equal answer length: {text}. Its answers have {lengths} {found.length.control:.3g}."
-        )
-    if arm.unadjusted:
-        lines.append(f"without what each {unit} did before: {change(form, arm.unadjusted)}.")
-    return lines
+def unadjusted_line(report: Report, arm: ArmReport) -> str:
+    """An arm's effect without the past; empty where nothing adjusts it."""
+    if arm.unadjusted is None:
+        return ""
+    spec = report.judged.spec
+    return f"without what each {spec.unit} did before: {change(quantity(spec.primary), arm.unadjusted)}."
 
 
 def at(unix_seconds: float) -> str:

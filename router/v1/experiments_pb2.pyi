@@ -493,7 +493,7 @@ class GetReportResponse(_message.Message):
         text: str
         def __init__(self, decision: _Optional[str] = ..., rule: _Optional[str] = ..., text: _Optional[str] = ...) -> None: ...
     class Comparison(_message.Message):
-        __slots__ = ("metric", "control", "treatment", "effect", "low", "high", "p", "control_units", "treatment_units", "method", "state", "length_adjusted", "length_adjusted_half", "relative", "relative_low", "relative_high", "margin", "margin_relative", "lower_is_better", "control_length", "treatment_length", "anytime", "waiting", "cap", "alpha", "age", "early", "shared_queue")
+        __slots__ = ("metric", "control", "treatment", "effect", "low", "high", "p", "control_units", "treatment_units", "method", "state", "relative", "relative_low", "relative_high", "margin", "margin_relative", "lower_is_better", "anytime", "waiting", "cap", "alpha", "age", "early", "shared_queue")
         METRIC_FIELD_NUMBER: _ClassVar[int]
         CONTROL_FIELD_NUMBER: _ClassVar[int]
         TREATMENT_FIELD_NUMBER: _ClassVar[int]
@@ -505,16 +505,12 @@ class GetReportResponse(_message.Message):
         TREATMENT_UNITS_FIELD_NUMBER: _ClassVar[int]
         METHOD_FIELD_NUMBER: _ClassVar[int]
         STATE_FIELD_NUMBER: _ClassVar[int]
-        LENGTH_ADJUSTED_FIELD_NUMBER: _ClassVar[int]
-        LENGTH_ADJUSTED_HALF_FIELD_NUMBER: _ClassVar[int]
         RELATIVE_FIELD_NUMBER: _ClassVar[int]
         RELATIVE_LOW_FIELD_NUMBER: _ClassVar[int]
         RELATIVE_HIGH_FIELD_NUMBER: _ClassVar[int]
         MARGIN_FIELD_NUMBER: _ClassVar[int]
         MARGIN_RELATIVE_FIELD_NUMBER: _ClassVar[int]
         LOWER_IS_BETTER_FIELD_NUMBER: _ClassVar[int]
-        CONTROL_LENGTH_FIELD_NUMBER: _ClassVar[int]
-        TREATMENT_LENGTH_FIELD_NUMBER: _ClassVar[int]
         ANYTIME_FIELD_NUMBER: _ClassVar[int]
         WAITING_FIELD_NUMBER: _ClassVar[int]
         CAP_FIELD_NUMBER: _ClassVar[int]
@@ -533,16 +529,12 @@ class GetReportResponse(_message.Message):
         treatment_units: int
         method: str
         state: str
-        length_adjusted: float
-        length_adjusted_half: float
         relative: float
         relative_low: float
         relative_high: float
         margin: float
         margin_relative: bool
         lower_is_better: bool
-        control_length: float
-        treatment_length: float
         anytime: bool
         waiting: GetReportResponse.Waiting
         cap: float
@@ -550,7 +542,7 @@ class GetReportResponse(_message.Message):
         age: float
         early: bool
         shared_queue: bool
-        def __init__(self, metric: _Optional[str] = ..., control: _Optional[float] = ..., treatment: _Optional[float] = ..., effect: _Optional[float] = ..., low: _Optional[float] = ..., high: _Optional[float] = ..., p: _Optional[float] = ..., control_units: _Optional[int] = ..., treatment_units: _Optional[int] = ..., method: _Optional[str] = ..., state: _Optional[str] = ..., length_adjusted: _Optional[float] = ..., length_adjusted_half: _Optional[float] = ..., relative: _Optional[float] = ..., relative_low: _Optional[float] = ..., relative_high: _Optional[float] = ..., margin: _Optional[float] = ..., margin_relative: _Optional[bool] = ..., lower_is_better: _Optional[bool] = ..., control_length: _Optional[float] = ..., treatment_length: _Optional[float] = ..., anytime: _Optional[bool] = ..., waiting: _Optional[_Union[GetReportResponse.Waiting, _Mapping]] = ..., cap: _Optional[float] = ..., alpha: _Optional[float] = ..., age: _Optional[float] = ..., early: _Optional[bool] = ..., shared_queue: _Optional[bool] = ...) -> None: ...
+        def __init__(self, metric: _Optional[str] = ..., control: _Optional[float] = ..., treatment: _Optional[float] = ..., effect: _Optional[float] = ..., low: _Optional[float] = ..., high: _Optional[float] = ..., p: _Optional[float] = ..., control_units: _Optional[int] = ..., treatment_units: _Optional[int] = ..., method: _Optional[str] = ..., state: _Optional[str] = ..., relative: _Optional[float] = ..., relative_low: _Optional[float] = ..., relative_high: _Optional[float] = ..., margin: _Optional[float] = ..., margin_relative: _Optional[bool] = ..., lower_is_better: _Optional[bool] = ..., anytime: _Optional[bool] = ..., waiting: _Optional[_Union[GetReportResponse.Waiting, _Mapping]] = ..., cap: _Optional[float] = ..., alpha: _Optional[float] = ..., age: _Optional[float] = ..., early: _Optional[bool] = ..., shared_queue: _Optional[bool] = ...) -> None: ...
     class ArmReport(_message.Message):
         __slots__ = ("arm", "verdict", "blocked", "primary", "adjusted_p", "guardrails", "pairs", "unadjusted", "secondary", "segments", "early")
         ARM_FIELD_NUMBER: _ClassVar[int]

@@ -166,11 +166,6 @@ class Unit:
             return self._capped(metric, sum(found))
         return self._capped(metric, sum(found) / len(found) if found else 0.0)
 
-    def length(self, primary: MetricSpec) -> tuple[float, float] | None:
-        tokens = self.values("completion_tokens")
-        row = self.row(primary)
-        return (row[0], sum(tokens) / len(tokens)) if tokens and row else None
-
 
 def phase_data(phase: ExperimentPhase, place: Place, rows: Rows, kept: Iterable[Kept]) -> PhaseData:
     kept = list(kept)
@@ -243,9 +238,6 @@ def _bucket(phase: ExperimentPhase, arm: str, span: tuple[float, float], units: 
     spec = phase.spec
     early = {within_key(m.name, m.window): m for m in phase.early_guardrails}
     metrics = {m.name: m for m in spec.metrics} | early
-    lengths = None
-    if not spec.primary.kind.rules.has_denominator:
-        lengths = _moments(2, [unit.length(spec.primary) for unit in units])
     return TimeBucket(
         arm,
         *span,
@@ -253,7 +245,6 @@ def _bucket(phase: ExperimentPhase, arm: str, span: tuple[float, float], units: 
         degraded=sum(any(e.degraded for e in unit.shown) for unit in units),
         answered={key: sum(u.answered(m) for u in units) for key, m in metrics.items()},
         moments={key: _moments(columns_of(m), [u.row(m) for u in units]) for key, m in metrics.items()},
-        lengths=lengths,
         segments=_segments(spec, units),
     )
 

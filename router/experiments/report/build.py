@@ -2,7 +2,7 @@
 
 Only sums by time bucket are read, so a million units cost as little as a thousand. A mode limits the verdict:
 shadow arms are not promoted. The verdict decides; secondary metrics, segments, the effect
-without its covariate or at equal answer length, and the forecast decide nothing.
+without its covariate, and the forecast decide nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from router.experiments.report.days import by_days
 from router.experiments.report.model import (
     ArmNumbers,
     ArmReport,
-    Length,
     MetricReport,
     MissingReport,
     Pairs,
@@ -37,7 +36,6 @@ from router.experiments.report.source import (
     exposed_units,
     gather,
     health_of,
-    length_moments,
     metric_of,
     phase_of,
     total_moments,
@@ -46,7 +44,6 @@ from router.experiments.report.source import (
 from router.experiments.stats.checks import (
     Guarded,
     corrected,
-    length_adjusted,
     paired,
     segmented,
 )
@@ -162,8 +159,7 @@ def _arm(source: PhaseEvidence, found: ArmVerdict) -> ArmReport:
     design = source.design
     primary, plan = None, design.plan_for(found.arm)
     if found.primary:
-        length = at_equal_length(source, found.arm)
-        primary = measured_of(found.primary, design.primary, plan, length)
+        primary = measured_of(found.primary, design.primary, plan)
         primary = replace(primary, age=source.spec.closing)
     return ArmReport(
         arm=found.arm,
@@ -266,9 +262,7 @@ DAY, WEEK = 86_400.0, 7 * 86_400.0
 POWER = 0.8
 
 
-def measured_of(
-    found: ArmComparison, metric: ComparedMetric, plan: SequencePlan, length: Length | None = None
-) -> MetricReport:
+def measured_of(found: ArmComparison, metric: ComparedMetric, plan: SequencePlan) -> MetricReport:
     """A comparison as plain values."""
     relative = found.relative_interval
     return MetricReport(
@@ -284,7 +278,6 @@ def measured_of(
         relative=found.relative if relative else None,
         relative_low=relative.low if relative else None,
         relative_high=relative.high if relative else None,
-        length=length,
         waiting=found.waiting,
         cap=metric.bounds[1] if metric.bounds else None,
         alpha=plan.alpha,
@@ -330,15 +323,6 @@ def unadjusted(source: PhaseEvidence, arm: str) -> MetricReport | None:
         total_moments(source.mature, a, design.primary).only(plain.columns) for a in (design.control, arm)
     )
     return _measured(plain, control, treatment, design.plan_for(arm))
-
-
-def at_equal_length(source: PhaseEvidence, arm: str) -> Length | None:
-    """The effect at equal answer length, where both arms have three units with a length."""
-    control, treatment = (length_moments(source.mature, a) for a in (source.spec.control, arm))
-    if control is None or treatment is None or min(control.n, treatment.n) < 3:
-        return None
-    found = length_adjusted(control, treatment, source.design.plan_for(arm))
-    return Length(found.adjusted, found.half, *found.lengths)
 
 
 def segments(source: PhaseEvidence, arm: str) -> tuple[SegmentReport, ...]:

@@ -21,16 +21,6 @@ class Ruling:
 
 
 @dataclass(frozen=True, slots=True)
-class Length:
-    """The effect at equal answer length, with half of its interval, valid at any look: no causal effect."""
-
-    adjusted: float
-    half: float
-    control: float  # mean tokens of an answer
-    treatment: float
-
-
-@dataclass(frozen=True, slots=True)
 class MetricReport:
     """An arm against control on one metric. `low` and `high` are infinite where nothing is known yet.
 
@@ -58,7 +48,6 @@ class MetricReport:
     state: str = ""
     margin: float = 0.0
     margin_relative: bool = False
-    length: Length | None = None
     anytime: bool = True
     waiting: NoInterval | None = None
     cap: float | None = None

@@ -9,7 +9,6 @@ from router.experiments.model import EarlyEnds, Mode, Spec, Unanswered
 from router.experiments.report.source import (
     PhaseEvidence,
     duration,
-    length_moments,
     plural,
     window_in_words,
 )
@@ -57,7 +56,6 @@ def _notes(source: PhaseEvidence, health: PipelineHealth) -> Iterator[str]:
         yield f"not counted: {outcomes} of a metric that this plan does not have"
     yield from _unserved_notes(source.data, spec)
     yield from _degraded_notes(source)
-    yield from _length_notes(source)
     yield from _phase_notes(source)
 
 
@@ -94,16 +92,6 @@ def _degraded_notes(source: PhaseEvidence) -> Iterator[str]:
                 f"{arm} could not answer {plural(broken, source.spec.unit)}; something else did, and they"
                 f" still count for {arm}"
             )
-
-
-def _length_notes(source: PhaseEvidence) -> Iterator[str]:
-    if source.spec.mode is Mode.SHADOW:
-        return
-    if source.spec.primary.kind.rules.has_denominator:
-        yield f"the difference at equal answer length is not known: {source.spec.primary.name} is a ratio"
-    elif source.mature and all(length_moments(source.mature, a) is None for a in source.design.weights):
-        why = f"no {source.spec.unit} has both an outcome and a count of tokens"
-        yield f"the difference at equal answer length is not known: {why}"
 
 
 def _phase_notes(source: PhaseEvidence) -> Iterator[str]:

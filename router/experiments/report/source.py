@@ -213,12 +213,6 @@ def usable_moments(metric: ComparedMetric, sums: Moments) -> Moments:
     return sums
 
 
-def length_moments(buckets: Iterable[TimeBucket], arm: str) -> Moments | None:
-    """The columns (value, length) of an arm; None where the store has none."""
-    found = [b.lengths for b in buckets if b.arm == arm and b.lengths is not None]
-    return moments_of_row(rows_of(found, 2).sum(axis=0), 2) if found else None
-
-
 def exposed_units(buckets: Iterable[TimeBucket], arm: str) -> int:
     """Units of an arm."""
     return sum(b.exposed for b in buckets if b.arm == arm)

@@ -20,7 +20,6 @@ from router.experiments.stats.sequences import (
     one_arm,
     one_arm_interval,
     two_sided,
-    two_sided_bound,
 )
 
 
@@ -164,9 +163,6 @@ def _merged(parts: Sequence[Moments]) -> Moments:
     return whole
 
 
-VALUE, LENGTH = 0, 1
-
-
 @dataclass(frozen=True, slots=True)
 class Paired:
     """A shadow arm's answers against the served ones, unit by unit.
@@ -202,51 +198,6 @@ def paired(
     low, high = one_arm_interval(share_sum, left, alpha)
     p = math.exp(-max(0.0, float(one_arm(share_sum, left, 0.5))))
     return Paired(wins, losses, ties, units, share_sum / units if units else 0.5, low, high, p)
-
-
-@dataclass(frozen=True, slots=True)
-class LengthAdjusted:
-    """Raw and adjusted effect, half of the adjusted one's interval (valid at any look, as all are), the slope
-    of the value by length, and the mean lengths of both arms."""
-
-    raw: float
-    adjusted: float
-    half: float
-    slope: float
-    lengths: tuple[float, float]
-
-
-def length_adjusted(control: Moments, treatment: Moments, plan: SequencePlan) -> LengthAdjusted:
-    """The effect at equal answer length, from columns (value, length) of both arms.
-
-    People and judges prefer longer answers whatever they say (Dubois, Galambosi, Liang and Hashimoto 2024,
-    arXiv:2404.04475). Analysis of covariance with one slope within arms: raw effect - slope * (difference of
-    mean lengths). Length comes after assignment, so this describes; it is not a causal effect. The slope's
-    own variance counts, because unlike a covariate of CUPED the lengths may truly differ.
-    """
-    arms = (control, treatment)
-    if any(len(m.sums) != 2 or float(m.n) < 3 for m in arms):
-        raise invalid("length", "needs the columns (value, length) and three units or more in each arm")
-    spread = _within(arms, LENGTH, LENGTH)
-    slope = _within(arms, VALUE, LENGTH) / spread if spread > 0 else 0.0
-    gap = float(treatment.mean(LENGTH)) - float(control.mean(LENGTH))
-    raw = float(treatment.mean(VALUE)) - float(control.mean(VALUE))
-    residual = {VALUE: 1.0, LENGTH: -slope}
-    own = [float(m.form(residual, residual)) for m in arms]
-    left = sum(v * (float(m.n) - 1) for v, m in zip(own, arms, strict=True))
-    n = float(control.n + treatment.n)
-    welch = sum(v / float(m.n) for v, m in zip(own, arms, strict=True))
-    variance = max(welch, left / (n - 2) * sum(1 / float(m.n) for m in arms))
-    if spread > 0:
-        variance += gap**2 * left / (n - 3) / spread
-    half = float(two_sided_bound(plan.gain(n, plan.alpha), plan.alpha)) * math.sqrt(variance)
-    lengths = (float(control.mean(LENGTH)), float(treatment.mean(LENGTH)))
-    return LengthAdjusted(raw, raw - slope * gap, half, slope, lengths)
-
-
-def _within(arms: Sequence[Moments], i: int, j: int) -> float:
-    """Sum of products of deviations from each arm's own means."""
-    return sum(float(m.covariance(i, j)) * (float(m.n) - 1) for m in arms)
 
 
 ALPHA = 0.001

@@ -43,8 +43,6 @@ from router.shared.database import Bulk
 SEPARATOR = "\x1f"  # in a series' key, before label and value of a segment
 RESPONSES, OUTCOMES = "responses", "outcomes"
 EVERYTHING = "*"
-LENGTHS = ""  # the sums of (primary value, mean answer length)
-LENGTH = "completion_tokens"
 
 
 class Values(NamedTuple):
@@ -194,8 +192,6 @@ def _all_series(phase: ExperimentPhase) -> Iterator[Series]:
         yield _of_metric(metric, spec)._replace(split=metric is spec.primary)
     for metric in phase.early_guardrails:
         yield _of_metric(metric, spec)._replace(key=within_key(metric.name, metric.window))
-    if not spec.primary.kind.rules.has_denominator:
-        yield _lengths(_of_metric(spec.primary, spec))
 
 
 def _of_metric(metric: MetricSpec, spec: Spec) -> Series:
@@ -295,15 +291,6 @@ def _past(metric: MetricSpec) -> Callable[[HasValues], Row]:
     return past
 
 
-def _lengths(primary: Series) -> Series:
-    def row(unit: HasValues) -> Row | None:
-        found = unit.values.get(LENGTH, NONE)
-        value = primary.row(unit) if found.n else None
-        return (value[0], found.total / found.n) if value else None
-
-    return Series(LENGTHS, 2, primary.reads | {LENGTH}, frozenset({LENGTH}), row, primary.metric)
-
-
 _LIVING = experiments.c.name.is_not(None)
 
 
@@ -364,8 +351,6 @@ class TimeBucket:
     """Sums of the units that were first exposed in a stretch of time.
 
     `start` is unix seconds. `exposed` is the number of units; `answered` how many have the metric.
-    `lengths` has the columns (value of the primary metric, mean completion_tokens of the unit's answers)
-    of the units that have both, where the primary metric is no ratio; None where that is not kept.
     `segments` has the primary metric's sums by label and value of the plan's segments.
     """
 
@@ -376,7 +361,6 @@ class TimeBucket:
     degraded: int
     answered: Mapping[str, int]  # metric -> units with an outcome
     moments: Mapping[str, Moments]  # metric -> columns as its Metric has them; also `NAME@SECONDS`
-    lengths: Moments | None = None
     segments: Mapping[tuple[str, str], Moments] = field(default_factory=dict)
 
 
@@ -474,7 +458,7 @@ def _bucket(
 ) -> TimeBucket:
     offset, seconds = stretch_span(stretch, info.width)
     cells = {s.key: sums.get(s.key) or (0, Moments.empty(s.columns)) for s in info.series}
-    names = [s.key for s in info.series if s.key != LENGTHS]
+    names = [s.key for s in info.series]
     return TimeBucket(
         arm,
         info.started + offset,
@@ -483,7 +467,6 @@ def _bucket(
         degraded=cohort[1],
         answered={name: cells[name][0] for name in names},
         moments={name: cells[name][1] for name in names},
-        lengths=cells[LENGTHS][1] if _has_lengths(info.metrics) else None,
         segments=_segments(info, sums),
     )
 
@@ -493,10 +476,6 @@ def _segments(info: PhaseInfo, sums: Mapping[str, Cell]) -> dict[tuple[str, str]
         return {}
     found = ((split_key(key)[1], moments) for key, (_, moments) in sorted(sums.items()))
     return {segment: moments for segment, moments in found if segment and moments.n}
-
-
-def _has_lengths(metrics: Sequence[MetricSpec]) -> bool:
-    return not metrics[0].kind.rules.has_denominator
 
 
 def _digests(conn: Connection, info: PhaseInfo) -> dict[str, tuple[str, ...]]:

@@ -197,7 +197,7 @@ sums = _table(
     _count("phase"),
     _text("arm"),
     _count("stretch"),
-    _text("metric"),  # the series: a metric, answer lengths, or a metric by segment (`series.py`)
+    _text("metric"),  # the series: a metric, or a metric by segment (`series.py`)
     _count("answered"),
     _count("n"),
     *(_real(f"s{i}") for i in range(COLUMNS)),

@@ -219,11 +219,6 @@ WORDS = (
         "A unit's value counts as at most the cap, so that a few extreme ones do not hide everybody else's.",
     ),
     (
-        "at equal answer length",
-        "People and judges prefer long answers whatever they say. This is the difference that is left when"
-        " lengths are made equal; a gain that vanishes here may be nothing but length.",
-    ),
-    (
         "interval, p",
         "Behind the fold: an interval is the range in brackets; p is how surprising the data would be without"
         " a difference, adjusted for the number of arms (Holm). Both hold at every look.",

@@ -49,7 +49,6 @@ def test_the_verdict_comes_first_then_its_number_and_what_to_do(cli, planned):
     ]
     text = "\n".join(lines)
     for part in (
-        "new at equal answer length: +4.0 points (1.0 to 7.0). Its answers have 95.5 tokens on average",
         "75.0 % (60 to 90 %)",
         "3.0 points worse  ✓ within what is allowed",
         "✓ All 5 checks of the data are fine.",
@@ -272,7 +271,6 @@ def test_json_says_of_every_number_whether_it_may_be_looked_at_often():
         told.pop(audit_or_top, None)
     assert told == {
         "/arms/primary": True,
-        "/arms/primary/length": True,
         "/arms/guardrails": True,
         "/arms/pairs": True,
         "/arms/unadjusted": True,

@@ -21,7 +21,6 @@ from router.experiments.model import (
 )
 from router.experiments.next_step import following
 from router.experiments.report.build import report
-from router.experiments.stats.checks import length_adjusted
 from router.experiments.stats.compare import SequencePlan, compare
 from router.experiments.stats.moments import ComparedMetric, Moments
 from router.experiments.store.series import PairCounts
@@ -141,26 +140,6 @@ def test_a_faulty_sample_ratio_is_remembered_and_blocks():
     sound = SumsStore(both(1000, 1150), peak=store.peaks[0])
     assert report(sound, "medical-v2", now=LONG_AFTER).verdict.decision == "invalid"
     assert sound.peaks == []
-
-
-def test_the_effect_at_equal_length_stands_beside_the_raw_one():
-    def lengths(units: int, successes: int, tokens: float) -> Moments:
-        values = [1.0] * successes + [0.0] * (units - successes)
-        return Moments.of(values, [tokens + 10 * v + i % 3 for i, v in enumerate(values)])
-
-    sums = {"control": lengths(2000, 1000, 80.0), "new": lengths(2000, 1150, 95.0)}
-    buckets = [replace(b, lengths=sums[b.arm]) for b in both(1000, 1150)]
-    found = report(SumsStore(buckets), "medical-v2", now=LONG_AFTER).arms[0].primary
-    assert found is not None
-    assert found.length is not None
-    expected = length_adjusted(sums["control"], sums["new"], SequencePlan())
-    assert found.length.adjusted == expected.adjusted < found.effect
-    assert found.length.treatment > found.length.control
-
-
-def test_missing_lengths_are_told():
-    found = report(SumsStore(both(500, 500)), "medical-v2", now=LONG_AFTER)
-    assert any(note.startswith("the difference at equal answer length is not known") for note in found.notes)
 
 
 def test_a_ratio_without_answers_yet_is_no_error():

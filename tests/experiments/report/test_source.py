@@ -7,13 +7,12 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from router.experiments.model import Kind, MetricSpec, Unanswered
+from router.experiments.model import Kind, Unanswered
 from router.experiments.report.build import report
 from router.experiments.report.ratio import ratio_evidence, ratio_of, share_band
 from router.experiments.report.source import (
     changed_parts,
     duration,
-    length_moments,
     plural,
     short_digest,
     total_moments,
@@ -143,16 +142,6 @@ def test_sums_of_buckets_are_those_of_all_units():
     buckets = [bucket("new", 1, 0, at=i, moments={"m": Moments.of(*v)}) for i, v in enumerate(values)]
     assert total_moments(buckets, "new", metric) == Moments.of([1.0, 2.0, 3.0], [1.0, 1.0, 2.0])
     assert total_moments(buckets, "control", metric) == Moments.empty(2)
-    assert length_moments(buckets, "new") is None
-
-
-def test_a_ratio_has_no_effect_at_equal_length():
-    spec = replace(SPEC, primary=MetricSpec("thumbs", Kind.RATIO))
-    buckets = [
-        replace(b, moments={**b.moments, "thumbs": Moments.of([1.0, 0.0], [1.0, 1.0])})
-        for b in both(5, 5, 10)
-    ]
-    assert any(note.endswith(" is a ratio") for note in judged(buckets, spec).notes)
 
 
 @pytest.mark.parametrize(

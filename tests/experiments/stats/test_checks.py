@@ -1,4 +1,4 @@
-"""Guardrails, segments, pairs, equal length, and the checks of the pipeline."""
+"""Guardrails, segments, pairs, and the checks of the pipeline."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from router.experiments.stats.checks import (
     State,
     arm_term,
     guard,
-    length_adjusted,
     maturity,
     paired,
     sample_ratio,
@@ -188,22 +187,3 @@ def test_at_the_margin_a_stop_is_rare_however_often_one_looks():
 def test_margins_that_make_no_sense_are_refused(margin, relative):
     with pytest.raises(InvalidRequest, match="margin"):
         Guardrail(ERRORS, margin, relative)
-
-
-def test_lengths_that_differ_explain_an_effect():
-    rng = np.random.default_rng(0)
-    arms = []
-    for longer in (0, 30):
-        length = rng.normal(100 + longer, 15, 2000)
-        arms.append(Moments.of(0.01 * length + rng.normal(size=2000), length))
-    found = length_adjusted(*arms, SequencePlan())
-    assert found.raw == pytest.approx(0.3, abs=0.1)
-    assert abs(found.adjusted) < found.half < 0.3
-    with pytest.raises(InvalidRequest, match="length"):
-        length_adjusted(Moments.empty(2), arms[1], SequencePlan())
-
-
-def test_equal_lengths_change_nothing():
-    flat = [Moments.of(np.arange(10.0) + shift, np.full(10, 7.0)) for shift in (0, 1)]
-    found = length_adjusted(*flat, SequencePlan())
-    assert found.raw == found.adjusted == 1

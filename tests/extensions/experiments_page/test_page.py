@@ -188,7 +188,7 @@ def crowded(treatments=3, values=12, labels=3, metrics=10, points=200):
         arms=(SPEC.arms[0], *(ArmSpec(f"treatment-{i}", 0.15) for i in range(treatments))),
         secondary=tuple(MetricSpec(f"metric_number_{i}", SPEC.primary.kind) for i in range(metrics)),
     )
-    one = replace(REPORT.arms[0].primary, alpha=0.05 / 90, length=None)
+    one = replace(REPORT.arms[0].primary, alpha=0.05 / 90)
     effects = {f"a value of some length {i}": one for i in range(values)}
     segments = tuple(SegmentReport(f"label-{i}", effects, 0.5, False, "") for i in range(labels))
     named = tuple(replace(one, metric=metric.name) for metric in spec.secondary)
