@@ -152,18 +152,17 @@ def missing(report: Report) -> ReportTable:
             percent(one.control),
             percent(one.treatment),
             between(one.lee_low, one.lee_high),
-            between(one.worst_low, one.worst_high),
             "✓ cannot come from who answers" if one.settled else "may come from who answers",
         )
         for one in report.missing
     )
     columns = (
         *(("arm", "arm"), (spec.control, "n"), ("this arm", "n")),
-        *(("if other users answer", "i"), ("at worst", "i"), ("the difference", "pill")),
+        *(("if other users answer", "i"), ("the difference", "pill")),
     )
     note = (
         f"The difference on {spec.primary.name} lies between these bounds if an arm makes other {spec.unit}s"
-        " answer (Lee's bounds), and at worst whatever those who did not answer would have said (Manski's)."
+        " answer (Lee's bounds)."
     )
     title = f"{spec.unit}s without {spec.primary.name}".capitalize()
     return ReportTable(title, columns, rows, (note,) if rows else ())

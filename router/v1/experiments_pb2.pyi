@@ -389,7 +389,7 @@ class GetReportRequest(_message.Message):
 class GetReportResponse(_message.Message):
     __slots__ = ("experiment", "phase", "verdict", "arm", "arms", "checks", "numbers", "audit", "points", "notes", "time", "forecast", "planned", "missing", "days")
     class Missing(_message.Message):
-        __slots__ = ("arm", "control", "treatment", "relative", "low", "high", "p", "alarm", "settled", "lee_low", "lee_high", "worst_low", "worst_high")
+        __slots__ = ("arm", "control", "treatment", "relative", "low", "high", "p", "alarm", "settled", "lee_low", "lee_high")
         ARM_FIELD_NUMBER: _ClassVar[int]
         CONTROL_FIELD_NUMBER: _ClassVar[int]
         TREATMENT_FIELD_NUMBER: _ClassVar[int]
@@ -401,8 +401,6 @@ class GetReportResponse(_message.Message):
         SETTLED_FIELD_NUMBER: _ClassVar[int]
         LEE_LOW_FIELD_NUMBER: _ClassVar[int]
         LEE_HIGH_FIELD_NUMBER: _ClassVar[int]
-        WORST_LOW_FIELD_NUMBER: _ClassVar[int]
-        WORST_HIGH_FIELD_NUMBER: _ClassVar[int]
         arm: str
         control: float
         treatment: float
@@ -414,9 +412,7 @@ class GetReportResponse(_message.Message):
         settled: bool
         lee_low: float
         lee_high: float
-        worst_low: float
-        worst_high: float
-        def __init__(self, arm: _Optional[str] = ..., control: _Optional[float] = ..., treatment: _Optional[float] = ..., relative: _Optional[float] = ..., low: _Optional[float] = ..., high: _Optional[float] = ..., p: _Optional[float] = ..., alarm: _Optional[bool] = ..., settled: _Optional[bool] = ..., lee_low: _Optional[float] = ..., lee_high: _Optional[float] = ..., worst_low: _Optional[float] = ..., worst_high: _Optional[float] = ...) -> None: ...
+        def __init__(self, arm: _Optional[str] = ..., control: _Optional[float] = ..., treatment: _Optional[float] = ..., relative: _Optional[float] = ..., low: _Optional[float] = ..., high: _Optional[float] = ..., p: _Optional[float] = ..., alarm: _Optional[bool] = ..., settled: _Optional[bool] = ..., lee_low: _Optional[float] = ..., lee_high: _Optional[float] = ...) -> None: ...
     class Days(_message.Message):
         __slots__ = ("arm", "effects")
         ARM_FIELD_NUMBER: _ClassVar[int]

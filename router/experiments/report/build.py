@@ -140,7 +140,7 @@ def _missing_reports(found: Mapping[str, Missing]) -> Iterator[MissingReport]:
     """By arm; none where no outcome is missing in it or in control."""
     for arm, one in found.items():
         if one.control or one.treatment:
-            bounds = (*(one.lee or (None, None)), *(one.manski or (None, None)))
+            bounds = one.lee or (None, None)
             shares = (one.control, one.treatment, one.relative, one.low, one.high, one.p)
             yield MissingReport(arm, *shares, one.alarm, one.settled, *bounds)
 

@@ -164,7 +164,7 @@ class MissingReport:
     `control` and `treatment` are shares without one. `relative`: by which part more units have one in the
     arm, with its interval (infinite while it is not known), and `p` that they differ at all. `alarm`: the
     check fails. The effect lies within Lee's bounds if who answers differs between the arms as little as it
-    may, and within the worst case (Manski) whatever the missing values are; None: there are no such bounds.
+    may; None: there are no such bounds.
     `settled`: who answers cannot undo the effect, so the arm may be promoted.
     """
 
@@ -179,8 +179,6 @@ class MissingReport:
     settled: bool
     lee_low: float | None = None
     lee_high: float | None = None
-    worst_low: float | None = None
-    worst_high: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
