@@ -34,7 +34,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from router.errors import ExperimentNotFound, Overloaded, StaleEtag, StoreDown, StoreReplaced
+from router.errors import ExperimentNotFound, Overloaded, StaleEtag, StoreDown
 from router.experiments.assignment import (
     ArmAssignment,
     Assigner,
@@ -70,7 +70,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 STORE_DOWN = "the store of experiments does not answer"
-STORE_REPLACED = "the database of experiments was deleted or replaced; the log says what to do"
 POLL_SECONDS = 1.0  # a change at another edge holds here after so long at most, and the time to read it
 START_SECONDS = 5.0
 P = ParamSpec("P")
@@ -146,10 +145,7 @@ class LiveExperiments:
     @property
     def flaw(self) -> str:
         """The same for a server's health: without an address."""
-        down = self.availability.down
-        if isinstance(down, StoreReplaced):
-            return STORE_REPLACED
-        return STORE_DOWN if down else ""
+        return STORE_DOWN if self.availability.down else ""
 
     @property
     def summary(self) -> str:

@@ -32,7 +32,6 @@ from sqlalchemy.exc import DBAPIError
 
 from router.errors import ConfigError
 from router.experiments.store import tables
-from router.experiments.store.identity import give_identity
 from router.experiments.store.tables import (
     PREFIX,
     experiments,
@@ -54,7 +53,6 @@ def migrate(conn: Connection) -> None:
     there = _version(conn)
     if there is None:
         tables.metadata.create_all(conn)
-        give_identity(conn)
         conn.execute(insert(version).values(version=VERSION))
     else:
         _refuse_other(there)

@@ -38,7 +38,7 @@ from sqlalchemy import (
     update,
 )
 
-from router.errors import AlreadyExists, ConfigError, ExperimentNotFound, StaleEtag, StoreDown, StoreReplaced
+from router.errors import AlreadyExists, ConfigError, ExperimentNotFound, StaleEtag, StoreDown
 from router.experiments.model import (
     Accepted,
     AuditEntry,
@@ -51,7 +51,6 @@ from router.experiments.model import (
     StoredOutcome,
 )
 from router.experiments.store import tables
-from router.experiments.store.identity import DatabaseWatch, close_moved
 from router.experiments.store.preferences import count_preferences, keep_preference
 from router.experiments.store.recording import count_pairs, expose, keep_pairs, record
 from router.experiments.store.schema import check_version, make_views, migrate
@@ -97,7 +96,6 @@ class ExperimentStore:
         self._phases, self._waiting = PhaseInfos(self._bulk), WaitingRows(max_waiting)
         self._alone = threading.Lock()  # threads of one process queue here, not in the database
         self._ready, self._tidied = False, 0.0
-        self._watch = DatabaseWatch(self._url)
         try:
             self._prepare(starting=True)
         except StoreDown as error:
@@ -110,9 +108,6 @@ class ExperimentStore:
             raise
 
     def _prepare(self, starting: bool = False) -> None:
-        self._watch.before()
-        if self._ready and self._watch.moved():
-            self._let_go()
         if self._ready:
             return
         opened = database.reading if self._read_only else database.writing
@@ -123,16 +118,7 @@ class ExperimentStore:
                 self._migrate(conn, starting)
         self._ready = True
 
-    def _let_go(self) -> None:
-        """The path leads to another file: close the old one, complete wherever it is now."""
-        if self._engine.pool.checkedout():  # type: ignore[attr-defined]
-            raise self._watch.gone()
-        self._ready = False
-        close_moved(self._engine)
-        self._engine.dispose()
-
     def _migrate(self, conn: Connection, starting: bool) -> None:
-        self._watch.check(conn, self._watch.seen)
         try:
             migrate(conn)
             make_views(conn)
@@ -140,7 +126,6 @@ class ExperimentStore:
             if starting:
                 raise
             raise StoreDown(error.message) from error
-        self._watch.open(conn)
 
     @contextmanager
     def _writing(self) -> Iterator[Connection]:
@@ -151,13 +136,7 @@ class ExperimentStore:
         try:
             self._prepare()
             with translated(self._url), database.writing(self._engine) as conn:
-                now = self._watch.write(conn)
                 yield conn
-            self._watch.wrote(now)
-        except StoreReplaced:
-            if not self._ready:
-                self._engine.dispose()  # of a file that is not ours
-            raise
         finally:
             self._alone.release()
 
@@ -169,18 +148,14 @@ class ExperimentStore:
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """A transaction that only reads, and sees one state throughout. Raises StoreDown."""
-        if not self._ready or self._watch.moved():
+        if not self._ready:
             with self._writing():
                 pass
-        seen = self._watch.seen
         with translated(self._url), database.reading(self._engine) as conn:
-            self._watch.check(conn, seen)
             yield conn
 
     def close(self) -> None:
         """Let connections go; the next call makes new ones."""
-        if self._watch.moved():
-            close_moved(self._engine)
         self._engine.dispose()
 
     # -- experiments, salts and the audit trail

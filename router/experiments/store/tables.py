@@ -66,8 +66,6 @@ def _flag(name: str) -> Column[bool]:
 
 
 version = _table("schema_version", Column("version", Integer, primary_key=True))
-identity = _table("identity", _text("id"), _count("writes"), PrimaryKeyConstraint("id"), clustered=True)
-"""One row: the id of this database, and how many transactions have written."""
 salts = _table("salts", _text("purpose", primary_key=True), _text("salt"))
 
 experiments = _table(

@@ -172,7 +172,7 @@ def rows(store) -> dict[str, int]:
             ).scalar_one()
             for name, table in tables.metadata.tables.items()
         }
-    return {name: n for name, n in found.items() if n and name not in ("schema_version", "identity")}
+    return {name: n for name, n in found.items() if n and name != "schema_version"}
 
 
 def remove_all(store, now: float = 0.0) -> int:
