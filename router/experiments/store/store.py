@@ -53,7 +53,7 @@ from router.experiments.model import (
 from router.experiments.store import tables
 from router.experiments.store.preferences import count_preferences, keep_preference
 from router.experiments.store.recording import count_pairs, expose, keep_pairs, record
-from router.experiments.store.schema import check_version, make_views, migrate
+from router.experiments.store.schema import check_version, migrate
 from router.experiments.store.series import (
     PairCounts,
     PhaseData,
@@ -121,7 +121,6 @@ class ExperimentStore:
     def _migrate(self, conn: Connection, starting: bool) -> None:
         try:
             migrate(conn)
-            make_views(conn)
         except ConfigError as error:
             if starting:
                 raise
