@@ -421,23 +421,6 @@ class ShadowPair:
     unit: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Preference:
-    """Two answers to one prompt, compared blind by a person: 1 the second is better, -1 the first, 0 neither.
-
-    `first` and `second` are who answered (`medical@1.0.0` or `base`), in the order of the alphabet;
-    `response_id` is that of the first one's answer, and `unit` the hash of who compared.
-    """
-
-    first: str
-    second: str
-    response_id: str
-    time: float
-    result: int
-    unit: str
-    both_bad: bool = False
-
-
 RULE = "rule"
 """The actor of what the server does by itself."""
 

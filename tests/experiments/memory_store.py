@@ -18,11 +18,10 @@ from router.experiments.model import (
     ExperimentPhase,
     Exposure,
     MetricSpec,
-    Preference,
     ShadowPair,
     StoredOutcome,
 )
-from router.experiments.store.series import PairCounts, PhaseData, PreferenceCounts
+from router.experiments.store.series import PairCounts, PhaseData
 from router.experiments.store.store import ExperimentStore, UnitsByAge
 from tests.experiments.memory_sums import Kept, Place, Rows, counts, pair_counts, phase_data, windows
 
@@ -39,7 +38,6 @@ class MemoryStore:
         self.down = False
         self.experiments: dict[str, Experiment] = {}
         self.rows: dict[Place, Rows] = {}
-        self.preferences: dict[str, Preference] = {}
         self.outcomes: dict[str, Kept] = {}
         self.acts: list[AuditEntry] = []
         self.salts: dict[str, str] = {}
@@ -172,21 +170,6 @@ class MemoryStore:
         for pair in pairs:
             if rows := self.rows.get((pair.experiment, pair.phase)):
                 rows.pairs.setdefault((pair.arm, pair.response_id), pair)
-
-    def prefer(self, one: Preference) -> bool:
-        return self.preferences.setdefault(one.response_id, one) is one
-
-    def preferred(self) -> tuple[PreferenceCounts, ...]:
-        found: dict[tuple[str, str], dict[str, list[int]]] = {}
-        bad: dict[tuple[str, str], int] = {}
-        for one in self.preferences.values():
-            pair = (one.first, one.second)
-            found.setdefault(pair, {}).setdefault(one.unit, []).append(one.result)
-            bad[pair] = bad.get(pair, 0) + one.both_bad
-        return tuple(
-            PreferenceCounts(*pair, pair_counts(list(by_unit.values())), bad[pair])
-            for pair, by_unit in sorted(found.items())
-        )
 
     def data(self, name: str, phase: int) -> PhaseData:
         place, rows = self._of(name, phase)

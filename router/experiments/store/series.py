@@ -375,15 +375,6 @@ class PairCounts(NamedTuple):
     share_sum: float = 0.0
 
 
-class PreferenceCounts(NamedTuple):
-    """Blind comparisons of two versions. `pairs` are the second one's; `both_bad` are among its ties."""
-
-    first: str
-    second: str
-    pairs: PairCounts
-    both_bad: int = 0
-
-
 @dataclass(frozen=True, slots=True)
 class PhaseData:
     """Everything a report needs of a phase: read in milliseconds, whatever the number of units."""

@@ -46,19 +46,16 @@ from router.experiments.model import (
     ExperimentPhase,
     Exposure,
     MetricSpec,
-    Preference,
     ShadowPair,
     StoredOutcome,
 )
 from router.experiments.store import tables
-from router.experiments.store.preferences import count_preferences, keep_preference
 from router.experiments.store.recording import count_pairs, expose, keep_pairs, record
 from router.experiments.store.schema import check_version, migrate
 from router.experiments.store.series import (
     PairCounts,
     PhaseData,
     PhaseInfos,
-    PreferenceCounts,
     covariates_of,
     info_of,
     read_phase_data,
@@ -276,16 +273,6 @@ class ExperimentStore:
         """Keep judged pairs of shadow arms."""
         with self._session() as session:
             keep_pairs(session, pairs)
-
-    def prefer(self, one: Preference) -> bool:
-        """Keep what a person preferred; False where that answer was compared before."""
-        with self._writing() as conn:
-            return keep_preference(conn, one)
-
-    def preferred(self) -> tuple[PreferenceCounts, ...]:
-        """What people preferred, by pair of versions."""
-        with self.reading() as conn:
-            return count_preferences(conn)
 
     # -- the sums of a phase
 

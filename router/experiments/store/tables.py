@@ -230,16 +230,6 @@ pairs = _table(
     _text("unit", server_default=""),
     PrimaryKeyConstraint("phase", "arm", "response_id"),
 )
-preferences = _table(
-    "preferences",
-    _text("response_id", primary_key=True),
-    _text("first"),
-    _text("second"),
-    _real("time"),
-    Column("result", SmallInteger, nullable=False),
-    _flag("both_bad"),
-    _text("unit"),
-)
 
 
 @cache
