@@ -122,15 +122,6 @@ def percent(share: float, digits: int = 1) -> str:
     return f"{100 * share:.{digits}f} %" if math.isfinite(share) else UNKNOWN
 
 
-def percents(low: float, high: float) -> str:
-    """A range of shares.
-
-    >>> percents(0.554, 0.79)
-    '55 to 79 %'
-    """
-    return f"{100 * low:.0f} to {100 * high:.0f} %"
-
-
 def points(share: float) -> str:
     """A difference of shares, in points without their noun.
 

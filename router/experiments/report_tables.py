@@ -15,7 +15,7 @@ from router.experiments import words
 from router.experiments.interference import WORDS
 from router.experiments.model import Kind
 from router.experiments.words import MARK, change, form_of, named
-from router.quantities import NO_RANGE, UNKNOWN, percent, percents
+from router.quantities import NO_RANGE, UNKNOWN, percent
 
 if TYPE_CHECKING:
     from router.experiments.report.model import ArmNumbers, ArmReport, MetricReport, Report, SegmentReport
@@ -95,21 +95,15 @@ def _effect(report: Report, arm: ArmReport) -> Row:
 
 def pairs(report: Report) -> ReportTable:
     """Shadow arms: who won how many comparisons."""
-    spec = report.judged.spec
     rows = tuple(
         (
             arm.arm,
             *(f"{number:,}" for number in (found.wins, found.losses, found.ties)),
-            f"{percent(found.share)} ({percents(found.low, found.high)})",
-            words.decided_by(found, spec.unit),
         )
         for arm in report.arms
         if (found := arm.pairs)
     )
-    columns = (
-        *(("arm", "arm"), ("better", "n"), ("worse", "n"), ("ties", "n")),
-        *((f"preferred to {spec.control}", "i"), ("from", "")),
-    )
+    columns = (("arm", "arm"), ("better", "n"), ("worse", "n"), ("ties", "n"))
     return ReportTable("Answers that nobody saw, against those that were served", columns, rows)
 
 
@@ -304,21 +298,6 @@ def statistics(report: Report) -> ReportTable:
             found.state,
         )
         for arm, what, found, p in _measured(report)
-    )
-    rows += tuple(
-        (
-            "pairs",
-            "",
-            arm.arm,
-            words.preferred(arm.pairs),
-            "",
-            level(planned, planned),
-            chance(arm.pairs.p),
-            "exact",
-            "",
-        )
-        for arm in report.arms
-        if arm.pairs
     )
     spread = (
         f"{found.label}, {arm.arm}: effects differ between values: p = {chance(found.p)}"

@@ -565,26 +565,14 @@ class GetReportResponse(_message.Message):
         early: _containers.RepeatedCompositeFieldContainer[GetReportResponse.Comparison]
         def __init__(self, arm: _Optional[str] = ..., verdict: _Optional[_Union[GetReportResponse.Verdict, _Mapping]] = ..., blocked: _Optional[_Union[GetReportResponse.Verdict, _Mapping]] = ..., primary: _Optional[_Union[GetReportResponse.Comparison, _Mapping]] = ..., adjusted_p: _Optional[float] = ..., guardrails: _Optional[_Iterable[_Union[GetReportResponse.Comparison, _Mapping]]] = ..., pairs: _Optional[_Union[GetReportResponse.Pairs, _Mapping]] = ..., unadjusted: _Optional[_Union[GetReportResponse.Comparison, _Mapping]] = ..., secondary: _Optional[_Iterable[_Union[GetReportResponse.Comparison, _Mapping]]] = ..., segments: _Optional[_Iterable[_Union[GetReportResponse.SegmentReport, _Mapping]]] = ..., early: _Optional[_Iterable[_Union[GetReportResponse.Comparison, _Mapping]]] = ...) -> None: ...
     class Pairs(_message.Message):
-        __slots__ = ("wins", "losses", "ties", "share", "low", "high", "p", "units", "anytime")
+        __slots__ = ("wins", "losses", "ties")
         WINS_FIELD_NUMBER: _ClassVar[int]
         LOSSES_FIELD_NUMBER: _ClassVar[int]
         TIES_FIELD_NUMBER: _ClassVar[int]
-        SHARE_FIELD_NUMBER: _ClassVar[int]
-        LOW_FIELD_NUMBER: _ClassVar[int]
-        HIGH_FIELD_NUMBER: _ClassVar[int]
-        P_FIELD_NUMBER: _ClassVar[int]
-        UNITS_FIELD_NUMBER: _ClassVar[int]
-        ANYTIME_FIELD_NUMBER: _ClassVar[int]
         wins: int
         losses: int
         ties: int
-        share: float
-        low: float
-        high: float
-        p: float
-        units: int
-        anytime: bool
-        def __init__(self, wins: _Optional[int] = ..., losses: _Optional[int] = ..., ties: _Optional[int] = ..., share: _Optional[float] = ..., low: _Optional[float] = ..., high: _Optional[float] = ..., p: _Optional[float] = ..., units: _Optional[int] = ..., anytime: _Optional[bool] = ...) -> None: ...
+        def __init__(self, wins: _Optional[int] = ..., losses: _Optional[int] = ..., ties: _Optional[int] = ...) -> None: ...
     class Check(_message.Message):
         __slots__ = ("name", "failed", "text")
         NAME_FIELD_NUMBER: _ClassVar[int]

@@ -23,7 +23,7 @@ from router.experiments.model import (
 )
 from router.experiments.store.series import PairCounts, PhaseData
 from router.experiments.store.store import ExperimentStore, UnitsByAge
-from tests.experiments.memory_sums import Kept, Place, Rows, counts, pair_counts, phase_data, windows
+from tests.experiments.memory_sums import Kept, Place, Rows, counts, phase_data, windows
 
 log = logging.getLogger(__name__)
 
@@ -194,11 +194,10 @@ class MemoryStore:
 
     def paired(self, name: str, phase: int) -> Mapping[str, PairCounts]:
         _, rows = self._of(name, phase)
-        results: dict[str, dict[tuple[str, str], list[int]]] = {}
-        for (arm, response), pair in rows.pairs.items():
-            who = (pair.unit, "" if pair.unit else response)
-            results.setdefault(arm, {}).setdefault(who, []).append(pair.result)
-        return {arm: pair_counts(list(found.values())) for arm, found in sorted(results.items())}
+        results: dict[str, list[int]] = {}
+        for (arm, _), pair in rows.pairs.items():
+            results.setdefault(arm, []).append(pair.result)
+        return {arm: PairCounts(*map(of.count, (1, -1, 0))) for arm, of in sorted(results.items())}
 
     def set_peak(self, name: str, phase: int, peak: float) -> None:
         _, rows = self._of(name, phase)

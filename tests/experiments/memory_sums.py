@@ -22,7 +22,7 @@ from router.experiments.model import (
 )
 from router.experiments.stats.moments import Moments
 from router.experiments.store import series
-from router.experiments.store.series import PairCounts, PhaseData, TimeBucket
+from router.experiments.store.series import PhaseData, TimeBucket
 from router.experiments.times import slow_share
 from router.ports import Stage
 
@@ -78,12 +78,6 @@ def windows(phase: ExperimentPhase, name: str) -> list[float]:
 def within(phase: ExperimentPhase, metric: MetricSpec) -> ExperimentPhase:
     """The phase as if a metric's window were the plan's."""
     return replace(phase, spec=replace(phase.spec, window=phase.spec.window_of(metric)))
-
-
-def pair_counts(units: list[list[int]]) -> PairCounts:
-    results = [result for found in units for result in found]
-    shares = [r.count(1) / (r.count(1) + r.count(-1)) for r in units if any(r)]
-    return PairCounts(results.count(1), results.count(-1), results.count(0), len(shares), sum(shares))
 
 
 class Unit:

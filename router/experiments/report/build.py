@@ -44,7 +44,6 @@ from router.experiments.report.source import (
 from router.experiments.stats.checks import (
     Guarded,
     corrected,
-    paired,
     segmented,
 )
 from router.experiments.stats.compare import ArmComparison, ArmPair, SequencePlan, compare
@@ -61,7 +60,7 @@ from router.experiments.verdict import (
     VerdictDecision,
     judge,
 )
-from router.experiments.words import at, preferred, quantity
+from router.experiments.words import at, judged_pairs, quantity
 
 POINTS = 200
 NOT_STARTED = Ruling(VerdictDecision.UNDECIDED, "not-started", "nobody is assigned before the start")
@@ -152,7 +151,8 @@ def _arms(
     if source.spec.mode is not Mode.SHADOW:
         return arms
     counts = store.paired(source.experiment.name, source.phase.number)
-    return tuple(_shadow_arm(arm, counts.get(arm.arm, PairCounts()), source.spec.alpha) for arm in arms)
+    control = source.spec.control
+    return tuple(_shadow_arm(arm, control, Pairs(*counts.get(arm.arm, PairCounts()))) for arm in arms)
 
 
 def _arm(source: PhaseEvidence, found: ArmVerdict) -> ArmReport:
@@ -233,12 +233,10 @@ def _allowed(source: PhaseEvidence, ruling: Ruling) -> Ruling:
     return ruling
 
 
-def _shadow_arm(arm: ArmReport, c: PairCounts, alpha: float) -> ArmReport:
+def _shadow_arm(arm: ArmReport, control: str, pairs: Pairs) -> ArmReport:
     """A shadow arm's report: its pairs in place of a verdict, or with the one that it is invalid."""
-    found = paired(c.wins, c.losses, c.ties, alpha, units=c.units, share_sum=c.share_sum)
-    shares = (found.share, found.low, found.high)
-    pairs = Pairs(found.wins, found.losses, found.ties, *shares, found.p, found.units)
-    ruling = Ruling(VerdictDecision.UNDECIDED, "shadow", _pairs_in_words(pairs))
+    text = f"{judged_pairs(pairs, control)}; nobody saw these answers"
+    ruling = Ruling(VerdictDecision.UNDECIDED, "shadow", text)
     if arm.verdict.decision == VerdictDecision.INVALID:
         return replace(arm, blocked=ruling, pairs=pairs)
     return replace(arm, verdict=ruling, pairs=pairs)
@@ -250,12 +248,6 @@ def _overall(source: PhaseEvidence, judged: Ruling, arms: tuple[ArmReport, ...])
         text = "; ".join(f"{arm.arm}: {arm.verdict.text}" for arm in arms)
         return Ruling(VerdictDecision.UNDECIDED, "shadow", text)
     return _allowed(source, judged)
-
-
-def _pairs_in_words(pairs: Pairs) -> str:
-    """Pairs in words."""
-    who = f"{preferred(pairs, 'unit')}, {pairs.ties:,} ties, from {pairs.units:,} units"
-    return f"{who}; nobody saw these answers"
 
 
 DAY, WEEK = 86_400.0, 7 * 86_400.0

@@ -64,20 +64,11 @@ class MetricReport:
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """A shadow arm's answers against the served ones. Operational: nobody saw these answers.
-
-    `share` is the mean over `units` of each one's share of wins, ties left out.
-    """
+    """A shadow arm's answers against the served ones, by the judge. Nobody saw these answers."""
 
     wins: int
     losses: int
     ties: int
-    share: float
-    low: float
-    high: float
-    p: float
-    units: int = 0
-    anytime: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,8 +17,6 @@ from router.experiments.stats.moments import Array, ComparedMetric, Moments, Rea
 from router.experiments.stats.sequences import (
     Line,
     log_gamma,
-    one_arm,
-    one_arm_interval,
     two_sided,
 )
 
@@ -161,43 +159,6 @@ def _merged(parts: Sequence[Moments]) -> Moments:
     for part in parts[1:]:
         whole = whole.merge(part)
     return whole
-
-
-@dataclass(frozen=True, slots=True)
-class Paired:
-    """A shadow arm's answers against the served ones, unit by unit.
-
-    `share` is the mean over units of each unit's share of wins among its pairs that are no ties, with its
-    interval; `p` is against one half.
-    """
-
-    wins: int
-    losses: int
-    ties: int
-    units: int
-    share: float
-    low: float
-    high: float
-    p: float
-
-
-def paired(
-    wins: int, losses: int, ties: int = 0, alpha: float = 0.05, *, units: int, share_sum: float
-) -> Paired:
-    """The test at this look; valid at any number of units.
-
-    `units` have a pair that is no tie; `share_sum` adds up each one's share of wins among these. Pairs of one
-    unit are not independent, so a unit counts once however much it asks. Ties tell nothing of which is better
-    and are left out (Dixon and Mood 1946). Exact for what lies within 0 and 1 (`sequences`).
-    """
-    if min(wins, losses, ties, units) < 0:
-        raise invalid("pairs", "wins, losses and ties must not be negative")
-    if not 0 <= share_sum <= units or units > wins + losses:
-        raise invalid("pairs", f"{units} units cannot have {share_sum:g} of {wins + losses} pairs")
-    left = units - share_sum
-    low, high = one_arm_interval(share_sum, left, alpha)
-    p = math.exp(-max(0.0, float(one_arm(share_sum, left, 0.5))))
-    return Paired(wins, losses, ties, units, share_sum / units if units else 0.5, low, high, p)
 
 
 ALPHA = 0.001

@@ -18,7 +18,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from sqlalchemy import ColumnElement, Connection, Double, Text, case, delete, func, literal_column, select
+from sqlalchemy import ColumnElement, Connection, case, delete, func, select
 
 from router.experiments.model import (
     BUILT_IN,
@@ -440,22 +440,8 @@ def keep_pairs(session: WriteSession, found: Sequence[ShadowPair]) -> None:
 
 
 def count_pairs(conn: Connection, info: PhaseInfo) -> dict[str, PairCounts]:
-    """By arm. A pair without a unit is one of its own."""
-    of, none = pairs.c, literal_column("''", Text)
-    own = case((of.unit == none, of.response_id), else_=none)
-    won, lost, tied = (func.sum(case((of.result == result, 1), else_=0)) for result in (1, -1, 0))
-    by_unit = (
-        select(of.arm, won.label("won"), lost.label("lost"), tied.label("tied"))
-        .where(of.phase == info.id)
-        .group_by(of.arm, of.unit, own)
-        .subquery()
-        .c
-    )
-    decisive = by_unit.won + by_unit.lost
-    share = case((decisive > 0, by_unit.won * literal_column("1.0", Double) / decisive), else_=0.0)
-    sums = (by_unit.won, by_unit.lost, by_unit.tied, case((decisive > 0, 1), else_=0), share)
-    rows = conn.execute(select(by_unit.arm, *map(func.sum, sums)).group_by(by_unit.arm))
-    return {
-        arm: PairCounts(int(wins), int(losses), int(ties), int(units), float(share_sum))
-        for arm, wins, losses, ties, units, share_sum in sorted(rows)
-    }
+    """By arm."""
+    of = pairs.c
+    results = (func.sum(case((of.result == result, 1), else_=0)) for result in (1, -1, 0))
+    rows = conn.execute(select(of.arm, *results).where(of.phase == info.id).group_by(of.arm))
+    return {arm: PairCounts(*map(int, found)) for arm, *found in sorted(rows)}

@@ -365,14 +365,11 @@ class TimeBucket:
 
 
 class PairCounts(NamedTuple):
-    """A shadow arm's judged pairs. `units` have one that is no tie; `share_sum` adds up each one's share of
-    wins among those. A pair without a unit is a unit of its own."""
+    """A shadow arm's judged pairs."""
 
     wins: int = 0
     losses: int = 0
     ties: int = 0
-    units: int = 0
-    share_sum: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -139,7 +139,7 @@ def _whole() -> Report:
         arm,
         blocked=Ruling("promote", "primary-better", "blocked"),
         unadjusted=unadjusted,
-        pairs=Pairs(30, 10, 5, 0.75, 0.6, 0.9, 0.01),
+        pairs=Pairs(30, 10, 5),
     )
     return replace(made, arms=(whole,), audit=TRAIL, notes=("not counted: 2 outcomes that came too late",))
 

@@ -243,16 +243,7 @@ def test_pairs_are_counted_once(running):
 
     running.pairs([pair("r1", 1), pair("r2", 1), pair("r3", -1), pair("r4", 0), pair("r1", 1, "c")])
     running.pairs([pair("r1", -1), pair("r5", 0), ShadowPair("gone", 1, "b", "r", START, 1)])
-    assert running.paired("x", 1) == {"b": (2, 1, 2, 3, 2.0), "c": (1, 0, 0, 1, 1.0)}
-
-
-def test_pairs_of_one_unit_count_as_one(running):
-    of_u = [pair(f"r{i}", result, unit="u") for i, result in enumerate((1, 1, 1, -1, 0))]
-    others = [pair("p", -1, unit="v"), pair("q", 0, unit="w"), pair("u", 1), pair("none", 0)]
-    running.pairs([*of_u, *others, pair("p", 1, "c", unit="u")])
-    assert running.paired("x", 1) == {"b": (4, 2, 3, 3, 0.75 + 0 + 1), "c": (1, 0, 0, 1, 1.0)}
-    running.pairs([pair("late", -1, unit="w")])
-    assert running.paired("x", 1)["b"] == (4, 3, 3, 4, 1.75)
+    assert running.paired("x", 1) == {"b": (2, 1, 2), "c": (1, 0, 0)}
 
 
 NAMED, OPEN = SegmentSpec("plan", ("free", "paid")), SegmentSpec("country")

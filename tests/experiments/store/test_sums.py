@@ -149,9 +149,7 @@ def check(store: ExperimentStore, batches: list) -> None:
         assert apply(store, made) == apply(oracle, made)
     for name, phase in (("x", 1), ("x", 2), ("y", 1)):
         same(store.data(run + name, phase), oracle.data(run + name, phase))
-        ours, theirs = store.paired(run + name, phase), oracle.paired(run + name, phase)
-        assert ours.keys() == theirs.keys()
-        assert all(ours[arm] == pytest.approx(theirs[arm]) for arm in theirs)
+        assert store.paired(run + name, phase) == oracle.paired(run + name, phase)
 
 
 PHASES_RUN = (Phase.explicit, Phase.generate)  # what fails is printed; making it smaller takes minutes
