@@ -642,32 +642,20 @@ class GetReportResponse(_message.Message):
         detail: _struct_pb2.Struct
         def __init__(self, time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., actor: _Optional[str] = ..., act: _Optional[str] = ..., reason: _Optional[str] = ..., detail: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ...) -> None: ...
     class Point(_message.Message):
-        __slots__ = ("time", "arm", "effect", "low", "high", "units", "share", "share_low", "share_high", "relative", "relative_low", "relative_high")
+        __slots__ = ("time", "arm", "effect", "low", "high", "units")
         TIME_FIELD_NUMBER: _ClassVar[int]
         ARM_FIELD_NUMBER: _ClassVar[int]
         EFFECT_FIELD_NUMBER: _ClassVar[int]
         LOW_FIELD_NUMBER: _ClassVar[int]
         HIGH_FIELD_NUMBER: _ClassVar[int]
         UNITS_FIELD_NUMBER: _ClassVar[int]
-        SHARE_FIELD_NUMBER: _ClassVar[int]
-        SHARE_LOW_FIELD_NUMBER: _ClassVar[int]
-        SHARE_HIGH_FIELD_NUMBER: _ClassVar[int]
-        RELATIVE_FIELD_NUMBER: _ClassVar[int]
-        RELATIVE_LOW_FIELD_NUMBER: _ClassVar[int]
-        RELATIVE_HIGH_FIELD_NUMBER: _ClassVar[int]
         time: _timestamp_pb2.Timestamp
         arm: str
         effect: float
         low: float
         high: float
         units: int
-        share: float
-        share_low: float
-        share_high: float
-        relative: float
-        relative_low: float
-        relative_high: float
-        def __init__(self, time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., arm: _Optional[str] = ..., effect: _Optional[float] = ..., low: _Optional[float] = ..., high: _Optional[float] = ..., units: _Optional[int] = ..., share: _Optional[float] = ..., share_low: _Optional[float] = ..., share_high: _Optional[float] = ..., relative: _Optional[float] = ..., relative_low: _Optional[float] = ..., relative_high: _Optional[float] = ...) -> None: ...
+        def __init__(self, time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., arm: _Optional[str] = ..., effect: _Optional[float] = ..., low: _Optional[float] = ..., high: _Optional[float] = ..., units: _Optional[int] = ...) -> None: ...
     EXPERIMENT_FIELD_NUMBER: _ClassVar[int]
     PHASE_FIELD_NUMBER: _ClassVar[int]
     VERDICT_FIELD_NUMBER: _ClassVar[int]

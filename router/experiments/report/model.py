@@ -203,12 +203,8 @@ class ArmNumbers:
 
 @dataclass(frozen=True, slots=True)
 class PlotPoint:
-    """The primary metric of an arm over mature units exposed until `time`, and the arm's share of units.
-
-    `units`, `share` and its bounds count all exposed units: outside of the bounds the sample-ratio test
-    has its alarm. Control has points with an effect of 0, for its share. `relative` is the effect as a share
-    of control's value, None where that may be 0 or nothing is known yet.
-    """
+    """The primary metric of an arm but control over mature units exposed until `time`; `units` of the arm
+    count all exposed until then."""
 
     time: float
     arm: str
@@ -216,12 +212,6 @@ class PlotPoint:
     low: float
     high: float
     units: int
-    share: float
-    share_low: float
-    share_high: float
-    relative: float | None = None
-    relative_low: float | None = None
-    relative_high: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

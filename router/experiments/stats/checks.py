@@ -1,5 +1,5 @@
-"""Tests besides the one of the primary metric: guardrails, segments, pairs of answers, effects at equal
-length; and of the pipeline: shares of arms, time to show an outcome.
+"""Tests besides the one of the primary metric: guardrails, segments; and of the pipeline: shares of arms,
+time to show an outcome.
 
 Of metrics only guardrails decide: is an arm shown to be worse than control by more than a margin, or shown
 not to be?

@@ -1,15 +1,13 @@
 """Checks of the pipeline, the sample ratio over time, and notes, by hand-made sums."""
 
-import math
 from dataclasses import replace
-from itertools import pairwise
 
 import numpy as np
 import pytest
 
 from router.experiments.model import Kind, Unanswered
 from router.experiments.report.build import report
-from router.experiments.report.ratio import ratio_evidence, ratio_of, share_band
+from router.experiments.report.ratio import ratio_evidence, ratio_of
 from router.experiments.report.source import (
     changed_parts,
     duration,
@@ -46,22 +44,6 @@ def test_arms_of_one_bucket_are_counted_together():
 
 def test_the_peak_before_is_kept():
     assert ratio_of([], WEIGHTS, peak=7.5).peak == 7.5
-
-
-@pytest.mark.parametrize(("units", "weight"), [(100, 0.5), (5000, 0.5), (5000, 0.1)])
-def test_the_band_is_where_the_alarm_begins(units, weight):
-    low, high = share_band(units, weight)
-    assert low < weight < high
-    for share, inside in ((low + 1e-4, True), (low - 1e-4, False), (high - 1e-4, True), (high + 1e-4, False)):
-        counts = np.array([[share * units, (1 - share) * units]])
-        found = float(ratio_evidence(counts, [weight, 1 - weight])[0])
-        assert (found < math.log(1000)) is inside
-
-
-def test_the_band_narrows_and_is_everything_at_first():
-    assert share_band(0, 0.5) == share_band(3, 0.5) == (0.0, 1.0)
-    widths = [high - low for low, high in (share_band(n, 0.5) for n in (100, 1000, 10_000, 100_000))]
-    assert all(b < a for a, b in pairwise(widths))
 
 
 A, B, BASE, ROUTER = "a" * 64, "b" * 64, "c" * 64, "d" * 64
