@@ -3,14 +3,14 @@
 The life of a request in an experiment (`router/server/pipeline.py`):
 
 1. Routing decides.
-2. Then `Assigner.assign` gives the arm, or says why there is none. It reads an
-   immutable `Snapshot` and never the store. Shadow experiments assign nobody, and neither do those on the
-   holdout: `Assigner.holdouts` gives the side of a unit, which changes no answer.
+2. Then `Assigner.assign` gives the arm, or says why there is none. It reads an immutable `Snapshot` and never
+   the store. Shadow experiments assign nobody, and neither do those on the holdout: `Assigner.holdouts` gives
+   the side of a unit, which changes no answer.
 3. The pipeline leases the arm's version. An arm that cannot answer stays the arm of the request: control's
    version, then the version that routing chose, stand in, and the exposure says `degraded`.
-4. `LiveExperiments.watchers` gives what watches the answer: a `Trial` for exposures and built-in outcomes,
-   and what modes run with it. Shadows start there, and compare when the served answer has ended. A request
-   that ends before the engine takes it goes to `unserved`: it is an exposure of its arm all the same.
+4. `LiveExperiments.watchers` gives what watches the answer: a `Trial` for exposures and built-in outcomes.
+   Shadows start there, and compare when the served answer has ended. A request that ends before the engine
+   takes it goes to `unserved`: it is an exposure of its arm all the same.
 5. `Recorder` puts everything on one ordered queue that a thread writes to the store in batches.
 6. `Guardian` looks at the report of each running experiment at intervals, and stops what does harm by rule.
    Rules rest on verdicts alone, never on an interval that the report shows.

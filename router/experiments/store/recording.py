@@ -4,8 +4,7 @@ Each response is kept once in a phase, each unit once, each outcome key once. Th
 fixes its arm, its time and its segments, in the transaction that writes it, so that servers agree. An
 outcome belongs to the units of its response, or to the unit that it names; where there is none yet, it waits
 for its exposure. An outcome from before a phase is the unit's past in it, which a covariate may read, in
-whatever experiment it was recorded. With exposures come what two routers chose for the same requests, and
-the judged pairs of shadow arms.
+whatever experiment it was recorded. Judged pairs of shadow arms come with them.
 """
 
 from __future__ import annotations
