@@ -45,7 +45,6 @@ from router.experiments.stats.checks import Guardrail
 from router.experiments.stats.compare import SequencePlan
 from router.experiments.stats.moments import ComparedMetric, Moments
 from router.experiments.stats.planning import fixed_size
-from router.experiments.stats.sequences import one_arm
 
 SPLITS = (0.5, 0.2, 0.1, 0.05, 0.02)
 """Treatment's share."""
@@ -217,23 +216,6 @@ def _shown(metric: ComparedMetric, both: Sequence[Moments], plan: SequencePlan) 
     return bool(ArmPair(metric, both[0], both[1], plan).evidence() >= np.log(20))
 
 
-def shadow_pairs(runs: int, seed: int) -> float:
-    """200 users of Zipf volume whose chance to prefer the shadow is Beta(2, 2): it is no better."""
-    rng, wrong = np.random.default_rng(seed), 0
-    for _ in range(runs):
-        user = np.minimum(rng.zipf(1.6, 4000), 200) - 1
-        won = rng.random(4000) < rng.beta(2, 2, 200)[user]
-        asked = np.zeros((80, 200))
-        wins = np.zeros((80, 200))
-        np.add.at(asked, (np.arange(4000) // 50, user), 1)
-        np.add.at(wins, (np.arange(4000) // 50, user), won)
-        asked, wins = asked.cumsum(axis=0), wins.cumsum(axis=0)
-        units = (asked > 0).sum(axis=1)
-        shares = np.divide(wins, asked, out=np.zeros_like(wins), where=asked > 0).sum(axis=1)
-        wrong += bool((one_arm(shares, units - shares, 0.5) >= np.log(20)).any())
-    return wrong / runs
-
-
 # --- power ------------------------------------------------------------------------------------------------
 
 EFFECTS = (
@@ -284,7 +266,7 @@ def error_rows(runs: int, only: str = "") -> Iterator[dict[str, Any]]:
 
 
 def other_rows(runs: int) -> Iterator[dict[str, Any]]:
-    """Several arms, and pairs."""
+    """Several arms."""
     several = {"90/5/5": (0.9, 0.05, 0.05), "98/1/1": (0.98, 0.01, 0.01), "20 arms": (0.05,) * 20}
     mean = ComparedMetric("mean", Kind.MEAN)
     sources = (
@@ -297,7 +279,6 @@ def other_rows(runs: int) -> Iterator[dict[str, Any]]:
     for seed, source in enumerate(sources):
         for split, weights in several.items():
             yield _one(f"{source.name}, {split}", arms_alike(source, weights, runs, seed), runs)
-    yield _one("shadow pairs, 200 users of Zipf volume", shadow_pairs(runs, 3), runs)
 
 
 def _row(name: str, rates: Sequence[float], runs: int) -> dict[str, Any]:
@@ -340,7 +321,7 @@ def main() -> None:
     rows = list(error_rows(asked.runs, asked.only))
     tables = {}
     if not asked.only:
-        tables["Several arms, and shadow pairs"] = list(other_rows(asked.runs))
+        tables["Several arms"] = list(other_rows(asked.runs))
         tables["True effects: units to a verdict against one look at a fixed size, 80 % power"] = list(
             power_rows(asked.runs)
         )

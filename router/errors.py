@@ -332,15 +332,6 @@ class StoreDown(Unavailable):
     told = "the database of experiments cannot be reached or written now"  # the message has its address
 
 
-class StoreReplaced(StoreDown):
-    """The database of experiments was deleted or replaced under the server."""
-
-    told = (
-        "the database of experiments was deleted or replaced under the server, and nothing is recorded until "
-        "an operator puts it back or restarts the server; then send this again with the same key"
-    )
-
-
 class SharedDown(Unavailable):
     """The database of what edges share cannot be reached. What was known last holds, and nothing changes."""
 

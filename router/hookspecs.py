@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from router.classifiers.contract import Classifier
     from router.config import Settings
     from router.engine.base import Engine
-    from router.experiments.modes import MakeMode
     from router.experiments.report.model import Report
     from router.judging import Judge
     from router.server.app import ServerApp
@@ -213,21 +212,6 @@ class RegisterReportFormat(Protocol):
 @hookspec
 def register_report_formats(register: RegisterReportFormat, settings: Any) -> None:
     """Call `register("md", write)`: `lora-router experiments report NAME --write FILE.md` then calls it."""
-
-
-class RegisterExperimentMode(Protocol):
-    """The callback given to `register_experiment_modes`."""
-
-    def __call__(self, name: str, make: MakeMode) -> None:
-        """`make(live, router)` returns a `router.experiments.modes.ExperimentMode` when a server starts.
-
-        `name` is `routers`, for experiments whose arms are routers.
-        """
-
-
-@hookspec
-def register_experiment_modes(register: RegisterExperimentMode, settings: Any) -> None:
-    """Call `register("routers", make)`: what `make` returns routes the requests of router experiments."""
 
 
 # -- who calls, and what is served. `server` has what an implementation needs: `server.settings`, `.registry`,

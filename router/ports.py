@@ -251,8 +251,7 @@ class Assignment(Protocol):
 
     @property
     def versions(self) -> tuple[AdapterRef | None, ...]:
-        """Who may answer for the arm, None being the base: its own version, then control's. Empty where the
-        arm is another router: what that decided stands."""
+        """Who may answer for the arm, None being the base: its own version, then control's."""
         ...
 
 
@@ -260,8 +259,6 @@ class Stage(StrEnum):
     """Where a request was when it ended without its whole answer. All but the last come before the first
     token."""
 
-    ROUTING = "routing"
-    """Its arm is a router, and that did not decide."""
     LEASE = "lease"
     """Its version could not be found or loaded."""
     ADMISSION = "admission"
@@ -342,7 +339,7 @@ class Place:
     """Where a unit stands in a running experiment: its arm, or, where that is empty, why it has none.
 
     `label` names what is its unit, empty for `routing.unit`. `answers` is who answers for the arm: a version
-    or base; empty where the arm is another router, or stands for all other experiments.
+    or base; empty where the arm stands for all other experiments.
     """
 
     experiment: str
@@ -370,7 +367,7 @@ class Experiments(Protocol):
         self, request: Request, router: Router, counted: bool
     ) -> tuple[Decision, Assignment | None]:
         """The decision, with the names of experiment and arm in it, and the arm; None if the request takes
-        no part. `router` routes what no arm routes. Without `counted` nothing will be generated."""
+        no part. Without `counted` nothing will be generated."""
         ...
 
     def watchers(self, served: Served) -> Sequence[Watcher]:

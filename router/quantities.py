@@ -94,18 +94,6 @@ class Quantity:
         range_ = _span(factor * low, factor * high, decimals)
         return f"{whole} ({range_})" if range_ else f"{whole}, {NO_RANGE}"
 
-    def within(self, low: float, high: float) -> str:
-        """The range of one value; an infinite end is not known.
-
-        >>> TIME.within(2.91, 3.4), TIME.within(0.0, 0.4), TIME.within(2.91, math.inf)
-        ('2.91 to 3.40 s', '0 to 400 ms', '2.91 s or more')
-        """
-        factor, unit = self._shown(low, high)
-        if not math.isfinite(high):
-            return f"{self.value(low)} or more"
-        decimals = _decimals(factor * low, factor * high)
-        return _joined(_span(factor * low, factor * high, decimals), unit)
-
     def _shown(self, *numbers: float) -> tuple[float, str]:
         """The factor to the unit that is written, and the unit."""
         if self.scale is Scale.SHARE:
@@ -132,15 +120,6 @@ def percent(share: float, digits: int = 1) -> str:
     ('12.3 %', '–')
     """
     return f"{100 * share:.{digits}f} %" if math.isfinite(share) else UNKNOWN
-
-
-def percents(low: float, high: float) -> str:
-    """A range of shares.
-
-    >>> percents(0.554, 0.79)
-    '55 to 79 %'
-    """
-    return f"{100 * low:.0f} to {100 * high:.0f} %"
 
 
 def points(share: float) -> str:

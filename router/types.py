@@ -510,16 +510,6 @@ class Decision:
 
 
 @dataclass(frozen=True, slots=True)
-class RouterVariant:
-    """Another configuration of the router, for an experiment: what is None is as the server has it."""
-
-    threshold: float | None = None  # confidence a classifier needs
-    classifiers: tuple[str, ...] | None = None  # names of those that are asked
-    task_first: bool | None = None
-    domain_first: bool | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Usage:
     """Tokens and times of one generation. Times in seconds."""
 

@@ -256,10 +256,10 @@ class FakeRouter:
     def state(self) -> RoutingState:
         return RoutingState()
 
-    def digest(self, variant: object = None) -> str:
+    def digest(self) -> str:
         return ""
 
-    async def route(self, request: Request, variant: object = None, known_votes: object = None) -> Decision:
+    async def route(self, request: Request, threshold: object = None, known_votes: object = None) -> Decision:
         self.requests.append(request)
         if self.error is not None:
             raise self.error

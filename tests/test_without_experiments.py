@@ -19,7 +19,7 @@ import grpc.aio
 from router.cli.compose import Composition
 from router.cli.main import run
 from router.cli.summary import print_summary
-from router.client import AsyncClient, RouterVariant
+from router.client import AsyncClient
 from router.config import Settings
 from router.engine.fake import FakeEngine
 from router.v1 import experiments_pb2 as pb
@@ -112,7 +112,5 @@ def test_a_setting_of_a_part_that_is_not_there_ends_the_start(package: Path) -> 
 
 
 def test_names_of_experiments_are_not_there(package: Path) -> None:
-    found = done(
-        package, "-c", "from router.client import Client, RouterVariant; from router.client import Spec"
-    )
+    found = done(package, "-c", "from router.client import Client; from router.client import Spec")
     assert "ImportError: cannot import name 'Spec'" in found.stderr

@@ -3,26 +3,13 @@
 from __future__ import annotations
 
 import sys
-import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from router import built_in
 from router.cli.main import run
-from router.client import ClientError
 from router.errors import ConfigError
-from router.experiments.model import (
-    ArmSpec,
-    Experiment,
-    ExperimentPhase,
-    Kind,
-    Lifecycle,
-    MetricSpec,
-    Spec,
-)
-from router.types import RouterVariant
 from tests.hooks import Write, got, serving, write
 
 __all__ = ["write"]
@@ -87,39 +74,3 @@ async def test_a_webhook_is_refused_without_its_extension(absent: str, write: Wr
     with pytest.raises(ConfigError, match="needs the extension experiments_notices, which is not there"):
         async with serving(experiments="auto", experiments_webhook="http://127.0.0.1:1/hook"):
             pass
-
-
-PLAN = Spec(
-    hypothesis="none",
-    route="base",
-    arms=(ArmSpec("control", 0.5), ArmSpec("new", 0.5)),
-    control="control",
-    primary=MetricSpec("liked", Kind.PROPORTION),
-    equal_arms=True,
-)
-ROUTERS = (ArmSpec("control", 0.5), ArmSpec("new", 0.5, router=RouterVariant(threshold=0.9)))
-NEEDING = {
-    "experiments_routers": ("a router experiment", replace(PLAN, route="", arms=ROUTERS)),
-}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("absent", NEEDING, indirect=True)
-async def test_an_experiment_is_kept_and_not_served_without_its_extension(absent: str, write: Write) -> None:
-    write("none.txt", "")
-    what, spec = NEEDING[absent]
-    missing = f"{what} needs the extension {absent}, which is not there"
-    async with serving(experiments="auto") as (served, client):
-        with pytest.raises(ClientError, match=missing):
-            await client.experiments.create("new", spec)
-        phase = ExperimentPhase(1, time.time() - 9000, "enrolment", "variant", spec)
-        stored = Experiment("kept", spec, Lifecycle.RUNNING, (phase,), etag="1")
-        served.server.experiments.store.create(stored)
-        await served.server.experiments.refresh()
-        assert (await client.generate("one two", max_tokens=2, unit="ann")).decision.experiment == ""
-        assert [one.name for one in await client.experiments.list()] == ["kept"]
-        assert f"not served: {missing}" in served.server.experiments.assigner.warnings("kept")
-        report = await client.experiments.report("kept")
-        assert [one.arm for one in report.numbers] == ["control", "new"]
-        assert report.verdict.decision == "undecided"
-        assert (await client.experiments.stop("kept")).spec == spec

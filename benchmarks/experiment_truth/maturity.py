@@ -124,7 +124,7 @@ class Simulated:
         """What a report is made from at a look."""
         data = PhaseData(tuple(self._buckets(now)), 0, {}, {}, 0.0)
         experiment = Experiment("simulated", self.phase.spec, Lifecycle.RUNNING, (self.phase,))
-        return PhaseEvidence(experiment, self.phase, data, None, now)
+        return PhaseEvidence(experiment, self.phase, data, now)
 
     def verdict(self, now: float) -> ExperimentVerdict:
         """The verdict at a look."""

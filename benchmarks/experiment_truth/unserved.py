@@ -136,7 +136,7 @@ class SummedStore:
         """Nothing was done."""
         return ()
 
-    def data(self, name: str, phase: int, only_differing: bool = False) -> PhaseData:
+    def data(self, name: str, phase: int) -> PhaseData:
         """Until now."""
         here = tuple(b for b in self.made if b.start + b.seconds <= self.now)
         return PhaseData(here, 0, {}, {}, self.peak)

@@ -226,8 +226,8 @@ class ArmAssignment:
 
     @property
     def versions(self) -> tuple[AdapterRef | None, ...]:
-        """As `ports.Assignment`: the arm's version, then control's; none where the arm is a router."""
-        return () if self.running.by_router else (self.arm.adapter, self.running.control.adapter)
+        """As `ports.Assignment`: the arm's version, then control's."""
+        return (self.arm.adapter, self.running.control.adapter)
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,12 +271,6 @@ class Assigner:
         route = decision.adapter.name if decision.adapter else BASE
         return self._first(snapshot.split.get(route, ()), request, now)
 
-    def router(self, request: Request, now: float) -> ArmAssignment | Outside | None:
-        """The arm among the router experiments: requests that name an adapter take no part."""
-        if not self.snapshot.routers or request.routing.adapter:
-            return None
-        return self._first(self.snapshot.routers, request, now)
-
     def holdouts(self, request: Request, route: str, now: float) -> tuple[ArmAssignment, ...]:
         """The unit's side in every experiment on the holdout, of a request that another one is about.
 
@@ -286,8 +280,7 @@ class Assigner:
         snapshot = self.snapshot
         if not snapshot.holdouts or "/versions/" in request.routing.adapter:
             return ()
-        about = (*snapshot.split.get(route, ()), *(() if request.routing.adapter else snapshot.routers))
-        labels = {one.spec.unit_label for one in about}
+        labels = {one.spec.unit_label for one in snapshot.split.get(route, ())}
         found = []
         for one in snapshot.holdouts:
             unit = unit_of(one, request)
@@ -363,7 +356,7 @@ def place_of(one: RunningExperiment, request: Request, now: float) -> Place:
         if isinstance(found, NotAssigned):
             return replace(place, outside=found.reason.value)
         arm, share = one.arms[found.arm], found.propensity
-    answers = "" if one.by_router or one.of_holdout else arm.adapter.resource if arm.adapter else BASE
+    answers = "" if one.of_holdout else arm.adapter.resource if arm.adapter else BASE
     return replace(place, arm=arm.name, control=arm is one.control, share=share, answers=answers)
 
 
@@ -396,11 +389,6 @@ class RunningExperiment:
         return self.arms[self.spec.control]
 
     @property
-    def by_router(self) -> bool:
-        """Whether its arms are router configurations."""
-        return not self.spec.route and not self.of_holdout
-
-    @property
     def of_holdout(self) -> bool:
         """Whether it compares the server's holdout with everybody else."""
         return self.spec.mode is Mode.HOLDOUT
@@ -408,7 +396,7 @@ class RunningExperiment:
     @property
     def assigns(self) -> bool:
         """Whether its units are answered by their arms."""
-        return self.by_router or self.spec.mode is Mode.SPLIT
+        return self.spec.mode is Mode.SPLIT
 
     def assigned(self, unit: str) -> Assigned | NotAssigned:
         """The arm of a unit. A withdrawn arm keeps its share of the hash, so that nobody else's arm
@@ -425,15 +413,14 @@ class Snapshot:
 
     split: Mapping[str, tuple[RunningExperiment, ...]] = field(default_factory=dict)
     shadows: Mapping[str, tuple[RunningExperiment, ...]] = field(default_factory=dict)
-    routers: tuple[RunningExperiment, ...] = ()
     holdouts: tuple[RunningExperiment, ...] = ()
 
     def __bool__(self) -> bool:
-        return bool(self.split or self.shadows or self.routers or self.holdouts)
+        return bool(self.split or self.shadows or self.holdouts)
 
     def all(self) -> tuple[RunningExperiment, ...]:
         """Every running experiment."""
-        by_route = (*self.split.values(), *self.shadows.values(), self.routers, self.holdouts)
+        by_route = (*self.split.values(), *self.shadows.values(), self.holdouts)
         return tuple(sorted((r for some in by_route for r in some), key=lambda r: r.name))
 
 
@@ -441,17 +428,14 @@ def snapshot_of(running: Iterable[RunningExperiment]) -> Snapshot:
     """Sort them by what they do to a request."""
     split: dict[str, tuple[RunningExperiment, ...]] = {}
     shadows: dict[str, tuple[RunningExperiment, ...]] = {}
-    routers: tuple[RunningExperiment, ...] = ()
     holdouts: tuple[RunningExperiment, ...] = ()
     for one in sorted(running, key=lambda r: r.name):
         if one.of_holdout:
             holdouts += (one,)
-        elif one.by_router:
-            routers += (one,)
         else:
             group = shadows if one.spec.mode is Mode.SHADOW else split
             group[one.spec.route] = (*group.get(one.spec.route, ()), one)
-    return Snapshot(split, shadows, routers, holdouts)
+    return Snapshot(split, shadows, holdouts)
 
 
 def running_of(

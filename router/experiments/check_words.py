@@ -30,12 +30,6 @@ CHECKS: Mapping[str, Check] = {
         "Look for requests that fail, are sent twice or carry no unit in one arm",
         "The arms have their planned shares of {units}.",
     ),
-    "triggered-ratio": Check(
-        "Shares among those that differ",
-        "Among the {units} for whom the two routers differ, the arms do not have their planned shares.",
-        "Look for a router that changed, or requests that fail, while the experiment ran",
-        "Among the {units} for whom the two routers differ, the arms have their planned shares.",
-    ),
     "missing-outcomes": Check(
         "Missing outcomes",
         "One arm has no outcome from more of its {units} than the other, so those that are left are not"

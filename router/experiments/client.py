@@ -42,7 +42,6 @@ from router.experiments.model import (
     SizeQuestion,
     Spec,
     Unanswered,
-    usual_aggregate,
 )
 from router.experiments.report.model import Report
 from router.experiments.report_messages import report_of
@@ -194,7 +193,7 @@ def metric(
         name,
         kind,
         higher_is_better,
-        Aggregate(aggregate) if aggregate else usual_aggregate(name, kind),
+        Aggregate(aggregate) if aggregate else kind.rules.usual,
         per,
         Unanswered(missing),
         covariate,

@@ -13,14 +13,14 @@ from dataclasses import replace
 from router.errors import FieldViolation
 from router.experiments.model import Spec
 from router.experiments.report.model import ArmReport, MetricReport
-from router.experiments.times import TIMES, is_meant_as_quantile, is_meant_as_share
+from router.experiments.times import TIMES, is_meant_as_share
 
 WORDS = "both arms share one queue, so this compares little"
 
 
 def shares_queue(metric: str) -> bool:
     """Whether arms share what a metric measures."""
-    return metric in TIMES or is_meant_as_share(metric) or is_meant_as_quantile(metric)
+    return metric in TIMES or is_meant_as_share(metric)
 
 
 def shared_primary(spec: Spec, before: Spec | None = None) -> Iterator[FieldViolation]:

@@ -496,8 +496,7 @@ def _refused(experiment: Experiment, ruling: Ruling, what: str) -> FailedPrecond
 def _version_of(experiment: Experiment, arm: ArmSpec) -> AdapterRef:
     """The version to make the default. Raises FailedPrecondition where the arm is no version of the route."""
     if arm.adapter is None:
-        what = "a router configuration, which is a setting" if arm.router else "not an adapter version"
-        text = f"arm {arm.name!r} is {what}: there is no default version to set"
+        text = f"arm {arm.name!r} is not an adapter version: there is no default version to set"
         raise FailedPrecondition(text, resource=experiment.resource)
     if arm.adapter.name != experiment.spec.route:
         text = (

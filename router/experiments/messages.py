@@ -32,10 +32,9 @@ from router.experiments.model import (
     Spec,
     Unanswered,
     listed,
-    usual_aggregate,
 )
 from router.names import VERSION_FORM, split_adapter
-from router.types import AdapterRef, RouterVariant
+from router.types import AdapterRef
 from router.v1 import experiments_pb2 as pb
 
 _BILLION = 1_000_000_000
@@ -246,8 +245,6 @@ def plan_of(message: pb.Experiment, found: Findings, within: str = "experiment."
 def _check_lengths(message: pb.Experiment, found: Findings, within: str) -> None:
     """Before anything is done for each entry."""
     lists: dict[str, Sized] = {name: getattr(message, name) for name in LISTS}
-    for i, arm in enumerate(message.arms[:MOST_ENTRIES]):
-        lists[f"arms[{i}].router.classifiers"] = arm.router.classifiers
     for i, segment in enumerate(message.segments[:MOST_ENTRIES]):
         lists[f"segments[{i}].values"] = segment.values
     too_long = {field: len(entries) for field, entries in lists.items() if len(entries) > MOST_ENTRIES}
@@ -274,7 +271,7 @@ def _route_of(route: str, field: str, found: Findings) -> str:
         return route
     name, version = split_adapter(route) or ("", "")
     if not name or version or name == BASE:
-        found.add(field, "must be adapters/NAME, base, or empty for a router experiment")
+        found.add(field, "must be adapters/NAME, or base; a holdout has none")
         return BASE
     return name
 
@@ -284,7 +281,6 @@ def _arm_message(arm: ArmSpec) -> pb.Experiment.Arm:
         name=arm.name,
         weight=arm.weight,
         adapter=arm.adapter.resource if arm.adapter else "",
-        router=None if arm.router is None else _variant_message(arm.router),
         withdraw_time=None if arm.withdrawn is None else timestamp(arm.withdrawn),
     )
 
@@ -299,32 +295,13 @@ def _arm_of(message: pb.Experiment.Arm, field: str, found: Findings) -> ArmSpec:
         else:
             text = f"must be {VERSION_FORM}, so that it stays the same while the experiment runs"
             found.add(f"{field}.adapter", text)
-    router = _variant_of(message.router) if message.HasField("router") else None
     withdrawn = None
     if message.HasField("withdraw_time"):
         try:
             withdrawn = unix_seconds(message.withdraw_time)
         except ValueError:
             found.add(f"{field}.withdraw_time", "must be a time between the years 1 and 9999")
-    return ArmSpec(message.name, message.weight, ref, router, withdrawn)
-
-
-def _variant_message(variant: RouterVariant) -> pb.Experiment.RouterVariant:
-    return pb.Experiment.RouterVariant(
-        threshold=variant.threshold,
-        classifiers=variant.classifiers or (),
-        task_first=variant.task_first,
-        domain_first=variant.domain_first,
-    )
-
-
-def _variant_of(message: pb.Experiment.RouterVariant) -> RouterVariant:
-    given = {
-        name: getattr(message, name)
-        for name in ("threshold", "task_first", "domain_first")
-        if message.HasField(name)
-    }
-    return RouterVariant(classifiers=tuple(message.classifiers) or None, **given)
+    return ArmSpec(message.name, message.weight, ref, withdrawn)
 
 
 def metric_message(metric: MetricSpec) -> pb.Experiment.Metric:
@@ -380,7 +357,7 @@ def _missing_of(message: pb.Experiment.Metric, field: str, found: Findings) -> U
 
 
 def _aggregate_of(message: pb.Experiment.Metric, kind: Kind, field: str, found: Findings) -> Aggregate:
-    usual = usual_aggregate(message.name, kind)
+    usual = kind.rules.usual
     if message.aggregate == pb.Experiment.Metric.AGGREGATE_UNSPECIFIED:
         return usual
     if message.aggregate not in AGGREGATES:

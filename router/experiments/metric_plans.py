@@ -8,18 +8,15 @@ from dataclasses import replace
 
 from router.errors import FieldViolation, InvalidRequest
 from router.experiments.completeness import completeness_problems
-from router.experiments.model import DENOMINATORS, Aggregate, Kind, MetricSpec, Mode, Spec, Unanswered, listed
+from router.experiments.model import DENOMINATORS, Kind, MetricSpec, Spec, listed
 from router.experiments.names import WORD_FORM, is_word
 from router.experiments.report.source import metric_of
 from router.experiments.stats.checks import Guardrail
 from router.experiments.stats.moments import ComparedMetric
 from router.experiments.times import (
-    QUANTILE_EXAMPLE,
-    QUANTILE_FORM,
     SHARE_EXAMPLE,
     SHARE_FORM,
     TIMES,
-    is_meant_as_quantile,
     is_meant_as_share,
     slow_share,
 )
@@ -45,7 +42,6 @@ def metric_problems(spec: Spec) -> Iterator[FieldViolation]:
         yield from _metric_problems(metric, f"secondary[{i}]")
         yield from _no_margin(metric, f"secondary[{i}]", "secondary metrics are reported and decide nothing")
     yield from _twice_named(spec)
-    yield from _quantiles_out_of_place(spec)
     yield from completeness_problems(spec)
 
 
@@ -66,8 +62,6 @@ def _metric_problems(metric: MetricSpec, field: str) -> Iterator[FieldViolation]
         yield FieldViolation(f"{field}.name", "is a denominator that the server counts, not an outcome")
     elif is_meant_as_share(metric.name):
         yield from _share_problems(metric, field)
-    elif is_meant_as_quantile(metric.name):
-        yield from _quantile_problems(metric, field)
     rules = metric.kind.rules
     if metric.aggregate not in rules.aggregates:
         text = f"a {metric.kind} is {rules.words}: {listed(rules.aggregates)}, not {metric.aggregate}"
@@ -91,43 +85,6 @@ def _share_problems(metric: MetricSpec, field: str) -> Iterator[FieldViolation]:
         yield FieldViolation(f"{field}.lower_is_better", f"must be true: more of {metric.name} is worse")
     if metric.covariate:
         yield FieldViolation(f"{field}.covariate", "a share of slow units has none: set it to false")
-
-
-def _quantile_problems(metric: MetricSpec, field: str) -> Iterator[FieldViolation]:
-    """What is wrong with a quantile of times, beside what may be wrong with any metric."""
-    if metric.quantile is None:
-        yield FieldViolation(f"{field}.name", f"must be {QUANTILE_FORM}, such as {QUANTILE_EXAMPLE}")
-    if metric.kind is not Kind.MEAN:
-        text = f"{metric.name} is made of one number for each unit: {Kind.MEAN}, not {metric.kind}"
-        yield FieldViolation(f"{field}.kind", text)
-    elif metric.aggregate not in (Aggregate.MAX, Aggregate.MEAN):
-        text = "must be max (a unit counts with its slowest answer) or mean"
-        yield FieldViolation(f"{field}.aggregate", text)
-    if metric.higher_is_better:
-        yield FieldViolation(f"{field}.lower_is_better", f"must be true: more of {metric.name} is worse")
-    if metric.missing is Unanswered.ZERO:
-        text = "must be excluded: a unit without an answer has no time, and would count as the fastest"
-        yield FieldViolation(f"{field}.missing", text)
-    if metric.covariate:
-        yield FieldViolation(f"{field}.covariate", "a quantile has none: set it to false")
-    if metric.cap is not None:
-        text = "belongs to means: large values move a quantile no further than others; leave it out"
-        yield FieldViolation(f"{field}.cap", text)
-
-
-def _quantiles_out_of_place(spec: Spec) -> Iterator[FieldViolation]:
-    """Where a plan has a quantile and cannot."""
-    if spec.primary.quantile is not None:
-        text = "a quantile decides nothing alone: make it a guardrail or a secondary metric"
-        yield FieldViolation("primary.name", text)
-    if spec.mode in (Mode.SPLIT, Mode.HOLDOUT):
-        return
-    where = f"mode {spec.mode}"
-    for field, metrics in (("guardrails", spec.guardrails), ("secondary", spec.secondary)):
-        for i, metric in enumerate(metrics):
-            if metric.quantile is not None:
-                text = f"is a quantile, which {where} has no test for: use a share, such as {SHARE_EXAMPLE}"
-                yield FieldViolation(f"{field}[{i}].name", text)
 
 
 def _denominator_problems(metric: MetricSpec, field: str) -> Iterator[FieldViolation]:
@@ -194,6 +151,5 @@ def metric_warnings(spec: Spec) -> Iterator[str]:
         if rail.name in TIMES and rail.kind is Kind.MEAN and rail.cap is None:
             yield (
                 f"guardrail {rail.name} is a mean without a cap, and shows no harm before 750 units in each "
-                f"arm: as the share of slow units, such as {rail.name}_over_4s, it does from the first unit,"
-                f" and as a quantile, such as {rail.name}_p95, from some hundred on"
+                f"arm: as the share of slow units, such as {rail.name}_over_4s, it does from the first unit"
             )

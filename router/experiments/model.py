@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from router.experiments.times import TIMES, UNSERVED, slow_share, time_quantile
-from router.types import AdapterRef, RouterVariant
+from router.experiments.times import TIMES, UNSERVED, slow_share
+from router.types import AdapterRef
 
 BASE = "base"
 """The route of requests that no adapter is for; the base model has no name of its own."""
@@ -110,12 +110,6 @@ KIND_RULES: Mapping[Kind, KindRules] = {
 }
 
 
-def usual_aggregate(name: str, kind: Kind) -> Aggregate:
-    """What several outcomes of a unit become where a plan does not say it: of a quantile of times the
-    slowest."""
-    return Aggregate.MAX if time_quantile(name) is not None else kind.rules.usual
-
-
 def listed(names: Iterable[str]) -> str:
     """`a, b or c`."""
     *others, last = names
@@ -133,16 +127,13 @@ class Unanswered(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ArmSpec:
-    """One arm. Of `adapter` and `router` at most one is set; neither is the base.
-
-    A control arm with neither in a router experiment is the router as the server has it. From `withdrawn`
-    on, in unix seconds, it has no units: those whose variant falls to it take no part.
+    """One arm; without an adapter it is the base. From `withdrawn` on, in unix seconds, it has no units:
+    those whose variant falls to it take no part.
     """
 
     name: str
     weight: float
     adapter: AdapterRef | None = None
-    router: RouterVariant | None = None
     withdrawn: float | None = None
 
 
@@ -176,14 +167,7 @@ class MetricSpec:
     def built_in(self) -> bool:
         """Whether the server records all that it reads, so that it is known when an answer ends."""
         per = self.per in (*DENOMINATORS, *BUILT_IN) or not self.kind.rules.has_denominator
-        made_of_times = slow_share(self.name) is not None or self.quantile is not None
-        return (self.name in BUILT_IN or made_of_times) and per
-
-    @property
-    def quantile(self) -> float | None:
-        """The share of units that do not pass the value, if it is a quantile of times."""
-        found = time_quantile(self.name)
-        return found.level if found else None
+        return (self.name in BUILT_IN or slow_share(self.name) is not None) and per
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +203,7 @@ class Spec:
     """What an operator says, and may edit. Editing after the start opens a new phase with new salts.
 
     `route` is the adapter's name whose requests take part (`base`: those that the base would answer);
-    empty in a router experiment, in which all requests without an explicit adapter take part. `unit`
+    empty in a holdout, which is of all. `unit`
     tells what a unit is (user, session), for people; it is read from `routing.unit`, or from the label
     `unit_label`. `window` is how many seconds after exposure outcomes count; `grace` how much later they may
     arrive, in seconds: then a unit is mature, and nothing changes it any more. `shadow_share` is the share of
@@ -435,36 +419,6 @@ class ShadowPair:
     result: int
     numbers: Mapping[str, float] = field(default_factory=dict)
     unit: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Preference:
-    """Two answers to one prompt, compared blind by a person: 1 the second is better, -1 the first, 0 neither.
-
-    `first` and `second` are who answered (`medical@1.0.0` or `base`), in the order of the alphabet;
-    `response_id` is that of the first one's answer, and `unit` the hash of who compared.
-    """
-
-    first: str
-    second: str
-    response_id: str
-    time: float
-    result: int
-    unit: str
-    both_bad: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Disagreement:
-    """What both routers chose for one request: resource names, `base` for the base."""
-
-    experiment: str
-    phase: int
-    unit: str
-    response_id: str
-    time: float
-    control: str
-    treatment: str
 
 
 RULE = "rule"

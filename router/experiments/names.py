@@ -6,7 +6,7 @@ import re
 
 from router.errors import FieldViolation, InvalidRequest
 from router.experiments.model import BUILT_IN, DENOMINATORS
-from router.experiments.times import is_meant_as_quantile, is_meant_as_share
+from router.experiments.times import is_meant_as_share
 
 ID_FORM = "1 to 63 small letters, digits and hyphens, with a letter first and no hyphen last"
 WORD_FORM = "1 to 63 letters, digits, and _ . -, with a letter or digit first"
@@ -38,7 +38,7 @@ def outcome_problem(metric: str) -> str:
     """Why a client cannot record an outcome under this name; empty if it can."""
     if not is_word(metric):
         return f"must be {WORD_FORM}"
-    if metric in BUILT_IN or is_meant_as_share(metric) or is_meant_as_quantile(metric):
+    if metric in BUILT_IN or is_meant_as_share(metric):
         return "is recorded by the server itself; choose another name"
     if metric in DENOMINATORS:
         return "is a denominator that the server counts; choose another name"

@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Literal
 
 from router.experiments.check_words import repairs
 from router.experiments.model import Lifecycle, Mode
-from router.experiments.words import at, gives_up, quantity, router_line, units_of, units_so_far
+from router.experiments.words import at, gives_up, quantity, units_of, units_so_far
 from router.quantities import counted
 
 if TYPE_CHECKING:
     from router.experiments.report.model import Report
-    from router.types import RouterVariant
 
 DAY = 86_400.0
 Act = Literal["", "start", "stop", "promote", "roll back"]
@@ -72,16 +71,8 @@ def next_step(report: Report) -> NextStep:
 
 
 def _promote(report: Report) -> NextStep:
-    best, arm = _arm_to_promote(report)
-    if arm is not None:
-        return NextStep(f"make its settings those of the server: {router_line(arm)}")
     command = f"lora-router experiments promote {report.experiment.name}"
-    return NextStep(f"promote {best}", "promote", command)
-
-
-def _arm_to_promote(report: Report) -> tuple[str, RouterVariant | None]:
-    arm = next((a for a in report.experiment.spec.arms if a.name == report.arm), None)
-    return report.arm or "it", arm.router if arm else None
+    return NextStep(f"promote {report.arm or 'it'}", "promote", command)
 
 
 def _wait(report: Report) -> NextStep:

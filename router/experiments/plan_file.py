@@ -19,7 +19,7 @@ ALWAYS = ("route", "control", "unit", "planned_units")  # are written though the
 
 
 def plan_toml(spec: Spec) -> str:
-    """The file. An arm with another router has a table of its own."""
+    """The file."""
     return "\n".join(_lines(spec)) + "\n"
 
 
@@ -41,9 +41,6 @@ def _arm(arm: ArmSpec) -> Iterator[str]:
     yield _pair("weight", arm.weight)
     if arm.adapter is not None:
         yield _pair("adapter", str(arm.adapter))
-    if arm.router is not None:
-        yield "[arms.router]"
-        yield from _pairs(arm.router)
 
 
 def _metric(metric: MetricSpec) -> Iterator[str]:

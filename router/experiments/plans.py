@@ -32,12 +32,10 @@ from router.experiments.model import (
     SegmentSpec,
     Spec,
 )
-from router.experiments.modes import MISSING, needed
 from router.experiments.names import WORD_FORM, id_problem, is_word
 from router.experiments.stats.compare import SequencePlan
-from router.experiments.stats.quantiles import units_needed
 from router.experiments.verdict import ExperimentDesign
-from router.types import AdapterInfo, AdapterRef, RouterVariant
+from router.types import AdapterInfo, AdapterRef
 
 YEAR = 365 * 86_400.0
 WHOLE = (0.0, 1.0)
@@ -66,9 +64,7 @@ class Known:
 
     resolve: Resolve
     judges: Callable[[], Collection[str]] | None = None
-    classifiers: Callable[[], Collection[str]] | None = None
     sees: Callable[[Experiment], bool] = all_seen
-    has_mode: Callable[[str], bool] = bool  # those of `modes.needed`
 
     def adapter_problem(self, name: str, version: str = "") -> str:
         """Why no arm or route can be this adapter; empty if it can."""
@@ -155,9 +151,6 @@ def _mode(spec: Spec, known: Known) -> Iterator[FieldViolation]:
         yield FieldViolation("shadow_share", text)
     if spec.mode is Mode.SHADOW and known.judges is not None and spec.judge not in known.judges():
         yield FieldViolation("judge", _not_known(spec.judge, known.judges()))
-    if (mode := needed(spec)) and not known.has_mode(mode):
-        field = "mode" if spec.mode is not Mode.SPLIT else "route"
-        yield FieldViolation(field, MISSING[mode])
 
 
 def _holdout(spec: Spec) -> Iterator[FieldViolation]:
@@ -182,15 +175,15 @@ def _found(build: Callable[[], object], names: Mapping[str, str]) -> Iterator[Fi
 
 
 def _route_problems(spec: Spec, known: Known) -> Iterator[FieldViolation]:
-    """The route is an adapter that is there, the base, or empty in a router experiment and a holdout."""
+    """The route is an adapter that is there, the base, or empty in a holdout."""
     if spec.mode is Mode.HOLDOUT:
         if spec.route:
             yield FieldViolation("route", "a holdout is of all routes: leave it empty")
         return
-    if spec.route not in ("", BASE) and (problem := known.adapter_problem(spec.route)):
+    if not spec.route:
+        yield FieldViolation("route", "must be set: adapters/NAME, or base")
+    elif spec.route != BASE and (problem := known.adapter_problem(spec.route)):
         yield FieldViolation("route", problem)
-    if not spec.route and spec.mode is not Mode.SPLIT:
-        yield FieldViolation("mode", "router experiments are a split: set no mode, or a route")
 
 
 def _arm_problems(spec: Spec, known: Known) -> Iterator[FieldViolation]:
@@ -203,64 +196,29 @@ def _arm_problems(spec: Spec, known: Known) -> Iterator[FieldViolation]:
             yield FieldViolation(f"{field}.name", f"must be {WORD_FORM}")
         if spec.mode is Mode.HOLDOUT:
             yield from _holdout_arm(arm, field)
-        elif arm.adapter is not None and arm.router is not None:
-            yield FieldViolation(field, "is either an adapter version or a router configuration, not both")
-        elif spec.route:
-            yield from _adapter_arm(arm, field, known)
-        else:
-            yield from _router_arm(spec, arm, field, known)
+        elif arm.adapter and (problem := known.adapter_problem(arm.adapter.name, arm.adapter.version)):
+            yield FieldViolation(f"{field}.adapter", problem)
     if not (spec.equal_arms or spec.mode is Mode.HOLDOUT):
         yield from _equal_arms(spec)
 
 
 def _equal_arms(spec: Spec) -> Iterator[FieldViolation]:
     """Arms that are the same as one before them."""
-    first: dict[tuple[AdapterRef | None, RouterVariant | None], str] = {}
+    first: dict[AdapterRef | None, str] = {}
     for i, arm in enumerate(spec.arms):
-        if (same := first.setdefault((arm.adapter, arm.router), arm.name)) != arm.name:
-            what = str(arm.adapter or BASE) if spec.route else "the same router"
+        if (same := first.setdefault(arm.adapter, arm.name)) != arm.name:
             text = (
-                f"is {what}, as in arm {same}: there is nothing to compare. `lora-router experiments aa` "
-                "tests the pipeline with equal arms; to plan them on purpose, set equal_arms"
+                f"is {arm.adapter or BASE}, as in arm {same}: there is nothing to compare. "
+                "`lora-router experiments aa` tests the pipeline with equal arms; to plan them on purpose, "
+                "set equal_arms"
             )
-            yield FieldViolation(f"arms[{i}].{'adapter' if spec.route else 'router'}", text)
+            yield FieldViolation(f"arms[{i}].adapter", text)
 
 
 def _holdout_arm(arm: ArmSpec, field: str) -> Iterator[FieldViolation]:
-    for part in ("adapter", "router"):
-        if getattr(arm, part) is not None:
-            text = "must be unset: a holdout serves nothing of its own, its units have what they have anyway"
-            yield FieldViolation(f"{field}.{part}", text)
-
-
-def _adapter_arm(arm: ArmSpec, field: str, known: Known) -> Iterator[FieldViolation]:
-    if arm.router is not None:
-        text = "belongs to a router experiment, which has no route: clear the one or the other"
-        yield FieldViolation(f"{field}.router", text)
-    if arm.adapter and (problem := known.adapter_problem(arm.adapter.name, arm.adapter.version)):
-        yield FieldViolation(f"{field}.adapter", problem)
-
-
-def _router_arm(spec: Spec, arm: ArmSpec, field: str, known: Known) -> Iterator[FieldViolation]:
     if arm.adapter is not None:
-        text = "needs a route: without one this is a router experiment, whose arms are router configurations"
+        text = "must be unset: a holdout serves nothing of its own, its units have what they have anyway"
         yield FieldViolation(f"{field}.adapter", text)
-    elif arm.router is None and arm.name != spec.control:
-        text = "must be set: without a route these are routers, and only control may be the server's own"
-        yield FieldViolation(f"{field}.router", text)
-    elif arm.router is not None:
-        yield from _variant_problems(arm.router, f"{field}.router", known)
-
-
-def _variant_problems(variant: RouterVariant, field: str, known: Known) -> Iterator[FieldViolation]:
-    threshold = variant.threshold
-    if threshold is not None and not (math.isfinite(threshold) and 0 <= threshold <= 1):
-        yield FieldViolation(f"{field}.threshold", f"must be within 0 and 1, got {threshold}")
-    if variant.classifiers is not None and known.classifiers is not None:
-        names = known.classifiers()
-        for name in variant.classifiers:
-            if name not in names:
-                yield FieldViolation(f"{field}.classifiers", _not_known(name, names))
 
 
 def conflict(
@@ -270,8 +228,7 @@ def conflict(
     only that it is in the way.
 
     Experiments of one namespace need slots apart, and units of one kind, or slots would divide nothing. Two
-    on one route need one namespace. A router experiment runs together with those of routes: it draws
-    its own units before them. A holdout is in nobody's way: it only reads what others assign.
+    on one route need one namespace. A holdout is in nobody's way: it only reads what others assign.
     """
     if spec.mode is Mode.HOLDOUT:
         return ""
@@ -298,10 +255,9 @@ def _between(spec: Spec, other: Experiment) -> str:
             f"{other.resource}, which runs: choose slots apart, or stop the other"
         )
     if spec.route == other.spec.route and not shared:
-        where = f"the route {spec.route!r}" if spec.route else "all routes, as a router experiment"
         return (
-            f"{other.resource} runs on {where} already: give both one namespace and slots apart, so that "
-            "they share no unit, or stop the other"
+            f"{other.resource} runs on the route {spec.route!r} already: give both one namespace and slots "
+            "apart, so that they share no unit, or stop the other"
         )
     return ""
 
@@ -398,14 +354,10 @@ def out_of_reach(spec: Spec, rates: Mapping[str, float] | None = None) -> Iterat
     arm = min(reversed(spec.arms), key=lambda arm: arm.weight)
     units = math.floor(spec.planned_units * arm.weight)
     deciding = (spec.primary, *spec.guardrails)
-    open_ended = [m for m in deciding if not (m.kind.rules.binary or _capped(m) or m.quantile is not None)]
+    open_ended = [m for m in deciding if not (m.kind.rules.binary or _capped(m))]
     if open_ended and units < RULES.unbounded_units:
         ways = _ways_out(spec, arm, RULES.unbounded_units, open_ended)
         yield f"{_units_of_arm(spec, arm)}; {_needs_of_uncapped(open_ended)}: {ways}"
-    for metric in deciding:
-        if metric.quantile is not None and units < (need := units_needed(metric.quantile, spec.alpha)):
-            few = f"{metric.name} needs about {need:,} in each arm"
-            yield f"{_units_of_arm(spec, arm)}; {few}: {_ways_out(spec, arm, need)}"
     least = max(spec.min_units, RULES.burn_in_units if any(m.covariate for m in deciding) else 0)
     if units < least:
         why = f"nothing is promoted before {least:,} in each arm"

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from router.config import Settings
     from router.experiments.runtime import LiveExperiments
+    from router.experiments.shadow import Shadows
     from router.experiments.store.store import ExperimentStore
     from router.server.app import ServerApp
 
@@ -43,6 +44,7 @@ class Plugin:
     def __init__(self) -> None:
         self._served: LiveExperiments | None = None  # whose service is registered
         self._own: LiveExperiments | None = None  # to be started and closed
+        self._shadows: Shadows | None = None
 
     @hookimpl
     async def on_startup(self, server: ServerApp) -> None:
@@ -80,23 +82,23 @@ class Plugin:
 
     @hookimpl
     async def on_loaded(self, server: ServerApp) -> None:
-        """Read what runs and follow it, with the modes."""
+        """Read what runs and follow it, with shadow arms."""
         if self._own is None:
             return
         from router.engine.base_model import EngineBaseModel
-        from router.experiments.modes import SHADOW
-        from router.experiments.service import made_modes
         from router.experiments.shadow import JudgePanel, ShadowAnswers, Shadows
 
         answers = ShadowAnswers(server.pipeline.complete, server.registry, server.engine.status)
         panel = JudgePanel(server.plugins.judges, partial(EngineBaseModel, server.engine))
-        modes = made_modes(self._own, server.router, server.plugins.experiment_modes())
-        self._own.use_modes({**modes, SHADOW: Shadows(self._own, answers, panel.judge)})
+        self._shadows = Shadows(self._own, answers, panel.judge)
+        self._own.beside.append(self._shadows.beside)
         await self._own.start()
 
     @hookimpl
     async def on_shutdown(self) -> None:
         """Write what is queued."""
+        if self._shadows is not None:
+            await self._shadows.close()
         if self._own is not None:
             await self._own.close()
 
@@ -125,7 +127,6 @@ def experiments_of(server: ServerApp) -> LiveExperiments | None:
             settings.experiments_price_second,
         ),
     )
-    live.classifiers = lambda: [r.name for r in plugins.registrations()]
     live.judges = plugins.judges
     return live
 

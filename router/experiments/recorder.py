@@ -30,7 +30,6 @@ from router.experiments.model import (
     COST,
     SERVER_KEYS,
     Accepted,
-    Disagreement,
     Exposure,
     SegmentSpec,
     ShadowPair,
@@ -94,10 +93,6 @@ class Recorder:
         """Judged shadow answers. Returns at once."""
         self._later(RecordKind.PAIRS, pairs)
 
-    def disagree(self, found: Sequence[Disagreement]) -> None:
-        """What both routers chose. Returns at once."""
-        self._later(RecordKind.DISAGREEMENTS, found)
-
     async def record(self, outcomes: Sequence[StoredOutcome]) -> tuple[Accepted, ...]:
         """What became of each, in order, once they are durable, after all that was put in before.
 
@@ -150,7 +145,6 @@ class RecordKind(Enum):
     EXPOSURES = "exposures"
     OUTCOMES = "outcomes"
     PAIRS = "pairs"
-    DISAGREEMENTS = "disagreements"
     NOTHING = "nothing"  # only waited for
 
 
@@ -158,7 +152,6 @@ CALLS = {
     RecordKind.EXPOSURES: "expose",
     RecordKind.OUTCOMES: "record",
     RecordKind.PAIRS: "pairs",
-    RecordKind.DISAGREEMENTS: "disagree",
 }
 
 

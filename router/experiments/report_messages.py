@@ -18,7 +18,6 @@ from router.experiments.model import AuditEntry, EarlyEnds, NoInterval
 from router.experiments.report.model import (
     ArmNumbers,
     ArmReport,
-    Length,
     MetricReport,
     MissingReport,
     Pairs,
@@ -119,7 +118,6 @@ def _arm_message(arm: ArmReport) -> pb.GetReportResponse.ArmReport:
         adjusted_p=arm.adjusted_p,
         guardrails=map(_metric_message, arm.guardrails),
         pairs=Out.Pairs(**_same(arm.pairs)) if arm.pairs else None,
-        everyone=_metric_message(arm.everyone) if arm.everyone else None,
         unadjusted=_metric_message(arm.unadjusted) if arm.unadjusted else None,
         secondary=map(_metric_message, arm.secondary),
         segments=map(_segment_message, arm.segments),
@@ -135,7 +133,6 @@ def _arm_of(message: pb.GetReportResponse.ArmReport) -> ArmReport:
         adjusted_p=message.adjusted_p,
         guardrails=tuple(map(_metric_of, message.guardrails)),
         blocked=_read(Ruling, message.blocked) if message.HasField("blocked") else None,
-        everyone=_metric_of(message.everyone) if message.HasField("everyone") else None,
         pairs=_read(Pairs, message.pairs) if message.HasField("pairs") else None,
         unadjusted=_metric_of(message.unadjusted) if message.HasField("unadjusted") else None,
         secondary=tuple(map(_metric_of, message.secondary)),
@@ -164,19 +161,13 @@ def _segment_of(message: pb.GetReportResponse.SegmentReport) -> SegmentReport:
 
 
 def _metric_message(found: MetricReport) -> pb.GetReportResponse.Comparison:
-    length = found.length
     return Out.Comparison(
         **_same(found, COMPARED, waiting=Out.Waiting(**_same(found.waiting)) if found.waiting else None),
-        ranges=(Out.Range(low=low, high=high) for low, high in found.ranges),
         control=found.values[0],
         treatment=found.values[1],
         control_units=found.units[0],
         treatment_units=found.units[1],
         lower_is_better=not found.higher_is_better,
-        length_adjusted=length.adjusted if length else None,
-        length_adjusted_half=length.half if length else None,
-        control_length=length.control if length else None,
-        treatment_length=length.treatment if length else None,
     )
 
 
@@ -187,20 +178,7 @@ def _metric_of(message: pb.GetReportResponse.Comparison) -> MetricReport:
         units=(message.control_units, message.treatment_units),
         values=(message.control, message.treatment),
         higher_is_better=not message.lower_is_better,
-        length=_length_of(message),
         waiting=_read(NoInterval, message.waiting) if message.HasField("waiting") else None,
-        ranges=tuple((one.low, one.high) for one in message.ranges),
-    )
-
-
-def _length_of(message: pb.GetReportResponse.Comparison) -> Length | None:
-    if not message.HasField("length_adjusted"):
-        return None
-    return Length(
-        message.length_adjusted,
-        message.length_adjusted_half,
-        message.control_length,
-        message.treatment_length,
     )
 
 

@@ -15,7 +15,7 @@ from router.experiments import words
 from router.experiments.interference import WORDS
 from router.experiments.model import Kind
 from router.experiments.words import MARK, change, form_of, named
-from router.quantities import NO_RANGE, UNKNOWN, percent, percents
+from router.quantities import NO_RANGE, UNKNOWN, percent
 
 if TYPE_CHECKING:
     from router.experiments.report.model import ArmNumbers, ArmReport, MetricReport, Report, SegmentReport
@@ -72,7 +72,7 @@ def effects(report: Report) -> ReportTable:
         *((f"difference from {spec.control}", "i"), ("", "pill")),
     )
     rows = (*first, *(_effect(report, arm) for arm in report.arms)) if report.arms else ()
-    lines = (f"{arm.arm} {line}" for arm in report.arms for line in words.further_lines(report, arm))
+    lines = (f"{arm.arm} {line}" for arm in report.arms if (line := words.unadjusted_line(report, arm)))
     waits = _awaited(report, ((arm.arm, arm.primary) for arm in report.arms if arm.primary))
     title = f"{named(spec.primary.name, spec.primary.cap)}, which decides"
     return ReportTable(
@@ -95,21 +95,15 @@ def _effect(report: Report, arm: ArmReport) -> Row:
 
 def pairs(report: Report) -> ReportTable:
     """Shadow arms: who won how many comparisons."""
-    spec = report.judged.spec
     rows = tuple(
         (
             arm.arm,
             *(f"{number:,}" for number in (found.wins, found.losses, found.ties)),
-            f"{percent(found.share)} ({percents(found.low, found.high)})",
-            words.decided_by(found, spec.unit),
         )
         for arm in report.arms
         if (found := arm.pairs)
     )
-    columns = (
-        *(("arm", "arm"), ("better", "n"), ("worse", "n"), ("ties", "n")),
-        *((f"preferred to {spec.control}", "i"), ("from", "")),
-    )
+    columns = (("arm", "arm"), ("better", "n"), ("worse", "n"), ("ties", "n"))
     return ReportTable("Answers that nobody saw, against those that were served", columns, rows)
 
 
@@ -152,18 +146,17 @@ def missing(report: Report) -> ReportTable:
             percent(one.control),
             percent(one.treatment),
             between(one.lee_low, one.lee_high),
-            between(one.worst_low, one.worst_high),
             "✓ cannot come from who answers" if one.settled else "may come from who answers",
         )
         for one in report.missing
     )
     columns = (
         *(("arm", "arm"), (spec.control, "n"), ("this arm", "n")),
-        *(("if other users answer", "i"), ("at worst", "i"), ("the difference", "pill")),
+        *(("if other users answer", "i"), ("the difference", "pill")),
     )
     note = (
         f"The difference on {spec.primary.name} lies between these bounds if an arm makes other {spec.unit}s"
-        " answer (Lee's bounds), and at worst whatever those who did not answer would have said (Manski's)."
+        " answer (Lee's bounds)."
     )
     title = f"{spec.unit}s without {spec.primary.name}".capitalize()
     return ReportTable(title, columns, rows, (note,) if rows else ())
@@ -205,7 +198,7 @@ def _many(report: Report, found: Iterable[MetricReport]) -> tuple[str, ...]:
 
 
 def _awaited(report: Report, found: Iterable[tuple[str, MetricReport]]) -> tuple[str, ...]:
-    """Quantiles in words, why there are no ranges yet, and which metrics compare little, below the table."""
+    """Why there are no ranges yet, and which metrics compare little, below the table."""
     unit, compared = report.judged.spec.unit, list(found)
     waits = (
         f"{named(one.metric, one.cap)}, {arm}: {NO_RANGE}: {words.waiting(one.waiting, unit)}"
@@ -215,13 +208,8 @@ def _awaited(report: Report, found: Iterable[tuple[str, MetricReport]]) -> tuple
     shared = dict.fromkeys(one.metric for _, one in compared if one.shared_queue)
     means = {m.name: m for m in report.judged.spec.metrics if m.kind is Kind.MEAN and not m.built_in}
     per = dict.fromkeys(one.metric for _, one in compared if one.metric in means)
-    quantiles = (
-        f"{one.metric}{f', first {words.age_of(one)}' if one.early else ''}: {line}."
-        for arm, one in compared
-        if (line := words.quantile_line(report, arm, one))
-    )
     over = (f"{name} is {words.per_unit(means[name], unit)}." for name in per)
-    return (*quantiles, *waits, *over, *(f"{metric}: {WORDS}." for metric in shared))
+    return (*waits, *over, *(f"{metric}: {WORDS}." for metric in shared))
 
 
 def segments(report: Report) -> Iterator[ReportTable]:
@@ -311,21 +299,6 @@ def statistics(report: Report) -> ReportTable:
         )
         for arm, what, found, p in _measured(report)
     )
-    rows += tuple(
-        (
-            "pairs",
-            "",
-            arm.arm,
-            words.preferred(arm.pairs),
-            "",
-            level(planned, planned),
-            chance(arm.pairs.p),
-            "exact",
-            "",
-        )
-        for arm in report.arms
-        if arm.pairs
-    )
     spread = (
         f"{found.label}, {arm.arm}: effects differ between values: p = {chance(found.p)}"
         for arm in report.arms
@@ -346,8 +319,6 @@ def _measured(report: Report) -> Iterator[tuple[str, str, MetricReport, float]]:
                 arm.unadjusted,
                 math.nan,
             )
-        if arm.everyone:
-            yield arm.arm, "all units", arm.everyone, arm.everyone.p
         for rail in arm.rails:
             yield arm.arm, "guardrail, early" if rail.early else "guardrail", rail, rail.p
         for one in arm.secondary:

@@ -2,16 +2,15 @@
 
 The life of a request in an experiment (`router/server/pipeline.py`):
 
-1. A router experiment chooses the router before routing: the mode `routers` of a plugin (`modes.py`) gives
-   the decision together with its `ArmAssignment`. Such a request takes part in no other experiment.
-2. Else routing decides, then `Assigner.assign` gives the arm, or says why there is none. It reads an
-   immutable `Snapshot` and never the store. Shadow experiments assign nobody, and neither do those on the
-   holdout: `Assigner.holdouts` gives the side of a unit, which changes no answer.
+1. Routing decides.
+2. Then `Assigner.assign` gives the arm, or says why there is none. It reads an immutable `Snapshot` and never
+   the store. Shadow experiments assign nobody, and neither do those on the holdout: `Assigner.holdouts` gives
+   the side of a unit, which changes no answer.
 3. The pipeline leases the arm's version. An arm that cannot answer stays the arm of the request: control's
    version, then the version that routing chose, stand in, and the exposure says `degraded`.
-4. `LiveExperiments.watchers` gives what watches the answer: a `Trial` for exposures and built-in outcomes,
-   and what modes run with it. Shadows start there, and compare when the served answer has ended. A request
-   that ends before the engine takes it goes to `unserved`: it is an exposure of its arm all the same.
+4. `LiveExperiments.watchers` gives what watches the answer: a `Trial` for exposures and built-in outcomes.
+   Shadows start there, and compare when the served answer has ended. A request that ends before the engine
+   takes it goes to `unserved`: it is an exposure of its arm all the same.
 5. `Recorder` puts everything on one ordered queue that a thread writes to the store in batches.
 6. `Guardian` looks at the report of each running experiment at intervals, and stops what does harm by rule.
    Rules rest on verdicts alone, never on an interval that the report shows.
@@ -28,14 +27,14 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from router.errors import ExperimentNotFound, Overloaded, StaleEtag, StoreDown, StoreReplaced
+from router.errors import ExperimentNotFound, Overloaded, StaleEtag, StoreDown
 from router.experiments.assignment import (
     ArmAssignment,
     Assigner,
@@ -58,21 +57,19 @@ from router.experiments.model import (
     Mode,
     StoredOutcome,
 )
-from router.experiments.modes import MISSING, ROUTERS, ExperimentMode, needed
 from router.experiments.phases import opened, stopped, withdrawn, without_arms
 from router.experiments.recorder import FLUSH_SECONDS, Availability, Recorder, ServingCounts, Shown, Trial
 from router.experiments.report.model import ArmReport, Report, Ruling
 from router.experiments.store.store import ExperimentStore
 from router.experiments.visibility import Visibility
 from router.ports import End, Place, Served, Watcher
-from router.types import Decision, Request, RouterVariant
+from router.types import Decision, Request
 
 if TYPE_CHECKING:
     from router.routing.router import Router
 
 log = logging.getLogger(__name__)
 STORE_DOWN = "the store of experiments does not answer"
-STORE_REPLACED = "the database of experiments was deleted or replaced; the log says what to do"
 POLL_SECONDS = 1.0  # a change at another edge holds here after so long at most, and the time to read it
 START_SECONDS = 5.0
 P = ParamSpec("P")
@@ -86,8 +83,7 @@ Judge = Callable[[str], Report]
 class LiveExperiments:
     """Assigner, recorder, guardian and store of a server. `holdout` is the share of units in no experiment.
 
-    `base_digest` and `router_digest` say what is served besides the adapter; they go into every exposure. An
-    arm may have another configuration of the router.
+    `base_digest` and `router_digest` say what is served besides the adapter; they go into every exposure.
     """
 
     def __init__(
@@ -99,7 +95,7 @@ class LiveExperiments:
         look_seconds: float = LOOK_SECONDS,
         judge: Judge | None = None,
         base_digest: Callable[[], str] = str,
-        router_digest: Callable[[RouterVariant | None], str] = lambda _: "",
+        router_digest: Callable[[], str] = str,
         flush_seconds: float = FLUSH_SECONDS,
         prices: Prices | None = None,
     ) -> None:
@@ -112,10 +108,8 @@ class LiveExperiments:
         self.threads = StoreThreads()
         self.known: tuple[Experiment, ...] = ()  # all, as they were read last
         self.running = False  # whether a request may have an arm at all
-        self.modes: Mapping[str, ExperimentMode] | None = None  # of plugins; None: whatever a plan needs
         self.beside: list[Callable[[Served], Watcher | None]] = []  # each may return a watcher of an answer
         self.judges: Callable[[], Collection[str]] | None = None  # names that plans may use; None: any
-        self.classifiers: Callable[[], Collection[str]] | None = None
         self._holdout, self._poll_seconds, self._flush_seconds = holdout, poll_seconds, flush_seconds
         self._base_digest, self._router_digest = base_digest, router_digest
         self._salts: dict[str, str] = {}
@@ -133,18 +127,9 @@ class LiveExperiments:
             asyncio.create_task(self._follow(), name="experiments poll"),
             asyncio.create_task(self.guardian.run(), name="experiments guardian"),
         ]
-        for mode in (self.modes or {}).values():
-            mode.start()
-
-    def use_modes(self, modes: Mapping[str, ExperimentMode]) -> None:
-        """Experiments that need a mode run with one of these, from `start` to `close`."""
-        self.modes = modes
-        self.beside += [mode.beside for mode in modes.values()]
 
     async def close(self) -> None:
-        """Stop modes, stop following, and write what is queued: in `flush_seconds` altogether."""
-        for mode in (self.modes or {}).values():
-            await mode.close()
+        """Stop following, and write what is queued: in `flush_seconds` altogether."""
         end = time.monotonic() + self._flush_seconds
         await leave_tasks(self._tasks)
         await self.guardian.rest()
@@ -160,10 +145,7 @@ class LiveExperiments:
     @property
     def flaw(self) -> str:
         """The same for a server's health: without an address."""
-        down = self.availability.down
-        if isinstance(down, StoreReplaced):
-            return STORE_REPLACED
-        return STORE_DOWN if down else ""
+        return STORE_DOWN if self.availability.down else ""
 
     @property
     def summary(self) -> str:
@@ -195,22 +177,12 @@ class LiveExperiments:
     def _read(self) -> tuple[tuple[Experiment, ...], list[RunningExperiment]]:
         with self.availability.calling("read"):
             known = self.store.list()
-            served = [one for one in known if not self._missing(one)]
-            found = [running_of(one, self._salt, self._holdout) for one in served]
+            found = [running_of(one, self._salt, self._holdout) for one in known]
         return known, [one for one in found if one is not None]
-
-    def has_mode(self, mode: str) -> bool:
-        """Whether there is a plugin for a mode."""
-        return self.modes is None or mode in self.modes
-
-    def _missing(self, one: Experiment) -> str:
-        """Why an experiment is not served: its plugin is not there. Empty if it is served."""
-        mode = needed(one.spec)
-        return "" if not mode or self.has_mode(mode) else f"not served: {MISSING[mode]}"
 
     def _warn_of_unserved(self) -> None:
         for one in self.known:
-            problem = self._missing(one) or holdout_problem(one.spec, self._holdout)
+            problem = holdout_problem(one.spec, self._holdout)
             if problem and one.state is Lifecycle.RUNNING:
                 self.assigner.suspect(one.name, problem)
 
@@ -248,13 +220,9 @@ class LiveExperiments:
     async def choose(
         self, request: Request, router: Router, counted: bool = True
     ) -> tuple[Decision, ArmAssignment | None]:
-        """As `ports.Experiments`: a router experiment chooses the router, then a route's one the version."""
-        if (routers := (self.modes or {}).get(ROUTERS)) is not None:
-            decision, found = await routers.choose(request, router, counted)
-        else:
-            decision, found = await router.route(request), None
-        if found is None:
-            found = self.assign(request, decision, counted)
+        """As `ports.Experiments`: the router chooses the route, an experiment on it the version."""
+        decision = await router.route(request)
+        found = self.assign(request, decision, counted)
         if found is None:
             return decision, None
         name, spec = found.running.name, found.running.spec
@@ -271,10 +239,6 @@ class LiveExperiments:
                 self._skipped(decision)
             return None
         found = self.assigner.assign(request, decision, time.time())
-        return self.admitted(found, counted)
-
-    def admitted(self, found: ArmAssignment | Outside | None, counted: bool = True) -> ArmAssignment | None:
-        """The assignment, if it is one; a missing unit is counted."""
         if isinstance(found, Outside):
             if counted:
                 self.counts.unit_missing[found.experiment] += 1
@@ -316,10 +280,6 @@ class LiveExperiments:
         try:
             if shown := [replace(one, adapter="", degraded="") for one in self._shown(served)]:
                 Trial(self.recorder, served, shown).ended(end)
-            if (routers := (self.modes or {}).get(ROUTERS)) is not None:
-                watcher = routers.beside(served)
-                if watcher is not None:
-                    watcher.ended(end)
         except Exception:  # it costs the user nothing but the answer that there is none of
             log.exception("a request without an answer could not be kept")
 
@@ -328,10 +288,10 @@ class LiveExperiments:
         base = self._base_digest()
         if isinstance(one := served.assignment, ArmAssignment):
             adapter = served.decision.digest if served.decision.adapter and not served.degraded else ""
-            yield Shown(one, adapter, base, self._router_digest(one.arm.router), served.degraded)
+            yield Shown(one, adapter, base, self._router_digest(), served.degraded)
         if self.availability.up:
             for one in self.assigner.holdouts(served.request, route_of(served), time.time()):
-                yield Shown(one, "", base, self._router_digest(None))
+                yield Shown(one, "", base, self._router_digest())
 
     def _skipped(self, decision: Decision) -> None:
         route = decision.adapter.name if decision.adapter else BASE
@@ -342,7 +302,7 @@ class LiveExperiments:
 def route_of(served: Served) -> str:
     """The route before an experiment's arm took its place."""
     arm = served.assignment
-    if isinstance(arm, ArmAssignment) and not arm.running.by_router:
+    if isinstance(arm, ArmAssignment):
         return arm.running.spec.route
     return served.decision.adapter.name if served.decision.adapter else BASE
 

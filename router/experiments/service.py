@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, 
 from concurrent.futures import TimeoutError as NotInTime
 from contextlib import aclosing
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar, cast
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -25,7 +25,6 @@ from router.experiments.messages import (
     question_of,
 )
 from router.experiments.model import Experiment, Spec
-from router.experiments.modes import ExperimentMode, MakeMode
 from router.experiments.names import id_problem, parse_experiment
 from router.experiments.outcomes import Intake, OutcomeSender, answers_in_order, paced
 from router.experiments.plans import Known, arm_warnings, plan_warnings
@@ -40,27 +39,11 @@ from router.types import AdapterInfo, AdapterRef
 from router.v1 import experiments_pb2 as pb
 from router.v1.experiments_pb2_grpc import ExperimentServiceServicer
 
-if TYPE_CHECKING:
-    from router.routing.router import Router
-
 log = logging.getLogger(__name__)
 LOOP_SECONDS = 10.0  # for the event loop to come to a call
 ARM = ("experiment", "arm")
 P = ParamSpec("P")
 T = TypeVar("T")
-
-
-def made_modes(
-    live: LiveExperiments, router: Router, modes: Mapping[str, MakeMode]
-) -> dict[str, ExperimentMode]:
-    """Modes of plugins by name. One that cannot be made is left out, and logged."""
-    found = {}
-    for name, make in modes.items():
-        try:
-            found[name] = make(live, router)
-        except Exception:
-            log.exception("the mode %s of experiments cannot be made", name)
-    return found
 
 
 def experiment_service(live: LiveExperiments, registry: AdapterRegistry) -> ExperimentService:
@@ -70,9 +53,7 @@ def experiment_service(live: LiveExperiments, registry: AdapterRegistry) -> Expe
     known = Known(
         from_thread.resolve,
         live.judges,
-        live.classifiers,
         lambda one: current_visibility().sees(one),
-        live.has_mode,
     )
     manager = Manager(live.store, known)
 

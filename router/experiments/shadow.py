@@ -21,7 +21,6 @@ from router.engine.base import Delta, EngineStatus, Finished
 from router.errors import DeadlineExceeded, Overloaded, RouterError
 from router.experiments.assignment import RunningExperiment, hash_of
 from router.experiments.model import BASE, ArmSpec, ShadowPair
-from router.experiments.modes import ExperimentMode
 from router.experiments.runtime import LiveExperiments, leave_tasks, route_of
 from router.judging import Case, Heard, Judge, Judgement, JudgeRegistration, is_judgement
 from router.ports import AdapterRegistry, End, Served, Watcher
@@ -55,7 +54,7 @@ class DroppedShadow:
     why: str
 
 
-class Shadows(ExperimentMode):
+class Shadows:
     """The shadows of a server: one starts when the engine has taken the request of the user."""
 
     def __init__(self, live: LiveExperiments, answers: ShadowAnswers, judge: AskJudge) -> None:

@@ -37,7 +37,6 @@ from router.experiments.report.source import (
 from router.experiments.stats.compare import SequencePlan
 from router.experiments.stats.moments import ComparedMetric, adjusted_estimates, estimate, invalid
 from router.experiments.stats.planning import Size, size_for, smallest_effect
-from router.experiments.times import is_meant_as_quantile
 from router.quantities import percent
 
 if TYPE_CHECKING:  # SQLAlchemy, which a plan without history does not need
@@ -214,9 +213,6 @@ def _problems(question: SizeQuestion) -> Iterator[FieldViolation]:
 
 
 def _value_problems(question: SizeQuestion) -> Iterator[FieldViolation]:
-    if is_meant_as_quantile(question.metric):
-        text = "is a quantile of times, which decides nothing alone: plan for the metric that decides"
-        yield FieldViolation("metric.name", text)
     baseline, deviation, effect = question.baseline, question.deviation, question.effect
     if baseline is not None and not math.isfinite(baseline):
         yield FieldViolation("baseline", f"must be a finite number, got {baseline:g}")

@@ -1,13 +1,12 @@
 """Metrics of the server's own times, by their names: `total_time_over_4s` is the share of units that had an
-answer slower than 4 seconds, `total_time_p95` the time within which 95 % of units have all their answers.
+answer slower than 4 seconds.
 
-A mean of times says little of those who waited long, and has no interval before 750 units; a share and a
-quantile have exact ones.
+A mean of times says little of those who waited long, and has no interval before 750 units; a share has an
+exact one.
 """
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass
 
@@ -41,40 +40,3 @@ def slow_share(name: str) -> SlowShare | None:
 def is_meant_as_share(name: str) -> bool:
     """Whether the name begins like one of a share, right or wrong."""
     return any(name.startswith(f"{time}{_OVER.rstrip('_')}") for time in TIMES)
-
-
-QUANTILE_FORM = f"TIME_pNN, TIME being {' or '.join(TIMES)} and NN a percentage above 0 and below 100"
-QUANTILE_EXAMPLE = "total_time_p95"
-_QUANTILE = re.compile(rf"({'|'.join(TIMES)})_p([0-9]{{1,2}}(?:\.[0-9]{{1,2}})?)")
-_LIKE_QUANTILE = re.compile(rf"({'|'.join(TIMES)})_p[0-9]")
-BINS, FIRST_EDGE, STEP = 714, 0.001, math.log(1.2) / 9
-"""Bins in which units are counted by their times: the first up to a millisecond, each next one 2.05 % wider
-(nine are a fifth), the last one from 1,800 seconds on."""
-
-
-@dataclass(frozen=True, slots=True)
-class TimeQuantile:
-    """The time that a `level` of units do not pass, by the `outcomes` of each."""
-
-    outcomes: tuple[str, ...]
-    level: float
-
-
-def time_quantile(name: str) -> TimeQuantile | None:
-    """What a metric of this name is, if it is a quantile of times."""
-    match = _QUANTILE.fullmatch(name)
-    if match is None or not (percentage := float(match[2])):
-        return None
-    return TimeQuantile((match[1], UNSERVED), percentage / 100)
-
-
-def is_meant_as_quantile(name: str) -> bool:
-    """Whether the name begins like one of a quantile, right or wrong."""
-    return _LIKE_QUANTILE.match(name) is not None
-
-
-def bin_of(seconds: float) -> int:
-    """The bin of a time: the first whose largest value is not below it."""
-    if seconds <= FIRST_EDGE:
-        return 0
-    return min(BINS - 1, math.ceil(math.log(seconds / FIRST_EDGE) / STEP - 1e-9))

@@ -36,7 +36,6 @@ from router.experiments.stats.compare import (
 from router.experiments.stats.missing import TOLERATED, Missing
 from router.experiments.stats.moments import ComparedMetric, Moments, invalid
 from router.experiments.stats.planned import Looks, PlannedFinding, better_end, found_by_plan
-from router.experiments.stats.quantiles import Sums
 from router.experiments.stats.sequences import Line
 from router.experiments.words import quantity_of
 from router.quantities import percent
@@ -77,7 +76,7 @@ class ExperimentDesign:
         """The plan of one arm against control: with its share of the planned units."""
         share = self.weights[self.control] + self.weights[arm]
         units = max(2 * self.plan.burn_in_units, round(self.plan.units * share))
-        return replace(self.plan, units=units, share=self.weights[arm] / share)
+        return replace(self.plan, units=units)
 
     def _violations(self) -> list[FieldViolation]:
         found = []
@@ -113,8 +112,7 @@ class PipelineHealth:
     """Results of the checks. `missing` is by arm, each against control.
 
     `crossed` is the share of units that were shown more than one arm; `mixed` names what changed under
-    a running phase (adapter, base or router digest of an arm). `triggered`, of router experiments, is the
-    sample ratio among the units for which the routers differed.
+    a running phase (adapter, base or router digest of an arm).
     """
 
     sample_ratio: SampleRatio
@@ -122,19 +120,17 @@ class PipelineHealth:
     missing: Mapping[str, Missing] = field(default_factory=dict)
     crossed: float = 0.0
     mixed: tuple[str, ...] = ()
-    triggered: SampleRatio | None = None
 
     def faults(self) -> list[FailedCheck]:
         """Everything that makes verdicts invalid; empty if sound."""
         return list(self._faults())
 
     def _faults(self) -> Iterator[FailedCheck]:
-        for rule, ratio in (("sample-ratio", self.sample_ratio), ("triggered-ratio", self.triggered)):
-            if ratio is not None and ratio.alarm:
-                wanted = ", ".join(f"{n:.0f}" for n in ratio.expected)
-                got = ", ".join(map(str, ratio.counts))
-                level = f"p = {ratio.p:.2g}, alarm at {ratio.alpha:g}"
-                yield FailedCheck(rule, f"units by arm are {got}, expected are {wanted} ({level})")
+        if (ratio := self.sample_ratio).alarm:
+            wanted = ", ".join(f"{n:.0f}" for n in ratio.expected)
+            got = ", ".join(map(str, ratio.counts))
+            level = f"p = {ratio.p:.2g}, alarm at {ratio.alpha:g}"
+            yield FailedCheck("sample-ratio", f"units by arm are {got}, expected are {wanted} ({level})")
         for arm, found in self.missing.items():
             if found.alarm:
                 shares = percent(1 - found.treatment), percent(1 - found.control)
@@ -186,7 +182,7 @@ class ExperimentVerdict:
     arms: tuple[ArmVerdict, ...]
 
 
-Outcomes = Mapping[str, Mapping[str, Sums]]  # arm, then metric
+Outcomes = Mapping[str, Mapping[str, Moments]]  # arm, then metric
 Course = Mapping[str, Mapping[str, Looks]]
 """Arm but control, then metric: the matured units' sums at the end of each stretch of time."""
 
@@ -227,17 +223,10 @@ def _check(design: ExperimentDesign, outcomes: Outcomes) -> None:
                 raise invalid(f"outcomes[{arm}][{metric.name}]", "is not given; empty sums say 'none yet'")
 
 
-def _sums(outcomes: Outcomes, control: str, arm: str, metric: str) -> tuple[Sums, Sums] | None:
+def _sums(outcomes: Outcomes, control: str, arm: str, metric: str) -> tuple[Moments, Moments] | None:
     """Control's and the arm's, once both can be compared."""
     first, second = outcomes[control][metric], outcomes[arm][metric]
     return (first, second) if min(first.n, second.n) >= 2 else None
-
-
-def _powers(sums: tuple[Sums, Sums] | None) -> tuple[Moments, Moments] | None:
-    """The same, if the metric is no quantile."""
-    if sums is None or not (isinstance(sums[0], Moments) and isinstance(sums[1], Moments)):
-        return None
-    return sums[0], sums[1]
 
 
 class _Compared(NamedTuple):
@@ -248,7 +237,7 @@ class _Compared(NamedTuple):
 
 
 def _primary(design: ExperimentDesign, outcomes: Outcomes, course: Course, arm: str) -> _Compared | None:
-    sums = _powers(_sums(outcomes, design.control, arm, design.primary.name))
+    sums = _sums(outcomes, design.control, arm, design.primary.name)
     line = Line(offset=-design.primary.sign * design.margin)
     if sums is None:
         return None
@@ -335,21 +324,22 @@ def _arm(
     return ArmVerdict(arm, ruling, found, p, guarded, early, gain=gain, planned=planned)
 
 
-def _guarded_early(design: ExperimentDesign, arm: str, rail: Guardrail, sums: tuple[Sums, Sums]) -> Guarded:
+def _guarded_early(
+    design: ExperimentDesign, arm: str, rail: Guardrail, sums: tuple[Moments, Moments]
+) -> Guarded:
     """An early reading, for harm only."""
     return guard(rail, *sums, _plan_of_rail(design, rail, arm))
 
 
 def _guarded(
-    design: ExperimentDesign, course: Course, arm: str, rail: Guardrail, sums: tuple[Sums, Sums]
+    design: ExperimentDesign, course: Course, arm: str, rail: Guardrail, sums: tuple[Moments, Moments]
 ) -> Guarded:
     """A guardrail that is within its margin by whichever shows it. The planned bound has half of alpha for
     that, as it has for a primary metric that is better. What has to improve is always-valid
-    alone, and so is a quantile."""
+    alone."""
     plan = _plan_of_rail(design, rail, arm)
     found = guard(rail, *sums, plan)
-    powers = _powers(sums)
-    if rail.improve or powers is None:
+    if rail.improve:
         return found
     planned = _planned(course, arm, rail.metric, rail.line, plan)
     if planned is None or found.state is State.BEYOND:

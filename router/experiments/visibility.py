@@ -36,8 +36,6 @@ class Visibility:
         """Why a plan is about more than the caller may know of, whatever its adapters; empty if it is not."""
         if spec.mode is Mode.HOLDOUT and not self.everything:
             return "a holdout is about all experiments and adapters, and this client may not know of all"
-        if not spec.route and not self.adapters.everything:
-            return "without a route it is about all adapters, and this client may not know of all"
         return ""
 
     def detail(self, detail: Mapping[str, object]) -> Mapping[str, object]:

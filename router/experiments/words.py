@@ -11,9 +11,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from router.experiments.model import Kind, Lifecycle, MetricSpec, Mode, Unanswered
-from router.experiments.times import time_quantile
 from router.quantities import OPEN, PLAIN, SHARE, TIME, WORSE, Quantity, counted, percent
-from router.quantities import percents as range_of_shares
 from router.quantities import reading as reading_of
 from router.quantities import relative as relative_change
 
@@ -27,13 +25,12 @@ if TYPE_CHECKING:
         Ruling,
         SegmentReport,
     )
-    from router.types import RouterVariant
 
 DAY = 86_400.0
 MARK = "†"
 POINTS = "A point is one of 100 {unit}s."
 RANGE = (
-    "The numbers in brackets are the range in which the true {what} lies. Such ranges are right in"
+    "The numbers in brackets are the range in which the true difference lies. Such ranges are right in"
     " {sure:g} of 100 experiments, however often you look."
 )
 ONCE = f"{MARK} This range holds for one look at the end only."
@@ -72,8 +69,6 @@ def quantity_of(name: str, kind: Kind) -> Quantity:
     if kind.rules.binary:
         return SHARE
     known = next((one for _, built_in, one in BUILT_IN if built_in == name), None)
-    if time_quantile(name) is not None:
-        return TIME
     return known or (TIME if "seconds" in name.split("_") else PLAIN)
 
 
@@ -138,12 +133,12 @@ def direction(higher_is_better: bool) -> str:
 def legend(report: Report) -> list[str]:
     """How to read the numbers in brackets."""
     spec = report.judged.spec
-    shadow = spec.mode is Mode.SHADOW
+    if spec.mode is Mode.SHADOW:
+        return []
     found = [one for arm in report.arms for one in (arm.primary, *arm.rails) if one]
-    once = any(not one.anytime for one in found) or any(a.pairs and not a.pairs.anytime for a in report.arms)
-    what = "value or difference" if any(one.ranges for one in found) else "difference"
-    shown = RANGE.format(what="share" if shadow else what, sure=100 * (1 - spec.alpha))
-    points = [POINTS.format(unit=spec.unit)] if quantity(spec.primary) is SHARE and not shadow else []
+    once = any(not one.anytime for one in found)
+    shown = RANGE.format(sure=100 * (1 - spec.alpha))
+    points = [POINTS.format(unit=spec.unit)] if quantity(spec.primary) is SHARE else []
     return [" ".join([*points, shown]), *([ONCE] if once else [])]
 
 
@@ -176,21 +171,13 @@ def waiting(found: NoInterval, unit: str) -> str:
     return f"{found.text}{more}"
 
 
-def preferred(pairs: Pairs, unit: str = "") -> str:
-    """`preferred in 34 of 50 comparisons without a tie (55 to 79 %)`."""
-    decided = pairs.wins + pairs.losses
-    if not decided:
-        return "no comparison without a tie yet"
-    text = f"preferred in {pairs.wins:,} of {counted(decided, 'comparison')} without a tie"
-    once = "" if pairs.anytime else MARK
-    each = f"; every {unit} counts the same" if unit and pairs.units < decided else ""
-    return f"{text} ({range_of_shares(pairs.low, pairs.high)}{each}){once}"
-
-
-def decided_by(pairs: Pairs, unit: str) -> str:
-    """`30 users (40 comparisons)`: who decided a share of wins, ties left out."""
-    decisive = counted(pairs.wins + pairs.losses, "comparison")
-    return f"{counted(pairs.units, unit)} ({decisive})" if pairs.units else decisive
+def judged_pairs(pairs: Pairs, control: str) -> str:
+    """`better than control in 30 of 45 comparisons, worse in 10`."""
+    whole = pairs.wins + pairs.losses + pairs.ties
+    if not whole:
+        return f"not compared with {control} yet"
+    compared = counted(whole, "comparison")
+    return f"better than {control} in {pairs.wins:,} of {compared}, worse in {pairs.losses:,}"
 
 
 def differs(found: SegmentReport) -> str:
@@ -301,13 +288,9 @@ def _open_window(report: Report) -> str:
 
 
 def _judged(report: Report, arm: str) -> str:
-    """Whose answers the judge of a shadow experiment prefers."""
-    found, control = next((a.pairs for a in report.arms if a.arm == arm), None), report.judged.spec.control
-    if found and found.low > 0.5:
-        return f"the judge prefers the answers of {arm} to those of {control}"
-    if found and found.high < 0.5:
-        return f"the judge prefers the answers of {control} to those of {arm}"
-    return f"the judge prefers neither the answers of {arm} nor those of {control} so far"
+    """What the judge of a shadow experiment found."""
+    found = next((one.pairs for one in report.arms if one.arm == arm), None) or Pairs(0, 0, 0)
+    return f"by the judge {arm} is {judged_pairs(found, report.judged.spec.control)}"
 
 
 def _too_few(report: Report, arm: str) -> str:
@@ -341,7 +324,7 @@ def _arm_lines(report: Report, arm: ArmReport) -> list[str]:
     if not _usable(report):
         return lines
     if arm.pairs and experiment.spec.mode is Mode.SHADOW:
-        return [f"{arm.arm}: {preferred(arm.pairs, experiment.spec.unit)}."]
+        return [f"{arm.arm}: {judged_pairs(arm.pairs, experiment.spec.control)}."]
     if arm.verdict.decision == "stop for harm" and arm.verdict.rule == "guardrail":
         for found in arm.rails:
             if found.state == _BEYOND:
@@ -364,7 +347,6 @@ def _line(report: Report, arm: str, found: MetricReport, read: str) -> str:
     form, control = form_of(report.judged, found), report.judged.spec.control
     units = f" of {units_of(report.judged)}" if form is SHARE else _per_unit(report, found)
     values = f"{form.value(found.values[1])}{units} with {arm}, {form.value(found.values[0])} with {control}"
-    values = quantile_line(report, arm, found) or values
     name = f"{arm}, " if len(report.arms) > 1 else ""
     way = direction(found.higher_is_better).capitalize()
     return f"{name}{named(found.metric, found.cap)}: {change(form, found)} {read}: {values}. {way}."
@@ -383,17 +365,6 @@ def per_unit(metric: MetricSpec, unit: str) -> str:
     return f"per {unit}{' with a value' if metric.missing is not Unanswered.ZERO else ''}"
 
 
-def quantile_line(report: Report, arm: str, found: MetricReport) -> str:
-    """`95 % of users within 3.10 s (2.91 to 3.33 s) with new, 2.80 s (2.66 to 2.97 s) with old`; empty where
-    the metric is no quantile."""
-    quantile, form = time_quantile(found.metric), form_of(report.judged, found)
-    if quantile is None or not found.ranges:
-        return ""
-    arms = zip((report.judged.spec.control, arm), found.values, found.ranges, strict=True)
-    old, new = (f"{form.value(value)} ({form.within(*ends)}) with {name}" for name, value, ends in arms)
-    return f"{100 * quantile.level:g} % of {units_of(report.judged)} within {new}, {old}"
-
-
 def gives_up(report: Report) -> bool:
     """Whether more waiting is of little use: all planned units had their time, or the chance is small that
     they show a difference."""
@@ -407,11 +378,11 @@ def short_verdict(report: Report) -> str:
 
 
 def difference(report: Report) -> str:
-    """The primary metric's differences in one line, or the share of comparisons that are won."""
+    """The primary metric's differences in one line, or what the judge found."""
     form, found = quantity(report.judged.spec.primary), list[str]()
     for arm in report.arms:
         if arm.pairs and report.judged.spec.mode is Mode.SHADOW:
-            found.append(f"{arm.arm} {preferred(arm.pairs)}")
+            found.append(f"{arm.arm} {judged_pairs(arm.pairs, report.judged.spec.control)}")
         elif arm.primary:
             found.append(f"{arm.arm} {form.change(arm.primary.effect, arm.primary.low, arm.primary.high)}")
     return "; ".join(found) if _usable(report) else ""
@@ -460,38 +431,12 @@ def since(report: Report) -> str:
 # -- Arms
 
 
-def further_lines(report: Report, arm: ArmReport) -> list[str]:
-    """More on an arm's effect: at equal length, over everybody, without the past."""
-    experiment, found, lines = report.judged, arm.primary, list[str]()
-    form, unit = quantity(experiment.spec.primary), experiment.spec.unit
-    if found and found.length:
-        adjusted, half = found.length.adjusted, found.length.half
-        text = form.change(adjusted, adjusted - half, adjusted + half)
-        lengths = f"{found.length.treatment:.3g} tokens on average, those of {experiment.spec.control}"
-        lines.append(
-            f"at equal answer length: {text}. Its answers have {lengths} {found.length.control:.3g}."
-        )
-    if arm.everyone:
-        units = counted(sum(arm.everyone.units), unit)
-        lines.append(
-            f"over all {units}, also those for whom the routers agree: {change(form, arm.everyone)}."
-        )
-    if arm.unadjusted:
-        lines.append(f"without what each {unit} did before: {change(form, arm.unadjusted)}.")
-    return lines
-
-
-def router_line(variant: RouterVariant) -> str:
-    """`router with threshold 0.4`."""
-    settings = {
-        "threshold": variant.threshold,
-        "classifiers": variant.classifiers and ", ".join(variant.classifiers),
-        "task first": variant.task_first,
-        "domain first": variant.domain_first,
-    }
-    return "router with " + "; ".join(
-        f"{key} {value}" for key, value in settings.items() if value is not None
-    )
+def unadjusted_line(report: Report, arm: ArmReport) -> str:
+    """An arm's effect without the past; empty where nothing adjusts it."""
+    if arm.unadjusted is None:
+        return ""
+    spec = report.judged.spec
+    return f"without what each {spec.unit} did before: {change(quantity(spec.primary), arm.unadjusted)}."
 
 
 def at(unix_seconds: float) -> str:

@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from router import hookspecs
 from router.built_in import built_in_modules, is_built_in, name_of
@@ -32,7 +32,6 @@ from router.plugins.loader import (
     FoundPlugin,
     LoadedPlugin,
     LoadError,
-    ModeEntry,
     ReportFormat,
     SourceEntry,
     Stamp,
@@ -47,10 +46,7 @@ from router.plugins.loader import (
 )
 from router.plugins.tables import SettingsTable, canonical
 
-if TYPE_CHECKING:
-    from router.experiments.modes import MakeMode
-
-E = TypeVar("E", EngineEntry, SourceEntry, TemplateEntry, ReportFormat, ModeEntry)
+E = TypeVar("E", EngineEntry, SourceEntry, TemplateEntry, ReportFormat)
 log = logging.getLogger(__name__)
 SCAN_SECONDS = 0.2
 ENGINE_HOOKS = {"register_settings", "register_engines"}
@@ -172,10 +168,6 @@ class PluginHost:
     def report_formats(self) -> dict[str, ReportFormat]:
         """Forms of experiments' reports by name; the first of a name counts."""
         return self._entries_of(ReportFormat)
-
-    def experiment_modes(self) -> dict[str, MakeMode]:
-        """What makes the modes of experiments, by name; the first of a name counts."""
-        return {name: entry.make for name, entry in self._entries_of(ModeEntry).items()}
 
     def _entries_of(self, kind: type[E]) -> dict[str, E]:
         """Entries by name; the first of a name counts."""

@@ -56,7 +56,6 @@ if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
     from pydantic import BaseModel
 
-    from router.experiments.modes import MakeMode
 
 PACKAGE = Path(__file__).parents[1]
 Stamp = tuple[int, ...]
@@ -248,16 +247,7 @@ class TemplateEntry:
     make: MakeConstraint
 
 
-@dataclass(frozen=True, slots=True)
-class ModeEntry:
-    """A mode of experiments that a plugin registered."""
-
-    kind: ClassVar[str] = "experiment mode"
-    name: str
-    make: MakeMode
-
-
-Entry = EngineEntry | SourceEntry | TemplateEntry | ReportFormat | ModeEntry
+Entry = EngineEntry | SourceEntry | TemplateEntry | ReportFormat
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -423,7 +413,6 @@ def collect(plugin: object, name: str, table: SettingsTable | None = None) -> Lo
         "register_adapter_sources": partial(_add_entry, entries, SourceEntry),
         "register_constraint_templates": partial(_add_entry, entries, TemplateEntry),
         "register_report_formats": partial(_add_entry, entries, ReportFormat),
-        "register_experiment_modes": partial(_add_entry, entries, ModeEntry),
         "register_checks": checks.append,
     }
     for hook, register in registrars.items():

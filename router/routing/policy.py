@@ -16,12 +16,8 @@ import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING
 
 from router.types import AdapterProfile, Reason, Vote
-
-if TYPE_CHECKING:
-    from router.types import RouterVariant
 
 THRESHOLD = 0.5
 SUPPORTING = 0.3  # confidence of a vote on a text in another language that another vote may confirm
@@ -127,7 +123,7 @@ class Rule:
     has an opinion and is not sure, another classifier decides only for the adapter that it names with at
     least SUPPORTING: in such a text the others read little more than names and single words.
 
-    Votes of the `idle` do not count, nor those of others than the `only` ones, where these are named.
+    Votes of the `idle` do not count.
     """
 
     threshold: float = THRESHOLD
@@ -136,11 +132,10 @@ class Rule:
     kinds: Mapping[str, Axis] = field(default_factory=dict)
     voices: frozenset[str] = frozenset()
     idle: frozenset[str] = frozenset()
-    only: frozenset[str] | None = None
 
     def counts(self, classifier: str) -> bool:
         """Whether that classifier's vote counts."""
-        return classifier not in self.idle and (self.only is None or classifier in self.only)
+        return classifier not in self.idle
 
     def settled(self, votes: Sequence[Vote], candidates: Collection[str]) -> bool:
         """Whether no further vote can change the conclusion."""
@@ -204,19 +199,6 @@ class Rule:
         if among[name] == best and sum(c == best for c in among.values()) > 1:
             return None
         return Conclusion(name, Reason.CLASSIFIED, best, vote.classifier, self.threshold)
-
-    def varied(self, variant: RouterVariant | None) -> Rule:
-        """As the variant has it; what the variant leaves open stays."""
-        if variant is None:
-            return self
-        task, domain = variant.task_first, variant.domain_first
-        axes = Axes(
-            self.axes.task_first if task is None else task,
-            self.axes.domain_first if domain is None else domain,
-        )
-        threshold = self.threshold if variant.threshold is None else variant.threshold
-        only = self.only if variant.classifiers is None else frozenset(variant.classifiers)
-        return replace(self, axes=axes, threshold=threshold, only=only)
 
     def digest(self, fingerprints: Mapping[str, str]) -> str:
         """sha256 over all that decides beside the adapters: configuration, and the classifiers' fingerprints

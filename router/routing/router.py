@@ -50,7 +50,6 @@ from router.types import (
 
 if TYPE_CHECKING:
     from router.plugins import PluginHost
-    from router.types import RouterVariant
 
 LOST = "the calibration expects the vote of "  # and classifiers
 IN_LANGUAGE = "the text is in another language than the examples"
@@ -100,8 +99,8 @@ class Router:
         if calibration is not None:
             self._follower = CalibrationFollower(calibration, self.rule)
         self._watch: asyncio.Task[None] | None = None
-        self._digested: tuple[object, object] = (None, None)  # what the digests are of
-        self._digests: dict[RouterVariant | None, str] = {}
+        self._digested: tuple[object, object] = (None, None)  # what the digest is of
+        self._digest = ""
         self._continuity: Continuity = continuity
         # By the names that callers give.
         self._conversations: RecentByTenant[Previous] = RecentByTenant(QUIET_SECONDS)
@@ -171,10 +170,11 @@ class Router:
     async def route(
         self,
         request: Request,
-        variant: RouterVariant | None = None,
+        threshold: float | None = None,
         known_votes: VotesByClassifier | None = None,
     ) -> Decision:
-        """The decision of this router, or of a variant of it; never raises for a classifier's fault.
+        """The decision on a request, by another threshold if one is given; never raises for a classifier's
+        fault.
 
         `known_votes` are votes on this very request. Their classifiers are not asked again, and new votes are
         added, so that a second decision costs next to nothing.
@@ -183,7 +183,7 @@ class Router:
         or task) and FailedPrecondition (the adapter is quarantined).
         """
         started = time.perf_counter()
-        decision, votes = await self._decide(request, variant, {} if known_votes is None else known_votes)
+        decision, votes = await self._decide(request, threshold, {} if known_votes is None else known_votes)
         shown = tuple(seen(vote, request.visible) for vote in votes) if request.routing.explain else ()
         return replace(decision, votes=shown, latency=time.perf_counter() - started)
 
@@ -196,7 +196,7 @@ class Router:
                 await self._executors.wait_for_fits(PICK_UP_SECONDS)
 
     async def _decide(
-        self, request: Request, variant: RouterVariant | None, known_votes: VotesByClassifier
+        self, request: Request, threshold: float | None, known_votes: VotesByClassifier
     ) -> tuple[Decision, Sequence[Vote]]:
         own, candidates = self._caller_choice(request)
         hints = request.routing
@@ -208,7 +208,7 @@ class Router:
             unfit = frozenset()
         candidates -= unfit
         note = NO_PASSAGE.format(", ".join(sorted(unfit))) if unfit and hints.explain else ""
-        classify = TextClassifier(self, request, variant, candidates, known_votes)
+        classify = TextClassifier(self, request, threshold, candidates, known_votes)
         if own is not None or not candidates:
             votes = (await classify(request.text)).votes if hints.explain else ()
             if own is not None:
@@ -300,15 +300,13 @@ class Router:
             calibration=self.rule.status(conclusion.adapter),
         )
 
-    def digest(self, variant: RouterVariant | None = None) -> str:
+    def digest(self) -> str:
         """sha256 of what decides beside the adapters: configuration, calibration, classifiers."""
         rule, registrations = self.rule.now, self._host.registrations()
         if self._digested[0] is not rule or self._digested[1] is not registrations:
-            self._digested, self._digests = (rule, registrations), {}
-        if variant not in self._digests:
-            fingerprints = {r.name: fingerprint(r) for r in registrations}
-            self._digests[variant] = rule.varied(variant).digest(fingerprints)
-        return self._digests[variant]
+            self._digest = rule.digest({r.name: fingerprint(r) for r in registrations})
+            self._digested = (rule, registrations)
+        return self._digest
 
 
 class TextClassifier:
@@ -318,13 +316,14 @@ class TextClassifier:
         self,
         router: Router,
         request: Request,
-        variant: RouterVariant | None,
+        threshold: float | None,
         candidates: frozenset[str],
         known_votes: VotesByClassifier,
     ) -> None:
         self._router, self._request, self._known_votes = router, request, known_votes
-        self._variant, self._candidates = variant, candidates
-        self._rule = router.rule.now.varied(variant)
+        self._threshold, self._candidates = threshold, candidates
+        rule = router.rule.now
+        self._rule = rule if threshold is None else replace(rule, threshold=threshold)
 
     async def __call__(self, text: str, again: bool = False) -> Classification:
         """As `conversations.Classify` has it."""
@@ -355,7 +354,7 @@ class TextClassifier:
         data = text.encode("utf-8", "surrogatepass")
         return (
             hashlib.blake2b(data, key=router._key, digest_size=16).digest(),
-            self._variant,
+            self._threshold,
             self._candidates,
         )
 

@@ -58,29 +58,16 @@ class Experiment(_message.Message):
         values: _containers.RepeatedScalarFieldContainer[str]
         def __init__(self, label: _Optional[str] = ..., values: _Optional[_Iterable[str]] = ...) -> None: ...
     class Arm(_message.Message):
-        __slots__ = ("name", "weight", "adapter", "router", "withdraw_time")
+        __slots__ = ("name", "weight", "adapter", "withdraw_time")
         NAME_FIELD_NUMBER: _ClassVar[int]
         WEIGHT_FIELD_NUMBER: _ClassVar[int]
         ADAPTER_FIELD_NUMBER: _ClassVar[int]
-        ROUTER_FIELD_NUMBER: _ClassVar[int]
         WITHDRAW_TIME_FIELD_NUMBER: _ClassVar[int]
         name: str
         weight: float
         adapter: str
-        router: Experiment.RouterVariant
         withdraw_time: _timestamp_pb2.Timestamp
-        def __init__(self, name: _Optional[str] = ..., weight: _Optional[float] = ..., adapter: _Optional[str] = ..., router: _Optional[_Union[Experiment.RouterVariant, _Mapping]] = ..., withdraw_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
-    class RouterVariant(_message.Message):
-        __slots__ = ("threshold", "classifiers", "task_first", "domain_first")
-        THRESHOLD_FIELD_NUMBER: _ClassVar[int]
-        CLASSIFIERS_FIELD_NUMBER: _ClassVar[int]
-        TASK_FIRST_FIELD_NUMBER: _ClassVar[int]
-        DOMAIN_FIRST_FIELD_NUMBER: _ClassVar[int]
-        threshold: float
-        classifiers: _containers.RepeatedScalarFieldContainer[str]
-        task_first: bool
-        domain_first: bool
-        def __init__(self, threshold: _Optional[float] = ..., classifiers: _Optional[_Iterable[str]] = ..., task_first: _Optional[bool] = ..., domain_first: _Optional[bool] = ...) -> None: ...
+        def __init__(self, name: _Optional[str] = ..., weight: _Optional[float] = ..., adapter: _Optional[str] = ..., withdraw_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
     class Metric(_message.Message):
         __slots__ = ("name", "kind", "lower_is_better", "aggregate", "per", "missing_is_zero", "covariate", "margin", "relative", "cap", "floor", "window", "missing", "improve")
         class Missing(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
@@ -402,7 +389,7 @@ class GetReportRequest(_message.Message):
 class GetReportResponse(_message.Message):
     __slots__ = ("experiment", "phase", "verdict", "arm", "arms", "checks", "numbers", "audit", "points", "notes", "time", "forecast", "planned", "missing", "days")
     class Missing(_message.Message):
-        __slots__ = ("arm", "control", "treatment", "relative", "low", "high", "p", "alarm", "settled", "lee_low", "lee_high", "worst_low", "worst_high")
+        __slots__ = ("arm", "control", "treatment", "relative", "low", "high", "p", "alarm", "settled", "lee_low", "lee_high")
         ARM_FIELD_NUMBER: _ClassVar[int]
         CONTROL_FIELD_NUMBER: _ClassVar[int]
         TREATMENT_FIELD_NUMBER: _ClassVar[int]
@@ -414,8 +401,6 @@ class GetReportResponse(_message.Message):
         SETTLED_FIELD_NUMBER: _ClassVar[int]
         LEE_LOW_FIELD_NUMBER: _ClassVar[int]
         LEE_HIGH_FIELD_NUMBER: _ClassVar[int]
-        WORST_LOW_FIELD_NUMBER: _ClassVar[int]
-        WORST_HIGH_FIELD_NUMBER: _ClassVar[int]
         arm: str
         control: float
         treatment: float
@@ -427,9 +412,7 @@ class GetReportResponse(_message.Message):
         settled: bool
         lee_low: float
         lee_high: float
-        worst_low: float
-        worst_high: float
-        def __init__(self, arm: _Optional[str] = ..., control: _Optional[float] = ..., treatment: _Optional[float] = ..., relative: _Optional[float] = ..., low: _Optional[float] = ..., high: _Optional[float] = ..., p: _Optional[float] = ..., alarm: _Optional[bool] = ..., settled: _Optional[bool] = ..., lee_low: _Optional[float] = ..., lee_high: _Optional[float] = ..., worst_low: _Optional[float] = ..., worst_high: _Optional[float] = ...) -> None: ...
+        def __init__(self, arm: _Optional[str] = ..., control: _Optional[float] = ..., treatment: _Optional[float] = ..., relative: _Optional[float] = ..., low: _Optional[float] = ..., high: _Optional[float] = ..., p: _Optional[float] = ..., alarm: _Optional[bool] = ..., settled: _Optional[bool] = ..., lee_low: _Optional[float] = ..., lee_high: _Optional[float] = ...) -> None: ...
     class Days(_message.Message):
         __slots__ = ("arm", "effects")
         ARM_FIELD_NUMBER: _ClassVar[int]
@@ -506,7 +489,7 @@ class GetReportResponse(_message.Message):
         text: str
         def __init__(self, decision: _Optional[str] = ..., rule: _Optional[str] = ..., text: _Optional[str] = ...) -> None: ...
     class Comparison(_message.Message):
-        __slots__ = ("metric", "control", "treatment", "effect", "low", "high", "p", "control_units", "treatment_units", "method", "state", "length_adjusted", "length_adjusted_half", "relative", "relative_low", "relative_high", "margin", "margin_relative", "lower_is_better", "control_length", "treatment_length", "anytime", "waiting", "cap", "alpha", "age", "early", "shared_queue", "ranges")
+        __slots__ = ("metric", "control", "treatment", "effect", "low", "high", "p", "control_units", "treatment_units", "method", "state", "relative", "relative_low", "relative_high", "margin", "margin_relative", "lower_is_better", "anytime", "waiting", "cap", "alpha", "age", "early", "shared_queue")
         METRIC_FIELD_NUMBER: _ClassVar[int]
         CONTROL_FIELD_NUMBER: _ClassVar[int]
         TREATMENT_FIELD_NUMBER: _ClassVar[int]
@@ -518,16 +501,12 @@ class GetReportResponse(_message.Message):
         TREATMENT_UNITS_FIELD_NUMBER: _ClassVar[int]
         METHOD_FIELD_NUMBER: _ClassVar[int]
         STATE_FIELD_NUMBER: _ClassVar[int]
-        LENGTH_ADJUSTED_FIELD_NUMBER: _ClassVar[int]
-        LENGTH_ADJUSTED_HALF_FIELD_NUMBER: _ClassVar[int]
         RELATIVE_FIELD_NUMBER: _ClassVar[int]
         RELATIVE_LOW_FIELD_NUMBER: _ClassVar[int]
         RELATIVE_HIGH_FIELD_NUMBER: _ClassVar[int]
         MARGIN_FIELD_NUMBER: _ClassVar[int]
         MARGIN_RELATIVE_FIELD_NUMBER: _ClassVar[int]
         LOWER_IS_BETTER_FIELD_NUMBER: _ClassVar[int]
-        CONTROL_LENGTH_FIELD_NUMBER: _ClassVar[int]
-        TREATMENT_LENGTH_FIELD_NUMBER: _ClassVar[int]
         ANYTIME_FIELD_NUMBER: _ClassVar[int]
         WAITING_FIELD_NUMBER: _ClassVar[int]
         CAP_FIELD_NUMBER: _ClassVar[int]
@@ -535,7 +514,6 @@ class GetReportResponse(_message.Message):
         AGE_FIELD_NUMBER: _ClassVar[int]
         EARLY_FIELD_NUMBER: _ClassVar[int]
         SHARED_QUEUE_FIELD_NUMBER: _ClassVar[int]
-        RANGES_FIELD_NUMBER: _ClassVar[int]
         metric: str
         control: float
         treatment: float
@@ -547,16 +525,12 @@ class GetReportResponse(_message.Message):
         treatment_units: int
         method: str
         state: str
-        length_adjusted: float
-        length_adjusted_half: float
         relative: float
         relative_low: float
         relative_high: float
         margin: float
         margin_relative: bool
         lower_is_better: bool
-        control_length: float
-        treatment_length: float
         anytime: bool
         waiting: GetReportResponse.Waiting
         cap: float
@@ -564,17 +538,9 @@ class GetReportResponse(_message.Message):
         age: float
         early: bool
         shared_queue: bool
-        ranges: _containers.RepeatedCompositeFieldContainer[GetReportResponse.Range]
-        def __init__(self, metric: _Optional[str] = ..., control: _Optional[float] = ..., treatment: _Optional[float] = ..., effect: _Optional[float] = ..., low: _Optional[float] = ..., high: _Optional[float] = ..., p: _Optional[float] = ..., control_units: _Optional[int] = ..., treatment_units: _Optional[int] = ..., method: _Optional[str] = ..., state: _Optional[str] = ..., length_adjusted: _Optional[float] = ..., length_adjusted_half: _Optional[float] = ..., relative: _Optional[float] = ..., relative_low: _Optional[float] = ..., relative_high: _Optional[float] = ..., margin: _Optional[float] = ..., margin_relative: _Optional[bool] = ..., lower_is_better: _Optional[bool] = ..., control_length: _Optional[float] = ..., treatment_length: _Optional[float] = ..., anytime: _Optional[bool] = ..., waiting: _Optional[_Union[GetReportResponse.Waiting, _Mapping]] = ..., cap: _Optional[float] = ..., alpha: _Optional[float] = ..., age: _Optional[float] = ..., early: _Optional[bool] = ..., shared_queue: _Optional[bool] = ..., ranges: _Optional[_Iterable[_Union[GetReportResponse.Range, _Mapping]]] = ...) -> None: ...
-    class Range(_message.Message):
-        __slots__ = ("low", "high")
-        LOW_FIELD_NUMBER: _ClassVar[int]
-        HIGH_FIELD_NUMBER: _ClassVar[int]
-        low: float
-        high: float
-        def __init__(self, low: _Optional[float] = ..., high: _Optional[float] = ...) -> None: ...
+        def __init__(self, metric: _Optional[str] = ..., control: _Optional[float] = ..., treatment: _Optional[float] = ..., effect: _Optional[float] = ..., low: _Optional[float] = ..., high: _Optional[float] = ..., p: _Optional[float] = ..., control_units: _Optional[int] = ..., treatment_units: _Optional[int] = ..., method: _Optional[str] = ..., state: _Optional[str] = ..., relative: _Optional[float] = ..., relative_low: _Optional[float] = ..., relative_high: _Optional[float] = ..., margin: _Optional[float] = ..., margin_relative: _Optional[bool] = ..., lower_is_better: _Optional[bool] = ..., anytime: _Optional[bool] = ..., waiting: _Optional[_Union[GetReportResponse.Waiting, _Mapping]] = ..., cap: _Optional[float] = ..., alpha: _Optional[float] = ..., age: _Optional[float] = ..., early: _Optional[bool] = ..., shared_queue: _Optional[bool] = ...) -> None: ...
     class ArmReport(_message.Message):
-        __slots__ = ("arm", "verdict", "blocked", "primary", "adjusted_p", "guardrails", "pairs", "everyone", "unadjusted", "secondary", "segments", "early")
+        __slots__ = ("arm", "verdict", "blocked", "primary", "adjusted_p", "guardrails", "pairs", "unadjusted", "secondary", "segments", "early")
         ARM_FIELD_NUMBER: _ClassVar[int]
         VERDICT_FIELD_NUMBER: _ClassVar[int]
         BLOCKED_FIELD_NUMBER: _ClassVar[int]
@@ -582,7 +548,6 @@ class GetReportResponse(_message.Message):
         ADJUSTED_P_FIELD_NUMBER: _ClassVar[int]
         GUARDRAILS_FIELD_NUMBER: _ClassVar[int]
         PAIRS_FIELD_NUMBER: _ClassVar[int]
-        EVERYONE_FIELD_NUMBER: _ClassVar[int]
         UNADJUSTED_FIELD_NUMBER: _ClassVar[int]
         SECONDARY_FIELD_NUMBER: _ClassVar[int]
         SEGMENTS_FIELD_NUMBER: _ClassVar[int]
@@ -594,33 +559,20 @@ class GetReportResponse(_message.Message):
         adjusted_p: float
         guardrails: _containers.RepeatedCompositeFieldContainer[GetReportResponse.Comparison]
         pairs: GetReportResponse.Pairs
-        everyone: GetReportResponse.Comparison
         unadjusted: GetReportResponse.Comparison
         secondary: _containers.RepeatedCompositeFieldContainer[GetReportResponse.Comparison]
         segments: _containers.RepeatedCompositeFieldContainer[GetReportResponse.SegmentReport]
         early: _containers.RepeatedCompositeFieldContainer[GetReportResponse.Comparison]
-        def __init__(self, arm: _Optional[str] = ..., verdict: _Optional[_Union[GetReportResponse.Verdict, _Mapping]] = ..., blocked: _Optional[_Union[GetReportResponse.Verdict, _Mapping]] = ..., primary: _Optional[_Union[GetReportResponse.Comparison, _Mapping]] = ..., adjusted_p: _Optional[float] = ..., guardrails: _Optional[_Iterable[_Union[GetReportResponse.Comparison, _Mapping]]] = ..., pairs: _Optional[_Union[GetReportResponse.Pairs, _Mapping]] = ..., everyone: _Optional[_Union[GetReportResponse.Comparison, _Mapping]] = ..., unadjusted: _Optional[_Union[GetReportResponse.Comparison, _Mapping]] = ..., secondary: _Optional[_Iterable[_Union[GetReportResponse.Comparison, _Mapping]]] = ..., segments: _Optional[_Iterable[_Union[GetReportResponse.SegmentReport, _Mapping]]] = ..., early: _Optional[_Iterable[_Union[GetReportResponse.Comparison, _Mapping]]] = ...) -> None: ...
+        def __init__(self, arm: _Optional[str] = ..., verdict: _Optional[_Union[GetReportResponse.Verdict, _Mapping]] = ..., blocked: _Optional[_Union[GetReportResponse.Verdict, _Mapping]] = ..., primary: _Optional[_Union[GetReportResponse.Comparison, _Mapping]] = ..., adjusted_p: _Optional[float] = ..., guardrails: _Optional[_Iterable[_Union[GetReportResponse.Comparison, _Mapping]]] = ..., pairs: _Optional[_Union[GetReportResponse.Pairs, _Mapping]] = ..., unadjusted: _Optional[_Union[GetReportResponse.Comparison, _Mapping]] = ..., secondary: _Optional[_Iterable[_Union[GetReportResponse.Comparison, _Mapping]]] = ..., segments: _Optional[_Iterable[_Union[GetReportResponse.SegmentReport, _Mapping]]] = ..., early: _Optional[_Iterable[_Union[GetReportResponse.Comparison, _Mapping]]] = ...) -> None: ...
     class Pairs(_message.Message):
-        __slots__ = ("wins", "losses", "ties", "share", "low", "high", "p", "units", "anytime")
+        __slots__ = ("wins", "losses", "ties")
         WINS_FIELD_NUMBER: _ClassVar[int]
         LOSSES_FIELD_NUMBER: _ClassVar[int]
         TIES_FIELD_NUMBER: _ClassVar[int]
-        SHARE_FIELD_NUMBER: _ClassVar[int]
-        LOW_FIELD_NUMBER: _ClassVar[int]
-        HIGH_FIELD_NUMBER: _ClassVar[int]
-        P_FIELD_NUMBER: _ClassVar[int]
-        UNITS_FIELD_NUMBER: _ClassVar[int]
-        ANYTIME_FIELD_NUMBER: _ClassVar[int]
         wins: int
         losses: int
         ties: int
-        share: float
-        low: float
-        high: float
-        p: float
-        units: int
-        anytime: bool
-        def __init__(self, wins: _Optional[int] = ..., losses: _Optional[int] = ..., ties: _Optional[int] = ..., share: _Optional[float] = ..., low: _Optional[float] = ..., high: _Optional[float] = ..., p: _Optional[float] = ..., units: _Optional[int] = ..., anytime: _Optional[bool] = ...) -> None: ...
+        def __init__(self, wins: _Optional[int] = ..., losses: _Optional[int] = ..., ties: _Optional[int] = ...) -> None: ...
     class Check(_message.Message):
         __slots__ = ("name", "failed", "text")
         NAME_FIELD_NUMBER: _ClassVar[int]
@@ -631,7 +583,7 @@ class GetReportResponse(_message.Message):
         text: str
         def __init__(self, name: _Optional[str] = ..., failed: _Optional[bool] = ..., text: _Optional[str] = ...) -> None: ...
     class ArmNumbers(_message.Message):
-        __slots__ = ("arm", "units", "matured", "degraded", "responses", "expected", "answered", "built_in", "weight", "triggered", "ended")
+        __slots__ = ("arm", "units", "matured", "degraded", "responses", "expected", "answered", "built_in", "weight", "ended")
         class AnsweredEntry(_message.Message):
             __slots__ = ("key", "value")
             KEY_FIELD_NUMBER: _ClassVar[int]
@@ -655,7 +607,6 @@ class GetReportResponse(_message.Message):
         ANSWERED_FIELD_NUMBER: _ClassVar[int]
         BUILT_IN_FIELD_NUMBER: _ClassVar[int]
         WEIGHT_FIELD_NUMBER: _ClassVar[int]
-        TRIGGERED_FIELD_NUMBER: _ClassVar[int]
         ENDED_FIELD_NUMBER: _ClassVar[int]
         arm: str
         units: int
@@ -666,9 +617,8 @@ class GetReportResponse(_message.Message):
         answered: _containers.ScalarMap[str, int]
         built_in: _containers.ScalarMap[str, float]
         weight: float
-        triggered: int
         ended: _containers.RepeatedCompositeFieldContainer[GetReportResponse.EarlyEnds]
-        def __init__(self, arm: _Optional[str] = ..., units: _Optional[int] = ..., matured: _Optional[int] = ..., degraded: _Optional[int] = ..., responses: _Optional[int] = ..., expected: _Optional[float] = ..., answered: _Optional[_Mapping[str, int]] = ..., built_in: _Optional[_Mapping[str, float]] = ..., weight: _Optional[float] = ..., triggered: _Optional[int] = ..., ended: _Optional[_Iterable[_Union[GetReportResponse.EarlyEnds, _Mapping]]] = ...) -> None: ...
+        def __init__(self, arm: _Optional[str] = ..., units: _Optional[int] = ..., matured: _Optional[int] = ..., degraded: _Optional[int] = ..., responses: _Optional[int] = ..., expected: _Optional[float] = ..., answered: _Optional[_Mapping[str, int]] = ..., built_in: _Optional[_Mapping[str, float]] = ..., weight: _Optional[float] = ..., ended: _Optional[_Iterable[_Union[GetReportResponse.EarlyEnds, _Mapping]]] = ...) -> None: ...
     class EarlyEnds(_message.Message):
         __slots__ = ("stage", "errors", "cancelled")
         STAGE_FIELD_NUMBER: _ClassVar[int]
@@ -692,32 +642,20 @@ class GetReportResponse(_message.Message):
         detail: _struct_pb2.Struct
         def __init__(self, time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., actor: _Optional[str] = ..., act: _Optional[str] = ..., reason: _Optional[str] = ..., detail: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ...) -> None: ...
     class Point(_message.Message):
-        __slots__ = ("time", "arm", "effect", "low", "high", "units", "share", "share_low", "share_high", "relative", "relative_low", "relative_high")
+        __slots__ = ("time", "arm", "effect", "low", "high", "units")
         TIME_FIELD_NUMBER: _ClassVar[int]
         ARM_FIELD_NUMBER: _ClassVar[int]
         EFFECT_FIELD_NUMBER: _ClassVar[int]
         LOW_FIELD_NUMBER: _ClassVar[int]
         HIGH_FIELD_NUMBER: _ClassVar[int]
         UNITS_FIELD_NUMBER: _ClassVar[int]
-        SHARE_FIELD_NUMBER: _ClassVar[int]
-        SHARE_LOW_FIELD_NUMBER: _ClassVar[int]
-        SHARE_HIGH_FIELD_NUMBER: _ClassVar[int]
-        RELATIVE_FIELD_NUMBER: _ClassVar[int]
-        RELATIVE_LOW_FIELD_NUMBER: _ClassVar[int]
-        RELATIVE_HIGH_FIELD_NUMBER: _ClassVar[int]
         time: _timestamp_pb2.Timestamp
         arm: str
         effect: float
         low: float
         high: float
         units: int
-        share: float
-        share_low: float
-        share_high: float
-        relative: float
-        relative_low: float
-        relative_high: float
-        def __init__(self, time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., arm: _Optional[str] = ..., effect: _Optional[float] = ..., low: _Optional[float] = ..., high: _Optional[float] = ..., units: _Optional[int] = ..., share: _Optional[float] = ..., share_low: _Optional[float] = ..., share_high: _Optional[float] = ..., relative: _Optional[float] = ..., relative_low: _Optional[float] = ..., relative_high: _Optional[float] = ...) -> None: ...
+        def __init__(self, time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., arm: _Optional[str] = ..., effect: _Optional[float] = ..., low: _Optional[float] = ..., high: _Optional[float] = ..., units: _Optional[int] = ...) -> None: ...
     EXPERIMENT_FIELD_NUMBER: _ClassVar[int]
     PHASE_FIELD_NUMBER: _ClassVar[int]
     VERDICT_FIELD_NUMBER: _ClassVar[int]

@@ -77,7 +77,6 @@ class Users:
     language: NDArray[np.int64]
     past: Numbers
     values: dict[str, Numbers]
-    tokens: Numbers
 
 
 def users(seed: int = 7) -> Users:
@@ -99,9 +98,8 @@ def users(seed: int = 7) -> Users:
         "seconds_to_solution": np.minimum(seconds, 300.0),
         "asked_again": rng.binomial(1, np.array([0.24, 0.22, 0.28])[arm]),
     }
-    tokens = rng.normal(81, 20, count) + np.array([0.0, 1.0, 4.0])[arm]
     floats = {name: of.astype(np.float64) for name, of in values.items()}
-    return Users(hour, arm, language, past, floats, tokens)
+    return Users(hour, arm, language, past, floats)
 
 
 def buckets(made: Users) -> Iterator[TimeBucket]:
@@ -111,9 +109,8 @@ def buckets(made: Users) -> Iterator[TimeBucket]:
             of = (made.hour == hour) & (made.arm == number)
             count = int(of.sum())
             sums = {m.name: Moments.of(*_columns(made, m, of)) for m in (THUMBS, ERROR)}
-            lengths = Moments.of(made.values["thumbs_up"][of], made.tokens[of])
             answered = dict.fromkeys(made.values, count)
-            yield TimeBucket(arm, STARTED + HOUR * hour, HOUR, count, 0, answered, sums, lengths)
+            yield TimeBucket(arm, STARTED + HOUR * hour, HOUR, count, 0, answered, sums)
 
 
 def _columns(made: Users, metric: MetricSpec, of: NDArray[np.bool_]) -> list[Numbers]:

@@ -14,18 +14,16 @@ from router.experiments.model import (
     OTHER_VALUE,
     Accepted,
     AuditEntry,
-    Disagreement,
     Experiment,
     ExperimentPhase,
     Exposure,
     MetricSpec,
-    Preference,
     ShadowPair,
     StoredOutcome,
 )
-from router.experiments.store.series import PairCounts, PhaseData, PreferenceCounts
+from router.experiments.store.series import PairCounts, PhaseData
 from router.experiments.store.store import ExperimentStore, UnitsByAge
-from tests.experiments.memory_sums import Kept, Place, Rows, counts, pair_counts, phase_data, windows
+from tests.experiments.memory_sums import Kept, Place, Rows, counts, phase_data, windows
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +38,6 @@ class MemoryStore:
         self.down = False
         self.experiments: dict[str, Experiment] = {}
         self.rows: dict[Place, Rows] = {}
-        self.preferences: dict[str, Preference] = {}
         self.outcomes: dict[str, Kept] = {}
         self.acts: list[AuditEntry] = []
         self.salts: dict[str, str] = {}
@@ -174,33 +171,9 @@ class MemoryStore:
             if rows := self.rows.get((pair.experiment, pair.phase)):
                 rows.pairs.setdefault((pair.arm, pair.response_id), pair)
 
-    def prefer(self, one: Preference) -> bool:
-        return self.preferences.setdefault(one.response_id, one) is one
-
-    def preferred(self) -> tuple[PreferenceCounts, ...]:
-        found: dict[tuple[str, str], dict[str, list[int]]] = {}
-        bad: dict[tuple[str, str], int] = {}
-        for one in self.preferences.values():
-            pair = (one.first, one.second)
-            found.setdefault(pair, {}).setdefault(one.unit, []).append(one.result)
-            bad[pair] = bad.get(pair, 0) + one.both_bad
-        return tuple(
-            PreferenceCounts(*pair, pair_counts(list(by_unit.values())), bad[pair])
-            for pair, by_unit in sorted(found.items())
-        )
-
-    def disagree(self, found: Sequence[Disagreement]) -> None:
-        for said in found:
-            if rows := self.rows.get((said.experiment, said.phase)):
-                rows.disagreements.setdefault(said.response_id, said)
-
-    def data(self, name: str, phase: int, only_differing: bool = False) -> PhaseData:
+    def data(self, name: str, phase: int) -> PhaseData:
         place, rows = self._of(name, phase)
-        found, all_outcomes = self._phase(name, phase), self.outcomes.values()
-        if not only_differing:
-            return phase_data(found, place, rows, all_outcomes)
-        differed = {d.unit for d in rows.disagreements.values() if d.control != d.treatment}
-        return phase_data(found, place, rows, all_outcomes, differed)
+        return phase_data(self._phase(name, phase), place, rows, self.outcomes.values())
 
     def _phase(self, name: str, number: int) -> ExperimentPhase:
         phases = self.get(name).phases
@@ -221,11 +194,10 @@ class MemoryStore:
 
     def paired(self, name: str, phase: int) -> Mapping[str, PairCounts]:
         _, rows = self._of(name, phase)
-        results: dict[str, dict[tuple[str, str], list[int]]] = {}
-        for (arm, response), pair in rows.pairs.items():
-            who = (pair.unit, "" if pair.unit else response)
-            results.setdefault(arm, {}).setdefault(who, []).append(pair.result)
-        return {arm: pair_counts(list(found.values())) for arm, found in sorted(results.items())}
+        results: dict[str, list[int]] = {}
+        for (arm, _), pair in rows.pairs.items():
+            results.setdefault(arm, []).append(pair.result)
+        return {arm: PairCounts(*map(of.count, (1, -1, 0))) for arm, of in sorted(results.items())}
 
     def set_peak(self, name: str, phase: int, peak: float) -> None:
         _, rows = self._of(name, phase)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable
+from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from router.experiments.model import (
     BUILT_IN,
     Aggregate,
-    Disagreement,
     EarlyEnds,
     ExperimentPhase,
     Exposure,
@@ -23,8 +22,8 @@ from router.experiments.model import (
 )
 from router.experiments.stats.moments import Moments
 from router.experiments.store import series
-from router.experiments.store.series import PairCounts, PhaseData, TimeBucket
-from router.experiments.times import bin_of, slow_share, time_quantile
+from router.experiments.store.series import PhaseData, TimeBucket
+from router.experiments.times import slow_share
 from router.ports import Stage
 
 Place: TypeAlias = tuple[str, int]  # experiment, phase
@@ -48,7 +47,6 @@ class Rows:
     segments: dict[str, dict[str, str]] = field(default_factory=dict)
     apart: dict[str, list[str]] = field(default_factory=dict)
     pairs: dict[tuple[str, str], ShadowPair] = field(default_factory=dict)
-    disagreements: dict[str, Disagreement] = field(default_factory=dict)
     peak: float = 0.0
 
 
@@ -82,12 +80,6 @@ def within(phase: ExperimentPhase, metric: MetricSpec) -> ExperimentPhase:
     return replace(phase, spec=replace(phase.spec, window=phase.spec.window_of(metric)))
 
 
-def pair_counts(units: list[list[int]]) -> PairCounts:
-    results = [result for found in units for result in found]
-    shares = [r.count(1) / (r.count(1) + r.count(-1)) for r in units if any(r)]
-    return PairCounts(results.count(1), results.count(-1), results.count(0), len(shares), sum(shares))
-
-
 class Unit:
     """One unit of a phase with its outcomes: those that count, and those from before the phase."""
 
@@ -119,7 +111,7 @@ class Unit:
         return [o.value for o in self.counted[name]]
 
     def has(self, metric: MetricSpec) -> bool:
-        times = slow_share(metric.name) or time_quantile(metric.name)
+        times = slow_share(metric.name)
         return any(self.counted[name] for name in (times.outcomes if times else (metric.name,)))
 
     def row(self, metric: MetricSpec) -> tuple[float, ...] | None:
@@ -129,9 +121,6 @@ class Unit:
             return None
         if share := slow_share(metric.name):
             return (float(any(v > share.seconds for name in share.outcomes for v in self.values(name))),)
-        if quantile := time_quantile(metric.name):
-            found = [v for name in quantile.outcomes for v in self.values(name)]
-            return (max(found) if metric.aggregate is Aggregate.MAX else sum(found) / len(found),)
         if metric.kind.rules.has_denominator:
             now = (sum(self.values(metric.name)), self._denominator(metric))
         else:
@@ -171,25 +160,10 @@ class Unit:
             return self._capped(metric, sum(found))
         return self._capped(metric, sum(found) / len(found) if found else 0.0)
 
-    def length(self, primary: MetricSpec) -> tuple[float, float] | None:
-        tokens = self.values("completion_tokens")
-        row = self.row(primary)
-        return (row[0], sum(tokens) / len(tokens)) if tokens and row else None
 
-
-def phase_data(
-    phase: ExperimentPhase,
-    place: Place,
-    rows: Rows,
-    kept: Iterable[Kept],
-    only: Collection[str] | None = None,
-) -> PhaseData:
+def phase_data(phase: ExperimentPhase, place: Place, rows: Rows, kept: Iterable[Kept]) -> PhaseData:
     kept = list(kept)
-    units = {
-        name: Unit(phase, place, rows, first, kept)
-        for name, first in rows.firsts.items()
-        if only is None or name in only
-    }
+    units = {name: Unit(phase, place, rows, first, kept) for name, first in rows.firsts.items()}
     shown = [e for e in rows.exposures.values() if e.unit in units]
     digests: dict[str, dict[str, None]] = defaultdict(dict)
     responses: dict[str, int] = defaultdict(int)
@@ -258,9 +232,6 @@ def _bucket(phase: ExperimentPhase, arm: str, span: tuple[float, float], units: 
     spec = phase.spec
     early = {within_key(m.name, m.window): m for m in phase.early_guardrails}
     metrics = {m.name: m for m in spec.metrics} | early
-    lengths = None
-    if not spec.primary.kind.rules.has_denominator:
-        lengths = _moments(2, [unit.length(spec.primary) for unit in units])
     return TimeBucket(
         arm,
         *span,
@@ -268,14 +239,8 @@ def _bucket(phase: ExperimentPhase, arm: str, span: tuple[float, float], units: 
         degraded=sum(any(e.degraded for e in unit.shown) for unit in units),
         answered={key: sum(u.answered(m) for u in units) for key, m in metrics.items()},
         moments={key: _moments(columns_of(m), [u.row(m) for u in units]) for key, m in metrics.items()},
-        lengths=lengths,
         segments=_segments(spec, units),
-        bins={key: found for key, m in metrics.items() if m.quantile and (found := _bins(m, units))},
     )
-
-
-def _bins(metric: MetricSpec, units: list[Unit]) -> dict[int, float]:
-    return Counter(bin_of(row[0]) for unit in units if (row := unit.row(metric)))
 
 
 def _segments(spec: Spec, units: list[Unit]) -> dict[tuple[str, str], Moments]:

@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from router.experiments.model import Aggregate, ArmSpec, Kind, MetricSpec, Mode, SegmentSpec, Spec, Unanswered
-from router.types import AdapterRef, RouterVariant
+from router.types import AdapterRef
 
 SOLVED = MetricSpec("solved", Kind.PROPORTION)
 
@@ -28,10 +28,10 @@ def plan(**fields: Any) -> Spec:
     return replace(spec, **fields)
 
 
-def router_plan(**fields: Any) -> Spec:
-    """The server's router against a more careful one."""
-    arms = (ArmSpec("here", 0.5), ArmSpec("careful", 0.5, router=RouterVariant(threshold=0.8)))
-    return plan(route="", arms=arms, control="here", **fields)
+def holdout_plan(**fields: Any) -> Spec:
+    """Everybody in experiments against the server's holdout."""
+    arms = (ArmSpec("held", 0.1), ArmSpec("all", 0.9))
+    return plan(route="", mode=Mode.HOLDOUT, arms=arms, control="held", **fields)
 
 
 texts = st.text(max_size=20)
@@ -51,17 +51,9 @@ metrics = st.builds(
     window=st.integers(0, 10**8).map(lambda ms: ms / 1000),
     improve=st.booleans(),
 ) | st.builds(MetricSpec, name=texts, kind=st.just(Kind.RATIO), per=texts.filter(bool))
-maybe = st.none() | st.booleans()
-variants = st.builds(
-    RouterVariant,
-    threshold=st.none() | numbers,
-    classifiers=st.none() | st.lists(texts, min_size=1).map(tuple),
-    task_first=maybe,
-    domain_first=maybe,
-)
 names = st.from_regex(r"[a-z0-9_.]{1,20}", fullmatch=True).filter(lambda name: name != "base")
 refs = st.builds(AdapterRef, name=names, version=names)
-arms = st.builds(ArmSpec, name=texts, weight=numbers, adapter=st.none() | refs, router=st.none() | variants)
+arms = st.builds(ArmSpec, name=texts, weight=numbers, adapter=st.none() | refs)
 seconds = st.integers(0, 10**8).map(lambda ms: ms / 1000)
 counts = st.integers(-(2**40), 2**40)
 plans = st.builds(

@@ -36,7 +36,7 @@ from router.experiments.assignment import (
     unit_hash,
 )
 from router.experiments.model import ArmSpec, Mode
-from router.types import AdapterRef, Reason, RouterVariant
+from router.types import AdapterRef, Reason
 from tests.experiments.made import HOLDOUT, NEW, OLD, SPEC, decision, experiment, request, running
 
 UNITS = [f"user-{i}" for i in range(20_000)]
@@ -297,14 +297,6 @@ def test_shadow_experiments_assign_nobody():
     assert [one.name for one in made.snapshot.shadows["medical"]] == ["trial"]
 
 
-def test_router_experiments_take_requests_that_name_no_adapter():
-    variant = ArmSpec("strict", 0.5, router=RouterVariant(threshold=0.9))
-    made = assigner(running(spec=replace(SPEC, route="", arms=(ArmSpec("control", 0.5), variant))))
-    assert isinstance(made.router(request(), 0.0), ArmAssignment)
-    assert made.router(request(adapter="adapters/medical"), 0.0) is None
-    assert made.assign(request(), decision(), 0.0) is None
-
-
 def test_request_ids_are_warned_about_once(caplog):
     made = assigner(running())
     with caplog.at_level(logging.WARNING):
@@ -339,11 +331,6 @@ def test_an_experiment_that_cannot_be_assigned_by_is_left_out(caplog):
 
 
 SHARE = 0.3
-ROUTERS = replace(
-    SPEC,
-    route="",
-    arms=(ArmSpec("control", 0.5), ArmSpec("strict", 0.5, router=RouterVariant(threshold=0.9))),
-)
 
 
 def made(*others, spec=HOLDOUT) -> Assigner:
@@ -378,7 +365,6 @@ def test_serving_is_as_without_it():
     for unit in PEOPLE:
         first, second = (one.assign(request(unit), decision(), 0.0) for one in (alone, beside))
         assert getattr(first, "arm", None) == getattr(second, "arm", None)
-        assert beside.router(request(unit), 0.0) is None
 
 
 def test_enrolment_and_namespace_make_no_difference():
@@ -403,12 +389,9 @@ def test_who_could_take_part_in_nothing_is_not_exposed(asked, route):
     assert made(trial()).holdouts(asked, route, 0.0) == ()
 
 
-def test_it_is_for_splits_and_routers_and_not_for_shadows():
+def test_it_is_for_splits_and_not_for_shadows():
     assert sides(made(), "ann") == []
     assert sides(made(trial(replace(SPEC, mode=Mode.SHADOW))), "ann") == []
-    of = made(trial(ROUTERS))
-    assert len(sides(of, "ann", route="legal")) == len(sides(of, "ann", route="base")) == 1
-    assert sides(of, "ann", adapter="adapters/legal", route="legal") == []
 
 
 def test_two_of_them_are_both_exposed_and_one_is_no_reason_for_the_other():
@@ -449,4 +432,4 @@ def test_one_that_does_not_fit_the_server_is_not_served(holdout, arms, told):
 def test_one_that_fits_has_no_problem_nor_has_any_other():
     assert holdout_problem(HOLDOUT, 0.3) == ""
     assert holdout_problem(HOLDOUT, 0.1 + 0.2) == ""
-    assert holdout_problem(SPEC, 0.0) == holdout_problem(ROUTERS, 0.3) == ""
+    assert holdout_problem(SPEC, 0.0) == holdout_problem(SPEC, 0.3) == ""

@@ -19,7 +19,6 @@ from router.client import (
     Lifecycle,
     Outcome,
     Recorded,
-    RouterVariant,
     SegmentSpec,
     SizeAnswer,
     SizeQuestion,
@@ -44,8 +43,7 @@ SPEC = Spec(
 )
 FULL = replace(
     SPEC,
-    route="",
-    arms=(ArmSpec("a", 0.3), ArmSpec("b", 0.7, router=RouterVariant(0.4, ("examples",), True, False))),
+    arms=(ArmSpec("a", 0.3), ArmSpec("b", 0.7, AdapterRef("medical", "1.1.0"), withdrawn=60.0)),
     guardrails=(
         metric(
             "total_time", "mean", higher_is_better=False, aggregate="mean", missing="excluded", margin=0.1

@@ -38,7 +38,7 @@ from router.experiments.model import (
 from router.experiments.phases import opened, stopped
 from router.types import AdapterRef, AdapterState, Override
 from tests.experiments.conftest import ME
-from tests.experiments.plans import plan, router_plan
+from tests.experiments.plans import holdout_plan, plan
 from tests.fakes import adapter
 
 
@@ -99,15 +99,14 @@ def test_start_needs_adapters_that_are_there(bench: SimpleNamespace) -> None:
         (plan(namespace="a", slot=(0.0, 0.5)), plan(namespace="b", slot=(0.5, 1.0)), "one namespace"),
         (plan(namespace="a", slot=(0.0, 0.5)), plan(), "one namespace"),
         (plan(namespace="a", slot=(0.0, 0.6)), plan(namespace="a", slot=(0.5, 1.0)), "overlaps"),
-        (plan(namespace="a"), router_plan(namespace="a"), "overlaps"),
-        (router_plan(), router_plan(), "all routes"),
+        (plan(namespace="a"), plan(namespace="a", route="base"), "overlaps"),
         (
             plan(namespace="a", slot=(0.0, 0.5)),
             plan(namespace="a", slot=(0.5, 1.0), unit_label="session"),
             "the label 'session'",
         ),
         (plan(namespace="a", slot=(0.0, 0.5)), plan(namespace="a", slot=(0.5, 1.0)), ""),
-        (plan(), router_plan(), ""),
+        (plan(), plan(route="base"), ""),
     ],
 )
 def test_what_may_run_beside_what(bench: SimpleNamespace, one: Spec, other: Spec, told: str) -> None:
@@ -244,8 +243,8 @@ def test_secondary_metrics_of_a_draft_are_an_edit(bench: SimpleNamespace) -> Non
 
 
 def test_two_holdouts_run_beside_everything(bench: SimpleNamespace) -> None:
-    held = plan(mode=Mode.HOLDOUT, route="", arms=(ArmSpec("held", 0.1), ArmSpec("all", 0.9)), control="held")
-    for name, spec in (("one", held), ("two", held), ("trial", plan()), ("routers", router_plan())):
+    held = holdout_plan()
+    for name, spec in (("one", held), ("two", held), ("trial", plan())):
         bench.manager.create(name, spec, ME)
         assert bench.manager.start(name, "", ME).state is Lifecycle.RUNNING
 
@@ -500,7 +499,6 @@ def test_only_a_version_of_the_route(bench: SimpleNamespace) -> None:
     for name, spec, arm, told in (
         ("one", plan(arms=others), "legal", "no version of the route"),
         ("two", plan(arms=others), "base", "not an adapter version"),
-        ("three", router_plan(), "careful", "a router configuration"),
     ):
         bench.manager.create(name, spec, ME)
         with pytest.raises(FailedPrecondition, match="not been started"):

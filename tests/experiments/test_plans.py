@@ -20,12 +20,11 @@ from router.experiments.model import (
     Mode,
     SegmentSpec,
     Spec,
-    Unanswered,
 )
 from router.experiments.outcomes import Declared
 from router.experiments.plans import Known, conflict, plan_problems, plan_warnings
-from router.types import AdapterInfo, AdapterRef, AdapterState, RouterVariant
-from tests.experiments.plans import SOLVED, plan, router_plan
+from router.types import AdapterInfo, AdapterRef, AdapterState
+from tests.experiments.plans import SOLVED, plan
 
 THERE = {("medical", "1.0.0"), ("medical", "1.1.0"), ("medical", "")}
 LENGTH = MetricSpec("length", Kind.MEAN, False, Aggregate.SUM, margin=0.1, relative=True)
@@ -41,7 +40,7 @@ def resolve(name: str, version: str = "", /) -> AdapterInfo:
 
 SECONDS = MetricSpec("seconds", Kind.MEAN, False, Aggregate.SUM, cap=60.0, least=1.0)
 HOLDOUT = plan(mode=Mode.HOLDOUT, route="", arms=(ArmSpec("held", 0.1), ArmSpec("all", 0.9)), control="held")
-KNOWN = Known(resolve, lambda: {"exact_match", "length"}, lambda: {"words", "examples"})
+KNOWN = Known(resolve, lambda: {"exact_match", "length"})
 
 
 def arm(name: str, weight: float, version: str = "") -> ArmSpec:
@@ -76,8 +75,6 @@ def test_equal_arms_are_refused_with_the_way_to_an_aa_test() -> None:
         plan(segments=(SegmentSpec("country", ("de", "fr")), SegmentSpec("plan"))),
         HOLDOUT,
         plan(primary=MetricSpec("cost", Kind.RATIO, aggregate=Aggregate.SUM, per="sessions", covariate=True)),
-        router_plan(),
-        router_plan(namespace="routers", slot=(0.0, 0.5)),
     ],
     ids=lambda spec: f"{spec.mode}-{spec.route}",
 )
@@ -89,6 +86,7 @@ BAD: list[tuple[dict[str, Any], set[str]]] = [
     ({"hypothesis": "x" * 5000}, {"hypothesis"}),
     ({"unit": "x" * 65, "unit_label": "ü" * 40}, {"unit", "unit_label"}),
     ({"route": "dental"}, {"route"}),
+    ({"route": ""}, {"route"}),
     ({"arms": ()}, {"arms", "control"}),
     ({"arms": (arm("old", 1.0, "1.0.0"),)}, {"arms", "arms[0].weight"}),
     ({"arms": (arm("old", 0.5, "1.0.0"), arm("new", 0.4, "1.1.0"))}, {"arms"}),
@@ -102,10 +100,8 @@ BAD: list[tuple[dict[str, Any], set[str]]] = [
     ({"arms": (arm("old", 0.5, "1.0.0"), arm("new", 0.5, "7.0.0"))}, {"arms[1].adapter"}),
     ({"arms": (arm("old", 0.5, "1.0.0"), arm("new", 0.5, "0.9.0"))}, {"arms[1].adapter"}),
     ({"arms": tuple(arm(f"a{i}", 1 / 33) for i in range(33)), "control": "a0", "equal_arms": True}, {"arms"}),
-    ({"arms": (arm("old", 0.5), ArmSpec("new", 0.5, None, RouterVariant()))}, {"arms[1].router"}),
     ({"arms": (arm("old", 0.5, "1.0.0"), arm("same", 0.5, "1.0.0"))}, {"arms[1].adapter"}),
     ({"arms": (arm("old", 0.5), arm("same", 0.5)), "mode": Mode.SHADOW}, {"arms[1].adapter"}),
-    ({"arms": (arm("old", 0.5), replace(arm("new", 0.5, "1.1.0"), router=RouterVariant()))}, {"arms[1]"}),
     ({"control": "nobody"}, {"control"}),
     ({"primary": replace(SOLVED, name="")}, {"primary.name"}),
     ({"primary": replace(SOLVED, name="a b")}, {"primary.name"}),
@@ -180,33 +176,10 @@ def test_bad_fields_are_named(changes: dict[str, Any], wrong: set[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arms", "wrong"),
-    [
-        ((ArmSpec("here", 0.5), ArmSpec("other", 0.5)), {"arms[1].router"}),
-        ((ArmSpec("here", 0.5), arm("other", 0.5, "1.1.0")), {"arms[1].adapter"}),
-        (
-            (ArmSpec("here", 0.5), ArmSpec("other", 0.5, None, RouterVariant(2.0))),
-            {"arms[1].router.threshold"},
-        ),
-        (
-            (
-                ArmSpec("here", 0.5),
-                ArmSpec("other", 0.5, None, RouterVariant(classifiers=("tarot", "examples"))),
-            ),
-            {"arms[1].router.classifiers"},
-        ),
-    ],
-)
-def test_arms_of_router_experiments(arms: tuple[ArmSpec, ...], wrong: set[str]) -> None:
-    assert fields(replace(router_plan(), arms=arms)) == wrong
-
-
-@pytest.mark.parametrize(
     ("changes", "wrong"),
     [
         ({"route": "medical"}, {"route"}),
         ({"arms": (arm("held", 0.1), arm("all", 0.9, "1.0.0"))}, {"arms[1].adapter"}),
-        ({"arms": (arm("held", 0.1), ArmSpec("all", 0.9, None, RouterVariant(0.5)))}, {"arms[1].router"}),
         ({"arms": (arm("held", 0.2), arm("all", 0.4), arm("more", 0.4))}, {"arms"}),
         ({"control": "nobody"}, {"control"}),
         ({"enrolment": 0.5}, {"enrolment"}),
@@ -222,7 +195,7 @@ def test_a_holdout_is_in_nobodys_way() -> None:
     running = Experiment("other", plan(), Lifecycle.RUNNING)
     reading = Experiment("reading", HOLDOUT, Lifecycle.RUNNING)
     assert conflict("trial", HOLDOUT, [running, reading]) == ""
-    assert conflict("trial", router_plan(), [reading]) == ""
+    assert conflict("trial", plan(), [reading]) == ""
     assert "runs on the route 'medical'" in conflict("trial", plan(), [running, reading])
 
 
@@ -233,10 +206,6 @@ def test_secondary_proportions_take_0_and_1_only() -> None:
     )
     assert "'clicked' is a proportion in experiments/trial" in declared.problem("clicked", 2.0)
     assert declared.problem("minutes", 2.0, "trial") == ""
-
-
-def test_router_experiments_are_a_split() -> None:
-    assert fields(router_plan(mode=Mode.SHADOW)) == {"mode"}
 
 
 def test_everything_is_named_at_once() -> None:
@@ -349,42 +318,6 @@ SLOW = MetricSpec("total_time_over_4s", Kind.PROPORTION, False, margin=0.02)
 )
 def test_a_share_of_slow_units_is_a_proportion_with_a_limit(metric: MetricSpec, refused: set[str]) -> None:
     assert fields(plan(guardrails=(metric,))) == refused
-
-
-P95 = MetricSpec("total_time_p95", Kind.MEAN, False, Aggregate.MAX, margin=0.2, relative=True)
-
-
-@pytest.mark.parametrize(
-    ("metric", "refused"),
-    [
-        (P95, set()),
-        (replace(P95, name="time_to_first_token_p99.9", aggregate=Aggregate.MEAN), set()),
-        (replace(P95, name="total_time_p0"), {"guardrails[0].name"}),
-        (replace(P95, name="total_time_p100"), {"guardrails[0].name"}),
-        (replace(P95, kind=Kind.PROPORTION), {"guardrails[0].kind"}),
-        (replace(P95, aggregate=Aggregate.SUM), {"guardrails[0].aggregate"}),
-        (replace(P95, higher_is_better=True), {"guardrails[0].lower_is_better"}),
-        (replace(P95, missing=Unanswered.ZERO), {"guardrails[0].missing"}),
-        (replace(P95, covariate=True), {"guardrails[0].covariate"}),
-        (replace(P95, cap=60.0), {"guardrails[0].cap"}),
-    ],
-)
-def test_a_quantile_of_times_has_a_level_and_one_number_a_unit(metric: MetricSpec, refused: set[str]) -> None:
-    assert fields(plan(guardrails=(metric,))) == refused
-
-
-def test_a_quantile_guards_units_that_are_divided_and_decides_nothing() -> None:
-    assert "primary.name" in fields(plan(primary=replace(P95, margin=0.0, relative=False)))
-    assert "guardrails[0].name" in fields(plan(guardrails=(P95,), mode=Mode.SHADOW))
-    assert not [text for text in plan_warnings(plan(guardrails=(P95,))) if "cap" in text]
-
-
-def test_a_quantile_of_too_few_units_is_warned_of() -> None:
-    p99 = replace(P95, name="total_time_p99")
-    found = [text for text in plan_warnings(plan(guardrails=(p99,), arms=weighted(0.1))) if "p99" in text]
-    assert found[0].startswith(
-        "new gets 10 % of 5,000 planned units, 500; total_time_p99 needs about 666 in each arm: plan 6,660"
-    )
 
 
 def test_only_a_guardrail_has_to_improve() -> None:

@@ -235,7 +235,7 @@ def begun(live: LiveExperiments, asked, choice=None) -> Served:
 async def test_the_holdout_is_exposed_beside_what_is_served(begin, store):
     store.create(experiment())
     store.create(experiment("worth", HOLDOUT))
-    live = await begin(holdout=0.3, base_digest=lambda: "base", router_digest=lambda _: "router")
+    live = await begin(holdout=0.3, base_digest=lambda: "base", router_digest=lambda: "router")
     for number in range(40):
         begun(live, request(f"user-{number}", request_id=f"r{number}"))
     await live.recorder.flush()

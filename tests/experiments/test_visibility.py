@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from router.experiments.model import ArmSpec, ExperimentPhase, Mode, Spec
+from router.experiments.model import ArmSpec, ExperimentPhase, Spec
 from router.experiments.visibility import Visibility
 from router.types import EVERYTHING, AdapterRef, Visible
 from tests.experiments.made import experiment
-from tests.experiments.plans import plan, router_plan
+from tests.experiments.plans import holdout_plan, plan
 
 MEDICAL, TRIALS, NONE = Visible(("medical",)), Visible(("tri*",)), Visible()
 
@@ -26,10 +26,9 @@ MEDICAL, TRIALS, NONE = Visible(("medical",)), Visible(("tri*",)), Visible()
         (MEDICAL, TRIALS, plan(route="base", arms=(ArmSpec("a", 0.5), ArmSpec("b", 0.5))), True),
         (MEDICAL, TRIALS, plan(route="legal", arms=(ArmSpec("a", 0.5), ArmSpec("b", 0.5))), False),
         (MEDICAL, TRIALS, plan(arms=(*plan().arms, ArmSpec("c", 0.1, AdapterRef("legal", "1")))), False),
-        (MEDICAL, TRIALS, router_plan(), False),
-        (EVERYTHING, TRIALS, router_plan(), True),
-        (EVERYTHING, TRIALS, plan(route="", mode=Mode.HOLDOUT, arms=()), False),
-        (EVERYTHING, EVERYTHING, plan(route="", mode=Mode.HOLDOUT, arms=()), True),
+        (MEDICAL, EVERYTHING, holdout_plan(), False),
+        (EVERYTHING, TRIALS, holdout_plan(), False),
+        (EVERYTHING, EVERYTHING, holdout_plan(), True),
     ],
 )
 def test_by_name_and_by_adapters(adapters: Visible, experiments: Visible, spec: Spec, seen: bool) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from router.routing.policy import NEAR, SUPPORTING, Axes, Axis, Kinds, Leaning, Rule, axis_of
-from router.types import AdapterProfile, Reason, RouterVariant, Vote, VoteError
+from router.types import AdapterProfile, Reason, Vote, VoteError
 
 NAMES = ["a", "b", "c", "d"]
 VOTERS = [f"c{i}" for i in range(4)]
@@ -38,7 +37,6 @@ RULES = st.builds(
     kinds=st.dictionaries(st.sampled_from(NAMES), st.sampled_from(Axis)),
     voices=st.just(frozenset()) | st.just(frozenset({"c0"})),
     idle=SOME,
-    only=st.none() | SOME,
 )
 
 
@@ -144,14 +142,13 @@ def test_without_a_required_vote_the_base_answers_unless_another_decided_before(
 
 
 @given(ballots(), CANDIDATES, SOME)
-def test_idle_votes_and_those_of_others_than_the_named_ones_are_as_if_they_were_not_cast(
+def test_idle_votes_are_as_if_they_were_not_cast(
     votes: list[Vote], candidates: frozenset[str], some: frozenset[str]
 ) -> None:
     without = [vote for vote in votes if vote.classifier not in some]
-    idle, only = Rule(idle=some), Rule(only=frozenset(VOTERS) - some)
-    for rule in (idle, only):
-        assert rule.conclude(votes, candidates) == Rule().conclude(without, candidates)
-        assert rule.leaning(votes, candidates) == Rule().leaning(without, candidates)
+    rule = Rule(idle=some)
+    assert rule.conclude(votes, candidates) == Rule().conclude(without, candidates)
+    assert rule.leaning(votes, candidates) == Rule().leaning(without, candidates)
 
 
 # -- what votes lean to that decide nothing
@@ -275,57 +272,24 @@ def test_the_winner_decides_where_the_leader_is_sure() -> None:
     assert (found.adapter, found.confidence) == ("summary", 0.6)
 
 
-# -- variants of a router, and digests
+# -- digests
 
-SURE = Vote("cheap", {"legal": 0.6, "summary": 0.55})
 RULE = Rule(kinds=KINDS)
 PRINTS = {"cheap": "cheap/1", "dear": "dear/1"}
 TWO = ["legal", "summary"]
 
 
-def test_what_a_variant_leaves_open_stays() -> None:
-    rule = Rule(0.7, axes=OFF, idle=frozenset({"x"}), only=frozenset({"y"}))
-    assert rule.varied(None) is rule
-    assert rule.varied(RouterVariant()) == rule
-
-
-@pytest.mark.parametrize(
-    ("variant", "adapter", "reason"),
-    [
-        (RouterVariant(), "summary", Reason.CLASSIFIED),
-        (RouterVariant(task_first=False), "legal", Reason.CLASSIFIED),
-        (RouterVariant(threshold=0.95), "", Reason.ABSTAINED),
-        (RouterVariant(classifiers=("dear",)), "medical", Reason.CLASSIFIED),
-        (RouterVariant(classifiers=("neither",)), "", Reason.FALLBACK),
-    ],
-)
-def test_a_variant_has_its_own_threshold_axes_and_classifiers(
-    variant: RouterVariant, adapter: str, reason: Reason
-) -> None:
-    votes = [SURE, Vote("dear", {"medical": 0.9})]
-    found = RULE.varied(variant).conclude(votes, ["legal", "summary", "medical"])
-    assert (found.adapter, found.reason) == (adapter, reason)
-
-
-def test_a_variant_without_domain_first_leaves_a_question_to_plain_answering() -> None:
-    vote = Vote("c", {"qa": 0.6, "legal": 0.55})
-    for off, adapter in ((None, "legal"), (False, "qa")):
-        rule = RULE.varied(RouterVariant(domain_first=off))
-        assert rule.conclude([vote], ["qa", "legal"]).adapter == adapter
-
-
 def test_digests_are_of_what_decides() -> None:
-    variants: tuple[Any, ...] = (
-        None,
-        RouterVariant(threshold=0.6),
-        RouterVariant(task_first=False),
-        RouterVariant(domain_first=False),
-        RouterVariant(classifiers=("cheap",)),
+    rules = (
+        RULE,
+        replace(RULE, threshold=0.6),
+        replace(RULE, axes=replace(RULE.axes, task_first=False)),
+        replace(RULE, axes=replace(RULE.axes, domain_first=False)),
+        replace(RULE, idle=frozenset({"dear"})),
     )
-    found = [RULE.varied(variant).digest(PRINTS) for variant in variants]
-    assert len(set(found)) == len(variants)
-    assert found == [RULE.varied(variant).digest(PRINTS) for variant in variants]
-    assert RULE.varied(RouterVariant()).digest(PRINTS) == found[0]
+    found = [rule.digest(PRINTS) for rule in rules]
+    assert len(set(found)) == len(rules)
+    assert found == [rule.digest(PRINTS) for rule in rules]
     assert RULE.digest({**PRINTS, "dear": "dear/2"}) != found[0]
     assert RULE.digest(dict(reversed(PRINTS.items()))) != found[0]
     for more in (replace(RULE, required=frozenset({"cheap"})), replace(RULE, voices=frozenset({"cheap"}))):

@@ -27,7 +27,6 @@ from router.types import (
     LostVote,
     MixturePart,
     Reason,
-    RouterVariant,
     Visible,
     Vote,
     VoteError,
@@ -528,7 +527,7 @@ def test_a_hidden_part_is_as_one_that_nobody_has(kit: Any) -> None:
     assert messages[0] == messages[1]
 
 
-# -- variants of a router
+# -- other thresholds
 
 
 async def test_a_second_decision_asks_only_who_was_not_asked(kit: Any, start: Start) -> None:
@@ -538,11 +537,11 @@ async def test_a_second_decision_asks_only_who_was_not_asked(kit: Any, start: St
     first = await router.route(kit.asking(), None, known)
     assert first.adapter is not None
     assert (first.adapter.name, dear.batches) == ("medical", [])
-    strict = await router.route(kit.asking(), RouterVariant(threshold=0.8), known)
+    strict = await router.route(kit.asking(), 0.8, known)
     assert strict.adapter is not None
     assert (strict.adapter.name, strict.threshold) == ("legal", 0.8)
-    one = await router.route(kit.asking(explain=True), RouterVariant(classifiers=("cheap",)), known)
-    assert one.adapter == first.adapter
+    one = await router.route(kit.asking(explain=True), 0.8, known)
+    assert one.adapter == strict.adapter
     assert [v.classifier for v in one.votes] == ["cheap", "dear"]
     assert (cheap.batches, dear.batches) == ([1], [1])
 
@@ -551,6 +550,6 @@ async def test_the_routers_digest_follows_its_classifiers(kit: Any, start: Start
     host_of = kit.registered(kit.says("a"), priority=1)
     router = await start(host_of)
     before = router.digest()
-    assert router.digest() == before != router.digest(RouterVariant(threshold=0.9))
+    assert router.digest() == before
     router._host.become(host_of, kit.registered(kit.says("b"), priority=2))  # type: ignore[attr-defined]
     assert router.digest() != before

@@ -22,7 +22,7 @@ from router.experiments.messages import plan_message
 from router.server.policy import ROWS
 from router.v1 import adapters_pb2, feedback_pb2, fleet_pb2, inference_pb2
 from router.v1 import experiments_pb2 as pb
-from tests.experiments.plans import plan, router_plan
+from tests.experiments.plans import holdout_plan, plan
 from tests.experiments.service.lab import create
 from tests.security.worlds import answered, legal_plan, vars_of, world
 from tests.server.helpers import Connect, Start, ask, details, stream
@@ -235,12 +235,12 @@ CASES: dict[str, list[Call]] = {
         created("legal-tone"),
         created("legal-other"),
         created("acme-new", **vars_of(legal_plan())),
-        created("acme-route", **vars_of(router_plan()), control="here"),
+        created("acme-route", **vars_of(holdout_plan()), control="held"),
     ],
     "ExperimentService/UpdateExperiment": [
         *map(edited, OTHERS),
         edited("acme-tone", **vars_of(legal_plan())),
-        edited("acme-tone", **vars_of(router_plan()), control="here"),
+        edited("acme-tone", **vars_of(holdout_plan()), control="held"),
     ],
     "ExperimentService/DeleteExperiment": named(
         "DeleteExperiment", lambda name: pb.DeleteExperimentRequest(name=name)

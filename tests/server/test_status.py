@@ -46,7 +46,6 @@ from router.errors import (
     SharedDown,
     StaleEtag,
     StoreDown,
-    StoreReplaced,
     TokenMissing,
     Unauthenticated,
     Unavailable,
@@ -81,7 +80,6 @@ CASES = [
     (Unavailable("later", 2.5), "UNAVAILABLE", "RetryInfo"),
     (Overloaded("full", bound="engine"), "UNAVAILABLE", "RetryInfo"),
     (StoreDown("no connection"), "UNAVAILABLE", "RetryInfo"),
-    (StoreReplaced("another file"), "UNAVAILABLE", "RetryInfo"),
     (NotSaved("no room"), "UNAVAILABLE", "RetryInfo"),
     (SharedDown("no connection"), "UNAVAILABLE", "RetryInfo"),
     (Draining("stopping"), "UNAVAILABLE", "RetryInfo"),
@@ -172,7 +170,7 @@ INSIDE = f"the store {URL}: (psycopg.errors.OperationalError) cannot read '{PATH
 SECRETS = ("s3cret", "db.internal", "srv", "weights.bin", "OperationalError")
 WITHHELD = (
     *(ConfigError, DataLoss, EngineFailed, NotSaved),
-    *(SharedDown, StoreDown, StoreReplaced, Unauthenticated),
+    *(SharedDown, StoreDown, Unauthenticated),
 )
 
 

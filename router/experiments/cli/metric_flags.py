@@ -23,8 +23,6 @@ BUILT_IN_METRICS: Mapping[str, Mapping[str, str]] = {
 BETTER = "better"
 SLOW_SHARE: Mapping[str, Any] = {"kind": "proportion", "higher_is_better": False}
 """What `total_time_over_4s` and its like are, whatever a plan leaves out."""
-QUANTILE: Mapping[str, Any] = {"kind": "mean", "aggregate": "max", "higher_is_better": False}
-"""The same of `total_time_p95`: a unit counts with its slowest answer."""
 
 
 def metric_from_flag(text: str) -> dict[str, Any]:
@@ -41,12 +39,10 @@ def metric_from_flag(text: str) -> dict[str, Any]:
 
 
 def made_of_times(name: str) -> Mapping[str, Any]:
-    """What a share of slow units or a quantile of times is; empty for another name."""
-    from router.experiments.times import is_meant_as_quantile, is_meant_as_share
+    """What a share of slow units is; empty for another name."""
+    from router.experiments.times import is_meant_as_share
 
-    if is_meant_as_share(name):
-        return SLOW_SHARE
-    return QUANTILE if is_meant_as_quantile(name) else {}
+    return SLOW_SHARE if is_meant_as_share(name) else {}
 
 
 def _metric_named(name: str) -> dict[str, Any]:

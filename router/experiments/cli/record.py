@@ -142,7 +142,7 @@ def _from_file(path: Path, experiment: str, server: str, timeout: float) -> tupl
     try:
         checked = check_values(path, experiment, outcome_problem)
     except BadFile as error:
-        raise bad_file(error) from None
+        raise _bad_file(error) from None
     if checked.repeated:
         same = "row has" if checked.repeated == 1 else "rows have"
         text = f"{checked.repeated:,} {same} the key of another row: only one of those counts"
@@ -168,14 +168,14 @@ def _from_file(path: Path, experiment: str, server: str, timeout: float) -> tupl
         return _sent(client, outcomes(), lambda number: f"{path.name}:{rows[number]}")
 
 
-def bad_file(error: BadFile, instead: str = "nothing was sent") -> CliError:
-    """Each bad row on its own line; the count comes last, with what was done `instead`."""
+def _bad_file(error: BadFile) -> CliError:
+    """Each bad row on its own line; the count comes last."""
     for violation in error.violations:
         print(f"lora-router: {violation.field}: {violation.description}", file=sys.stderr)
     left = error.total - len(error.violations)
     more = f", {left:,} of them not shown" if left else ""
     faults = "1 fault" if error.total == 1 else f"{error.total:,} faults"
-    return CliError(f"{faults}{more}: {instead}", MISUSED)
+    return CliError(f"{faults}{more}: nothing was sent", MISUSED)
 
 
 def _print(counted: Counter[str], json: bool) -> None:

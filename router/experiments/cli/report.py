@@ -153,10 +153,6 @@ def document(report: Report) -> dict[str, Any]:
     made: dict[str, Any] = jsonable(report)
     made["legend"] = f"{report_tables.LEGEND} (here: anytime is false)"
     anytime = {arm.arm: arm.primary.anytime for arm in report.arms if arm.primary}
-    for arm in made["arms"]:
-        for measured in (arm["primary"], arm["unadjusted"], arm["everyone"]):
-            if measured and measured["length"]:
-                measured["length"]["anytime"] = True
     for numbers in made["numbers"]:
         numbers["anytime"] = False
     for point in made["points"]:

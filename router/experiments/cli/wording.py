@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from router.experiments.words import HOLDOUT, at, direction, named, per_unit, router_line
+from router.experiments.words import HOLDOUT, at, direction, named, per_unit
 
 if TYPE_CHECKING:
     from router.experiments.model import (
@@ -25,7 +25,7 @@ def pairs_of(experiment: Experiment) -> list[tuple[str, str]]:
         ("state", _state(experiment)),
         ("promoted", experiment.promoted),
         ("hypothesis", spec.hypothesis),
-        ("route", spec.route or "the router: all requests that pin no adapter"),
+        ("route", spec.route),
         *((f"arm {arm.name}", arm_line(arm, spec)) for arm in spec.arms),
         ("decides", metric_line(spec.primary)),
         *(("guardrail", metric_line(metric)) for metric in spec.guardrails),
@@ -48,15 +48,10 @@ def _state(experiment: Experiment) -> str:
 
 def arm_line(arm: ArmSpec, spec: Spec) -> str:
     """What an arm is and its share."""
-    if arm.router:
-        what = router_line(arm.router)
-    elif arm.adapter:
-        what = str(arm.adapter)
-    else:
-        what = "base" if spec.route else "the router as it is"
+    what = str(arm.adapter) if arm.adapter else "base" if spec.route else ""
     control = " (control)" if arm.name == spec.control else ""
     withdrawn = f", withdrawn at {at(arm.withdrawn)}" if arm.withdrawn is not None else ""
-    return f"{arm.weight:.4g} of units: {what}{control}{withdrawn}"
+    return f"{arm.weight:.4g} of units{what and f': {what}'}{control}{withdrawn}"
 
 
 def _segment(segment: SegmentSpec) -> str:
@@ -68,9 +63,6 @@ def metric_line(metric: MetricSpec) -> str:
     parts = [metric.kind.value, direction(metric.higher_is_better)]
     if metric.kind.rules.has_denominator:
         parts.append(f"per {metric.per}")
-    elif (level := metric.quantile) is not None:
-        each = "slowest answer" if metric.aggregate == "max" else "mean of its answers"
-        parts[0] = f"the time that {100 * level:g} % of units do not pass, each by its {each}"
     elif not metric.kind.rules.binary:
         parts.append(f"{metric.aggregate.value} of a unit's outcomes")
         if not metric.built_in:

@@ -2,7 +2,7 @@
 
 Only sums by time bucket are read, so a million units cost as little as a thousand. A mode limits the verdict:
 shadow arms are not promoted. The verdict decides; secondary metrics, segments, the effect
-without its covariate or at equal answer length, and the forecast decide nothing.
+without its covariate, and the forecast decide nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from router.experiments.report.days import by_days
 from router.experiments.report.model import (
     ArmNumbers,
     ArmReport,
-    Length,
     MetricReport,
     MissingReport,
     Pairs,
@@ -37,27 +36,20 @@ from router.experiments.report.source import (
     exposed_units,
     gather,
     health_of,
-    length_moments,
     metric_of,
     phase_of,
     total_moments,
-    total_sums,
     usable_moments,
 )
 from router.experiments.stats.checks import (
     Guarded,
-    comparison_of,
     corrected,
-    length_adjusted,
-    pair_of,
-    paired,
     segmented,
 )
-from router.experiments.stats.compare import ArmComparison, ArmPair, SequencePlan
+from router.experiments.stats.compare import ArmComparison, ArmPair, SequencePlan, compare
 from router.experiments.stats.missing import Missing
 from router.experiments.stats.moments import ComparedMetric, Moments
 from router.experiments.stats.planning import size_for, smallest_effect
-from router.experiments.stats.quantiles import Sums
 from router.experiments.store.series import PairCounts
 from router.experiments.store.store import ExperimentStore
 from router.experiments.verdict import (
@@ -68,7 +60,7 @@ from router.experiments.verdict import (
     VerdictDecision,
     judge,
 )
-from router.experiments.words import at, preferred, quantity
+from router.experiments.words import at, judged_pairs, quantity
 
 POINTS = 200
 NOT_STARTED = Ruling(VerdictDecision.UNDECIDED, "not-started", "nobody is assigned before the start")
@@ -147,7 +139,7 @@ def _missing_reports(found: Mapping[str, Missing]) -> Iterator[MissingReport]:
     """By arm; none where no outcome is missing in it or in control."""
     for arm, one in found.items():
         if one.control or one.treatment:
-            bounds = (*(one.lee or (None, None)), *(one.manski or (None, None)))
+            bounds = one.lee or (None, None)
             shares = (one.control, one.treatment, one.relative, one.low, one.high, one.p)
             yield MissingReport(arm, *shares, one.alarm, one.settled, *bounds)
 
@@ -159,15 +151,15 @@ def _arms(
     if source.spec.mode is not Mode.SHADOW:
         return arms
     counts = store.paired(source.experiment.name, source.phase.number)
-    return tuple(_shadow_arm(arm, counts.get(arm.arm, PairCounts()), source.spec.alpha) for arm in arms)
+    control = source.spec.control
+    return tuple(_shadow_arm(arm, control, Pairs(*counts.get(arm.arm, PairCounts()))) for arm in arms)
 
 
 def _arm(source: PhaseEvidence, found: ArmVerdict) -> ArmReport:
     design = source.design
     primary, plan = None, design.plan_for(found.arm)
     if found.primary:
-        length = at_equal_length(source, found.arm)
-        primary = measured_of(found.primary, design.primary, plan, length)
+        primary = measured_of(found.primary, design.primary, plan)
         primary = replace(primary, age=source.spec.closing)
     return ArmReport(
         arm=found.arm,
@@ -177,7 +169,6 @@ def _arm(source: PhaseEvidence, found: ArmVerdict) -> ArmReport:
         guardrails=tuple(_guardrail_of(source, rail, plan) for rail in found.guardrails),
         early=tuple(_guardrail_of(source, rail, plan) for rail in found.early),
         blocked=_allowed(source, _standing(source.spec, found.arm, found.blocked)) if found.blocked else None,
-        everyone=everyone(source, found.arm),
     )
 
 
@@ -211,7 +202,6 @@ def _numbers(source: PhaseEvidence, health: PipelineHealth) -> tuple[ArmNumbers,
             weight=weight,
             answered={name: answered_units(source.mature, arm, name) for name in names},
             built_in=dict(data.built_in.get(arm, {})),
-            triggered=None if source.triggered is None else exposed_units(source.deciding, arm),
             ended=data.ended.get(arm, ()),
         )
         for arm, weight in weights.items()
@@ -243,12 +233,10 @@ def _allowed(source: PhaseEvidence, ruling: Ruling) -> Ruling:
     return ruling
 
 
-def _shadow_arm(arm: ArmReport, c: PairCounts, alpha: float) -> ArmReport:
+def _shadow_arm(arm: ArmReport, control: str, pairs: Pairs) -> ArmReport:
     """A shadow arm's report: its pairs in place of a verdict, or with the one that it is invalid."""
-    found = paired(c.wins, c.losses, c.ties, alpha, units=c.units, share_sum=c.share_sum)
-    shares = (found.share, found.low, found.high)
-    pairs = Pairs(found.wins, found.losses, found.ties, *shares, found.p, found.units)
-    ruling = Ruling(VerdictDecision.UNDECIDED, "shadow", _pairs_in_words(pairs))
+    text = f"{judged_pairs(pairs, control)}; nobody saw these answers"
+    ruling = Ruling(VerdictDecision.UNDECIDED, "shadow", text)
     if arm.verdict.decision == VerdictDecision.INVALID:
         return replace(arm, blocked=ruling, pairs=pairs)
     return replace(arm, verdict=ruling, pairs=pairs)
@@ -262,19 +250,11 @@ def _overall(source: PhaseEvidence, judged: Ruling, arms: tuple[ArmReport, ...])
     return _allowed(source, judged)
 
 
-def _pairs_in_words(pairs: Pairs) -> str:
-    """Pairs in words."""
-    who = f"{preferred(pairs, 'unit')}, {pairs.ties:,} ties, from {pairs.units:,} units"
-    return f"{who}; nobody saw these answers"
-
-
 DAY, WEEK = 86_400.0, 7 * 86_400.0
 POWER = 0.8
 
 
-def measured_of(
-    found: ArmComparison, metric: ComparedMetric, plan: SequencePlan, length: Length | None = None
-) -> MetricReport:
+def measured_of(found: ArmComparison, metric: ComparedMetric, plan: SequencePlan) -> MetricReport:
     """A comparison as plain values."""
     relative = found.relative_interval
     return MetricReport(
@@ -290,11 +270,9 @@ def measured_of(
         relative=found.relative if relative else None,
         relative_low=relative.low if relative else None,
         relative_high=relative.high if relative else None,
-        length=length,
         waiting=found.waiting,
         cap=metric.bounds[1] if metric.bounds else None,
         alpha=plan.alpha,
-        ranges=tuple(found.ranges) if found.ranges else (),
     )
 
 
@@ -311,19 +289,19 @@ def secondary(source: PhaseEvidence, arm: str) -> tuple[MetricReport, ...]:
 def _compared(source: PhaseEvidence, arm: str, spec: MetricSpec, plan: SequencePlan) -> MetricReport | None:
     metric = metric_of(spec)
     age = source.ages[spec.name]
-    buckets = source.older(age, could_differ=True)
-    control, treatment = (total_sums(buckets, a, metric) for a in (source.design.control, arm))
+    buckets = source.older(age)
+    control, treatment = (total_moments(buckets, a, metric) for a in (source.design.control, arm))
     found = _measured(metric, control, treatment, plan)
     return replace(found, age=age) if found else None
 
 
 def _measured(
-    metric: ComparedMetric, control: Sums, treatment: Sums, plan: SequencePlan
+    metric: ComparedMetric, control: Moments, treatment: Moments, plan: SequencePlan
 ) -> MetricReport | None:
     """A comparison, once both arms have two units."""
     if min(control.n, treatment.n) < 2:
         return None
-    found = comparison_of(metric, pair_of(metric, control, treatment, plan))
+    found = compare(metric, control, treatment, plan)
     return measured_of(found, metric, plan)
 
 
@@ -334,27 +312,9 @@ def unadjusted(source: PhaseEvidence, arm: str) -> MetricReport | None:
         return None
     plain = replace(design.primary, covariate=False)
     control, treatment = (
-        total_moments(source.deciding, a, design.primary).only(plain.columns) for a in (design.control, arm)
+        total_moments(source.mature, a, design.primary).only(plain.columns) for a in (design.control, arm)
     )
     return _measured(plain, control, treatment, design.plan_for(arm))
-
-
-def everyone(source: PhaseEvidence, arm: str) -> MetricReport | None:
-    """Router experiments: the primary metric of all units, those included that nothing changed for."""
-    if source.triggered is None:
-        return None
-    design = source.design
-    control, treatment = (total_moments(source.mature, a, design.primary) for a in (design.control, arm))
-    return _measured(design.primary, control, treatment, design.plan_for(arm))
-
-
-def at_equal_length(source: PhaseEvidence, arm: str) -> Length | None:
-    """The effect at equal answer length, where both arms have three units with a length."""
-    control, treatment = (length_moments(source.deciding, a) for a in (source.spec.control, arm))
-    if control is None or treatment is None or min(control.n, treatment.n) < 3:
-        return None
-    found = length_adjusted(control, treatment, source.design.plan_for(arm))
-    return Length(found.adjusted, found.half, *found.lengths)
 
 
 def segments(source: PhaseEvidence, arm: str) -> tuple[SegmentReport, ...]:
@@ -386,7 +346,7 @@ def _by_label(source: PhaseEvidence, arm: str, spec: SegmentSpec) -> SegmentRepo
 def _by_value(source: PhaseEvidence, arm: str, label: str) -> Mapping[str, Moments]:
     """Value -> sums of the primary metric over mature units."""
     found: dict[str, Moments] = {}
-    for bucket in source.deciding:
+    for bucket in source.mature:
         if bucket.arm == arm:
             for (key, value), moments in bucket.segments.items():
                 if key == label:
@@ -453,7 +413,7 @@ def _per_day(source: PhaseEvidence) -> float:
 def _estimates(source: PhaseEvidence, arm: str) -> tuple[ArmPair, float, float] | None:
     """The arms, a unit's variance, and the arm's share of both."""
     design = source.design
-    both = [total_moments(source.deciding, a, design.primary) for a in (design.control, arm)]
+    both = [total_moments(source.mature, a, design.primary) for a in (design.control, arm)]
     if min(moments.n for moments in both) < 20:
         return None
     arms = ArmPair(design.primary, both[0], both[1], design.plan_for(arm))
@@ -466,8 +426,8 @@ def _with_value(source: PhaseEvidence, arm: str) -> float:
     """The part of the units of control and an arm that has a value of the primary metric, of all arms'."""
     design = source.design
     pair = (design.control, arm)
-    exposed = sum(exposed_units(source.deciding, one) for one in pair)
-    known = sum(float(total_moments(source.deciding, one, design.primary).n) for one in pair)
+    exposed = sum(exposed_units(source.mature, one) for one in pair)
+    known = sum(float(total_moments(source.mature, one, design.primary).n) for one in pair)
     return (design.weights[design.control] + design.weights[arm]) * (known / exposed if exposed else 1.0)
 
 

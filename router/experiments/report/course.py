@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from router.experiments.model import Mode
 from router.experiments.report.model import PlotPoint
-from router.experiments.report.ratio import share_band
 from router.experiments.report.source import (
     PhaseEvidence,
     moments_by_bucket,
@@ -38,11 +37,8 @@ def course_of(source: PhaseEvidence) -> Course:
 
 def _course_of(source: PhaseEvidence, arm: str) -> dict[str, Looks]:
     design = source.design
-    metrics = {design.primary: source.deciding}
-    rails = (
-        rail.metric for rail in design.guardrails if rail.metric.level is None
-    )  # others are always-valid
-    metrics |= {metric: source.older(source.ages[metric.name]) for metric in rails}
+    metrics = {design.primary: source.mature}
+    metrics |= {rail.metric: source.older(source.ages[rail.metric.name]) for rail in design.guardrails}
     found = {metric.name: _course(source, arm, metric, buckets).looks for metric, buckets in metrics.items()}
     return {name: looks for name, looks in found.items() if looks is not None}
 
@@ -82,14 +78,11 @@ def _sums_until(
 
 
 class _Effect(NamedTuple):
-    """An effect with its interval, and the same as shares of control's value where that is known."""
+    """An effect with its interval."""
 
     effect: float
     low: float
     high: float
-    relative: float | None = None
-    relative_low: float | None = None
-    relative_high: float | None = None
 
 
 _UNKNOWN = _Effect(math.nan, -math.inf, math.inf)
@@ -101,62 +94,44 @@ def points_of(source: PhaseEvidence, most: int) -> tuple[PlotPoint, ...]:
     if source.spec.mode is Mode.SHADOW or not source.data.buckets or most < 1:
         return ()
     times = _thinned(np.unique(_ends(source.data.buckets)), most)
-    units = {arm: _exposed(source.data.buckets, arm, times) for arm in source.design.weights}
-    total = np.sum(list(units.values()), axis=0)
-    effects = {arm: _effects_over_time(source.beside(arm), arm, times) for arm in source.design.treatments}
-    nothing = [_Effect(0.0, 0.0, 0.0)] * len(times)
-    return tuple(
-        _point(source, float(time), arm, effects.get(arm, nothing)[i], int(units[arm][i]), int(total[i]))
-        for arm in source.design.weights
-        for i, time in enumerate(times)
-    )
-
-
-def _point(
-    source: PhaseEvidence, time: float, arm: str, effect: _Effect, units: int, total: int
-) -> PlotPoint:
-    weight = source.design.weights[arm]
-    split = source.spec.mode is Mode.SPLIT and time <= min(source.spec.withdrawn.values(), default=math.inf)
-    bounds = share_band(total, weight) if split else (0.0, 1.0)
-    share = units / total if total else weight
-    return PlotPoint(time, arm, *effect[:3], units, share, *bounds, *effect[3:])
+    found = []
+    for arm in source.design.treatments:
+        effects = _effects_over_time(source.beside(arm), arm, times)
+        units = _exposed(source.data.buckets, arm, times)
+        each = zip(times, effects, units, strict=True)
+        found += [PlotPoint(float(time), arm, *effect, int(n)) for time, effect, n in each]
+    return tuple(found)
 
 
 def _effects_over_time(source: PhaseEvidence, arm: str, times: Array) -> list[_Effect]:
     """Effect and interval at each time."""
     found = [_UNKNOWN] * len(times)
-    if not source.deciding:
+    if not source.mature:
         return found
     metric = source.design.primary
-    known, looks = _course(source, arm, metric, source.deciding, times)
+    known, looks = _course(source, arm, metric, source.mature, times)
     if looks is None:
         return found
     arms = ArmPair(metric, looks.control, looks.treatment, source.design.plan_for(arm))
-    effects, bases = np.asarray(arms.difference()), np.asarray(arms.estimates[0].value)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        shares = effects / bases
-    ends = _interval_ends(source, arm, arms, known, (effects, shares))
+    effects = np.asarray(arms.difference())
+    lows, highs = _interval_ends(source, arm, arms, known, effects)
     for at, i in enumerate(np.searchsorted(times, known)):
-        low, high, *relative = (float(end[at]) for end in ends)
-        within = (float(shares[at]), *relative) if math.isfinite(relative[1]) else ()
-        found[i] = _Effect(float(effects[at]), low, high, *within)
+        found[i] = _Effect(float(effects[at]), float(lows[at]), float(highs[at]))
     return found
 
 
 def _interval_ends(
-    source: PhaseEvidence, arm: str, arms: ArmPair, times: Array, values: tuple[Array, Array]
-) -> tuple[Array, ...]:
-    """Ends of the interval of the difference, and of the relative one, as the verdict has them."""
+    source: PhaseEvidence, arm: str, arms: ArmPair, times: Array, effects: Array
+) -> tuple[Array, Array]:
+    """Ends of the interval of the difference, as the verdict has them."""
     metric, plan = arms.metric, arms.plan
-    outer = (arms.bounds(), arms.relative_bounds())
-    whole = _course(source, arm, metric, source.deciding)
+    whole = _course(source, arm, metric, source.mature)
     if whole.looks is None:
-        return *outer[0], *outer[1]
+        return arms.bounds()
     line = Line(offset=-metric.sign * source.design.margin)
     edges = edges_by_plan(metric, whole.looks, plan, line, metric.sign)
     last = np.searchsorted(whole.times, times, side="right") - 1
-    made = (better_end(metric.sign, outer[i], edges[i][last], values[i]) for i in range(len(outer)))
-    return tuple(end for ends in made for end in ends)
+    return better_end(metric.sign, arms.bounds(), edges[last], effects)
 
 
 def _stacked(looks: Sequence[Moments]) -> Moments:

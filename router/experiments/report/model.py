@@ -21,16 +21,6 @@ class Ruling:
 
 
 @dataclass(frozen=True, slots=True)
-class Length:
-    """The effect at equal answer length, with half of its interval, valid at any look: no causal effect."""
-
-    adjusted: float
-    half: float
-    control: float  # mean tokens of an answer
-    treatment: float
-
-
-@dataclass(frozen=True, slots=True)
 class MetricReport:
     """An arm against control on one metric. `low` and `high` are infinite where nothing is known yet.
 
@@ -40,8 +30,7 @@ class MetricReport:
     one likes. `alpha` is what the interval is of; smaller than the plan's where it is one of many. Values
     count as at most `cap`, where there is one. Units are at least `age` seconds old: then their values are
     final (0: not known). `early`: of what was recorded in their first `age` seconds, for harm only. With a
-    `shared_queue` both arms wait for each other, so that the metric compares little. `ranges` are those of
-    both values themselves, of a quantile.
+    `shared_queue` both arms wait for each other, so that the metric compares little.
     """
 
     metric: str
@@ -59,7 +48,6 @@ class MetricReport:
     state: str = ""
     margin: float = 0.0
     margin_relative: bool = False
-    length: Length | None = None
     anytime: bool = True
     waiting: NoInterval | None = None
     cap: float | None = None
@@ -67,7 +55,6 @@ class MetricReport:
     age: float = 0.0
     early: bool = False
     shared_queue: bool = False
-    ranges: tuple[tuple[float, float], ...] = ()
 
     @property
     def gain(self) -> float:
@@ -77,20 +64,11 @@ class MetricReport:
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """A shadow arm's answers against the served ones. Operational: nobody saw these answers.
-
-    `share` is the mean over `units` of each one's share of wins, ties left out.
-    """
+    """A shadow arm's answers against the served ones, by the judge. Nobody saw these answers."""
 
     wins: int
     losses: int
     ties: int
-    share: float
-    low: float
-    high: float
-    p: float
-    units: int = 0
-    anytime: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,11 +123,10 @@ class PlannedProgress:
 class ArmReport:
     """One arm against control. `blocked` is the verdict if the experiment were valid.
 
-    `primary` is None until both arms have two units. In a router experiment it is of the units for which
-    the two routers differed at least once, and `everyone` is of all. `unadjusted` is primary without its
-    covariate. `early` are built-in guardrails of what was recorded soon after the first exposure: they stop
-    an arm for harm, and `guardrails` let it be promoted. `secondary` and `segments` decide nothing, and
-    neither do `days`: the primary metric by days since a unit's first exposure.
+    `primary` is None until both arms have two units; `unadjusted` is primary without its covariate. `early`
+    are built-in guardrails of what was recorded soon after the first exposure: they stop an arm for harm, and
+    `guardrails` let it be promoted. `secondary` and `segments` decide nothing, and neither do
+    `days`: the primary metric by days since a unit's first exposure.
     """
 
     arm: str
@@ -158,7 +135,6 @@ class ArmReport:
     adjusted_p: float = 1.0
     guardrails: tuple[MetricReport, ...] = ()
     blocked: Ruling | None = None
-    everyone: MetricReport | None = None
     pairs: Pairs | None = None
     unadjusted: MetricReport | None = None
     secondary: tuple[MetricReport, ...] = ()
@@ -179,7 +155,7 @@ class MissingReport:
     `control` and `treatment` are shares without one. `relative`: by which part more units have one in the
     arm, with its interval (infinite while it is not known), and `p` that they differ at all. `alarm`: the
     check fails. The effect lies within Lee's bounds if who answers differs between the arms as little as it
-    may, and within the worst case (Manski) whatever the missing values are; None: there are no such bounds.
+    may; None: there are no such bounds.
     `settled`: who answers cannot undo the effect, so the arm may be promoted.
     """
 
@@ -194,8 +170,6 @@ class MissingReport:
     settled: bool
     lee_low: float | None = None
     lee_high: float | None = None
-    worst_low: float | None = None
-    worst_high: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,8 +185,8 @@ class PipelineCheck:
 class ArmNumbers:
     """Counts of an arm, control included. `built_in` are means over responses, as far as they are kept.
 
-    `triggered`, of router experiments: matured units for which the routers differed. `responses` counts
-    requests that had no answer, too; `ended` are those without their whole answer, by stage.
+    `responses` counts requests that had no answer, too; `ended` are those without their whole answer, by
+    stage.
     """
 
     arm: str
@@ -224,18 +198,13 @@ class ArmNumbers:
     weight: float
     answered: Mapping[str, int] = field(default_factory=dict)
     built_in: Mapping[str, float] = field(default_factory=dict)
-    triggered: int | None = None
     ended: tuple[EarlyEnds, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class PlotPoint:
-    """The primary metric of an arm over mature units exposed until `time`, and the arm's share of units.
-
-    `units`, `share` and its bounds count all exposed units: outside of the bounds the sample-ratio test
-    has its alarm. Control has points with an effect of 0, for its share. `relative` is the effect as a share
-    of control's value, None where that may be 0 or nothing is known yet.
-    """
+    """The primary metric of an arm but control over mature units exposed until `time`; `units` of the arm
+    count all exposed until then."""
 
     time: float
     arm: str
@@ -243,12 +212,6 @@ class PlotPoint:
     low: float
     high: float
     units: int
-    share: float
-    share_low: float
-    share_high: float
-    relative: float | None = None
-    relative_low: float | None = None
-    relative_high: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

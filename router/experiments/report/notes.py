@@ -9,8 +9,6 @@ from router.experiments.model import EarlyEnds, Mode, Spec, Unanswered
 from router.experiments.report.source import (
     PhaseEvidence,
     duration,
-    is_router_experiment,
-    length_moments,
     plural,
     window_in_words,
 )
@@ -44,7 +42,6 @@ def _notes(source: PhaseEvidence, health: PipelineHealth) -> Iterator[str]:
     if text := MODE_NOTES.get(spec.mode):
         yield text.format(judge=spec.judge)
     yield from _withdrawal_notes(spec)
-    yield from _router_notes(source)
     young = health.maturity.exposed - health.maturity.matured
     if young:
         yield (
@@ -59,7 +56,6 @@ def _notes(source: PhaseEvidence, health: PipelineHealth) -> Iterator[str]:
         yield f"not counted: {outcomes} of a metric that this plan does not have"
     yield from _unserved_notes(source.data, spec)
     yield from _degraded_notes(source)
-    yield from _length_notes(source)
     yield from _phase_notes(source)
 
 
@@ -75,17 +71,6 @@ def _numbers_of_young_units(source: PhaseEvidence) -> str:
         sooner.append(f"the first {duration(source.phase.early)} of {names}")
     first = "the shares of the arms"
     return f"{', '.join([first, *sooner[:-1]])} and {sooner[-1]}" if sooner else first
-
-
-def _router_notes(source: PhaseEvidence) -> Iterator[str]:
-    if source.triggered is not None:
-        yield (
-            f"{source.spec.primary.name} is compared among the {source.spec.unit}s for whom the two routers"
-            " differed at least once, since nothing could change for the others; what must not get worse is"
-            " compared among all"
-        )
-    elif is_router_experiment(source.spec):
-        yield "the choice of the other router was answered too, and nobody saw that answer"
 
 
 def _unanswered_notes(source: PhaseEvidence) -> Iterator[str]:
@@ -107,16 +92,6 @@ def _degraded_notes(source: PhaseEvidence) -> Iterator[str]:
                 f"{arm} could not answer {plural(broken, source.spec.unit)}; something else did, and they"
                 f" still count for {arm}"
             )
-
-
-def _length_notes(source: PhaseEvidence) -> Iterator[str]:
-    if source.spec.mode is Mode.SHADOW:
-        return
-    if source.spec.primary.kind.rules.has_denominator:
-        yield f"the difference at equal answer length is not known: {source.spec.primary.name} is a ratio"
-    elif source.deciding and all(length_moments(source.deciding, a) is None for a in source.design.weights):
-        why = f"no {source.spec.unit} has both an outcome and a count of tokens"
-        yield f"the difference at equal answer length is not known: {why}"
 
 
 def _phase_notes(source: PhaseEvidence) -> Iterator[str]:

@@ -22,7 +22,7 @@ def progress_of(source: PhaseEvidence, judged: ExperimentVerdict) -> PlannedProg
     design = source.design
     if source.spec.mode is not Mode.SPLIT:
         return None
-    units = sum(exposed_units(source.deciding, arm) for arm in design.weights)
+    units = sum(exposed_units(source.mature, arm) for arm in design.weights)
     waiting = [arm for arm in judged.arms if arm.arm not in source.spec.withdrawn and _waits(arm)]
     held = any((arm.blocked or arm.verdict).rule in HELD_BACK for arm in waiting)
     reached = bool(waiting) and all(arm.planned is not None and arm.planned.reached for arm in waiting)

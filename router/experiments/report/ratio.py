@@ -1,6 +1,6 @@
 """Do arms get the shares of units that they should, over time?
 
-The evidence after every bucket of time, and the shares at which the test has its alarm.
+The evidence after every bucket of time.
 """
 
 from __future__ import annotations
@@ -13,13 +13,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from router.experiments.stats.checks import ALPHA, SampleRatio, arm_term, total_term
+from router.experiments.stats.checks import SampleRatio, arm_term, total_term
 from router.experiments.stats.moments import Array
 
 if TYPE_CHECKING:
     from router.experiments.store.series import TimeBucket
-
-_HALVINGS = 40
 
 
 def ratio_of(
@@ -81,30 +79,3 @@ def ratio_evidence(counts: Array, weights: Sequence[float]) -> Array:
     for i, weight in enumerate(weights):
         found = found + arm_term(counts[:, i], weight)
     return np.asarray(found, np.float64)
-
-
-def share_band(units: int, weight: float) -> tuple[float, float]:
-    """Shares of one arm against all others, among `units`, between which the test has no alarm."""
-    if not units:
-        return 0.0, 1.0
-    return _band_edge(units, weight, 0.0), _band_edge(units, weight, 1.0)
-
-
-def _band_edge(units: int, weight: float, outside: float) -> float:
-    """The evidence grows from the arm's own weight outwards, so by bisection."""
-    inside, level = weight, -math.log(ALPHA)
-    if _evidence_at(outside, units, weight) < level:
-        return outside
-    for _ in range(_HALVINGS):
-        middle = (inside + outside) / 2
-        if _evidence_at(middle, units, weight) < level:
-            inside = middle
-        else:
-            outside = middle
-    return inside
-
-
-def _evidence_at(share: float, units: int, weight: float) -> float:
-    counts = (share * units, (1 - share) * units)
-    terms = sum(float(arm_term(n, w)) for n, w in zip(counts, (weight, 1 - weight), strict=True))
-    return terms - float(total_term(units))

@@ -39,8 +39,6 @@ from router.experiments.stats.checks import (
 from router.experiments.stats.compare import SequencePlan
 from router.experiments.stats.missing import Missing, Response, missing_outcomes
 from router.experiments.stats.moments import Array, ComparedMetric, Moments, places
-from router.experiments.stats.quantiles import Sums, TimeCounts
-from router.experiments.times import BINS
 from router.experiments.verdict import CROSSED, Course, ExperimentDesign, PipelineHealth
 from router.quantities import percent
 
@@ -51,12 +49,11 @@ if TYPE_CHECKING:  # SQLAlchemy, which planning needs no more than clients do
 
 @dataclass(frozen=True)
 class PhaseEvidence:
-    """A phase's sums. `triggered`, of router experiments, is of units for which the routers differed."""
+    """A phase's sums."""
 
     experiment: Experiment
     phase: ExperimentPhase
     data: PhaseData
-    triggered: PhaseData | None
     now: float
 
     @property
@@ -75,11 +72,6 @@ class PhaseEvidence:
         return mature_buckets(self.data.buckets, self.now, self.spec.closing)
 
     @cached_property
-    def deciding(self) -> tuple[TimeBucket, ...]:
-        """Mature buckets that the primary metric is read from: those of units that could differ."""
-        return self.older(self.spec.closing, could_differ=True)
-
-    @cached_property
     def ages(self) -> dict[str, float]:
         """Metric, `NAME@SECONDS` for an early reading -> seconds after which a unit's value is final.
 
@@ -92,12 +84,11 @@ class PhaseEvidence:
         early = zip(self.design.early, self.phase.early_guardrails, strict=True)
         return found | {rail.metric.name: read.window for rail, read in early}
 
-    def older(self, seconds: float, could_differ: bool = False) -> tuple[TimeBucket, ...]:
-        """Buckets of units that are older; of a router experiment those of units that `could_differ`."""
-        data = self.triggered if could_differ and self.triggered is not None else self.data
-        if seconds == self.spec.closing and data is self.data:
+    def older(self, seconds: float) -> tuple[TimeBucket, ...]:
+        """Buckets of units that are older."""
+        if seconds == self.spec.closing:
             return self.mature
-        return mature_buckets(data.buckets, self.now, seconds)
+        return mature_buckets(self.data.buckets, self.now, seconds)
 
     def beside(self, arm: str) -> PhaseEvidence:
         """What an arm is compared by. For one that was withdrawn, the units until then: the others' of later
@@ -105,27 +96,19 @@ class PhaseEvidence:
         end = self.spec.withdrawn.get(arm)
         if end is None:
             return self
-        cut = [
-            None if of is None else replace(of, buckets=tuple(b for b in of.buckets if b.start < end))
-            for of in (self.data, self.triggered)
-        ]
-        return replace(self, data=cut[0] or self.data, triggered=cut[1])
+        buckets = tuple(b for b in self.data.buckets if b.start < end)
+        return replace(self, data=replace(self.data, buckets=buckets))
 
-    def outcomes(self) -> dict[str, dict[str, Sums]]:
+    def outcomes(self) -> dict[str, dict[str, Moments]]:
         """Arm, then metric, to the sums that `judge` takes: of units whose values are final."""
         design = self.design
-        read = {design.primary: self.deciding}
+        read = {design.primary: self.mature}
         rails = (rail.metric for rail in (*design.guardrails, *design.early))
         read |= {metric: self.older(self.ages[metric.name]) for metric in rails}
         return {
-            arm: {metric.name: total_sums(buckets, arm, metric) for metric, buckets in read.items()}
+            arm: {metric.name: total_moments(buckets, arm, metric) for metric, buckets in read.items()}
             for arm in design.weights
         }
-
-
-def is_router_experiment(spec: Spec) -> bool:
-    """Whether the arms are router configurations."""
-    return any(arm.router is not None for arm in spec.arms)
 
 
 def phase_of(experiment: Experiment, number: int) -> ExperimentPhase | None:
@@ -143,16 +126,13 @@ def gather(
     store: ExperimentStore, experiment: Experiment, phase: ExperimentPhase, now: float
 ) -> PhaseEvidence:
     """Read the sums of a phase. Raises StoreDown."""
-    name = experiment.name
-    routers = is_router_experiment(phase.spec) and phase.spec.mode is not Mode.SHADOW
-    triggered = store.data(name, phase.number, only_differing=True) if routers else None
-    return PhaseEvidence(experiment, phase, store.data(name, phase.number), triggered, now)
+    return PhaseEvidence(experiment, phase, store.data(experiment.name, phase.number), now)
 
 
 def metric_of(spec: MetricSpec) -> ComparedMetric:
     """The metric of the statistics."""
     bounds = None if spec.cap is None else (spec.least, spec.cap)
-    return ComparedMetric(spec.name, spec.kind, spec.higher_is_better, spec.covariate, bounds, spec.quantile)
+    return ComparedMetric(spec.name, spec.kind, spec.higher_is_better, spec.covariate, bounds)
 
 
 def early_metric(spec: MetricSpec) -> ComparedMetric:
@@ -226,29 +206,11 @@ def total_moments(buckets: Sequence[TimeBucket], arm: str, metric: ComparedMetri
     )
 
 
-def total_sums(buckets: Sequence[TimeBucket], arm: str, metric: ComparedMetric) -> Sums:
-    """What one arm has of a metric over all buckets."""
-    if metric.level is None:
-        return total_moments(buckets, arm, metric)
-    bins = np.zeros(BINS)
-    for bucket in buckets:
-        if bucket.arm == arm:
-            found = bucket.bins.get(metric.name, {})
-            bins[list(found)] += list(found.values())
-    return TimeCounts(bins)
-
-
 def usable_moments(metric: ComparedMetric, sums: Moments) -> Moments:
     """A ratio whose denominator is still 0 has no value: then as if there were no units yet."""
     if metric.kind.rules.has_denominator and any(sums.sums[i] == 0 for i in range(1, metric.columns, 2)):
         return Moments.empty(metric.columns)
     return sums
-
-
-def length_moments(buckets: Iterable[TimeBucket], arm: str) -> Moments | None:
-    """The columns (value, length) of an arm; None where the store has none."""
-    found = [b.lengths for b in buckets if b.arm == arm and b.lengths is not None]
-    return moments_of_row(rows_of(found, 2).sum(axis=0), 2) if found else None
 
 
 def exposed_units(buckets: Iterable[TimeBucket], arm: str) -> int:
@@ -270,7 +232,6 @@ def health_of(source: PhaseEvidence, course: Course | None = None) -> PipelineHe
     spec, data, weights = source.spec, source.data, source.design.weights
     total = sum(b.exposed for b in data.buckets)
     ends = ((b.start + b.seconds, b.exposed) for b in data.buckets)
-    triggered = source.triggered
     return PipelineHealth(
         sample_ratio=ratio_of(data.buckets, weights, data.peak, spec.withdrawn)
         if _splits(source)
@@ -278,10 +239,7 @@ def health_of(source: PhaseEvidence, course: Course | None = None) -> PipelineHe
         maturity=maturity(ends, source.now, spec.closing),
         missing=dict(_missing(source, course or {})),
         crossed=data.crossed / total if total else 0.0,
-        mixed=() if spec.mode is Mode.HOLDOUT else changed_parts(data.digests, is_router_experiment(spec)),
-        triggered=ratio_of(triggered.buckets, weights, withdrawn=spec.withdrawn)
-        if triggered and _splits(source)
-        else None,
+        mixed=() if spec.mode is Mode.HOLDOUT else changed_parts(data.digests),
     )
 
 
@@ -308,7 +266,7 @@ def _missing(source: PhaseEvidence, course: Course) -> Iterator[tuple[str, Missi
 
 
 def _answers(source: PhaseEvidence, arm: str) -> tuple[Response, Moments]:
-    primary, buckets = source.design.primary, source.deciding
+    primary, buckets = source.design.primary, source.mature
     response = Response(exposed_units(buckets, arm), answered_units(buckets, arm, primary.name))
     return response, total_moments(buckets, arm, primary)
 
@@ -322,8 +280,6 @@ def checks_of(source: PhaseEvidence, health: PipelineHealth) -> tuple[PipelineCh
 
 def _sound(source: PhaseEvidence, health: PipelineHealth) -> Iterator[tuple[str, str]]:
     yield "sample-ratio", _ratio_in_words(source, health.sample_ratio)
-    if health.triggered is not None:
-        yield "triggered-ratio", _ratio_in_words(source, health.triggered)
     yield "missing-outcomes", _missing_in_words(source, health)
     yield "crossed-units", _crossed_in_words(source, health)
     yield "mixed-digests", "adapters, base and router stayed what they were"
@@ -361,20 +317,19 @@ def _missing_in_words(source: PhaseEvidence, health: PipelineHealth) -> str:
     return f"without {spec.primary.name}: {'; '.join(shares)}"
 
 
-def changed_parts(digests: Mapping[str, tuple[str, ...]], routers: bool) -> tuple[str, ...]:
+def changed_parts(digests: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
     """What changed under a phase, by arm, in words. Of `adapter/base/router` texts, in order of time.
 
     No adapter is no change of it: the base answered, as an arm does that has none or could not load its
-    own. In a router experiment every arm has all adapters.
+    own.
     """
-    return tuple(_changed_parts(digests, PARTS[1:] if routers else PARTS))
+    return tuple(_changed_parts(digests))
 
 
-def _changed_parts(digests: Mapping[str, tuple[str, ...]], parts: tuple[str, ...]) -> Iterator[str]:
+def _changed_parts(digests: Mapping[str, tuple[str, ...]]) -> Iterator[str]:
     for arm, found in digests.items():
         split = [text.split("/") for text in found]
-        for part in parts:
-            place = PARTS.index(part)
+        for place, part in enumerate(PARTS):
             seen = dict.fromkeys(s[place] for s in split if len(s) > place and s[place])
             if len(seen) > 1:
                 yield f"{part} of {arm} ({' -> '.join(map(short_digest, seen))})"

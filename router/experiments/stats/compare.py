@@ -50,8 +50,6 @@ class SequencePlan:
     exact_share: float = 0.2
     unbounded_units: int = 750
     arm_events: float = 1.0
-    share: float = 0.5
-    """The treatment's part of the units of both arms, for quantiles."""
     volume: float = 30.0
     """Units with equal denominators that an arm's denominators are worth: (sum d)^2 / sum d^2."""
     tail: float = 24.0
@@ -104,7 +102,7 @@ FAR = 14.0
 class ArmComparison:
     """Treatment against control. `p` is for the line asked about, the intervals are of the differences.
 
-    All of it may be looked at as often as one likes. `ranges` are of both values themselves, of quantiles.
+    All of it may be looked at as often as one likes.
     """
 
     metric: str
@@ -117,7 +115,6 @@ class ArmComparison:
     p: float
     method: Method
     waiting: NoInterval | None = None
-    ranges: tuple[ConfidenceInterval, ConfidenceInterval] | None = None
 
 
 @dataclass(frozen=True)

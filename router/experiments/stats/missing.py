@@ -1,10 +1,9 @@
 """Outcomes that are missing: whether arms lose unlike shares of them, and how far that may move an effect.
 
 Where units without an outcome are left out, the units that are left may not be alike: one arm may make
-other users answer. Bounds say what that can do. Manski 1990 (jstor.org/stable/2006592): missing values may
-lie anywhere in the metric's range. Lee 2009 (doi:10.1111/j.1467-937X.2009.00536.x): of the arm where more
-units answer, the further ones are the best, or the worst, and are trimmed. It holds if an arm makes some
-units answer more and none less.
+other users answer. Bounds say what that can do. Lee 2009 (doi:10.1111/j.1467-937X.2009.00536.x): of the
+arm where more units answer, the further ones are the best, or the worst, and are trimmed. It holds if an arm
+makes some units answer more and none less.
 
 Of a proportion the test of Lee's bound is one of rates of all units: the arm is better at both bounds where
 more of all its units have a good answer and fewer have a bad one. It needs no estimate of the response.
@@ -58,7 +57,7 @@ class Missing:
 
     `relative`: by which part more units answer in the treatment, with its interval (infinite where it is not
     known yet), and `p` that the response differs at all. `alarm`: it is shown to differ by more than
-    `TOLERATED`. `lee` and `manski` are bounds of the effect, None where there are none. `settled`: who
+    `TOLERATED`. `lee` are bounds of the effect, None where there are none. `settled`: who
     answers may not undo an effect that is shown.
     """
 
@@ -70,7 +69,6 @@ class Missing:
     p: float
     alarm: bool
     lee: tuple[float, float] | None = None
-    manski: tuple[float, float] | None = None
     settled: bool = True
 
 
@@ -165,7 +163,7 @@ def missing_outcomes(
         return Missing(*shares, alarm)
     lee = _lee(metric, control, treatment)
     settled = _settled(metric, control, treatment, plan, margin, lee, looks, differs=p <= plan.alpha)
-    return Missing(*shares, alarm, lee, _manski(metric, control, treatment), settled)
+    return Missing(*shares, alarm, lee, settled)
 
 
 def _settled(
@@ -233,18 +231,3 @@ def _trimmed(metric: ComparedMetric, sums: Moments, part: float) -> tuple[float,
         min(most, odds * (high - mean), mean - low),
         min(most, odds * (mean - low), high - mean),
     )
-
-
-def _manski(
-    metric: ComparedMetric, control: tuple[Response, Moments], treatment: tuple[Response, Moments]
-) -> tuple[float, float] | None:
-    """Bounds of the effect on all units, whatever the missing values are; None where nothing bounds them."""
-    low, high = metric.range
-    if not math.isfinite(high - low) or metric.kind.rules.has_denominator:
-        return None
-    ends = []
-    for response, sums in (control, treatment):
-        share, mean = float(response.share), float(sums.mean())
-        ends.append((share * mean + (1 - share) * low, share * mean + (1 - share) * high))
-    (least, most), (least_other, most_other) = ends
-    return least_other - most, most_other - least

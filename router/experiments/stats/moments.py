@@ -140,7 +140,6 @@ class ComparedMetric:
 
     The covariate (CUPED) is the same quantity of the same unit from before the experiment. `bounds` are the
     least and the largest value that a unit can have, because values are capped there; None: there are none.
-    `level` makes it a quantile: the value that this share of units do not pass.
     """
 
     name: str
@@ -148,7 +147,6 @@ class ComparedMetric:
     higher_is_better: bool = True
     covariate: bool = False
     bounds: tuple[float, float] | None = None
-    level: float | None = None
 
     def __post_init__(self) -> None:
         if not self.name:

@@ -252,16 +252,14 @@ def found_by_plan(
     )
 
 
-def edges_by_plan(
-    metric: ComparedMetric, looks: Looks, plan: SequencePlan, line: Line, side: int
-) -> tuple[Array, Array]:
-    """`edge` and `relative_edge` as they were known at each look, [looks]."""
+def edges_by_plan(metric: ComparedMetric, looks: Looks, plan: SequencePlan, line: Line, side: int) -> Array:
+    """`edge` as it was known at each look, [looks]."""
     arms, count = _until_planned(metric, looks, plan), len(looks.units)
     found, end = arms.evidence(line, side), 0 if side > 0 else 1
     highest = np.maximum.accumulate(found)
     most = np.maximum.accumulate(np.where(found >= highest, np.arange(len(found)), 0))
     most = np.pad(most, (0, count - len(most)), mode="edge")
-    return arms.bounds()[end][most], arms.relative_bounds()[end][most]
+    return arms.bounds()[end][most]
 
 
 def _until_planned(metric: ComparedMetric, looks: Looks, plan: SequencePlan) -> PlannedPair:

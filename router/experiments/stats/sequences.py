@@ -132,22 +132,6 @@ def log_likelihood(s: ArrayLike, f: ArrayLike, p: ArrayLike) -> Array:
     return found
 
 
-def one_arm(successes: ArrayLike, failures: ArrayLike, p: ArrayLike) -> Array:
-    """Log evidence against the rate `p`."""
-    return _mixed(successes, failures) - log_likelihood(successes, failures, p)
-
-
-def one_arm_interval(successes: float, failures: float, alpha: float = 0.05) -> tuple[float, float]:
-    """All rates with evidence below 1/alpha."""
-    centre = successes / (successes + failures) if successes + failures else 0.5
-
-    def covered(p: Array) -> Array:
-        return one_arm(successes, failures, p) + math.log(alpha)
-
-    low, high = (float(outermost(covered, centre, end)) for end in (0.0, 1.0))
-    return low, high
-
-
 def outermost(excess: Callable[[Array], Array], inside: ArrayLike, outside: ArrayLike) -> Array:
     """Where `excess`, negative at `inside`, turns positive on the way to `outside`, if it does.
 

@@ -4,8 +4,7 @@ Each response is kept once in a phase, each unit once, each outcome key once. Th
 fixes its arm, its time and its segments, in the transaction that writes it, so that servers agree. An
 outcome belongs to the units of its response, or to the unit that it names; where there is none yet, it waits
 for its exposure. An outcome from before a phase is the unit's past in it, which a covariate may read, in
-whatever experiment it was recorded. With exposures come what two routers chose for the same requests, and
-the judged pairs of shadow arms.
+whatever experiment it was recorded. Judged pairs of shadow arms come with them.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from sqlalchemy import ColumnElement, Connection, Double, Text, case, delete, func, literal_column, select
+from sqlalchemy import ColumnElement, Connection, case, delete, func, select
 
 from router.experiments.model import (
     BUILT_IN,
@@ -26,7 +25,6 @@ from router.experiments.model import (
     NO_VALUE,
     OTHER_VALUE,
     Accepted,
-    Disagreement,
     Exposure,
     SegmentSpec,
     ShadowPair,
@@ -40,7 +38,6 @@ from router.experiments.store.tables import (
     UNPLANNED,
     WAITING,
     digests,
-    disagreements,
     experiments,
     exposures,
     outcomes,
@@ -245,7 +242,6 @@ _OUTCOME = [
     for n in ("key", "metric", "value", "time", "response_id", "experiment", "unit", "came", "stage")
 ]
 Shown: TypeAlias = tuple[PhaseInfo, Exposure]
-DisagreementOfPhase: TypeAlias = tuple[PhaseInfo, Disagreement]
 LONGEST = 256  # characters of a value with sums of its own: it is part of a key
 KnownValues: TypeAlias = dict[tuple[int, str], set[str]]  # phase and label -> values with sums of their own
 
@@ -263,7 +259,6 @@ def expose(session: WriteSession, reported: Sequence[Exposure]) -> None:
     session.load({EVERYTHING} if earlier else {RESPONSES} | {p.outcome.metric for p in adopted})
     for e, unit in answering:
         unit.shown(e.arm, e.time, bool(e.degraded))
-    _mark_differing(session, new)
     session.write_units()
     _keep(session, answering)
     _forget_waiting(session, [p.outcome.key for p in adopted])
@@ -432,46 +427,6 @@ def _segment_value(segment: SegmentSpec, e: Exposure, there: Collection[str]) ->
     return value if value in there or room else OTHER_VALUE
 
 
-def disagree(session: WriteSession, found: Sequence[Disagreement]) -> None:
-    """Keep them, and move their units to the sums of those for which the routers differed."""
-    infos = session.phases.named(session.conn, {d.experiment for d in found})
-    new: dict[tuple[int, str], DisagreementOfPhase] = {}
-    for d in found:
-        if info := infos.get((d.experiment, d.phase)):
-            new.setdefault((info.id, d.response_id), (info, d))
-    for seat in _kept_already(session, new):
-        new.pop(seat, None)
-    rows = ((*key, d.unit, d.time, d.control, d.treatment) for key, (_, d) in new.items())
-    session.bulk.write(session.conn, disagreements, rows, Clash.KEEP)
-    differing = [(info, d.unit) for info, d in new.values() if d.control != d.treatment]
-    session.find(differing)
-    session.load({EVERYTHING})
-    for info, name in differing:
-        if unit := session.named.get((info.id, name)):
-            unit.differ()
-    session.write_units()
-    session.finish()
-
-
-def _kept_already(session: WriteSession, places: Collection[tuple[int, str]]) -> list[tuple[int, str]]:
-    of = disagreements.c
-    which = [session.bulk.among(of.phase, {phase for phase, _ in places})]
-    which.append(session.bulk.among(of.response_id, {response for _, response in places}))
-    rows = session.conn.execute(select(of.phase, of.response_id).where(*which))
-    return [(phase, response) for phase, response in rows]
-
-
-def _mark_differing(session: WriteSession, new: Sequence[Unit]) -> None:
-    """New units of which a disagreement was kept before."""
-    of = disagreements.c
-    by_name = {(unit.info.id, unit.unit): unit for unit in new}
-    which = [session.bulk.among(of.phase, {p for p, _ in by_name}), of.control != of.treatment]
-    query = select(of.phase, of.unit).where(*which, session.bulk.among(of.unit, {n for _, n in by_name}))
-    for seat in session.conn.execute(query.distinct()).all():
-        if unit := by_name.get(tuple(seat)):
-            unit.differ()
-
-
 def keep_pairs(session: WriteSession, found: Sequence[ShadowPair]) -> None:
     """The same arm and response again changes nothing."""
     infos = session.phases.named(session.conn, {p.experiment for p in found})
@@ -484,22 +439,8 @@ def keep_pairs(session: WriteSession, found: Sequence[ShadowPair]) -> None:
 
 
 def count_pairs(conn: Connection, info: PhaseInfo) -> dict[str, PairCounts]:
-    """By arm. A pair without a unit is one of its own."""
-    of, none = pairs.c, literal_column("''", Text)
-    own = case((of.unit == none, of.response_id), else_=none)
-    won, lost, tied = (func.sum(case((of.result == result, 1), else_=0)) for result in (1, -1, 0))
-    by_unit = (
-        select(of.arm, won.label("won"), lost.label("lost"), tied.label("tied"))
-        .where(of.phase == info.id)
-        .group_by(of.arm, of.unit, own)
-        .subquery()
-        .c
-    )
-    decisive = by_unit.won + by_unit.lost
-    share = case((decisive > 0, by_unit.won * literal_column("1.0", Double) / decisive), else_=0.0)
-    sums = (by_unit.won, by_unit.lost, by_unit.tied, case((decisive > 0, 1), else_=0), share)
-    rows = conn.execute(select(by_unit.arm, *map(func.sum, sums)).group_by(by_unit.arm))
-    return {
-        arm: PairCounts(int(wins), int(losses), int(ties), int(units), float(share_sum))
-        for arm, wins, losses, ties, units, share_sum in sorted(rows)
-    }
+    """By arm."""
+    of = pairs.c
+    results = (func.sum(case((of.result == result, 1), else_=0)) for result in (1, -1, 0))
+    rows = conn.execute(select(of.arm, *results).where(of.phase == info.id).group_by(of.arm))
+    return {arm: PairCounts(*map(int, found)) for arm, *found in sorted(rows)}

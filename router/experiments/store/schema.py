@@ -4,17 +4,14 @@ The first tables of lora-router 0.3 have version 7; a database with another vers
 
 Views are for people and programs that read the database themselves: the part of it that stays as it is. The
 tables may change with any version; a view keeps its columns, and new ones come behind the old. Only
-experiments that were not deleted are in them. They are made with the tables, and anew when their definition
-changed.
+experiments that were not deleted are in them. They are made with the tables.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from hashlib import sha256
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
@@ -28,11 +25,9 @@ from sqlalchemy import (
     literal_column,
     select,
 )
-from sqlalchemy.exc import DBAPIError
 
 from router.errors import ConfigError
 from router.experiments.store import tables
-from router.experiments.store.identity import give_identity
 from router.experiments.store.tables import (
     PREFIX,
     experiments,
@@ -44,7 +39,6 @@ from router.experiments.store.tables import (
     version,
 )
 
-log = logging.getLogger(__name__)
 VERSION = 7
 
 
@@ -54,7 +48,7 @@ def migrate(conn: Connection) -> None:
     there = _version(conn)
     if there is None:
         tables.metadata.create_all(conn)
-        give_identity(conn)
+        _make_views(conn)
         conn.execute(insert(version).values(version=VERSION))
     else:
         _refuse_other(there)
@@ -87,9 +81,6 @@ def _version(conn: Connection) -> int | None:
     if not inspect(conn).has_table(version.name):
         return None
     return conn.execute(select(version.c.version)).scalar_one_or_none()
-
-
-OTHER_COLUMNS, STILL_READ = "42P16", "2BP01"  # SQLSTATE: of a view to replace, of one to drop
 
 
 class ColumnType(StrEnum):
@@ -158,7 +149,6 @@ _UNITS = View(
         ViewColumn("responses", ColumnType.INTEGER, "those of them within its window", units.c.responses),
         ViewColumn("degraded", ColumnType.FLAG, "an answer did not come from its arm", units.c.degraded),
         ViewColumn("crossed", ColumnType.FLAG, "it was shown more than one arm", units.c.crossed),
-        ViewColumn("differed", ColumnType.FLAG, "two routers once chose differently", units.c.differed),
         ViewColumn(
             "segments",
             ColumnType.TEXT,
@@ -192,7 +182,7 @@ _OUTCOMES = View(
         ViewColumn(
             "stage",
             ColumnType.TEXT,
-            "of error and cancelled: where the request ended (routing, lease, admission, prefill, stream)",
+            "of error and cancelled: where the request ended (lease, admission, prefill, stream)",
             outcomes.c.stage,
         ),
     ),
@@ -241,76 +231,7 @@ VIEWS: Mapping[str, View] = {"units": _UNITS, "outcomes": _OUTCOMES, "values": _
 """What a reader calls it -> the view."""
 
 
-def make_views(conn: Connection) -> None:
-    """Make those that are not there as they should be. The connection is the only writer, and the tables
-    have the newest version."""
-    there, postgres = _there(conn), conn.dialect.name == "postgresql"
+def _make_views(conn: Connection) -> None:
     for view in VIEWS.values():
-        statement = f"VIEW {view.name} AS {_text(view, conn)}"
-        definition = _comment(view, statement) if postgres else f"CREATE {statement}"
-        if there.get(view.name) == definition:
-            continue
-        if postgres:
-            _make_postgres(conn, view, statement, definition)
-        else:
-            conn.exec_driver_sql(f"DROP VIEW IF EXISTS {view.name}")
-            conn.exec_driver_sql(definition)
-
-
-def _text(view: View, conn: Connection) -> str:
-    compiled = view.query.compile(dialect=conn.dialect, compile_kwargs={"literal_binds": True})
-    return str(compiled).replace("\n", "")
-
-
-def _there(conn: Connection) -> dict[str, str]:
-    """View -> what identifies its definition: SQLite keeps the statement, PostgreSQL a comment."""
-    names = ", ".join(f"'{view.name}'" for view in VIEWS.values())
-    if conn.dialect.name == "postgresql":
-        found = f"""SELECT relname, obj_description(oid, 'pg_class') FROM pg_class
-            WHERE relkind = 'v' AND pg_table_is_visible(oid) AND relname IN ({names})"""  # noqa: S608
-    else:
-        found = f"SELECT name, sql FROM sqlite_master WHERE type = 'view' AND name IN ({names})"  # noqa: S608
-    return {row[0]: row[1] for row in conn.exec_driver_sql(found)}
-
-
-def _comment(view: View, statement: str) -> str:
-    """The comment on a view in PostgreSQL, with a digest of its definition."""
-    means = "\n".join((statement, view.means, *(f"{c.name}: {c.means}" for c in view.columns)))
-    return f"One row: {view.means}. (definition {sha256(means.encode()).hexdigest()[:16]})"
-
-
-def _make_postgres(conn: Connection, view: View, statement: str, definition: str) -> None:
-    """In place where that is possible: what was granted on it, and views that read it, stay."""
-    if _done(conn, f"CREATE OR REPLACE {statement}", unless=OTHER_COLUMNS):
-        pass
-    elif _done(conn, f"DROP VIEW {view.name}", unless=STILL_READ):
-        conn.exec_driver_sql(f"CREATE {statement}")
-        log.warning("the view %s has other columns now: grant again what was granted on it", view.name)
-    else:
-        log.warning("the view %s stays as it was: drop the views that read it, then start again", view.name)
-        return
-    for comment in _comments(view, definition):
-        conn.exec_driver_sql(comment)
-
-
-def _done(conn: Connection, statement: str, unless: str) -> bool:
-    """Whether it was done; False if the server refuses it with this SQLSTATE."""
-    try:
-        with conn.begin_nested():
-            conn.exec_driver_sql(statement)
-    except DBAPIError as error:
-        if getattr(error.orig, "sqlstate", None) != unless:
-            raise
-        return False
-    return True
-
-
-def _comments(view: View, definition: str) -> Iterator[str]:
-    yield f"COMMENT ON VIEW {view.name} IS {_quoted(definition)}"
-    for column in view.columns:
-        means = f"{column.holds}: {column.means}"
-        yield f"COMMENT ON COLUMN {view.name}.{column.name} IS {_quoted(means)}"
-
-
-def _quoted(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
+        compiled = view.query.compile(dialect=conn.dialect, compile_kwargs={"literal_binds": True})
+        conn.exec_driver_sql(f"CREATE VIEW {view.name} AS {compiled}")

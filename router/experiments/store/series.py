@@ -34,17 +34,15 @@ from router.experiments.model import (
 )
 from router.experiments.stats.moments import Moments, places
 from router.experiments.store import tables
-from router.experiments.store.bins import SEPARATOR, add_block
 from router.experiments.store.stretches import stretch_number, stretch_span, width_of
 from router.experiments.store.tables import COLUMNS, PRODUCTS, experiments, from_json, phases
-from router.experiments.times import SlowShare, TimeQuantile, slow_share, time_quantile
+from router.experiments.times import SlowShare, slow_share
 from router.ports import Stage
 from router.shared.database import Bulk
 
+SEPARATOR = "\x1f"  # in a series' key, before label and value of a segment
 RESPONSES, OUTCOMES = "responses", "outcomes"
 EVERYTHING = "*"
-LENGTHS = ""  # the sums of (primary value, mean answer length)
-LENGTH = "completion_tokens"
 
 
 class Values(NamedTuple):
@@ -82,8 +80,7 @@ class Series(NamedTuple):
     """One of the sums: its key in the table, its columns, the names it reads, and the row of a unit.
 
     `answers` are names of outcomes, for counting the units that have one of them. `metric` is what its row is
-    made by. Of a series that is `split` there are sums by segment, too, and of one that is `binned` units by
-    the bin of their value.
+    made by. Of a series that is `split` there are sums by segment, too.
     """
 
     key: str
@@ -93,7 +90,6 @@ class Series(NamedTuple):
     row: Callable[[HasValues], Row | None]
     metric: MetricSpec
     split: bool = False
-    binned: bool = False
 
 
 def powers(row: Row) -> Row:
@@ -184,7 +180,7 @@ def _readings(phase: ExperimentPhase) -> dict[str, tuple[tuple[str, float], ...]
     for metric in (*spec.metrics, *phase.early_guardrails):
         window = spec.window_of(metric)
         per = (metric.per,) if metric.kind.rules.has_denominator and metric.per != OUTCOMES else ()
-        times = slow_share(metric.name) or time_quantile(metric.name)
+        times = slow_share(metric.name)
         for name in (*(times.outcomes if times else (metric.name,)), *per):
             found.setdefault(name, {})[value_key(spec, name, window)] = window
     return {name: tuple(of.items()) for name, of in found.items()}
@@ -196,16 +192,12 @@ def _all_series(phase: ExperimentPhase) -> Iterator[Series]:
         yield _of_metric(metric, spec)._replace(split=metric is spec.primary)
     for metric in phase.early_guardrails:
         yield _of_metric(metric, spec)._replace(key=within_key(metric.name, metric.window))
-    if not spec.primary.kind.rules.has_denominator:
-        yield _lengths(_of_metric(spec.primary, spec))
 
 
 def _of_metric(metric: MetricSpec, spec: Spec) -> Series:
     window, per = spec.window_of(metric), metric.per
     if (share := slow_share(metric.name)) is not None:
         return _of_slow_share(metric, share, partial(value_key, spec, window=window))
-    if (quantile := time_quantile(metric.name)) is not None:
-        return _of_quantile(metric, quantile, partial(value_key, spec, window=window))
     name = value_key(spec, metric.name, window)
     reads = {name, EVERYTHING} | ({metric.name} if metric.covariate else set())
     match metric.kind:
@@ -246,22 +238,6 @@ def _of_slow_share(metric: MetricSpec, share: SlowShare, key: Callable[[str], st
 
     reads = frozenset(outcomes)
     return Series(metric.name, 1, reads | {EVERYTHING}, reads, row, _summed(metric))
-
-
-def _of_quantile(metric: MetricSpec, quantile: TimeQuantile, key: Callable[[str], str]) -> Series:
-    """A unit's slowest answer, or the mean of its answers."""
-    outcomes, slowest = tuple(map(key, quantile.outcomes)), metric.aggregate is Aggregate.MAX
-
-    def row(unit: HasValues) -> Row | None:
-        found = [times for name in outcomes if (times := unit.values.get(name, NONE)).n]
-        if not found:
-            return None
-        if slowest:
-            return (max(times.largest for times in found),)
-        return (sum(times.total for times in found) / sum(times.n for times in found),)
-
-    reads = frozenset(outcomes)
-    return Series(metric.name, 1, reads | {EVERYTHING}, reads, row, _summed(metric), binned=True)
 
 
 def _capped(metric: MetricSpec, value: Callable[[HasValues], Row]) -> Callable[[HasValues], Row]:
@@ -313,15 +289,6 @@ def _past(metric: MetricSpec) -> Callable[[HasValues], Row]:
         return (found.before_total / found.before_n if found.before_n else 0.0,)
 
     return past
-
-
-def _lengths(primary: Series) -> Series:
-    def row(unit: HasValues) -> Row | None:
-        found = unit.values.get(LENGTH, NONE)
-        value = primary.row(unit) if found.n else None
-        return (value[0], found.total / found.n) if value else None
-
-    return Series(LENGTHS, 2, primary.reads | {LENGTH}, frozenset({LENGTH}), row, primary.metric)
 
 
 _LIVING = experiments.c.name.is_not(None)
@@ -384,10 +351,7 @@ class TimeBucket:
     """Sums of the units that were first exposed in a stretch of time.
 
     `start` is unix seconds. `exposed` is the number of units; `answered` how many have the metric.
-    `lengths` has the columns (value of the primary metric, mean completion_tokens of the unit's answers)
-    of the units that have both, where the primary metric is no ratio; None where that is not kept.
-    `segments` has the primary metric's sums by label and value of the plan's segments, `bins` of a quantile
-    of times the number of units by bin, as far as there are some.
+    `segments` has the primary metric's sums by label and value of the plan's segments.
     """
 
     arm: str
@@ -397,29 +361,15 @@ class TimeBucket:
     degraded: int
     answered: Mapping[str, int]  # metric -> units with an outcome
     moments: Mapping[str, Moments]  # metric -> columns as its Metric has them; also `NAME@SECONDS`
-    lengths: Moments | None = None
     segments: Mapping[tuple[str, str], Moments] = field(default_factory=dict)
-    bins: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
 
 
 class PairCounts(NamedTuple):
-    """A shadow arm's judged pairs. `units` have one that is no tie; `share_sum` adds up each one's share of
-    wins among those. A pair without a unit is a unit of its own."""
+    """A shadow arm's judged pairs."""
 
     wins: int = 0
     losses: int = 0
     ties: int = 0
-    units: int = 0
-    share_sum: float = 0.0
-
-
-class PreferenceCounts(NamedTuple):
-    """Blind comparisons of two versions. `pairs` are the second one's; `both_bad` are among its ties."""
-
-    first: str
-    second: str
-    pairs: PairCounts
-    both_bad: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -442,10 +392,10 @@ class PhaseData:
 Cell = tuple[int, Moments]  # units that answered, and their sums
 
 
-def read_phase_data(conn: Connection, info: PhaseInfo, only_differing: bool = False) -> PhaseData:
-    """All sums of a phase, or those of units for which the routers differed."""
-    found = _cohorts(conn, info, only_differing)
-    sums = _sums(conn, info, only_differing)
+def read_phase_data(conn: Connection, info: PhaseInfo) -> PhaseData:
+    """All sums of a phase."""
+    found = _cohorts(conn, info)
+    sums = _sums(conn, info)
     answers: dict[str, int] = defaultdict(int)
     for (_, arm), row in sorted(found.items(), key=lambda item: item[0][1]):
         answers[arm] += row[3]
@@ -455,49 +405,33 @@ def read_phase_data(conn: Connection, info: PhaseInfo, only_differing: bool = Fa
         digests=_digests(conn, info),
         responses=dict(answers),
         peak=conn.execute(select(phases.c.peak).where(phases.c.id == info.id)).scalar_one(),
-        built_in=_built_in(conn, info, only_differing),
+        built_in=_built_in(conn, info),
         late=_aside(conn, info, tables.LATE),
         unplanned=_aside(conn, info, tables.UNPLANNED),
         ended=_ended(conn, info),
     )
 
 
-def _rows(conn: Connection, table: Any, info: PhaseInfo, only_differing: bool) -> Sequence[Any]:
-    query = select(*(c for c in table.c if c.name not in ("phase", "differed")))
-    query = query.where(table.c.phase == info.id)
-    return conn.execute(query.where(table.c.differed) if only_differing else query).all()
+def _rows(conn: Connection, table: Any, info: PhaseInfo) -> Sequence[Any]:
+    query = select(*(c for c in table.c if c.name != "phase"))
+    return conn.execute(query.where(table.c.phase == info.id)).all()
 
 
-def _cohorts(conn: Connection, info: PhaseInfo, only: bool) -> dict[tuple[int, str], tuple[int, ...]]:
-    found: dict[tuple[int, str], tuple[int, ...]] = {}
-    for arm, stretch, *row in _rows(conn, tables.cohorts, info, only):
-        before = found.get((stretch, arm), (0,) * len(row))
-        found[stretch, arm] = tuple(a + b for a, b in zip(before, row, strict=True))
-    return {place: row for place, row in found.items() if row[0]}
+def _cohorts(conn: Connection, info: PhaseInfo) -> dict[tuple[int, str], tuple[int, ...]]:
+    rows = _rows(conn, tables.cohorts, info)
+    return {(stretch, arm): tuple(row) for arm, stretch, *row in rows if row[0]}
 
 
-class _Sums(NamedTuple):
-    """Of one arm and stretch: cells by key, and units by bin of the series that are binned."""
-
-    cells: dict[str, Cell]
-    bins: dict[str, dict[int, float]]
-
-
-def _sums(conn: Connection, info: PhaseInfo, only: bool) -> Mapping[tuple[int, str], _Sums]:
+def _sums(conn: Connection, info: PhaseInfo) -> Mapping[tuple[int, str], dict[str, Cell]]:
+    """Stretch and arm -> cells by key."""
     columns = {series.key: series.columns for series in info.series}
     split = {series.key for series in info.series if series.split}
-    binned = {series.key for series in info.series if series.binned}
-    found: dict[tuple[int, str], _Sums] = defaultdict(lambda: _Sums({}, {}))
-    for arm, stretch, key, answered, n, *numbers in _rows(conn, tables.sums, info, only):
+    found: dict[tuple[int, str], dict[str, Cell]] = defaultdict(dict)
+    for arm, stretch, key, answered, n, *numbers in _rows(conn, tables.sums, info):
         name, segment = split_key(key)
         if name not in columns or (segment and name not in split):
             continue  # a secondary metric's that is no more
-        cells, bins = found[stretch, arm]
-        if name != key and name in binned:
-            add_block(bins.setdefault(name, {}), key, numbers)
-            continue
-        cell = (answered, _moments(n, numbers, columns[name]))
-        cells[key] = _added(cells[key], cell) if key in cells else cell
+        found[stretch, arm][key] = (answered, _moments(n, numbers, columns[name]))
     return found
 
 
@@ -507,14 +441,12 @@ def _moments(n: int, numbers: Sequence[float], columns: int) -> Moments:
     return Moments(n, *parts)
 
 
-def _added(one: Cell, other: Cell) -> Cell:
-    return one[0] + other[0], one[1].merge(other[1])
-
-
-def _bucket(info: PhaseInfo, stretch: int, arm: str, cohort: Sequence[int], sums: _Sums) -> TimeBucket:
+def _bucket(
+    info: PhaseInfo, stretch: int, arm: str, cohort: Sequence[int], sums: Mapping[str, Cell]
+) -> TimeBucket:
     offset, seconds = stretch_span(stretch, info.width)
-    cells = {s.key: sums.cells.get(s.key) or (0, Moments.empty(s.columns)) for s in info.series}
-    names = [s.key for s in info.series if s.key != LENGTHS]
+    cells = {s.key: sums.get(s.key) or (0, Moments.empty(s.columns)) for s in info.series}
+    names = [s.key for s in info.series]
     return TimeBucket(
         arm,
         info.started + offset,
@@ -523,9 +455,7 @@ def _bucket(info: PhaseInfo, stretch: int, arm: str, cohort: Sequence[int], sums
         degraded=cohort[1],
         answered={name: cells[name][0] for name in names},
         moments={name: cells[name][1] for name in names},
-        lengths=cells[LENGTHS][1] if _has_lengths(info.metrics) else None,
-        segments=_segments(info, sums.cells),
-        bins=sums.bins,
+        segments=_segments(info, sums),
     )
 
 
@@ -534,10 +464,6 @@ def _segments(info: PhaseInfo, sums: Mapping[str, Cell]) -> dict[tuple[str, str]
         return {}
     found = ((split_key(key)[1], moments) for key, (_, moments) in sorted(sums.items()))
     return {segment: moments for segment, moments in found if segment and moments.n}
-
-
-def _has_lengths(metrics: Sequence[MetricSpec]) -> bool:
-    return not metrics[0].kind.rules.has_denominator
 
 
 def _digests(conn: Connection, info: PhaseInfo) -> dict[str, tuple[str, ...]]:
@@ -549,15 +475,12 @@ def _digests(conn: Connection, info: PhaseInfo) -> dict[str, tuple[str, ...]]:
     return dict(sorted(found.items()))
 
 
-def _built_in(conn: Connection, info: PhaseInfo, only: bool) -> dict[str, dict[str, float]]:
-    found: dict[str, dict[str, tuple[int, float]]] = {}
-    for arm, metric, n, total in _rows(conn, tables.built_in, info, only):
-        if metric not in BUILT_IN:
-            continue
-        before = found.setdefault(arm, {}).get(metric, (0, 0.0))
-        found[arm][metric] = (before[0] + n, before[1] + total)
-    means = {arm: {m: total / n for m, (n, total) in of.items() if n} for arm, of in sorted(found.items())}
-    return {arm: of for arm, of in means.items() if of}
+def _built_in(conn: Connection, info: PhaseInfo) -> dict[str, dict[str, float]]:
+    found: dict[str, dict[str, float]] = {}
+    for arm, metric, n, total in sorted(_rows(conn, tables.built_in, info)):
+        if metric in BUILT_IN and n:
+            found.setdefault(arm, {})[metric] = total / n
+    return found
 
 
 def _ended(conn: Connection, info: PhaseInfo) -> dict[str, tuple[EarlyEnds, ...]]:

@@ -15,11 +15,11 @@ from typing import Any, NamedTuple, TypeAlias
 from sqlalchemy import ColumnElement, Connection, delete, func, or_, select
 
 from router.experiments.model import BUILT_IN, Exposure
-from router.experiments.store.bins import SEPARATOR, block_of
 from router.experiments.store.series import (
     EVERYTHING,
     NONE,
     RESPONSES,
+    SEPARATOR,
     PhaseInfo,
     PhaseInfos,
     Row,
@@ -137,7 +137,7 @@ def _needed(info: PhaseInfo, outcomes: frozenset[str]) -> frozenset[str]:
 def unit_row(u: Unit) -> tuple[int | str | float | bool, ...]:
     """A unit's row of `units`."""
     place = (u.id, u.unit, u.info.id, u.arm, u.first, u.stretch)
-    return (*place, u.answers, u.responses, u.degraded, u.crossed, u.differed, u.segments)
+    return (*place, u.answers, u.responses, u.degraded, u.crossed, u.segments)
 
 
 def unit_from_row(info: PhaseInfo, row: Any) -> Unit:
@@ -147,11 +147,10 @@ def unit_from_row(info: PhaseInfo, row: Any) -> Unit:
 
 
 class Address(NamedTuple):
-    """Which sums a unit is in: phase, arm, whether the routers ever differed for it, stretch of time."""
+    """Which sums a unit is in: phase, arm, stretch of time."""
 
     phase: int
     arm: str
-    differed: bool
     stretch: int
 
 
@@ -172,7 +171,6 @@ class Unit:
     responses: int = 0
     degraded: bool = False
     crossed: bool = False
-    differed: bool = False
     segments: str = ""
     values: dict[str, Values] = field(default_factory=dict)
     changed: set[str] = field(default_factory=set)
@@ -183,14 +181,14 @@ class Unit:
     def remember(self) -> Unit:
         """Keep what it is now as what it was. `old` gets its values when they are read."""
         place = (self.id, self.info, self.unit, self.arm, self.first, self.stretch)
-        flags = (self.degraded, self.crossed, self.differed)
+        flags = (self.degraded, self.crossed)
         self.old = Unit(*place, self.answers, self.responses, *flags, self.segments)
         return self
 
     @property
     def address(self) -> Address:
         """Where it counts."""
-        return Address(self.info.id, self.arm, self.differed, self.stretch)
+        return Address(self.info.id, self.arm, self.stretch)
 
     def in_time(self, window: float, received: float) -> bool:
         """Whether what came then came in time for a window (0: it came at once)."""
@@ -211,12 +209,6 @@ class Unit:
             self.responses += 1
             self.changed.add(RESPONSES)
         self.count(RESPONSES, 1.0, time)
-
-    def differ(self) -> None:
-        """The two routers differed for it: it moves to the sums of those."""
-        if not self.differed:
-            self.differed = self.dirty = True
-            self.changed.add(EVERYTHING)
 
     def counts(self, metric: str, time: float, received: float) -> bool:
         """Whether an outcome is not late for all that reads it."""
@@ -250,12 +242,12 @@ class Deltas:
         self._cohorts: dict[Address, list[int]] = {}
         self._sums: dict[tuple[Address, str], list[float]] = {}
         self._columns: dict[tuple[Address, str], int] = {}
-        self._built_in: dict[tuple[int, str, bool, str], list[float]] = {}
+        self._built_in: dict[tuple[int, str, str], list[float]] = {}
 
     def collect(self, units: Iterable[Unit]) -> Deltas:
         """Add what these became and take away what they were."""
         for unit in units:
-            if unit.old is None or (unit.old.differed != unit.differed):
+            if unit.old is None:
                 unit.changed.add(EVERYTHING)
             if unit.dirty:
                 self.add_cohort(unit)
@@ -263,7 +255,7 @@ class Deltas:
                 self._series(unit)
                 self._means(unit)
             for why, n in unit.aside.items():
-                self._built_in.setdefault((unit.info.id, unit.arm, False, why), [0, 0.0])[0] += n
+                self._built_in.setdefault((unit.info.id, unit.arm, why), [0, 0.0])[0] += n
         return self
 
     def add_cohort(self, unit: Unit) -> None:
@@ -289,8 +281,6 @@ class Deltas:
                 numbers = powers(row)
                 answered = sign * any(unit.values.get(name, NONE).n for name in each.answers)
                 self._into((address, each.key), len(row), sign, answered, numbers)
-                if each.binned:
-                    self._into_block(address, each.key, row[0], sign)
                 for suffix in segment_suffixes(unit.segments) if each.split else ():
                     self._into((address, each.key + suffix), len(row), sign, answered, numbers)
 
@@ -304,17 +294,12 @@ class Deltas:
         for i, number in enumerate(numbers, 2):
             cell[i] += sign * number
 
-    def _into_block(self, address: Address, key: str, value: float, sign: int) -> None:
-        """Count a unit in the bin of its value."""
-        name, numbers = block_of(key, value)
-        self._into((address, name), COLUMNS, sign, 0, numbers)
-
     def _means(self, unit: Unit) -> None:
         names = BUILT_IN if EVERYTHING in unit.changed else unit.changed.intersection(BUILT_IN)
         for name in names:
             for sign, found in ((-1, unit.old), (1, unit)):
                 if found is not None and (values := found.values.get(name, NONE)).n:
-                    place = (found.info.id, found.arm, found.differed, name)
+                    place = (found.info.id, found.arm, name)
                     cell = self._built_in.setdefault(place, [0, 0.0])
                     cell[0] += sign * values.n
                     cell[1] += sign * values.total
@@ -354,8 +339,6 @@ def _zeros(n: int) -> Row:
 
 
 CHUNK = 5000  # units
-"""Sums of versions before this one lack something: they are made anew."""
-"""Version -> what makes it out of the one before."""
 
 
 def follow_metrics(session: WriteSession, before: PhaseInfo, now: PhaseInfo) -> None:
@@ -393,13 +376,13 @@ def _refill(session: WriteSession, info: PhaseInfo, names: Collection[str]) -> N
 
 def _no_longer_aside(session: WriteSession, info: PhaseInfo, names: Collection[str]) -> None:
     """Outcomes of these names were in no sum, and are now."""
-    of, places = outcomes.c, dict[tuple[int, str, bool, str], int]()
+    of, places = outcomes.c, dict[tuple[int, str, str], int]()
     for chunk in _chunks(session, info, "outcomes are counted"):
         here = (session.bulk.among(of.unit_id, [u.id for u in chunk]), session.bulk.among(of.metric, names))
         found = session.conn.execute(select(of.unit_id, func.count()).where(*here).group_by(of.unit_id))
         arms = {unit.id: unit.arm for unit in chunk}
         for unit, n in found:
-            place = (info.id, arms[unit], False, UNPLANNED)
+            place = (info.id, arms[unit], UNPLANNED)
             places[place] = places.get(place, 0) - n
     rows = ((*place, n, 0.0) for place, n in sorted(places.items()))
     session.bulk.write(session.conn, built_in, rows, Clash.ADD)

@@ -38,29 +38,24 @@ from sqlalchemy import (
     update,
 )
 
-from router.errors import AlreadyExists, ConfigError, ExperimentNotFound, StaleEtag, StoreDown, StoreReplaced
+from router.errors import AlreadyExists, ConfigError, ExperimentNotFound, StaleEtag, StoreDown
 from router.experiments.model import (
     Accepted,
     AuditEntry,
-    Disagreement,
     Experiment,
     ExperimentPhase,
     Exposure,
     MetricSpec,
-    Preference,
     ShadowPair,
     StoredOutcome,
 )
 from router.experiments.store import tables
-from router.experiments.store.identity import DatabaseWatch, close_moved
-from router.experiments.store.preferences import count_preferences, keep_preference
-from router.experiments.store.recording import count_pairs, disagree, expose, keep_pairs, record
-from router.experiments.store.schema import check_version, make_views, migrate
+from router.experiments.store.recording import count_pairs, expose, keep_pairs, record
+from router.experiments.store.schema import check_version, migrate
 from router.experiments.store.series import (
     PairCounts,
     PhaseData,
     PhaseInfos,
-    PreferenceCounts,
     covariates_of,
     info_of,
     read_phase_data,
@@ -78,7 +73,7 @@ MAX_WAITING = 1_000_000  # rows, each of about a kilobyte
 COUNT_SECONDS, FULL_SECONDS = 60.0, 5.0  # between two counts; where none more may wait
 _OF_PHASES = (
     *(tables.digests, tables.segment_values, tables.cohorts, tables.sums, tables.built_in),
-    *(tables.pairs, tables.disagreements),
+    tables.pairs,
 )
 
 
@@ -98,7 +93,6 @@ class ExperimentStore:
         self._phases, self._waiting = PhaseInfos(self._bulk), WaitingRows(max_waiting)
         self._alone = threading.Lock()  # threads of one process queue here, not in the database
         self._ready, self._tidied = False, 0.0
-        self._watch = DatabaseWatch(self._url)
         try:
             self._prepare(starting=True)
         except StoreDown as error:
@@ -111,9 +105,6 @@ class ExperimentStore:
             raise
 
     def _prepare(self, starting: bool = False) -> None:
-        self._watch.before()
-        if self._ready and self._watch.moved():
-            self._let_go()
         if self._ready:
             return
         opened = database.reading if self._read_only else database.writing
@@ -124,24 +115,13 @@ class ExperimentStore:
                 self._migrate(conn, starting)
         self._ready = True
 
-    def _let_go(self) -> None:
-        """The path leads to another file: close the old one, complete wherever it is now."""
-        if self._engine.pool.checkedout():  # type: ignore[attr-defined]
-            raise self._watch.gone()
-        self._ready = False
-        close_moved(self._engine)
-        self._engine.dispose()
-
     def _migrate(self, conn: Connection, starting: bool) -> None:
-        self._watch.check(conn, self._watch.seen)
         try:
             migrate(conn)
-            make_views(conn)
         except ConfigError as error:
             if starting:
                 raise
             raise StoreDown(error.message) from error
-        self._watch.open(conn)
 
     @contextmanager
     def _writing(self) -> Iterator[Connection]:
@@ -152,13 +132,7 @@ class ExperimentStore:
         try:
             self._prepare()
             with translated(self._url), database.writing(self._engine) as conn:
-                now = self._watch.write(conn)
                 yield conn
-            self._watch.wrote(now)
-        except StoreReplaced:
-            if not self._ready:
-                self._engine.dispose()  # of a file that is not ours
-            raise
         finally:
             self._alone.release()
 
@@ -170,18 +144,14 @@ class ExperimentStore:
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """A transaction that only reads, and sees one state throughout. Raises StoreDown."""
-        if not self._ready or self._watch.moved():
+        if not self._ready:
             with self._writing():
                 pass
-        seen = self._watch.seen
         with translated(self._url), database.reading(self._engine) as conn:
-            self._watch.check(conn, seen)
             yield conn
 
     def close(self) -> None:
         """Let connections go; the next call makes new ones."""
-        if self._watch.moved():
-            close_moved(self._engine)
         self._engine.dispose()
 
     # -- experiments, salts and the audit trail
@@ -304,27 +274,12 @@ class ExperimentStore:
         with self._session() as session:
             keep_pairs(session, pairs)
 
-    def prefer(self, one: Preference) -> bool:
-        """Keep what a person preferred; False where that answer was compared before."""
-        with self._writing() as conn:
-            return keep_preference(conn, one)
-
-    def preferred(self) -> tuple[PreferenceCounts, ...]:
-        """What people preferred, by pair of versions."""
-        with self.reading() as conn:
-            return count_preferences(conn)
-
-    def disagree(self, found: Sequence[Disagreement]) -> None:
-        """Keep what both routers chose."""
-        with self._session() as session:
-            disagree(session, found)
-
     # -- the sums of a phase
 
-    def data(self, name: str, phase: int, only_differing: bool = False) -> PhaseData:
-        """The sums of one phase, or those over the units for which the two routers differed at least once."""
+    def data(self, name: str, phase: int) -> PhaseData:
+        """The sums of one phase."""
         with self.reading() as conn:
-            return read_phase_data(conn, self._phases.one(conn, name, phase), only_differing)
+            return read_phase_data(conn, self._phases.one(conn, name, phase))
 
     def values_by_age(
         self, name: str, phase: int, metric: MetricSpec, bounds: Sequence[float]

@@ -66,8 +66,6 @@ def _flag(name: str) -> Column[bool]:
 
 
 version = _table("schema_version", Column("version", Integer, primary_key=True))
-identity = _table("identity", _text("id"), _count("writes"), PrimaryKeyConstraint("id"), clustered=True)
-"""One row: the id of this database, and how many transactions have written."""
 salts = _table("salts", _text("purpose", primary_key=True), _text("salt"))
 
 experiments = _table(
@@ -112,7 +110,6 @@ units = _table(
     _count("responses"),  # answers within the window
     _flag("degraded"),
     _flag("crossed"),
-    _flag("differed"),
     _text("segments", server_default=""),  # JSON: label -> value; empty where the plan has no segments
     UniqueConstraint("unit", "phase"),
 )
@@ -183,12 +180,11 @@ values = _table(
     clustered=True,
 )
 
-_PLACE = ("phase", "arm", "differed")
+_PLACE = ("phase", "arm")
 cohorts = _table(
     "cohorts",
     _count("phase"),
     _text("arm"),
-    _flag("differed"),
     _count("stretch"),
     *(_count(name) for name in ("exposed", "degraded", "crossed", "answers")),
     PrimaryKeyConstraint(*_PLACE, "stretch"),
@@ -198,9 +194,8 @@ sums = _table(
     "sums",
     _count("phase"),
     _text("arm"),
-    _flag("differed"),
     _count("stretch"),
-    _text("metric"),  # the series: a metric, answer lengths, or a metric by segment (`series.py`)
+    _text("metric"),  # the series: a metric, or a metric by segment (`series.py`)
     _count("answered"),
     _count("n"),
     *(_real(f"s{i}") for i in range(COLUMNS)),
@@ -217,7 +212,6 @@ built_in = _table(
     "built_in",
     _count("phase"),
     _text("arm"),
-    _flag("differed"),
     _text("metric"),
     _count("n"),
     _real("total"),
@@ -235,27 +229,6 @@ pairs = _table(
     _text("numbers"),  # JSON
     _text("unit", server_default=""),
     PrimaryKeyConstraint("phase", "arm", "response_id"),
-)
-preferences = _table(
-    "preferences",
-    _text("response_id", primary_key=True),
-    _text("first"),
-    _text("second"),
-    _real("time"),
-    Column("result", SmallInteger, nullable=False),
-    _flag("both_bad"),
-    _text("unit"),
-)
-disagreements = _table(
-    "disagreements",
-    _count("phase"),
-    _text("response_id"),
-    _text("unit"),
-    _real("time"),
-    _text("control"),
-    _text("treatment"),
-    PrimaryKeyConstraint("phase", "response_id"),
-    Index(f"{PREFIX}disagreements_unit", "phase", "unit"),
 )
 
 

@@ -122,17 +122,16 @@ async def choices_of(router: Router, text: str) -> tuple[tuple[Choice, ...], tup
     between two of them nothing changes.
     """
     from router.extensions.calibration.rows import Choice
-    from router.types import RouterVariant
 
     request = asking(text)
     known: VotesByClassifier = {}
-    first = await router.route(request, RouterVariant(threshold=1.0), known)
+    first = await router.route(request, 1.0, known)
     confidences = {c for votes in known.values() for vote in votes.values() for c in vote.scores.values()}
     choices: list[Choice] = []
     for confidence in sorted(confidences - {0.0}, reverse=True):
         if confidence < LEAST and choices and choices[-1].adapter:
             break
-        decision = await router.route(request, RouterVariant(threshold=confidence), known)
+        decision = await router.route(request, confidence, known)
         name = decision.adapter.name if decision.adapter else ""
         choices.append(Choice(confidence, name, decision.classifier if name else ""))
     return tuple(choices), tuple(lost.classifier for lost in first.votes_lost)

@@ -73,7 +73,7 @@ def shown(visit: Visit, name: str, report: pb.GetReportResponse, phase: int = 0)
 
     one, found = report.experiment, report_of(report)
     step, may = next_step(found), acts(visit, report)
-    points = treated(report)
+    points = list(report.points)
     return {
         "title": name,
         "name": name,
@@ -180,7 +180,7 @@ def plan_lines(found: Report) -> list[tuple[str, str]]:
     unit = f"each {spec.unit}" + (f", as label {spec.unit_label} has it" if spec.unit_label else "")
     part = f"{spec.enrolment:.4g} of all".replace("1 of all", "all") + f" {spec.unit}s"
     lines = [
-        ("Requests for", spec.route or "all adapters, by router"),
+        ("Requests for", spec.route or "all adapters"),
         ("Decided by", decides),
         ("Must not get worse", "; ".join(words.guardrail_line(rail) for rail in spec.guardrails)),
         ("Also measured", ", ".join(metric.name for metric in spec.secondary)),
@@ -259,11 +259,6 @@ def why_no_promotion(arm: str, report: Report) -> str:
     if ruling.decision == "promote":
         return ""
     return words.sentence(report, ruling, arm) if report.phase else words.heading(report)
-
-
-def treated(report: pb.GetReportResponse) -> list[pb.GetReportResponse.Point]:
-    """The points of effects: control has none against itself."""
-    return [point for point in report.points if point.arm != report.experiment.control]
 
 
 def audit_row(entry: pb.GetReportResponse.AuditEntry) -> dict[str, Any]:

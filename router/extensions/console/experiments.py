@@ -10,8 +10,6 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from google.protobuf.json_format import MessageToDict
-
 from router.extensions.console.site import Entry, Page, Visit
 from router.v1 import experiments_pb2 as pb
 
@@ -164,13 +162,9 @@ def judged_in_short(report: Report) -> dict[str, Any]:
 
 
 def who(one: pb.Experiment, arm: pb.Experiment.Arm) -> str:
-    """Who answers for an arm: a version, the base, or a router."""
-    if arm.HasField("router"):
-        settings = MessageToDict(arm.router, preserving_proto_field_name=True)
-        values = (f"{key.replace('_', ' ')} {value}" for key, value in settings.items())
-        return f"router with {', '.join(values)}"
+    """Who answers for an arm: a version, or the base; nobody for one of a holdout."""
     named = arm.adapter.removeprefix("adapters/").replace("/versions/", "@")
-    return named or ("base" if one.route else "the router as it is")
+    return named or ("base" if one.route else "")
 
 
 def name_of(one: pb.Experiment) -> str:

@@ -1,8 +1,7 @@
 """Playground: ask, and see the answer as it comes, with the decision and its votes; several side by side.
 
 Each column is a call of its own, made by the page's script; which adapter a column names is what its own
-response says. Two columns may be compared blind: their order is random, and their names are shown after the
-choice, which is kept. Without scripts the page answers one turn.
+response says. Without scripts the page answers one turn.
 """
 
 from __future__ import annotations
@@ -16,12 +15,9 @@ from typing import Any
 from router.access.clients import Role
 from router.errors import (
     AdapterNotFound,
-    FailedPrecondition,
     FieldViolation,
     InvalidRequest,
-    Overloaded,
     RouterError,
-    StoreDown,
 )
 from router.extensions.console.decisions import decision_json
 from router.extensions.console.fields import AUTO, BASE, adapter_of, offered, texts
@@ -29,7 +25,6 @@ from router.extensions.console.playground_code import Addresses
 from router.extensions.console.playground_code import code_of as code_of_request
 from router.extensions.console.playground_request import PLACES, SHAPES, place_of, stream_request
 from router.extensions.console.site import Action, Entry, Page, PageReply, SiteStream, Visit, data
-from router.names import model_of
 from router.server.admission import ServerPhase
 from router.server.policy import Policy
 from router.server.status import INTERNAL, clip, code_of, public_message
@@ -46,18 +41,16 @@ CORRECTION = INFERENCE + "RecordCorrection"
 OUTCOME = "/router.v1.ExperimentService/RecordOutcome"
 FEEDBACK = "/router.v1.FeedbackService/RecordFeedback"
 THUMBS = "thumbs_up"
-NO_PREFERENCES = "Blind comparisons need experiments, whose database keeps them."
-MOST_PREFERRED = 50  # pairs of versions
 MOST_TRIED = 4  # examples to begin with
 COLUMNS = (2, 3, 4)  # beside the first
 
 
 async def show(visit: Visit) -> dict[str, Any]:
-    """The form, with what the address says in it, and what people preferred so far."""
-    return await values(visit, visit.query)
+    """The form, with what the address says in it."""
+    return values(visit, visit.query)
 
 
-async def values(visit: Visit, typed: Mapping[str, str], **more: Any) -> dict[str, Any]:
+def values(visit: Visit, typed: Mapping[str, str], **more: Any) -> dict[str, Any]:
     """What the page shows: all that was typed, what is wrong with it, and what was answered."""
     context, client = visit.console.context, visit.client
     loading = context.health.phase is ServerPhase.LOADING
@@ -65,12 +58,10 @@ async def values(visit: Visit, typed: Mapping[str, str], **more: Any) -> dict[st
         "models": offered(context.registry, client.adapters, AUTO, BASE),
         "names": offered(context.registry, client.adapters, BASE, versions=False),
         "base": "" if loading else context.engine.info.name,
-        # Whether an answer can be judged, corrected, compared: else there is no button for it.
+        # Whether an answer can be judged or corrected: else there is no button for it.
         "corrections": context.corrections is not None and not visit.why_not(CORRECTION),
         "outcomes": not (context.no_experiments or visit.why_not(OUTCOME)),
         "feedback": keeping(visit),
-        "blind": context.preferences is not None,
-        "preferred": await preferred(visit),
         "shapes": SHAPES,
         "continuities": CONTINUITIES,
         "places": PLACES,
@@ -108,31 +99,6 @@ def tries(visit: Visit) -> list[tuple[str, str]]:
     return list(islice(seen, MOST_TRIED))
 
 
-async def preferred(visit: Visit) -> list[dict[str, str]]:
-    """What people preferred of versions that the client may know of; nothing while the database is down."""
-    if visit.console.context.preferences is None:
-        return []
-    try:
-        found = await visit.console.context.preferences.compared()
-    except (StoreDown, Overloaded):
-        return []
-    return [
-        {
-            "version": one.version,
-            "other": one.other,
-            "text": one.text,
-            "ties": one.ties,
-            "reading": one.reading,
-            "people": f"{one.pairs.units:,}",
-        }
-        for one in found
-        if all(
-            name == BASE or name.partition("@")[0] in visit.client.adapters
-            for name in (one.version, one.other)
-        )
-    ][:MOST_PREFERRED]
-
-
 async def answer(visit: Visit) -> PageReply:
     """The page with one answer, or with a decision alone: for browsers without scripts."""
     form = texts(visit.form)
@@ -151,9 +117,9 @@ async def answer(visit: Visit) -> PageReply:
         if code_of(error) != INTERNAL:
             wrong = placed(error)
             folded = not set(wrong).isdisjoint(OPTIONS)
-            visit.refused_with(PAGE, await values(visit, form, errors=wrong, tries=[], opened=folded))
+            visit.refused_with(PAGE, values(visit, form, errors=wrong, tries=[], opened=folded))
         raise
-    return visit.console.page(visit, PAGE, await values(visit, form, answered=answered, tries=[]))
+    return visit.console.page(visit, PAGE, values(visit, form, answered=answered, tries=[]))
 
 
 def placed(error: RouterError) -> dict[str, str]:
@@ -180,13 +146,9 @@ async def decide(visit: Visit) -> PageReply:
 async def stream(visit: Visit) -> None:
     """Events: `started` with the decision and all votes, `delta`, `finished`."""
     request = stream_request(texts(visit.form))
-    preferences = visit.console.context.preferences if visit.form.get("blind") == "yes" else None
 
     async def write(message: pb.StreamGenerateResponse) -> None:
         kind = message.WhichOneof("event") or ""
-        if kind == "started" and preferences is not None:
-            model = model_of(message.started.decision)
-            preferences.hide(message.started.response_id, model, visit.call.actor)
         body = json.dumps(EVENTS[kind](getattr(message, kind)))
         await visit.call.write(f"event: {kind}\ndata: {body}\n\n".encode())
 
@@ -216,17 +178,6 @@ async def judge(visit: Visit) -> PageReply:
     answer = await visit.ask(OUTCOME, experiments.RecordOutcomeRequest(outcome=outcome))
     name = experiments.OutcomeStatus.Name(answer.status)
     return data({"status": name.removeprefix("OUTCOME_STATUS_").lower()})
-
-
-async def prefer(visit: Visit) -> PageReply:
-    """Record which of two answers is better. The reply names who gave them."""
-    preferences, form = visit.console.context.preferences, visit.form
-    if preferences is None:
-        raise FailedPrecondition(NO_PREFERENCES)
-    answers = (form.get("left", ""), form.get("right", ""))
-    left, right = await preferences.keep(*answers, form.get("choice", ""), visit.call.actor)
-    rows = [row for row in await preferred(visit) if {row["version"], row["other"]} == {left, right}]
-    return data({"left": left, "right": right, "so_far": rows[0] if rows else None})
 
 
 async def feedback(visit: Visit) -> PageReply:
@@ -306,5 +257,4 @@ ENTRIES: tuple[Entry, ...] = (
     Action("/playground/correction", CORRECTION, correct),
     Action("/playground/feedback", FEEDBACK, feedback),
     Action("/playground/outcome", OUTCOME, judge),
-    Action("/playground/preference", PLAYGROUND, prefer),
 )

@@ -41,7 +41,6 @@ from router.server.policy import ROWS, Policy
 
 if TYPE_CHECKING:
     from router.config import Settings
-    from router.experiments.preferences import Preferences
     from router.experiments.runtime import LiveExperiments
     from router.feedback.recorder import FeedbackRecorder
     from router.server.app import ServerApp
@@ -204,7 +203,6 @@ class ConsoleContext:
     started: float = field(default_factory=time.time)  # unix seconds
     corrections: Corrections | None = None
     no_experiments: str = ""  # why there are none
-    preferences: Preferences | None = None  # blind comparisons, which the database of experiments keeps
     feedback: FeedbackRecorder | None = None
     live: LiveExperiments | None = None  # experiments whose guardian is in this process
     folders: Sequence[Path] = ()  # that the server writes to
@@ -214,12 +212,11 @@ class ConsoleContext:
     @classmethod
     def of(cls, server: ServerApp, recent: RecentAudit) -> ConsoleContext:
         """Of that server; `recent` has what administrators did."""
-        absent, preferences, live = server.no_experiments, None, None
+        absent, live = server.no_experiments, None
         if server.experiments is not None:
-            from router.experiments.preferences import preferences_of
             from router.experiments.runtime import LiveExperiments
 
-            absent, preferences = "", preferences_of(server.experiments)
+            absent = ""
             live = server.experiments if isinstance(server.experiments, LiveExperiments) else None
         tls, audit, written = server.tls, server.audit, server.settings.audit
         found = (server.engine, server.registry, server.metrics, server.health, recent, server.router.state)
@@ -228,7 +225,6 @@ class ConsoleContext:
             server.ready,
             corrections=server.corrections,
             no_experiments=absent,
-            preferences=preferences,
             feedback=server.feedback,
             live=live,
             folders=(server.state_dir, *([written.parent] if written is not None else [])),

@@ -131,9 +131,7 @@ def _equal_arms(client: Client, route: str, like: str, weights: str, units: int,
         guardrails=model.guardrails,
         secondary=model.secondary,
     )
-    drawn = tuple(
-        _outcomes_like(client, metric, plan.route) for metric in plan.metrics if metric.quantile is None
-    )
+    drawn = tuple(_outcomes_like(client, metric, plan.route) for metric in plan.metrics)
     return EqualArms(plan, drawn, max(units, min(model.planned_units, MOST_SIZED)))
 
 
@@ -141,8 +139,7 @@ def _check_like(name: str, model: Spec, route: str) -> None:
     from router.cli.command import MISUSED, CliError
 
     if not (model.route or route):
-        what = "a holdout" if model.mode == "holdout" else "a router experiment"
-        raise CliError(f"{name} is {what} and has no route of its own: give --route, too", MISUSED)
+        raise CliError(f"{name} is a holdout and has no route of its own: give --route, too", MISUSED)
 
 
 def _outcomes_like(client: Client, metric: MetricSpec, route: str) -> Drawn:

@@ -1,4 +1,4 @@
-"""`lora-router experiments export` and `hash-units`: what is kept of a phase as files."""
+"""`lora-router experiments export`: what is kept of a phase as files."""
 
 from __future__ import annotations
 
@@ -13,13 +13,10 @@ if TYPE_CHECKING:
 
 @hookimpl
 def register_commands(app: typer.Typer) -> None:
-    """Both; none where experiments are not installed."""
+    """`export`; none where experiments are not installed."""
     if not has_experiments():
         return
     from router.cli.command import group
-    from router.extensions.experiments_export.commands import export, hash_units
+    from router.extensions.experiments_export.commands import export
 
-    app.add_typer(
-        group("What experiments keep, as files.", export=export, **{"hash-units": hash_units}),
-        name="experiments",
-    )
+    app.add_typer(group("What experiments keep, as files.", export=export), name="experiments")

@@ -1,4 +1,4 @@
-"""`lora-router experiments export|hash-units`: what is kept of a phase as files, and hashes of units."""
+"""`lora-router experiments export`: what is kept of a phase as files."""
 
 from __future__ import annotations
 
@@ -36,9 +36,6 @@ Store = Annotated[
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.")]
 Form = Annotated[str, typer.Option("--form", metavar="parquet|csv|jsonl", help="Of the files in a folder.")]
 FORMS = ("parquet", "csv", "jsonl")
-Source = Annotated[Path, typer.Argument(metavar="FILE", help="CSV, JSONL or Parquet with a column of units.")]
-Out = Annotated[Path, typer.Argument(metavar="OUT", help="File to write: .parquet, .csv or .jsonl.")]
-Column = Annotated[str, typer.Option("--column", metavar="NAME", help="The column that has the units.")]
 
 
 def export(
@@ -55,7 +52,7 @@ def export(
 
     units has a row for each unit: arm, first exposure, segments; outcomes what was recorded; values each
     unit's value of each metric, as the report has it; pairs what judges said of shadow answers. Units are
-    hashes: `experiments hash-units` makes the same of yours, to join by. The database is read as it is at
+    hashes; the documentation has the formula, to join by. The database is read as it is at
     one moment, beside a running server or without one.
 
     \b
@@ -74,33 +71,6 @@ def export(
     with _nothing_written(), _progress() as progress:
         done = write(url, name, phase, what, path, progress, overwrite=overwrite, form=form)
     _print(done, json)
-
-
-def hash_units(
-    source: Source,
-    target: Out,
-    column: Column = "unit",
-    overwrite: Overwrite = False,
-    json: flags.Json = False,
-) -> None:
-    """Write the hashes by which exported files name your units.
-
-    The file gets the columns unit and unit_hash, one row for each of FILE. Without a server.
-
-    \b
-    Example:
-      lora-router experiments hash-units users.csv hashes.csv --column user_id
-    """
-    from router.experiments.cli.record import bad_file
-    from router.experiments.value_files import BadFile
-    from router.extensions.experiments_export.export import hash_file
-
-    try:
-        with _nothing_written():
-            done = hash_file(source, target, column, overwrite=overwrite)
-    except BadFile as error:
-        raise bad_file(error, "nothing was written") from None
-    _print((done,), json)
 
 
 def _store_here() -> str:

@@ -1,8 +1,7 @@
 """Units, outcomes, values and pairs of a phase as files: Parquet, CSV or JSONL, by the file's suffix.
 
 One snapshot of the database, read some ten thousand rows at a time. Files are written beside their names
-and take them at the end: a full disk or Ctrl-C leaves nothing. Units are hashes; `hash_file` makes the same
-of the units that you know, to join by.
+and take them at the end: a full disk or Ctrl-C leaves nothing. Units are hashes.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ import secrets
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
-from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -27,8 +25,7 @@ from router.errors import ConfigError, ExperimentNotFound, FailedPrecondition, R
 from router.experiments.store import tables
 from router.experiments.store.schema import VIEWS, ColumnType
 from router.experiments.store.store import ExperimentStore
-from router.experiments.value_files import FileFindings, pyarrow, read_rows, shown, text_of
-from router.units import unit_hash
+from router.experiments.value_files import pyarrow
 
 ALL = "all"
 BATCH = 50_000  # rows
@@ -84,45 +81,6 @@ def export(
                 size = files.write(target, _encoded(target, columns, about, count))
             done.append(Exported(target, count.rows, size))
     return tuple(done)
-
-
-def hash_file(source: Path, target: Path, column: str = "unit", *, overwrite: bool = False) -> Exported:
-    """Write `unit` and `unit_hash` of every row of a CSV, JSONL or Parquet file, to any of these.
-
-    Raises what `export` raises, and BadFile naming the rows without a unit.
-    """
-    _ready(target, overwrite)
-    columns = [("unit", ColumnType.TEXT), ("unit_hash", ColumnType.TEXT)]
-    with _Files(overwrite) as files:
-        count = _Counting(_hashed(source, column), "units", None)
-        size = files.write(target, _encoded(target, columns, {"what": "unit hashes"}, count))
-    return Exported(target, count.rows, size)
-
-
-def _hashed(source: Path, column: str) -> Batches:
-    rows = _units_of(source, column)
-    while batch := list(islice(rows, BATCH)):
-        yield batch
-
-
-def _units_of(source: Path, column: str) -> Iterator[tuple[str, str]]:
-    found = FileFindings(source)
-    for row in read_rows(source):
-        if row.problem:
-            found.add(row.number, "", row.problem)
-        elif column not in row.cells:
-            found.add_columns(row, f"has no column {shown(column)}")
-            if found.one_header:
-                break
-        else:
-            try:
-                unit = text_of(row.cells[column])
-            except ValueError as error:
-                found.add(row.number, column, str(error))
-                continue
-            if not found.total:
-                yield unit, unit_hash(unit)
-    found.check()
 
 
 def _targets(what: str, path: Path, form: str) -> dict[str, Path]:

@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 NOTICE = "notice"  # the act of an audit entry
 STOPS = {"stop": "stopped", "take out": "taken out"}  # acts of the rules
-RATIOS = ("sample-ratio", "triggered-ratio")
 WAITS = (1.0, 4.0, 16.0, 64.0, 256.0)  # seconds before each further try
 TRY_SECONDS, CLOSE_SECONDS, LIMIT = 5.0, 2.0, 100  # of deliveries
 RETRIED = (408, 425, 429)  # of 4xx, those that may go better later
@@ -137,7 +136,7 @@ def _found(report: Report) -> Iterator[Notice]:
         return
     arms = {n.arm: {"units": n.units, "matured": n.matured, "expected": n.expected} for n in report.numbers}
     for event, of_ratio in ((Event.RATIO, True), (Event.INVALID, False)):
-        if failed := [c for c in report.checks if c.failed and (c.name in RATIOS) is of_ratio]:
+        if failed := [c for c in report.checks if c.failed and (c.name == "sample-ratio") is of_ratio]:
             text = " ".join(check_words.failed_check(report, check) for check in failed)
             yield _notice(report, phase, event, text, time, {"rule": failed[0].name, "arms": arms})
     numbers = {"rule": verdict.rule, "arms": arms}

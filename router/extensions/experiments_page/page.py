@@ -1,7 +1,7 @@
 """A report as one HTML page that needs nothing else: no other file, no network, no script.
 
-Its charts show effect, units and sample ratio over time, and how a guardrail lies to its margin; its words
-are explained for readers who are no statisticians.
+Its charts show the effect over time, and how a guardrail lies to its margin; its words are explained for
+readers who are no statisticians.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import json
 import math
 from typing import TYPE_CHECKING, Any
 
-from router.experiments import charts, check_words, report_tables, words
-from router.experiments.charts import color
+from router.experiments import check_words, report_tables, words
+from router.experiments.charts import color, effect_chart
 from router.experiments.cli.wording import pairs_of
 from router.experiments.forest import forest_of
 from router.experiments.next_step import following
@@ -80,7 +80,9 @@ def _values(report: Report) -> dict[str, Any]:
         "control": spec.control,
         "axis": f", in {form.axis_unit}" if form.axis_unit else "",
         "colors": {arm.name: color(report, arm.name) for arm in spec.arms},
-        **_charts(report),
+        "forest": forest_of(report),
+        "effect_chart": drawn(effect_chart(report)),
+        "anytime": all(arm.primary.anytime for arm in report.arms if arm.primary),
         **_tables(report),
         "meters": _meters(report),
         "notes": report.notes,
@@ -88,41 +90,6 @@ def _values(report: Report) -> dict[str, Any]:
         "audit": _audit(report),
         "words": WORDS,
     }
-
-
-def _charts(report: Report) -> dict[str, Any]:
-    from router.experiments.report.source import duration
-
-    fresh, step = charts.new_units_chart(report)
-    return {
-        "forest": forest_of(report),
-        "effect_chart": drawn(charts.effect_chart(report)),
-        "lifts": _lifts(report),
-        "anytime": all(arm.primary.anytime for arm in report.arms if arm.primary),
-        "share_chart": drawn(charts.share_chart(report)),
-        "units_chart": drawn(charts.units_chart(report)),
-        "new_units_chart": drawn(fresh),
-        "stretch": duration(step) if step else "",
-    }
-
-
-def _lifts(report: Report) -> list[dict[str, Any]]:
-    """A chart for each arm, relative where that is known; one alone and absolute is the chart of all."""
-    found = []
-    for number, arm in enumerate(report.arms):
-        relative = bool(charts.relative_points(report, arm.arm))
-        if not relative and len(report.arms) < 2:
-            continue
-        if arm.primary and (chart := charts.lift_chart(report, arm.arm, f"lift-{number}")):
-            found.append(
-                {
-                    "arm": arm.arm,
-                    "chart": drawn(chart),
-                    "axis": "in percent of its value" if relative else "",
-                    "now": words.change(words.form_of(report.judged, arm.primary), arm.primary),
-                }
-            )
-    return found
 
 
 def _tables(report: Report) -> dict[str, Any]:
@@ -136,7 +103,6 @@ def _tables(report: Report) -> dict[str, Any]:
         "secondary": report_tables.secondary(report),
         "segments": [*report_tables.segments(report), *report_tables.days(report)],
         "details": list(report_tables.details(report)) if report.arms else [],
-        "share_title": report_tables.NUMBERS,
     }
 
 
@@ -217,11 +183,6 @@ WORDS = (
     (
         "capped",
         "A unit's value counts as at most the cap, so that a few extreme ones do not hide everybody else's.",
-    ),
-    (
-        "at equal answer length",
-        "People and judges prefer long answers whatever they say. This is the difference that is left when"
-        " lengths are made equal; a gain that vanishes here may be nothing but length.",
     ),
     (
         "interval, p",

@@ -9,7 +9,6 @@ import pytest
 from router.errors import Findings
 from router.experiments.messages import answer_message, question_of
 from router.experiments.model import Kind, SizeAnswer
-from router.v1 import experiments_pb2 as pb
 
 
 @pytest.fixture
@@ -85,17 +84,6 @@ def test_delete_forgets_and_a_missing_one_is_told(cli, planned):
     assert (done.code, done.out) == (1, "")
     assert "experiment 'experiments/medical-v2' not found" in done.err
     assert "lora-router experiments list" in done.err
-
-
-def test_a_router_arm_is_told(cli, planned):
-    kept = planned.kept["experiments/medical-v2"]
-    kept.route = ""
-    kept.arms[1].CopyFrom(
-        pb.Experiment.Arm(name="new", weight=0.5, router=pb.Experiment.RouterVariant(threshold=0.4))
-    )
-    out = cli("experiments", "show", "medical-v2").out
-    assert "0.5 of units: router with threshold 0.4" in out
-    assert "the router: all requests that pin no adapter" in out
 
 
 HERE = ("experiments", "plan", "--baseline", "0.5", "--split", "90/10", "--per-day", "800")

@@ -18,7 +18,6 @@ from router.experiments.model import (
 )
 from router.experiments.report.source import design_of
 from router.experiments.verdict import ExperimentDesign
-from router.types import RouterVariant
 
 SHORT = ("--route", "medical", "--metric", "thumbs_up", "--arm", "old=medical@1.0.0")
 
@@ -122,7 +121,6 @@ def test_a_holdout_comes_from_a_file():
         ("total_time", "total_time", "mean"),
         ("mean:total_time", "total_time", "mean"),
         ("total_time_over_4s", "total_time_over_4s", "proportion"),
-        ("total_time_p95", "total_time_p95", "mean"),
     ],
 )
 def test_a_metric_in_short(text, name, kind):
@@ -146,22 +144,6 @@ def test_flags_replace_what_the_file_says(cli, remote, tmp_path):
     cli("experiments", "create", "b", "plan.toml", "--metric", "minutes:mean", "--set", "enrolment=0.1")
     spec = sent(remote)
     assert (spec.primary.name, spec.primary.kind, spec.enrolment) == ("minutes", Kind.MEAN, 0.1)
-
-
-def test_router_arms_come_from_a_file():
-    made = plan_of(
-        {
-            "hypothesis": "a lower threshold helps",
-            "control": "now",
-            "arms": [
-                {"name": "now", "weight": 0.5},
-                {"name": "low", "weight": 0.5, "router": {"threshold": 0.4, "classifiers": ["examples"]}},
-            ],
-            "primary": {"name": "thumbs_up", "kind": "proportion"},
-        }
-    )
-    assert made.arms[1].router == RouterVariant(threshold=0.4, classifiers=("examples",))
-    assert made.route == ""
 
 
 @pytest.mark.slow

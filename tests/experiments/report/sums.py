@@ -17,7 +17,7 @@ from router.experiments.model import (
     Spec,
 )
 from router.experiments.report.build import report
-from router.experiments.report.model import Length, MetricReport, Pairs, Report, Ruling
+from router.experiments.report.model import MetricReport, Pairs, Report, Ruling
 from router.experiments.stats.moments import Moments
 from router.experiments.store.series import PairCounts, PhaseData, TimeBucket
 from router.types import AdapterRef
@@ -86,14 +86,12 @@ class SumsStore:
         self,
         buckets: Sequence[TimeBucket],
         experiment: Experiment | None = None,
-        triggered: Sequence[TimeBucket] = (),
         pairs: Mapping[str, PairCounts] | None = None,
         **data,
     ) -> None:
         self.experiment = experiment or running()
         whole = {"crossed": 0, "digests": {}, "responses": {}, "peak": 0.0}
         self.found = PhaseData(tuple(buckets), **whole | data)
-        self.differing = PhaseData(tuple(triggered), **whole)
         self.counts = pairs or {}
         self.peaks: list[float] = []
         self.acts = ()
@@ -104,8 +102,8 @@ class SumsStore:
     def trail(self, name):
         return self.acts
 
-    def data(self, name, phase, only_differing=False):
-        return self.differing if only_differing else self.found
+    def data(self, name, phase):
+        return self.found
 
     def values_by_age(self, name, phase, metric, bounds):
         return {}
@@ -136,16 +134,14 @@ def _whole() -> Report:
     made = report(STORE, "medical-v2", now=NOW)
     (arm,) = made.arms
     assert arm.primary is not None
-    length = Length(0.04, 0.03, 80.0, 95.5)
-    everyone = MetricReport("success", (1, 2), (0.5, 0.5), 0.0, -math.inf, math.inf, 1.0, "burn-in")
+    unadjusted = MetricReport("success", (1, 2), (0.5, 0.5), 0.0, -math.inf, math.inf, 1.0, "burn-in")
     whole = replace(
         arm,
-        primary=replace(arm.primary, length=length),
         blocked=Ruling("promote", "primary-better", "blocked"),
-        everyone=everyone,
-        pairs=Pairs(30, 10, 5, 0.75, 0.6, 0.9, 0.01),
+        unadjusted=unadjusted,
+        pairs=Pairs(30, 10, 5),
     )
-    return replace(made, arms=(whole,), audit=TRAIL)
+    return replace(made, arms=(whole,), audit=TRAIL, notes=("not counted: 2 outcomes that came too late",))
 
 
 REPORT = _whole()

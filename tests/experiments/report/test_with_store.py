@@ -8,9 +8,6 @@ import pytest
 
 from router.experiments.model import Accepted, AuditEntry, Experiment, Exposure, StoredOutcome
 from router.experiments.report.build import report
-from router.experiments.stats.checks import length_adjusted
-from router.experiments.stats.compare import SequencePlan
-from router.experiments.stats.moments import Moments
 from tests.experiments.memory_store import MemoryStore
 from tests.experiments.report.sums import SPEC, STARTED, running
 
@@ -61,19 +58,6 @@ def test_numbers_are_those_of_the_rows(found):
     )
     assert made.verdict.rule in ("primary-better", "guardrail-open")
     assert [entry.act for entry in made.audit] == ["start"]
-
-
-def test_the_effect_at_equal_length_is_the_one_of_the_rows(found):
-    store, rows = found
-    sums = [
-        Moments.of(*zip(*((p, t) for a, p, t in rows if a == arm), strict=True)) for arm in ("control", "new")
-    ]
-    expected = length_adjusted(*sums, SequencePlan())
-    primary = report(store, "medical-v2", now=STARTED + 3 * 86_400).arms[0].primary
-    assert primary is not None
-    assert primary.length is not None
-    assert primary.length.adjusted == pytest.approx(expected.adjusted)
-    assert (primary.length.control, primary.length.treatment) == pytest.approx(expected.lengths)
 
 
 def test_young_units_wait(found):

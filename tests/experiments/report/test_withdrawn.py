@@ -75,9 +75,3 @@ def test_the_ratio_is_tested_among_the_arms_that_had_units():
     made = report(SumsStore(buckets, running(WITHDRAWN)), "medical-v2", now=NOW)
     assert not any(check.failed for check in made.checks)
     assert [round(one.expected) for one in made.numbers] == [4800, 4800, 1300]
-
-
-def test_the_plot_has_no_band_once_shares_are_others():
-    made = report(SumsStore(list(hours(withdrawn=True)), running(WITHDRAWN)), "medical-v2", now=NOW)
-    bands = [(p.share_low, p.share_high) != (0.0, 1.0) for p in made.points if p.arm == "new"]
-    assert bands == [True] * 6 + [False] * 6

@@ -41,7 +41,7 @@ async def run(start_server, connect, fakes, store, monkeypatch):
         fakes.registry.put(adapter("medical", "1.1.0"))
         for one in experiments:
             store.create(one)
-        live = await live_on(store, base_digest=lambda: "base", router_digest=lambda _: "router", **options)
+        live = await live_on(store, base_digest=lambda: "base", router_digest=lambda: "router", **options)
         started.append(live)
         app = await start_server(**vars(fakes), experiments=live, http_listen=http_listen)
         return SimpleNamespace(app=app, live=live, **vars(connect(app)), **vars(fakes))

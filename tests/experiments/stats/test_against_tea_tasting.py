@@ -8,10 +8,8 @@ import numpy as np
 import pytest
 
 from router.experiments.model import Kind
-from router.experiments.stats.checks import length_adjusted
 from router.experiments.stats.compare import ArmPair, SequencePlan
 from router.experiments.stats.moments import ComparedMetric, Moments
-from router.experiments.stats.sequences import two_sided_bound
 
 tasting = pytest.importorskip("tea_tasting")
 aggregated = pytest.importorskip("tea_tasting.aggr")
@@ -107,19 +105,3 @@ def test_the_covariate_takes_out_what_it_explains():
     explained = np.mean([np.corrcoef(rows[0], rows[2])[0, 1] ** 2 for rows in ARMS])
     assert better == pytest.approx(plain * (1 - explained), rel=0.02)
     assert better < plain
-
-
-def test_length_adjustment_is_the_regression_on_arm_and_length():
-    control, treatment = (rows[[0, 1]] for rows in ARMS)
-    plan = SequencePlan()
-    found = length_adjusted(Moments.of(*control), Moments.of(*treatment), plan)
-    value, length = np.concatenate((control, treatment), axis=1)
-    arm = np.repeat([0.0, 1.0], [control.shape[1], treatment.shape[1]])
-    design = np.column_stack((np.ones_like(arm), arm, length))
-    (_, effect, slope), (squares,), *_ = np.linalg.lstsq(design, value, rcond=None)
-    variance = squares / (len(value) - 3) * np.linalg.inv(design.T @ design)[1, 1]
-    assert found.adjusted == pytest.approx(effect)
-    assert found.slope == pytest.approx(slope)
-    bound = float(two_sided_bound(plan.gain(len(value), plan.alpha), plan.alpha))
-    assert (found.half / bound) ** 2 == pytest.approx(variance, rel=0.05)
-    assert found.raw == pytest.approx(treatment[0].mean() - control[0].mean())

@@ -46,7 +46,6 @@ def test_bounds_are_those_of_the_rows():
     """Of 100 units 40 answer, 20 of them well; in the arm 50, 30 of them well."""
     shown = found((100, 40, 20), (100, 50, 30))
     assert shown.lee == pytest.approx((20 / 40 - 0.5, 30 / 40 - 0.5))  # ten ones, or ten zeros trimmed
-    assert shown.manski == pytest.approx((0.30 - 0.80, 0.80 - 0.20))
     swapped = found((100, 50, 30), (100, 40, 20))
     assert swapped.lee == pytest.approx((-0.25, 0.0))
 
@@ -62,7 +61,6 @@ def test_a_mean_is_bounded_by_its_spread_and_range():
         effects = worst - scores[0].mean(), best - scores[0].mean()
         assert shown.lee is not None
         assert shown.lee[0] - 1e-9 <= effects[0] < effects[1] <= shown.lee[1] + 1e-9
-        assert (shown.manski is None) is (bounds is None)
 
 
 def test_an_effect_that_may_come_from_who_answers_is_open():
@@ -80,7 +78,7 @@ def test_a_ratio_has_no_bounds_and_is_open_where_the_response_differs():
 
     assert missing_outcomes(metric, arm(5000), arm(5000), PLAN).settled
     shown = missing_outcomes(metric, arm(5000), arm(6000), PLAN)
-    assert (shown.lee, shown.manski, shown.settled) == (None, None, False)
+    assert (shown.lee, shown.settled) == (None, False)
 
 
 @pytest.mark.parametrize("cell", ALIKE, ids=lambda cell: cell.name)

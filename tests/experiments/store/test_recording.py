@@ -12,8 +12,6 @@ from router.experiments.model import (
     NO_VALUE,
     OTHER_VALUE,
     Accepted,
-    Aggregate,
-    Disagreement,
     Kind,
     MetricSpec,
     SegmentSpec,
@@ -21,14 +19,12 @@ from router.experiments.model import (
 )
 from router.experiments.store.recording import LONGEST
 from router.experiments.store.store import ExperimentStore
-from router.experiments.times import BINS, bin_of
 from tests.experiments.store.helpers import (
     START,
     WINDOW,
     act,
     experiment,
     exposed,
-    moments,
     outcome,
     row,
     unit_outcome,
@@ -236,7 +232,6 @@ def test_nothing_changes_nothing(running):
     running.expose([])
     assert running.record([]) == ()
     running.pairs([])
-    running.disagree([])
     assert running.data("x", 1).buckets == ()
 
 
@@ -248,32 +243,7 @@ def test_pairs_are_counted_once(running):
 
     running.pairs([pair("r1", 1), pair("r2", 1), pair("r3", -1), pair("r4", 0), pair("r1", 1, "c")])
     running.pairs([pair("r1", -1), pair("r5", 0), ShadowPair("gone", 1, "b", "r", START, 1)])
-    assert running.paired("x", 1) == {"b": (2, 1, 2, 3, 2.0), "c": (1, 0, 0, 1, 1.0)}
-
-
-def test_pairs_of_one_unit_count_as_one(running):
-    of_u = [pair(f"r{i}", result, unit="u") for i, result in enumerate((1, 1, 1, -1, 0))]
-    others = [pair("p", -1, unit="v"), pair("q", 0, unit="w"), pair("u", 1), pair("none", 0)]
-    running.pairs([*of_u, *others, pair("p", 1, "c", unit="u")])
-    assert running.paired("x", 1) == {"b": (4, 2, 3, 3, 0.75 + 0 + 1), "c": (1, 0, 0, 1, 1.0)}
-    running.pairs([pair("late", -1, unit="w")])
-    assert running.paired("x", 1)["b"] == (4, 3, 3, 4, 1.75)
-
-
-def test_units_for_which_the_routers_differed(running):
-    def differ(unit: str, response: str, treatment: str = "base"):
-        return Disagreement("x", 1, unit, response, START, "adapters/m/versions/1", treatment)
-
-    running.disagree([differ("u", "r1"), differ("w", "r3", "adapters/m/versions/1")])
-    running.expose([exposed("u", "r1"), exposed("v", "r2"), exposed("w", "r3"), exposed("z", "r4", "b")])
-    running.record([outcome("r1"), outcome("r2"), outcome("r3")])
-    assert running.data("x", 1, only_differing=True).responses == {"a": 1}
-    running.disagree([differ("v", "r2"), differ("v", "r2"), differ("nobody", "r9"), differ("z", "r4")])
-    found = running.data("x", 1, only_differing=True)
-    assert [(b.arm, b.exposed, b.answered["good"]) for b in found.buckets] == [("a", 2, 2), ("b", 1, 0)]
-    assert moments(found).sums == (2.0,)
-    assert row(running) == (3, 3.0)
-    assert [b.exposed for b in running.data("x", 1).buckets] == [3, 1]
+    assert running.paired("x", 1) == {"b": (2, 1, 2), "c": (1, 0, 0)}
 
 
 NAMED, OPEN = SegmentSpec("plan", ("free", "paid")), SegmentSpec("country")
@@ -284,10 +254,9 @@ def shown(unit: str, arm: str = "a", at: float = 0.0, **labels: str):
     return exposed(unit, f"r-{unit}-{at}", arm, at, segments=labels)
 
 
-def units(store, label: str, arm: str = "a", triggered: bool = False) -> dict[str, tuple]:
+def units(store, label: str, arm: str = "a") -> dict[str, tuple]:
     """Value -> (units, sum) of one arm in its first stretch."""
-    data = store.data("x", 1, only_differing=True) if triggered else store.data("x", 1)
-    found = next(b for b in data.buckets if b.arm == arm).segments
+    found = next(b for b in store.data("x", 1).buckets if b.arm == arm).segments
     return {value: (m.n, *m.sums) for (of, value), m in found.items() if of == label}
 
 
@@ -332,15 +301,6 @@ def test_the_first_values_are_told_apart(store):
     store.expose([shown("none")])
     store.record([outcome("r-none-0.0")])
     assert units(store, "country")[NO_VALUE] == (1, 1.0)
-
-
-def test_units_move_with_their_segments_where_the_routers_differ(store):
-    store.create(experiment(segments=(NAMED,)))
-    store.expose([shown("u", plan="free"), shown("v", plan="free")])
-    store.record([outcome("r-u-0.0"), outcome("r-v-0.0")])
-    store.disagree([Disagreement("x", 1, "u", "r", START, "base", "adapters/m/versions/1")])
-    assert units(store, "plan", triggered=True) == {"free": (1, 1.0)}
-    assert units(store, "plan") == {"free": (2, 2.0)}
 
 
 @pytest.mark.slow
@@ -395,20 +355,3 @@ def test_a_unit_is_slow_if_any_of_its_answers_was(store):
         (3, 2.0),  # u and w; v has just 4 s
         (3, 2.0),  # u, and w, who waited for a token that did not come
     ]
-
-
-def test_a_unit_is_in_the_bin_of_its_slowest_answer_or_of_their_mean(store):
-    slowest = MetricSpec("total_time_p95", Kind.MEAN, False, Aggregate.MAX)
-    mean = MetricSpec("total_time_p50", Kind.MEAN, False, Aggregate.MEAN)
-    store.create(with_secondary(experiment(), slowest))
-    store.expose([exposed(unit, f"{unit}{n}") for unit in "uvwx" for n in "12"])
-    for response, seconds in {"u1": 1.0, "v1": 4.0, "v2": 0.5, "w1": 5000.0}.items():
-        store.record([outcome(response, "total_time", seconds)])
-    store.record([outcome("u2", "total_time", 9.0), outcome("x1", "time_without_token", 30.0)])
-    store.replace(with_secondary(store.get("x"), slowest, mean), act())  # its sums are made of the rows
-    (bucket,) = store.data("x", 1).buckets
-    assert bucket.bins == {
-        slowest.name: {bin_of(9.0): 1, bin_of(4.0): 1, BINS - 1: 1, bin_of(30.0): 1},
-        mean.name: {bin_of(5.0): 1, bin_of(2.25): 1, BINS - 1: 1, bin_of(30.0): 1},
-    }
-    assert bucket.answered[slowest.name] == 4

@@ -1,9 +1,7 @@
-"""Old tables are brought up to date, and views stay as they are."""
+"""Tables of another version are refused, and views show what was recorded."""
 
 from __future__ import annotations
 
-import logging
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,9 +10,8 @@ from sqlalchemy import inspect, update
 from router.errors import ConfigError, StoreDown
 from router.experiments.model import Aggregate, Kind, MetricSpec, SegmentSpec, ShadowPair
 from router.experiments.store import schema as migrating
-from router.experiments.store import schema as views
 from router.experiments.store import tables
-from router.experiments.store.schema import VERSION, VIEWS, ColumnType, ViewColumn, make_views, migrate
+from router.experiments.store.schema import VERSION, VIEWS, View, migrate
 from router.experiments.store.store import ExperimentStore
 from router.shared import database
 from router.shared.database import parse_url
@@ -88,7 +85,6 @@ def test_other_tables_are_left_alone(url, engine):
 
 PAGE = Path(__file__).parents[3] / "docs/experiments-store.md"
 MINUTES = MetricSpec("minutes", Kind.MEAN, aggregate=Aggregate.SUM, covariate=True)
-postgresql = pytest.mark.parametrize("url", ["postgresql"], indirect=True)
 PLACE = {"experiment": "x", "phase": 1}
 
 
@@ -116,13 +112,6 @@ def viewed(sql_store) -> ExperimentStore:
     return sql_store
 
 
-def make(store: ExperimentStore, *first: str) -> None:
-    with store._writing() as conn:
-        for statement in first:
-            conn.exec_driver_sql(statement)
-        make_views(conn)
-
-
 def read(store: ExperimentStore, what: str, *names: str) -> list[dict]:
     """Rows in the order of these columns."""
     with store.reading() as conn:
@@ -140,7 +129,6 @@ def test_units(viewed):
         "responses": 2,
         "degraded": True,
         "crossed": True,
-        "differed": False,
         "segments": '{"plan": "frei ü"}',
     }
     assert (two["unit"], two["arm"], two["crossed"]) == ("u2", "b", False)
@@ -203,90 +191,7 @@ def test_columns_are_those_that_are_told(viewed):
         assert all(c.means for c in view.columns)
 
 
-@pytest.mark.slow
-def test_making_them_again_changes_nothing(viewed):
-    before = definitions(viewed)
-    make(viewed)
-    assert definitions(viewed) == before
-    assert len(before) == len(VIEWS)
-
-
-def definitions(store: ExperimentStore) -> list:
-    """With PostgreSQL's number of the last change to each."""
-    postgres = "SELECT relname, oid, xmin::text FROM pg_class WHERE relkind = 'v' AND relname ~ '^lora'"
-    sqlite = "SELECT name, sql, schema_version FROM sqlite_master, pragma_schema_version WHERE type = 'view'"
-    with store.reading() as conn:
-        query = postgres if conn.dialect.name == "postgresql" else sqlite
-        return sorted(tuple(r) for r in conn.exec_driver_sql(query))
-
-
-def older(monkeypatch, **columns: str) -> None:
-    """As if this program were one whose view of units has these columns only: name -> the table's."""
-    view = VIEWS["units"]
-    made = tuple(ViewColumn(n, ColumnType.TEXT, "", tables.units.c[c]) for n, c in columns.items())
-    monkeypatch.setattr(views, "VIEWS", {**VIEWS, "units": replace(view, columns=made)})
-
-
-@pytest.mark.parametrize(
-    "columns", [{"first_column": "unit"}, {"experiment": "arm"}], ids=["another name", "another type"]
-)
-def test_a_definition_that_changed_is_made_anew(viewed, monkeypatch, columns):
-    with monkeypatch.context() as patched:
-        older(patched, **columns)
-        make(viewed)
-        assert list(read(viewed, "units")[0]) == list(columns)
-    make(viewed)
-    assert list(read(viewed, "units")[0]) == [c.name for c in VIEWS["units"].columns]
-
-
-@postgresql
-def test_what_was_granted_stays_when_columns_are_added(viewed, monkeypatch):
-    fewer = replace(VIEWS["units"], columns=VIEWS["units"].columns[:-1])
-    with viewed._writing() as conn:
-        conn.exec_driver_sql("DROP VIEW lora_router_v_units")
-        monkeypatch.setattr(views, "VIEWS", {"units": fewer})
-        make_views(conn)
-        conn.exec_driver_sql("GRANT SELECT ON lora_router_v_units TO pg_monitor")
-        conn.exec_driver_sql("CREATE VIEW mine AS SELECT arm FROM lora_router_v_units")
-        monkeypatch.setattr(views, "VIEWS", VIEWS)
-        make_views(conn)
-        allowed = "SELECT has_table_privilege('pg_monitor', 'lora_router_v_units', 'SELECT')"
-        assert conn.exec_driver_sql(allowed).scalar_one() is True
-    assert "segments" in read(viewed, "units")[0]
-
-
-@postgresql
-def test_a_view_that_a_view_of_someone_else_reads_stops_no_server(viewed, monkeypatch, caplog):
-    with viewed._writing() as conn:
-        conn.exec_driver_sql("CREATE VIEW mine AS SELECT arm FROM lora_router_v_units")
-    with monkeypatch.context() as patched, caplog.at_level(logging.WARNING):
-        older(patched, first_column="unit")
-        make(viewed)
-    assert "lora_router_v_units stays as it was: drop the views that read it" in caplog.text
-    assert "arm" in read(viewed, "units")[0]
-
-
-@postgresql
-def test_postgresql_tells_what_they_are(viewed):
-    with viewed.reading() as conn:
-        query = "SELECT col_description('lora_router_v_units'::regclass, 5)"
-        assert conn.exec_driver_sql(query).scalar_one() == "unix seconds: when its window began"
-        query = "SELECT obj_description('lora_router_v_units'::regclass)"
-        assert conn.exec_driver_sql(query).scalar_one().startswith("One row: a unit that was exposed")
-
-
-@postgresql
-def test_what_the_server_refuses_is_not_hidden(viewed):
-    rights = ("USAGE ON SCHEMA public", "SELECT ON ALL TABLES IN SCHEMA public")
-    with viewed._writing() as conn:
-        for right in rights:
-            conn.exec_driver_sql(f"GRANT {right} TO pg_monitor")
-        conn.exec_driver_sql("DROP VIEW lora_router_v_units")
-    with pytest.raises(StoreDown, match="grant the user CREATE"):
-        make(viewed, "SET LOCAL ROLE pg_monitor")
-
-
-def page_of(view: views.View) -> str:
+def page_of(view: View) -> str:
     """A view as the page has it."""
     lines = (f"| `{c.name}` | {c.holds} | {c.means} |" for c in view.columns)
     return "\n".join((f"`{view.name}`: {view.means}.", "", "| column | | |", "|---|---|---|", *lines))

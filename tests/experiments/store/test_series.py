@@ -207,7 +207,7 @@ def test_a_waiting_outcome_of_another_experiment_is_past_once(store):
     assert row(store, "n") == (1, 1.0, 7.0)
 
 
-def test_built_in_means_and_lengths(store):
+def test_built_in_means(store):
     store.create(experiment())
     store.expose([exposed("u", "r1"), exposed("u", "r2"), exposed("v", "r3"), exposed("w", "r4", "b")])
     store.record(
@@ -221,9 +221,6 @@ def test_built_in_means_and_lengths(store):
         "a": {"completion_tokens": 15.0, "error": 0.5},
         "b": {"completion_tokens": 1.0},
     }
-    first, second = data.buckets
-    assert (first.lengths.n, first.lengths.sums) == (1, (1.0, 20.0))
-    assert second.lengths.sums == (0.0, 1.0)
 
 
 def test_outcomes_that_are_in_no_sum_are_counted(store):
@@ -241,12 +238,6 @@ def test_outcomes_that_are_in_no_sum_are_counted(store):
     spec = replace(there.spec, secondary=(MetricSpec("thmubs", Kind.PROPORTION),))
     store.replace(replace(there, spec=spec, phases=(replace(there.phases[0], spec=spec),)), act())
     assert (store.data("x", 1).late, store.data("x", 1).unplanned) == (2, 0)
-
-
-def test_a_ratio_has_no_lengths(store):
-    store.create(experiment("x", MetricSpec("thumbs", RATIO)))
-    store.expose([exposed("u", "r1")])
-    assert store.data("x", 1).buckets[0].lengths is None
 
 
 def test_a_metric_reads_what_is_within_its_own_window(store):

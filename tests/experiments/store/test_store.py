@@ -15,7 +15,6 @@ from router.experiments.model import (
     Accepted,
     Aggregate,
     ArmSpec,
-    Disagreement,
     Kind,
     MetricSpec,
     Mode,
@@ -34,7 +33,7 @@ from router.experiments.store.store import (
     remove_some,
 )
 from router.shared import database
-from router.types import AdapterRef, RouterVariant
+from router.types import AdapterRef
 from tests.experiments.store.helpers import (
     START,
     act,
@@ -53,7 +52,7 @@ def rich():
     found = experiment("rich", metric)
     arms = (
         ArmSpec("a", 0.25, AdapterRef("medical", "1.2.0")),
-        ArmSpec("b", 0.75, router=RouterVariant(0.5, ("centroid",), True, None)),
+        ArmSpec("b", 0.75, withdrawn=7.5),
     )
     spec = replace(found.spec, arms=arms, mode=Mode.SHADOW, slot=(0.1, 1 / 3), enrolment=1e-3)
     return replace(found, spec=spec, created=1.5, stopped=2.5, stop_reason="harm", promoted="b")
@@ -83,7 +82,6 @@ def test_unknown_names_are_not_found(store):
         lambda: store.get("nobody"),
         lambda: store.delete("nobody"),
         lambda: store.data("nobody", 1),
-        lambda: store.data("nobody", 1, only_differing=True),
         lambda: store.paired("nobody", 1),
         lambda: store.set_peak("nobody", 1, 1.0),
         lambda: store.replace(experiment("nobody"), act("nobody")),
@@ -174,7 +172,7 @@ def rows(store) -> dict[str, int]:
             ).scalar_one()
             for name, table in tables.metadata.tables.items()
         }
-    return {name: n for name, n in found.items() if n and name not in ("schema_version", "identity")}
+    return {name: n for name, n in found.items() if n and name != "schema_version"}
 
 
 def remove_all(store, now: float = 0.0) -> int:
@@ -194,7 +192,6 @@ def test_nothing_of_a_deleted_experiment_stays(sql_store, monkeypatch):
         sql_store.expose([exposed(f"u{i}", f"{name}{i}", name=name, **labels) for i in range(8)])
         sql_store.record([outcome(f"{name}{i}") for i in range(8)])
         sql_store.pairs([ShadowPair(name, 1, "b", "r", START, 1)])
-        sql_store.disagree([Disagreement(name, 1, "u1", "r", START, "base", "adapters/m/versions/1")])
     before = rows(sql_store)
     sql_store.delete("x")
     assert remove_all(sql_store) == 4
@@ -331,7 +328,7 @@ def test_a_store_that_is_opened_anew_knows_what_waits(bounded, url):
 
 
 WAITING_INDEX = "INDEX lora_router_waiting_received"  # outcomes that wait, once a minute and as many as may
-LARGE = ("units", "exposures", "outcomes", "values", "disagreements", "pairs")
+LARGE = ("units", "exposures", "outcomes", "values", "pairs")
 
 
 @pytest.mark.parametrize("url", ["sqlite"], indirect=True)
@@ -347,11 +344,10 @@ def test_every_large_table_is_searched_by_an_index(sql_store):
     for name in ("x", "y"):
         sql_store.create(experiment(name, past))
     sql_store.record([outcome("r1", "n"), unit_outcome("u", "n", at=-5)])
-    sql_store.disagree([Disagreement("x", 1, "u", "r1", START, "base", "m")])
     sql_store.expose([exposed("u", "r1"), exposed("v", "r2")])
     sql_store.expose([exposed("u", "r1", name="y"), exposed("u", "r2", name="y")])
     sql_store.record([outcome("r1", "n"), unit_outcome("u", "n"), unit_outcome("u", "n", at=-5)])
-    sql_store.data("x", 1, only_differing=True)
+    sql_store.data("x", 1)
     sql_store.pairs([ShadowPair("x", 1, "b", "r1", START, 1, {}, "u")])
     sql_store.paired("x", 1)
     later = MetricSpec("later", Kind.MEAN, covariate=True)

@@ -12,7 +12,7 @@ from router.cli.settings import load_settings, rule_of
 from router.extensions.calibration.offline import FixedCatalog, asking, choices_of, started_router
 from router.extensions.calibration.rows import DataRow, RoutedRow
 from router.plugins import PluginHost
-from router.types import AdapterProfile, RouterVariant
+from router.types import AdapterProfile
 from tests.commands import own_folder
 
 __all__ = ["own_folder"]
@@ -70,7 +70,7 @@ async def test_the_router_says_the_same_at_every_threshold(tmp_path: Path) -> No
             assert not lost
             one = RoutedRow(DataRow(text, ""), choices)
             for threshold in thresholds:
-                decision = await router.route(asking(text), RouterVariant(threshold=threshold))
+                decision = await router.route(asking(text), threshold)
                 assert one.at(threshold).adapter == (decision.adapter.name if decision.adapter else "")
                 goes.add(one.at(threshold).adapter)
     assert goes == {"", "legal", "medical", "qa"}

@@ -84,12 +84,6 @@ async def test_playground(site: SimpleNamespace, tmp_path: Path) -> None:
     for column, of in zip(seen["many"], expected, strict=True):  # each names the adapter that answered
         assert column["answer"].startswith(f"[{of[:8] or 'base'}]")
     assert "seed" in seen["state"]
-    assert [(one["from"], one["numbers"], one["digest"]) for one in seen["blind"]] == [
-        ("Left", "", ""),
-        ("Right", "", ""),
-    ]
-    assert seen["preferred"].startswith("Recorded.")
-    assert seen["revealed"] == ["medical@1.0.0", "medical@1.1.0"]
     stopped, live = seen["stopped"]
     assert (stopped["badge"], "tokens" in live) == ("stopped", True)
     assert len(stopped["answer"]) < 3000

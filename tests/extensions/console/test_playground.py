@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import shlex
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,11 +24,8 @@ from router.feedback.recorder import FeedbackRecorder
 from router.feedback.store import FeedbackStore
 from router.types import AdapterProfile
 from router.v1 import inference_pb2 as pb
-from tests.experiments.memory_store import MemoryStore
-from tests.experiments.service.lab import experimenting
-from tests.extensions.console.conftest import Roled, csrf, post, signed_in
-from tests.security.helpers import write_clients
-from tests.server.helpers import Connect, until
+from tests.extensions.console.conftest import Roled, csrf, post
+from tests.server.helpers import until
 from tests.server.http_helpers import Http, StartWeb
 
 HOME = "/console/playground"
@@ -68,7 +64,7 @@ async def test_the_page_offers_whom_one_may_ask(opened: SimpleNamespace) -> None
     assert "<img" not in page.partition("<main")[2]
     assert "&lt;script&gt;" in page
     assert 'value="medical"' in page
-    for kept in ("data-corrections", "data-outcomes", 'id="blind"'):
+    for kept in ("data-corrections", "data-outcomes"):
         assert kept not in page  # nothing is kept here, so nothing is offered
     assert 'data-feedback="labels"' in page
 
@@ -336,53 +332,3 @@ def test_a_line_says_why() -> None:
     abstained = {"reason": pb.DECISION_REASON_ABSTAINED, "confidence": 0.4, "threshold": 0.6}
     assert line(**abstained) == "no adapter reaches the threshold, 0.40 of 0.60"
     assert line(reason=pb.DECISION_REASON_EXPLICIT) == "as asked for"
-
-
-async def blind(browser: httpx2.AsyncClient, model: str) -> str:
-    events = await streamed(browser, text="a medical question", model=model, blind="yes")
-    return str(events[0][1]["response_id"])
-
-
-async def test_a_blind_comparison_is_kept_once_and_tells_who_answered(
-    fakes: SimpleNamespace, start_web: StartWeb, connect: Connect, http: Http, tmp_path: Path
-) -> None:
-    clients = write_clients(tmp_path, ivan=("infer",), anna=("infer",), olga=("observe",))
-    started = partial(start_web, clients=clients.path)
-    async with experimenting(MemoryStore(), fakes, started, connect) as stubs:
-        ivan = await signed_in(http(stubs.app), clients.ivan)
-        anna = await signed_in(http(stubs.app), clients.anna)
-        assert "Preferred in blind comparisons" not in (await ivan.get(HOME)).text
-        left, right = await blind(ivan, "medical@1.1.0"), await blind(ivan, "base")
-        answers = {"left": left, "right": right}
-        status, body = await told(ivan, "/preference", **answers, choice="none")
-        assert (status, body["error"]["field"]) == (400, "choice")
-        status, body = await told(anna, "/preference", **answers, choice="left")
-        assert (status, "ask once more" in body["error"]["message"]) == (400, True)
-        status, body = await told(ivan, "/preference", **answers, choice="left")
-        assert (status, body["left"], body["right"]) == (200, "medical@1.1.0", "base")
-        assert body["so_far"]["text"].startswith("preferred in 1 of 1 comparison without a tie")
-        again, body = await told(ivan, "/preference", **answers, choice="right")
-        assert again == 400
-        same = [await blind(ivan, "base"), await blind(ivan, "base")]
-        status, body = await told(ivan, "/preference", left=same[0], right=same[1], choice="same")
-        assert (status, "two different versions" in body["error"]["message"]) == (400, True)
-        (kept,) = stubs.store.preferences.values()
-        assert (kept.first, kept.second, kept.result, "ivan" in kept.unit) == (
-            "base",
-            "medical@1.1.0",
-            1,
-            False,
-        )
-        shown = (await anna.get(HOME)).text
-        assert '<th scope="row">medical@1.1.0</th><td data-label="Against">base</td>' in shown
-        olga = await signed_in(http(stubs.app), clients.olga)
-        status, _ = await told(olga, "/preference", **answers, choice="left")
-        assert status == 403
-        stubs.store.down = True
-        assert (await ivan.get(HOME)).status_code == 200
-        stubs.store.down = False
-
-
-async def test_without_experiments_nothing_is_compared_blind(opened: SimpleNamespace) -> None:
-    status, body = await told(opened.http, "/preference", left="a", right="b", choice="left")
-    assert (status, "need experiments" in body["error"]["message"]) == (400, True)

@@ -14,7 +14,7 @@ from router.experiments.runtime import LiveExperiments
 from router.extensions.experiments_aa.commands import aa
 from tests.commands import cli, own_folder, remote
 from tests.experiments.memory_store import MemoryStore
-from tests.experiments.plans import plan, router_plan
+from tests.experiments.plans import holdout_plan, plan
 
 __all__ = ["cli", "own_folder", "remote"]
 
@@ -121,12 +121,12 @@ async def test_like_a_plan(self_test):
     ("arguments", "code", "told"),
     [
         (
-            ("--like", "routers"),
+            ("--like", "worth"),
             2,
-            "routers is a router experiment and has no route of its own: give --route",
+            "worth is a holdout and has no route of its own: give --route",
         ),
         (
-            ("--like", "routers", "--route", "medical", "--weights", "40/30/30"),
+            ("--like", "worth", "--route", "medical", "--weights", "40/30/30"),
             2,
             "--weights 40/30/30 has 3 weights, and there are 2 arms",
         ),
@@ -137,19 +137,19 @@ async def test_like_a_plan(self_test):
 )
 async def test_what_cannot_be_tested_is_told(self_test, arguments, code, told):
     store = MemoryStore()
-    store.create(Experiment("routers", router_plan()))
+    store.create(Experiment("worth", holdout_plan()))
     found, _, err = await self_test(store, *arguments)
     assert found == code
     assert told in err
-    assert [e.name for e in store.list()] == ["routers"]
+    assert [e.name for e in store.list()] == ["worth"]
 
 
-async def test_like_a_router_experiment_on_a_route(self_test):
+async def test_like_a_holdout_on_a_route(self_test):
     store = MemoryStore()
-    store.create(Experiment("routers", router_plan()))
-    code, found, err = await self_test(store, "--like", "routers", "--route", "medical", "--units", "40")
+    store.create(Experiment("worth", holdout_plan()))
+    code, found, err = await self_test(store, "--like", "worth", "--route", "medical", "--units", "40")
     assert (code, err) == (0, "")
-    assert "careful" in found["shares"][1]
+    assert "held" in found["shares"][1]
 
 
 async def test_lost_exposures_are_found(self_test):

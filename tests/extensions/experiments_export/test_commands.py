@@ -1,4 +1,4 @@
-"""`experiments export` and `hash-units`: files from a real store, and what cannot be written."""
+"""`experiments export`: files from a real store, and what cannot be written."""
 
 import csv
 import json
@@ -118,45 +118,3 @@ def test_a_terminal_sees_how_far_it_is(cli, url, monkeypatch):
     monkeypatch.setattr("router.cli.output.is_plain", lambda stream: False)
     done = cli("experiments", "export", "trial", "units", "units.csv")
     assert done.code == 0, done.err
-
-
-def test_hashes_of_units(cli, tmp_path):
-    (tmp_path / "users.csv").write_text("id,name\nu1,a\nu2,b\n")
-    done = cli("experiments", "hash-units", "users.csv", "hashes.csv", "--column", "id")
-    assert done.code == 0, done.err
-    assert rows(tmp_path / "hashes.csv") == [
-        {"unit": unit, "unit_hash": unit_hash(unit)} for unit in ("u1", "u2")
-    ]
-    assert cli("experiments", "hash-units", "users.csv", "hashes.csv", "--column", "id").code == 1
-    again = cli(
-        "experiments", "hash-units", "users.csv", "hashes.csv", "--column", "id", "--overwrite", "--json"
-    )
-    assert json.loads(again.out)[0]["rows"] == 2
-
-
-@pytest.mark.parametrize(
-    ("arguments", "told"),
-    [
-        (("users.csv", "out.csv"), "has no column 'unit'; there are: 'id'"),
-        (("missing.csv", "out.csv"), "missing.csv: No such file"),
-        (("users.csv", "out.xls"), "The name must end with"),
-        (("users.odd", "out.csv"), "Files that can be read end with"),
-    ],
-)
-def test_units_that_cannot_be_hashed(cli, tmp_path, arguments, told):
-    (tmp_path / "users.csv").write_text("id\nu1\n")
-    done = cli("experiments", "hash-units", *arguments)
-    assert done.code in (1, 2)
-    assert told in done.err
-    assert not (tmp_path / "out.csv").exists()
-
-
-def test_every_row_without_a_unit_is_told(cli, tmp_path):
-    (tmp_path / "users.csv").write_text("unit,name\nu1,a\n,b\n,c\n")
-    done = cli("experiments", "hash-units", "users.csv", "out.csv")
-    assert done.code == 2
-    assert done.err.splitlines() == [
-        "lora-router: users.csv:3, column unit: is missing",
-        "lora-router: users.csv:4, column unit: is missing",
-        "lora-router: 2 faults: nothing was written",
-    ]

@@ -24,9 +24,8 @@ from router.experiments.model import ShadowPair
 from router.experiments.store import tables
 from router.experiments.store.schema import VERSION, VIEWS
 from router.experiments.store.store import ExperimentStore
-from router.experiments.value_files import BadFile
 from router.extensions.experiments_export import export as exporting
-from router.extensions.experiments_export.export import export, hash_file
+from router.extensions.experiments_export.export import export
 from tests.experiments.store.conftest import empty
 from tests.experiments.store.helpers import START, WINDOW, experiment, exposed, outcome
 from tests.experiments.store.postgres import Server, binaries
@@ -92,7 +91,7 @@ def test_parquet_has_types_and_says_what_it_is_of(store, tmp_path):
     kinds = {
         "string": "experiment unit arm",
         "int64": "phase answers responses",
-        "bool": "degraded crossed differed",
+        "bool": "degraded crossed",
     }
     for kind, names in kinds.items():
         assert {str(table.schema.field(name).type) for name in names.split()} == {kind}
@@ -312,7 +311,7 @@ def fill(store: ExperimentStore, count: int) -> None:
     name, no = "lower(hex(randomblob(16)))", "0"
     if store._engine.dialect.name == "postgresql":
         numbers, name, no = "WITH n AS (SELECT generate_series(1, {0}) AS i)", "md5(i::text)", "false"
-    rows = f"SELECT i, {name}, 1, 'a', 1e9 + i / 8.0, 0, 1, 1, {no}, {no}, {no}, '' FROM n"
+    rows = f"SELECT i, {name}, 1, 'a', 1e9 + i / 8.0, 0, 1, 1, {no}, {no}, '' FROM n"
     with store._writing() as conn:
         conn.exec_driver_sql(f"INSERT INTO lora_router_units {numbers.format(count)} {rows}")
 
@@ -383,44 +382,6 @@ def test_memory_does_not_grow_with_the_rows(store, url, tmp_path):
     assert grown < 30_000  # kB; with all rows at once it is above 60,000
     found = pq.read_table(tmp_path / "all.parquet", columns=["unit", "first_exposed"])
     assert len(set(found["unit"].to_pylist())) == 60_000
-
-
-@pytest.mark.parametrize("source", FORMS)
-def test_hashes_of_units_that_one_knows(tmp_path, source):
-    path, names = tmp_path / f"units.{source}", ["user-1", "Ünal 名", "17"]
-    if source == "parquet":
-        pq.write_table(pa.table({"user": names, "spent": [1.5, 2.5, 3.5]}), path)
-    elif source == "csv":
-        path.write_text("user,spent\nuser-1,1\nÜnal 名,2\n17,3\n", encoding="utf-8")
-    else:
-        path.write_text("".join(json.dumps({"user": n}) + "\n" for n in names))
-    for form in FORMS:
-        done = hash_file(path, tmp_path / f"hashed.{form}", "user", overwrite=True)
-        assert rows_of(done.path) == [{"unit": n, "unit_hash": unit_hash(n)} for n in names]
-        assert done.rows == 3
-
-
-def test_hashes_of_a_file_with_faults(tmp_path):
-    path = tmp_path / "u.csv"
-    path.write_bytes(b'unit\nok\n\xff\n\n""\n')
-    with pytest.raises(BadFile) as caught:
-        hash_file(path, tmp_path / "h.csv")
-    assert [(v.field, v.description) for v in caught.value.violations] == [
-        ("u.csv:3, column unit", "is '\\udcff', which is not UTF-8"),
-        ("u.csv:5, column unit", "is missing"),
-    ]
-    with pytest.raises(BadFile, match=r"^u\.csv: has no column 'user'; there are: 'unit'$"):
-        hash_file(path, tmp_path / "h.csv", "user")
-    with pytest.raises(FailedPrecondition):
-        hash_file(path, path)
-    assert files(tmp_path) == ["u.csv"]
-
-
-def test_the_hash_of_a_number_is_that_of_its_text(tmp_path):
-    (tmp_path / "users.jsonl").write_text('{"user": 7, "spent": 1.5}\n')
-    hash_file(tmp_path / "users.jsonl", tmp_path / "hashes.jsonl", "user")
-    (row,) = map(json.loads, (tmp_path / "hashes.jsonl").read_text().splitlines())
-    assert row == {"unit": "7", "unit_hash": unit_hash("7")}
 
 
 def test_the_hash_as_the_page_has_it_in_python():

@@ -80,15 +80,14 @@ def test_a_promotion_is_due_with_its_numbers():
 
 
 def test_checks_that_failed_are_due():
-    ratio, triggered = (PipelineCheck(name, True, "10, 90") for name in ("sample-ratio", "triggered-ratio"))
+    ratio = PipelineCheck("sample-ratio", True, "10, 90")
     crossed, sound = PipelineCheck("crossed-units", True, "9 %"), PipelineCheck("maturity", False, "all")
-    assert told(report(BROKEN, ratio, triggered, crossed, sound)) == [
+    assert told(report(BROKEN, ratio, crossed, sound)) == [
         (
             "sample-ratio-broken",
             "",
             "The arms do not have their planned shares of users, so one arm loses some of them or counts them"
-            " twice. control has 10 users, 10 are expected; new has 10 users, 10 are expected. Among the"
-            " users for whom the two routers differ, the arms do not have their planned shares. 10, 90.",
+            " twice. control has 10 users, 10 are expected; new has 10 users, 10 are expected.",
         ),
         ("invalid", "", "Too many users saw more than one arm. 9 %."),
     ]

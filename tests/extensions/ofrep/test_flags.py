@@ -18,7 +18,7 @@ from router.extensions.ofrep import flags
 from router.plugins import Hooks, PluginHost
 from router.plugins.tables import SettingPlace, SettingsTable, SettingValue
 from router.types import Request, RoutingHints
-from tests.experiments.plans import plan, router_plan
+from tests.experiments.plans import plan
 from tests.security.worlds import answered, begun, world
 from tests.server.helpers import Connect, Start, until
 from tests.server.http_helpers import Http
@@ -229,11 +229,6 @@ def test_a_unit_outside_has_no_value() -> None:
         "variant": "",
         "metadata": {"phase": 1, "outside": "not_enrolled"},
     }
-
-
-def test_an_arm_that_is_a_router_names_no_adapter() -> None:
-    place = stands(router_plan(), "anna")
-    assert (place.arm in ("here", "careful"), place.answers) == (True, "")
 
 
 def test_the_holdout_is_a_flag_of_its_own() -> None:

@@ -192,7 +192,7 @@
     byId("clear").hidden = false;
     return { made, columns };
   };
-  const column = (columns, name, hidden = false) => {
+  const column = (columns, name) => {
     const input = (inputs()[columns.children.length] || byId("model")).id;
     const badge = el("span", "badge info", "asking");
     badge.dataset.state = "";
@@ -217,7 +217,7 @@
       badge.className = word === "done" ? "hidden" : `badge ${kind}`;
       answer.setAttribute("aria-busy", "false");
     };
-    return { asked: name, hidden, input, card, from, notes, text, answer, numbers, acts, folds, end, began: 0, first: 0, tokens: 0 };
+    return { asked: name, input, card, from, notes, text, answer, numbers, acts, folds, end, began: 0, first: 0, tokens: 0 };
   };
   const refused = (one, error, word = "refused") => {
     one.failed = true;
@@ -227,13 +227,11 @@
   };
   const rateOf = (tokens, seconds) => (tokens > 1 && seconds > 0.03 ? `, ${((tokens - 1) / seconds).toFixed(1)} tokens/s` : "");
   const count = (one) => {
-    if (one.hidden) return; // tokens and times would tell which adapter it is
     const rate = rateOf(one.tokens, (performance.now() - one.first) / 1000);
     one.numbers.textContent = `${one.tokens} tokens${rate}, first after ${time((one.first - one.began) / 1000)}`;
   };
   const finish = (one, usage) => {
     one.end("done", "ok");
-    if (one.hidden) return;
     const cached = usage.cached_tokens ? ` (${usage.cached_tokens} cached)` : "";
     const queued = usage.queued > 0.05 ? ` (${time(usage.queued)} of it in the queue)` : "";
     one.numbers.textContent =
@@ -245,7 +243,7 @@
     if (name === "started") {
       one.started = data;
       one.answer.hidden = false;
-      if (!one.hidden) decided(one, data.decision, true);
+      decided(one, data.decision, true);
       one.end("answering", "info");
       one.answer.setAttribute("aria-busy", "true");
     } else if (name === "delta") {
@@ -280,7 +278,7 @@
     } catch (error) {
       failed(one, error);
     }
-    if (one.started && !one.hidden) respond(one, fields);
+    if (one.started) respond(one, fields);
   };
 
   // -- What may be done with an answer: only what this server can keep is offered
@@ -395,7 +393,6 @@
     const focused = document.activeElement === byId(gone);
     byId("go").hidden = on;
     byId("decide").disabled = on;
-    if (byId("blind")) byId("blind").disabled = on;
     byId("stop").hidden = !on;
     if (focused) byId(shown).focus({ preventScroll: true });
   };
@@ -478,62 +475,6 @@
     form.elements.text.focus();
   });
 
-  // -- Blind: the order is random, and the names are shown after the choice
-  const CHOICES = [["left", "Left is better"], ["right", "Right is better"], ["same", "Both the same"], ["both_bad", "Both bad"]];
-  const shuffled = (pair) => (crypto.getRandomValues(new Uint8Array(1))[0] & 1 ? [...pair].reverse() : pair);
-  const choose = (made, pair) => {
-    const box = el("section", "card stack");
-    box.setAttribute("aria-label", "Which answer is better?");
-    const line = el("p", "small");
-    line.setAttribute("role", "status");
-    const pick = async (choice) => {
-      try {
-        const [left, right] = pair.map((one) => one.started.response_id);
-        const kept = await asked("/preference", { left, right, choice });
-        buttons.forEach((made) => { made.disabled = true; });
-        pair.forEach((one, i) => {
-          decided(one, one.started.decision, true);
-          one.from.prepend(i ? "Right: " : "Left: ");
-        });
-        const so = kept.so_far;
-        line.className = "small";
-        line.textContent = `Recorded. ${so ? `So far ${so.version} is ${so.text} against ${so.other}. ${so.reading}.` : ""}`;
-      } catch (error) {
-        line.className = "small error";
-        line.textContent = error.message;
-      }
-    };
-    const buttons = CHOICES.map(([choice, label]) => button(label, () => pick(choice), ""));
-    box.append(el("h2", "", "Which answer is better?"), el("div", "row", ...buttons), line);
-    made.append(box);
-    buttons[0].focus();
-  };
-  byId("blind")?.addEventListener("click", async () => {
-    if (running) return;
-    if (more[0].hidden) {
-      show(more[0], true);
-      more[0].querySelector("input").value ||= "base";
-    }
-    const wanted = models().slice(0, 2);
-    if (wanted.includes("auto") || wanted[0] === wanted[1]) {
-      clear();
-      return complain({ field: "routing.adapter", message: "Name two different versions side by side, then compare them." });
-    }
-    const text = begin();
-    if (!text) return;
-    const seed = seeded(true);
-    const { made, columns } = turn(text, true);
-    const pair = shuffled(wanted).map((model, i) => Object.assign(column(columns, i ? "Right" : "Left", true), { asked: model }));
-    // Both go on from the same conversation.
-    const fields = pair.map((one) => ({ ...fieldsOf(text, 0, one.asked, seed, false), blind: "yes" }));
-    form.elements.text.value = "";
-    made.scrollIntoView();
-    state.textContent = "Asking both at once.";
-    await Promise.all(pair.map((one, i) => run(one, fields[i], running.signal)));
-    keep(text, made, pair);
-    ended("Done.", made, pair);
-    if (pair.every((one) => one.finished)) choose(made, pair);
-  });
   byId("stop").addEventListener("click", () => running?.abort());
   form.elements.text.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit();

@@ -104,18 +104,8 @@ with browsing() as seen:
     said["axe_many"], said["wide"] = seen.axe(page), seen.wide(page)
     picture(seen, page, "many")
 
-    for _ in range(2):
+    for _ in range(3):
         page.click("#fewer")
-    asked(page, "four five")
-    page.click("#blind")
-    until(page, "document.querySelectorAll('section.card button').length === 4")
-    said["blind"] = columns(page)
-    page.locator("button", has_text="Both the same").click()
-    until(page, "document.querySelector('section.card [role=status]').textContent !== ''")
-    said["preferred"] = page.inner_text("section.card [role=status]")
-    said["revealed"] = sorted(one["from"].partition(" answered")[0].split()[1] for one in columns(page))
-
-    page.click("#fewer")
     asked(page, "one " * 900, model="base")
     page.click("#go")
     until(page, "document.querySelector('.turn:last-child .answer').textContent.length > 40")
