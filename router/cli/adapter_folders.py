@@ -415,7 +415,7 @@ Folders = Annotated[list[Path], typer.Argument(metavar="FOLDER...", help="Adapte
 def digest(paths: Folders) -> None:
     """Print the digests of adapters, one a line.
 
-    As a file given to `serve --adapters-lock`, the lines allow these adapters and no others.
+    As a file given to the setting `adapters_lock`, the lines allow these adapters and no others.
 
     \b
     Example:

@@ -23,7 +23,7 @@ def store(own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> CorrectionStore:
 
 
 def test_list_shows_who_answered_and_who_should_have(cli, store):
-    assert "serve --corrections texts" in cli("route", "corrections", "list").out
+    assert "serve --set corrections=texts" in cli("route", "corrections", "list").out
     store.append(ONE)
     store.append(
         replace(ONE, response_id="cd" * 16, tenant="", label="", chosen=None, text="\x1b[31mred\n" * 20)
@@ -67,5 +67,5 @@ def test_bad_input_is_one_line(cli, store, arguments, message):
 
 
 def test_a_setting_that_is_none_of_the_three(cli, own_folder):
-    done = cli("serve", "--corrections", "everything")
+    done = cli("serve", "--set", "corrections=everything")
     assert (done.code, "corrections (from flag)" in done.err) == (2, True)
