@@ -84,10 +84,16 @@ class TorchEngine:
     """Implements `router.engine.base.Engine` with torch."""
 
     def __init__(
-        self, settings: Settings, loaded: LoadedModel | None = None, files: BaseFiles | None = None
+        self,
+        settings: Settings,
+        loaded: LoadedModel | None = None,
+        files: BaseFiles | None = None,
+        *,
+        prefix_cache: bool = True,
     ) -> None:
-        """`loaded`: the base in place of that of the settings. `files`: those of the settings' base, open."""
-        self._settings = settings
+        """`loaded`: the base in place of that of the settings. `files`: those of the settings' base, open.
+        Without `prefix_cache` every prompt is computed whole, for measurements and tests."""
+        self._settings, self._prefix_cache = settings, prefix_cache
         self._loaded, self._files = loaded, files
         self._host = HostStore()
         self._live: set[EventStream] = set()
@@ -352,7 +358,7 @@ class TorchEngine:
         settings = self._settings
         slots = DeviceSlots(settings.slots, self._host, uploads(self._device))
         scheduler = Scheduler(
-            BlockPool(self._blocks, prefix_cache=settings.prefix_cache),
+            BlockPool(self._blocks, prefix_cache=self._prefix_cache),
             slots,
             base_digest=digest,
             max_running=settings.max_running,

@@ -25,7 +25,7 @@ def test_flags_are_settings(cli, served, own_folder):
         "--listen 127.0.0.1:6000 --metrics-listen= --adapters-dir one --adapters-dir two --plugins-dir plug"
     )
     more = "--model m --device cpu --quantize int8 --set dtype=float32 --set native=false --set threads=2"
-    more += " --set slots=5 --set preload=false"
+    more += " --set slots=5"
     assert cli("serve", *flags.split(), *more.split(), "--set", "gate=off").code == 0
     (settings,) = served
     assert (settings.listen, settings.metrics_listen) == ("127.0.0.1:6000", "")
@@ -33,7 +33,7 @@ def test_flags_are_settings(cli, served, own_folder):
     assert settings.plugins_dir == (Path("plug"),)
     assert (settings.model, settings.dtype, settings.device) == ("m", "float32", "cpu")
     assert settings.quantize == "int8"
-    assert (settings.native, settings.threads, settings.slots, settings.preload) == (False, 2, 5, False)
+    assert (settings.native, settings.threads, settings.slots) == (False, 2, 5)
     assert settings.gate == "off"
 
 
