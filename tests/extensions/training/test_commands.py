@@ -43,7 +43,7 @@ def test_evaluate_prints_its_progress(cli, calls):
     done = cli("adapters", "evaluate", "adapters/a", "adapters/b", "--rows", "20")
     assert (done.code, done.out) == (0, "measuring\n")
     options = {"adapters": Path("adapters"), "recipes": Path("recipes"), "rows": 20, "device": "auto"}
-    options |= {"quantize": "", "fit_labels": False}
+    options |= {"fit_labels": False}
     assert calls == [(["adapters/a", "adapters/b"], options)]
 
 
@@ -57,12 +57,14 @@ def test_evaluate_all_or_names(cli, calls):
     assert len(calls) == 1
 
 
-def test_evaluate_with_the_bases_weights_in_8_bits(cli, calls):
-    assert cli("adapters", "evaluate", "adapters/a", "--quantize", "int8").code == 0
-    assert calls[0][1]["quantize"] == "int8"
-    done = cli("adapters", "evaluate", "adapters/a", "--quantize", "int3")
+def test_evaluate_goes_by_the_settings(cli, calls, monkeypatch):
+    monkeypatch.setenv("LORA_ROUTER_DEVICE", "cuda:1")
+    assert cli("adapters", "evaluate", "adapters/a").code == 0
+    assert calls[0][1]["device"] == "cuda:1"
+    monkeypatch.setenv("LORA_ROUTER_QUANTIZE", "int3")
+    done = cli("adapters", "evaluate", "adapters/a")
     assert done.code == 2
-    assert "quantize (from flag)" in done.err
+    assert "quantize (from environment)" in done.err
     assert len(calls) == 1
 
 
@@ -96,9 +98,10 @@ def test_evaluate_on_rows_of_ones_own(cli, monkeypatch):
     assert (done.code, done.out) == (0, "measuring\n")
     options = {"data": Path("own.csv"), "metric": "chrf", "base": "smollm2-135m-instruct", "rows": None}
     options |= {"prompt_column": "q", "response_column": "", "adapters": Path("adapters"), "device": "auto"}
-    options |= {"quantize": "", "header": None}
+    options |= {"header": None}
     assert made == [(["mine"], options)]
-    assert cli("adapters", "evaluate", "mine", "--data", "d", "--metric", "m", "--base", "b").code == 0
+    monkeypatch.setenv("LORA_ROUTER_MODEL", "b")
+    assert cli("adapters", "evaluate", "mine", "--data", "d", "--metric", "m").code == 0
     assert made[1][1]["base"] == "b"
 
 
