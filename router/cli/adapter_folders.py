@@ -56,10 +56,6 @@ Digest = Annotated[
 Report = Annotated[
     bool, typer.Option("--report", help="Take its report.json, too: routing will rely on what it claims.")
 ]
-MaxBytes = Annotated[
-    int | None,
-    typer.Option("--max-bytes", metavar="N", min=1, help="Most bytes fetched. Default: host_memory_mb."),
-]
 Model = Annotated[
     str, typer.Option("--model", metavar="MODEL", help="Base to compare with. Default: the one served.")
 ]
@@ -76,7 +72,6 @@ def add(
     subfolder: Subfolder = "",
     digest: Digest = "",
     report: Report = False,
-    max_bytes: MaxBytes = None,
     model: Model = "",
     no_base: NoBase = False,
     force: Force = False,
@@ -106,7 +101,7 @@ def add(
     wish = AddRequest(
         source_of(said, subfolder, {scheme: entry.source for scheme, entry in sources.items()}),
         adapters_dir or next(iter(settings.adapters_dir), Path("adapters")),
-        most_bytes=max_bytes or settings.host_memory_mb << 20,
+        most_bytes=settings.host_memory_mb << 20,
         wanted=NameOverride(name, version),
         digest=_hex(digest),
         report=report,

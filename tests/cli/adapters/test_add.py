@@ -119,7 +119,6 @@ def test_the_token_is_never_printed(cli, hub, monkeypatch):
         (["org/some-lora"], 2, "org/some-lora is no folder here; hub:org/some-lora is one on the hub"),
         (["hub:some-lora"], 2, "hub:some-lora is not hub:ORG/NAME"),
         (["hub:org/none"], 1, "repository 'hub:org/none' not found"),
-        ([SOURCE, "--max-bytes", "100"], 1, "--max-bytes allows more"),
         ([SOURCE, "--subfolder", "../x"], 2, "--subfolder '../x' leads out of the folder"),
     ],
 )
