@@ -143,11 +143,6 @@ class Settings(BaseSettings):
         "auto",
         description="tokens of the KV cache, which running requests share; auto: 32768, on CUDA what fits",
     )
-    speculation: Literal["auto", "off"] = Field(
-        "auto",
-        description="compute likely next tokens with a step where that pays; answers stay the same. "
-        "auto: with native kernels",
-    )
     slots: int = Field(32, ge=1, le=4096, description="adapters on the device at once")
     max_rank: int = Field(64, ge=1, le=512, description="largest LoRA rank accepted")
     host_memory_mb: int = Field(2048, ge=16, description="host memory for adapter weights")
