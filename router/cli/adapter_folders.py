@@ -56,9 +56,6 @@ Digest = Annotated[
 Report = Annotated[
     bool, typer.Option("--report", help="Take its report.json, too: routing will rely on what it claims.")
 ]
-Model = Annotated[
-    str, typer.Option("--model", metavar="MODEL", help="Base to compare with. Default: the one served.")
-]
 NoBase = Annotated[bool, typer.Option("--no-base", help="Do not compare modules and shapes with a base.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace a version that has other contents.")]
 DIGEST = re.compile(r"(?:sha256:)?([0-9a-f]{64})")
@@ -72,7 +69,6 @@ def add(
     subfolder: Subfolder = "",
     digest: Digest = "",
     report: Report = False,
-    model: Model = "",
     no_base: NoBase = False,
     force: Force = False,
     json: flags.Json = False,
@@ -96,7 +92,7 @@ def add(
     from router.sources.adding import add as run
     from router.sources.source import source_of
 
-    settings = load_settings({"model": model} if model else None)
+    settings = load_settings()
     sources = plugins_with("register_adapter_sources", settings).sources()
     wish = AddRequest(
         source_of(said, subfolder, {scheme: entry.source for scheme, entry in sources.items()}),
@@ -266,7 +262,6 @@ Beside = Annotated[
 
 def validate(
     paths: Paths,
-    model: Model = "",
     no_base: NoBase = False,
     ignore_field: Ignore = None,
     beside: Beside = None,
@@ -289,7 +284,7 @@ def validate(
     from router.registry.format.artifact import FolderRules, validate_folder
     from router.registry.format.trust import Trust
 
-    settings = load_settings({"model": model} if model else None)
+    settings = load_settings()
     base = None if no_base else base_for(settings.model, paths)
     ignored = tuple(ignore_field or ())
     trust = Trust.of(settings.require_signed, settings.adapters_lock)

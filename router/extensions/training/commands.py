@@ -80,9 +80,6 @@ Timing = Annotated[
 # -- flags of convert
 ConvertSource = Annotated[Path, typer.Argument(metavar="SRC", help="Adapter folder; it stays as it is.")]
 ConvertTarget = Annotated[Path, typer.Argument(metavar="DST", help="Folder to write.")]
-ConvertModel = Annotated[
-    str, typer.Option("--model", metavar="MODEL", help="The base that it is for. Default: the one served.")
-]
 ConvertForce = Annotated[bool, typer.Option("--force", help="Replace an adapter folder that exists.")]
 
 
@@ -226,9 +223,7 @@ def _say_on_stderr(text: str) -> None:
     print(text, file=sys.stderr)
 
 
-def convert(
-    src: ConvertSource, dst: ConvertTarget, model: ConvertModel = "", force: ConvertForce = False
-) -> None:
+def convert(src: ConvertSource, dst: ConvertTarget, force: ConvertForce = False) -> None:
     """Make an adapter folder one that can be served.
 
     Reads adapter_model.bin and shards; leaves out a tokenizer with a new pad token, whole matrices that equal
@@ -246,7 +241,7 @@ def convert(
     from router.extensions.training.conversion import convert as run
     from router.registry.format.artifact import FolderRules, validate_folder
 
-    settings = load_settings({"model": model} if model else None)
+    settings = load_settings()
     if dst.exists() and not force:
         raise CliError(f"{dst} exists already; name another folder, or --force to replace it")
     folder, base = find_base(settings.model), base_for(settings.model, [src])
