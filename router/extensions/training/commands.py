@@ -21,11 +21,10 @@ Output = Annotated[
 Work = Annotated[Path, typer.Option("--work", metavar="DIR", help="Folder for checkpoints.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint.")]
 Names = Annotated[
-    list[str] | None, typer.Argument(metavar="NAME...", help="Adapters in the adapters folder, or folders.")
+    list[str] | None,
+    typer.Argument(metavar="NAME...", help="Adapters in the adapters folder of the settings, or folders."),
 ]
 All = Annotated[bool, typer.Option("--all", help="All adapters that have a recipe.")]
-Adapters = Annotated[Path, typer.Option("--adapters-dir", metavar="DIR", help="Where adapters are.")]
-Recipes = Annotated[Path, typer.Option("--recipes", metavar="DIR", help="Folder of NAME.toml recipes.")]
 Data = Annotated[
     Path | None,
     typer.Option("--data", metavar="FILE", help="Rows of your own (CSV, TSV, JSON lines): needs no recipe."),
@@ -158,8 +157,6 @@ def evaluate(
     metric: Metric = "",
     prompt_column: Prompt = "",
     response_column: Response = "",
-    adapters: Adapters = Path("adapters"),
-    recipes: Recipes = Path("recipes"),
     rows: Rows = None,
     header: Header = None,
     fit_labels: FitLabels = False,
@@ -187,12 +184,13 @@ def evaluate(
     _check_own_rows(names, all_, data, own, fit_labels)
     settings = load_settings()
     quiet_libraries()
+    adapters = next(iter(settings.adapters_dir), Path("adapters"))
     common: Any = {"adapters": adapters, "rows": rows, "device": settings.device}
     common["say"] = _say_on_stderr if json else print
     if data is None:
         from router.extensions.training.evaluation import evaluate as run
 
-        reports = run(names or None, recipes=recipes, fit_labels=fit_labels, **common)
+        reports = run(names or None, fit_labels=fit_labels, **common)
     else:
         from router.extensions.training.evaluation import evaluate_rows
 

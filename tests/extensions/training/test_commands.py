@@ -42,13 +42,13 @@ def test_train_passes_its_flags_and_says_what_is_next(cli, calls):
 def test_evaluate_prints_its_progress(cli, calls):
     done = cli("adapters", "evaluate", "adapters/a", "adapters/b", "--rows", "20")
     assert (done.code, done.out) == (0, "measuring\n")
-    options = {"adapters": Path("adapters"), "recipes": Path("recipes"), "rows": 20, "device": "auto"}
-    options |= {"fit_labels": False}
+    options = {"adapters": Path("adapters"), "rows": 20, "device": "auto", "fit_labels": False}
     assert calls == [(["adapters/a", "adapters/b"], options)]
 
 
-def test_evaluate_all_or_names(cli, calls):
-    assert cli("adapters", "evaluate", "--all", "--adapters-dir", "mine").code == 0
+def test_evaluate_all_or_names(cli, calls, monkeypatch):
+    monkeypatch.setenv("LORA_ROUTER_ADAPTERS_DIR", "mine")
+    assert cli("adapters", "evaluate", "--all").code == 0
     assert calls[0][0] is None
     assert calls[0][1]["adapters"] == Path("mine")
     for wrong, said in (([], "or give --all\n"), (["a", "--all"], "or give --all, not both\n")):
