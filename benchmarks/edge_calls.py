@@ -1,7 +1,7 @@
 """`python -m benchmarks.edge_calls`: how many calls a second an edge takes, and what each costs it.
 
 An edge is a real server in a process of its own; its replicas are processes with fake engines that cost
-nothing, reached as `serve --replicas` reaches them. Clients are processes, too; with two edges they balance
+nothing, as those of the setting `replicas`. Clients are processes, too; with two edges they balance
 by themselves (gRPC's `round_robin`). More and more callers ask, until calls a second grow no more. Who runs
 on which core is said: where there are no cores for all, processor seconds a call tell what a core of an
 edge could take.

@@ -172,7 +172,7 @@ def random_engine(place: Place, **more: Any) -> tuple[TorchEngine, list[AdapterA
     """The engine on such a model, with its adapters in memory."""
     loaded = LoadedModel(random_model(place), load_model(resolve_model(BASE), BASE).tokenizer, "random")
     dtype = str(place.dtype).removeprefix("torch.")
-    engine = TorchEngine(settings(place, dtype=dtype, prefix_cache=False, **more), loaded)
+    engine = TorchEngine(settings(place, dtype=dtype, **more), loaded, prefix_cache=False)
     engine.start()
     place.note(
         f"engine: {engine.info.kernels}, {engine.info.precision}, {engine.info.size_bytes / 1e9:.2f} GB"

@@ -197,7 +197,7 @@ async def serving(folder: Path, options: argparse.Namespace) -> AsyncIterator[Se
     address, watch = free_address(), folder / f"loop-{time.monotonic_ns()}"
     watch.touch()
     (folder / "plugins").mkdir(exist_ok=True)
-    flags = ["--listen", address, "--metrics-listen=", "--gate", "report" if options.reports else "off"]
+    flags = ["--listen", address, "--metrics-listen=", f"--set=gate={'strict' if options.reports else 'off'}"]
     flags += ["--set", "calibration=", "--set", "load_plugins=", "--set", "experiments="]
     flags += [f"--set={setting}" for setting in options.set]
     environment = {**os.environ, "WATCH_LOOP": str(watch), "XDG_STATE_HOME": str(folder / "state")}

@@ -121,7 +121,10 @@ def real() -> Iterator[tuple[psutil.Process, str]]:
     """The same on the real base, as `lora-router serve` serves it."""
     from tests.serving import serving
 
-    with tempfile.TemporaryDirectory() as folder, serving(Path(folder), "--threads", "0") as (child, address):
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        serving(Path(folder), "--set=threads=0") as (child, address),
+    ):
         yield psutil.Process(child.pid), address
 
 

@@ -217,7 +217,7 @@ def main() -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as `lora-router serve` sets it for itself
     from benchmarks.workload import random_adapter, start
 
-    engine = start(args.model, "auto", native=True, speculation=args.speculation)
+    engine = start(args.model, "auto", native=True, speculation=args.speculation == "auto")
     artifacts = [random_adapter(str(number), engine.info.sites) for number in range(8)]
     for artifact in artifacts:
         asyncio.run(engine.load(artifact))

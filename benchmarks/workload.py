@@ -20,12 +20,12 @@ from router.types import SamplingParams, Usage
 
 
 def start(
-    model: str, dtype: str, *, native: bool, quantize: str = "none", speculation: str = "off"
+    model: str, dtype: str, *, native: bool, quantize: str = "none", speculation: bool = False
 ) -> TorchEngine:
     """A running engine with default settings, but one token of an answer a step where there are no drafts."""
     said: dict[str, Any] = {"model": model, "dtype": dtype, "native": native}
-    said |= {"quantize": quantize, "speculation": speculation}
-    engine = TorchEngine(Settings(**said, slots=32))
+    said |= {"quantize": quantize}
+    engine = TorchEngine(Settings(**said, slots=32), speculation=speculation)
     engine.start()
     print(f"engine: {engine.info.kernels}, {engine.info.precision}")
     return engine

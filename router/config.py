@@ -143,34 +143,18 @@ class Settings(BaseSettings):
         "auto",
         description="tokens of the KV cache, which running requests share; auto: 32768, on CUDA what fits",
     )
-    prefix_cache: bool = Field(True, description="reuse the KV cache of equal prompt beginnings")
-    speculation: Literal["auto", "off"] = Field(
-        "auto",
-        description="compute likely next tokens with a step where that pays; answers stay the same. "
-        "auto: with native kernels",
-    )
     slots: int = Field(32, ge=1, le=4096, description="adapters on the device at once")
     max_rank: int = Field(64, ge=1, le=512, description="largest LoRA rank accepted")
     host_memory_mb: int = Field(2048, ge=16, description="host memory for adapter weights")
-    max_mixtures: int = Field(
-        16, ge=0, le=4096, description="mixtures of adapters in memory at once; 0: requests may name none"
-    )
-    preload: bool = Field(True, description="load the default versions at start-up while they fit")
-    gate: Literal["replacements", "strict", "report", "off"] = Field(
+    gate: Literal["replacements", "strict", "off"] = Field(
         "replacements",
         description="which versions need a report with a gain, or a won experiment, to be routed to: "
-        "replacements of one that serves; strict (or report): all, by a report; off: none",
+        "replacements of one that serves; strict: all, by a report; off: none",
     )
     require_signed: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="minisign public keys of adapters (comma list of files or base64); empty: any adapter"
     )
     adapters_lock: str = Field("", description="file that lists digests of adapters; empty: any adapter")
-    poll_seconds: float = Field(1.0, gt=0, description="seconds between checks of adapter folders")
-    classifiers_ready_seconds: float = Field(
-        600.0,
-        ge=0,
-        description="longest wait at the start for classifiers to be ready",
-    )
     abstain_threshold: float = Field(
         0.5, ge=0, le=1, description="confidence a classifier needs to route, without a calibration"
     )
@@ -232,7 +216,6 @@ class Settings(BaseSettings):
         "experiments for the same database; empty: none",
     )
     max_tokens_limit: int = Field(4096, ge=1, description="largest max_tokens accepted")
-    max_prompt_bytes: int = Field(1 << 20, ge=1, description="largest input accepted, in bytes")
     max_body_bytes: int = Field(
         2 << 20, ge=1 << 16, le=64 << 20, description="largest message of an inference request, in bytes"
     )
@@ -241,7 +224,6 @@ class Settings(BaseSettings):
         10.0, gt=0, description="longest time in which the body of a request must arrive"
     )
     max_deadline_seconds: float = Field(600.0, gt=0, description="deadline of requests without one")
-    stream_interval: int = Field(1, ge=1, le=64, description="steps joined in one streamed message")
     lame_duck_seconds: float = Field(
         1.0, ge=0, description="time between NOT_SERVING and the first refusal at shutdown"
     )
@@ -275,12 +257,6 @@ class Settings(BaseSettings):
     def shutdown_seconds(self) -> float:
         """After so long a process that was asked to end is gone: the parts, and some time for the rest."""
         return self.lame_duck_seconds + self.drain_seconds + self.flush_seconds + REST_SECONDS
-
-    @model_validator(mode="after")
-    def _bodies_fit(self) -> Self:
-        if self.max_prompt_bytes > self.max_body_bytes:
-            raise ValueError("max_prompt_bytes is more than max_body_bytes, so raise that one, too")
-        return self
 
     @model_validator(mode="after")
     def _certificates_are_whole(self) -> Self:

@@ -157,7 +157,7 @@ class RegisterEngine(Protocol):
 
 @hookspec
 def register_engines(register: RegisterEngine, settings: Any) -> None:
-    """Call `register("echo", make_echo)`: `serve --engine echo` runs what `make_echo(settings)` returns."""
+    """Call `register("echo", make_echo)`: `serve --set engine=echo` runs `make_echo(settings)`."""
 
 
 class RegisterSource(Protocol):

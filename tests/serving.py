@@ -22,7 +22,7 @@ def serving(folder: Path, *more: str, **environment: str) -> Iterator[tuple[subp
     flags = ["--listen", address, "--metrics-listen=", "--set", "load_plugins=examples"]
     with (folder / "log").open("wb") as log:
         child = subprocess.Popen(
-            [sys.executable, "-m", "router.cli", "serve", *flags, "--threads", "1", *more],
+            [sys.executable, "-m", "router.cli", "serve", *flags, "--set=threads=1", *more],
             stdout=subprocess.PIPE,
             stderr=log,
             cwd=folder,

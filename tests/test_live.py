@@ -42,7 +42,7 @@ def served(tmp_path_factory):
     folder = tmp_path_factory.mktemp("served")
     for name in ("adapters", "plugins"):
         (folder / name).mkdir()
-    more = ("load_plugins=examples,shout", "poll_seconds=0.1", "gate=off")
+    more = ("load_plugins=examples,shout", "gate=off")
     flags = [flag for setting in more for flag in ("--set", setting)]
     with serving(folder, *flags, **KUBERNETES) as (child, address):
         yield folder, child, address

@@ -1,4 +1,4 @@
-"""An engine that answers with the prompt, word by word: `lora-router serve --engine echo`."""
+"""An engine that answers with the prompt, word by word: `lora-router serve --set engine=echo`."""
 
 import asyncio
 import re

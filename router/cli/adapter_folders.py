@@ -56,13 +56,6 @@ Digest = Annotated[
 Report = Annotated[
     bool, typer.Option("--report", help="Take its report.json, too: routing will rely on what it claims.")
 ]
-MaxBytes = Annotated[
-    int | None,
-    typer.Option("--max-bytes", metavar="N", min=1, help="Most bytes fetched. Default: host_memory_mb."),
-]
-Model = Annotated[
-    str, typer.Option("--model", metavar="MODEL", help="Base to compare with. Default: the one served.")
-]
 NoBase = Annotated[bool, typer.Option("--no-base", help="Do not compare modules and shapes with a base.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace a version that has other contents.")]
 DIGEST = re.compile(r"(?:sha256:)?([0-9a-f]{64})")
@@ -76,8 +69,6 @@ def add(
     subfolder: Subfolder = "",
     digest: Digest = "",
     report: Report = False,
-    max_bytes: MaxBytes = None,
-    model: Model = "",
     no_base: NoBase = False,
     force: Force = False,
     json: flags.Json = False,
@@ -101,12 +92,12 @@ def add(
     from router.sources.adding import add as run
     from router.sources.source import source_of
 
-    settings = load_settings({"model": model} if model else None)
+    settings = load_settings()
     sources = plugins_with("register_adapter_sources", settings).sources()
     wish = AddRequest(
         source_of(said, subfolder, {scheme: entry.source for scheme, entry in sources.items()}),
         adapters_dir or next(iter(settings.adapters_dir), Path("adapters")),
-        most_bytes=max_bytes or settings.host_memory_mb << 20,
+        most_bytes=settings.host_memory_mb << 20,
         wanted=NameOverride(name, version),
         digest=_hex(digest),
         report=report,
@@ -271,7 +262,6 @@ Beside = Annotated[
 
 def validate(
     paths: Paths,
-    model: Model = "",
     no_base: NoBase = False,
     ignore_field: Ignore = None,
     beside: Beside = None,
@@ -294,7 +284,7 @@ def validate(
     from router.registry.format.artifact import FolderRules, validate_folder
     from router.registry.format.trust import Trust
 
-    settings = load_settings({"model": model} if model else None)
+    settings = load_settings()
     base = None if no_base else base_for(settings.model, paths)
     ignored = tuple(ignore_field or ())
     trust = Trust.of(settings.require_signed, settings.adapters_lock)
@@ -415,7 +405,7 @@ Folders = Annotated[list[Path], typer.Argument(metavar="FOLDER...", help="Adapte
 def digest(paths: Folders) -> None:
     """Print the digests of adapters, one a line.
 
-    As a file given to `serve --adapters-lock`, the lines allow these adapters and no others.
+    As a file given to the setting `adapters_lock`, the lines allow these adapters and no others.
 
     \b
     Example:

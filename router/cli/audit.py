@@ -1,4 +1,4 @@
-"""`lora-router audit show|verify`: the file that `serve --audit` writes."""
+"""`lora-router audit show|verify`: the file of the setting `audit`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 from router.cli import flags
 from router.cli.command import CliError
 
-File = Annotated[Path, typer.Argument(metavar="FILE", help="What `serve --audit FILE` wrote.")]
+File = Annotated[Path, typer.Argument(metavar="FILE", help="The file of the setting `audit`.")]
 Who = Annotated[str, typer.Option("--client", metavar="ID", help="Only what this client did.")]
 Last = Annotated[int, typer.Option("--last", metavar="N", min=1, help="So many lines from the end.")]
 Follows = Annotated[

@@ -26,7 +26,7 @@ def read_base(folder: Path, name: str, with_digest: bool) -> BaseInfo:
     """Linear modules with their shapes, and the digest where it is wanted (it reads every byte)."""
     tensors = tensors_of(folder)
     if not tensors:
-        raise ConfigError(f"{folder} holds no safetensors: name another base with --model, or say --no-base")
+        raise ConfigError(f"{folder} holds no safetensors: set model to another base, or say --no-base")
     config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     return BaseInfo(
         name=name,

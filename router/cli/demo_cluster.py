@@ -70,7 +70,7 @@ def demonstrate() -> int:
         print(f"starting two Ray nodes, {HEAD} and {SECOND} ...", flush=True)
         start_nodes()
         print("starting a server with a replica on each ...", flush=True)
-        serve_and_kill(("--ray", f"{HEAD}:{PORT}"), mark)
+        serve_and_kill(("--set", f"ray={HEAD}:{PORT}"), mark)
     print(f"all ended; {time.monotonic() - began:.1f} s in all")
     return 0
 
@@ -78,7 +78,7 @@ def demonstrate() -> int:
 def serve_and_kill(where: Sequence[str], mark: str) -> None:
     """Ask, ask while a replica is killed, ask when there are two again. Raises CliError for a lost answer."""
     began = time.monotonic()
-    with demo_server("--replicas", "2", "--threads", "1", "--set", "log_level=debug", *where) as server:
+    with demo_server("--set=replicas=2", "--set=threads=1", "--log-level=debug", *where) as server:
         server.wait_until_serving()
         print(f"serving after {time.monotonic() - began:.1f} s on {server.address}\n", flush=True)
         first = asyncio.run(ask_all(server))[0]

@@ -70,8 +70,8 @@ def record(
 ) -> None:
     """Say whether an answer is good, bad, or what or whose it should have been.
 
-    Later feedback on an answer replaces the earlier. A server keeps texts with `serve --feedback texts`, and
-    who should have answered with `serve --corrections labels` or `texts`.
+    Later feedback on an answer replaces the earlier. A server keeps texts with the setting feedback=texts,
+    and who should have answered with corrections=labels or corrections=texts.
 
     \b
     Examples:

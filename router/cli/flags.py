@@ -6,7 +6,6 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
-from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 
@@ -30,15 +29,6 @@ Server = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Timeout = Annotated[float, typer.Option("--timeout", metavar="SECONDS", help="Deadline of the call.")]
-AdaptersDirs = Annotated[
-    list[Path] | None,
-    typer.Option(
-        "--adapters-dir",
-        metavar="DIR",
-        help="Adapters folder; repeatable. Default: ./adapters.",
-        show_default=False,
-    ),
-]
 
 # Of every command that asks a server: `connecting` adds them.
 Token = Annotated[

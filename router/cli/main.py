@@ -85,7 +85,7 @@ app.add_typer(
 )
 app.add_typer(
     group(
-        "The engines of a server over several: `serve --replicas`.",
+        "The engines of a server over several: `serve --set replicas=N`.",
         list=replicas.list_,
         drain=replicas.drain,
     ),

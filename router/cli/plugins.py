@@ -165,18 +165,15 @@ def new(
     plugins_dir: Annotated[
         Path, typer.Option("--plugins-dir", metavar="DIR", help="Folder for the plugin file.")
     ] = Path("plugins"),
-    tests_dir: Annotated[
-        Path, typer.Option("--tests-dir", metavar="DIR", help="Folder for its test.")
-    ] = Path("tests"),
     force: Annotated[bool, typer.Option("--force", help="Overwrite files that exist.")] = False,
 ) -> None:
-    """Write a new classifier and its test.
+    """Write a new classifier, and its test into tests/.
 
     \b
     Example:
       lora-router plugins new contracts --adapter legal
     """
-    plugin, test = write_plugin(name, adapter, plugins_dir, tests_dir, force)
+    plugin, test = write_plugin(name, adapter, plugins_dir, Path("tests"), force)
     print(f"wrote {plugin}\nwrote {test}\n\ntry it:\n  python -m pytest {test}")
     print(f'  lora-router route "something about {name.replace("-", " ").replace("_", " ")}"')
     print(f"\na server that watches {plugins_dir} asks it from the next request on")

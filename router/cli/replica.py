@@ -1,4 +1,4 @@
-"""`lora-router replica`: one engine as a process, for edges (`serve --replica-addresses`)."""
+"""`lora-router replica`: one engine as a process, for edges (`serve --set replica_addresses=...`)."""
 
 from __future__ import annotations
 
@@ -56,11 +56,8 @@ def replica(
     tls_key: serve.TlsKey = None,
     tls_client_ca: serve.TlsClientCa = None,
     model: serve.Model = None,
-    dtype: serve.Dtype = None,
     quantize: serve.Quantize = None,
     device: serve.Device = None,
-    native: serve.Native = None,
-    threads: serve.Threads = None,
     log_level: serve.LogLevel = None,
     config: ConfigFile = None,
     set_: Sets = None,
@@ -75,8 +72,9 @@ def replica(
 ) -> None:
     """Run one engine for the servers that find it.
 
-    Servers reach it with `serve --replica-addresses HOST:PORT`. Those that other machines reach need TLS with
-    a CA for clients (--tls-client-ca), or TLS and a secret (LORA_ROUTER_REPLICA_SECRET, the same for all).
+    Servers reach it with `serve --set replica_addresses=HOST:PORT`. Those that other machines reach need TLS
+    with a CA for clients (--tls-client-ca), or TLS and a secret (LORA_ROUTER_REPLICA_SECRET, the same for
+    all).
 
     SIGTERM drains: it takes nothing new, finishes what it has, and ends. It also ends, with exit code 1, when
     its engine has work and makes no step for three times stall_seconds; what started it starts it again.

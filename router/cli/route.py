@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -109,7 +108,6 @@ SHOWN = 70  # characters of a request
 def list_(
     tenant: Tenant = None,
     last: Last = 50,
-    adapters_dir: flags.AdaptersDirs = None,
     json: flags.Json = False,
 ) -> None:
     """List what is kept of who should have answered, the newest last.
@@ -124,7 +122,7 @@ def list_(
 
     from router.cli.output import print_json, print_table
 
-    found = store_here(adapters_dir).read(checked_tenant(tenant))
+    found = store_here().read(checked_tenant(tenant))
     shown = found.corrections[-last:]
     if json:
         print_json([asdict(one) for one in shown])
@@ -133,14 +131,13 @@ def list_(
         rest = f", {found.damaged} lines are damaged" if found.damaged else ""
         print(f"\n{len(shown)} of {len(found.corrections)}{rest}")
     else:
-        print("no corrections; `serve --corrections texts` keeps those that callers send")
+        print("no corrections; `serve --set corrections=texts` keeps those that callers send")
 
 
 def clear(
     tenant: Tenant = None,
     before: Before = "",
     all_: All = False,
-    adapters_dir: flags.AdaptersDirs = None,
 ) -> None:
     """Take corrections away, with the texts in them.
 
@@ -153,18 +150,17 @@ def clear(
     """
     if all_ == bool(tenant or before):
         raise CliError("say which: --tenant ID, --before TIME or both; or --all", MISUSED)
-    gone = store_here(adapters_dir).clear(_time(before) if before else None, checked_tenant(tenant))
+    gone = store_here().clear(_time(before) if before else None, checked_tenant(tenant))
     print(f"{gone} taken away")
 
 
-def store_here(adapters_dir: list[Path] | None) -> CorrectionStore:
+def store_here() -> CorrectionStore:
     """Of a server over the adapters here."""
     from router.cli.settings import adapter_folders, load_settings
     from router.corrections.store import FOLDER, CorrectionStore
     from router.registry.state import state_dir
 
-    settings = load_settings({"adapters_dir": tuple(adapters_dir)} if adapters_dir else {})
-    return CorrectionStore(state_dir(adapter_folders(settings)) / FOLDER)
+    return CorrectionStore(state_dir(adapter_folders(load_settings())) / FOLDER)
 
 
 def checked_tenant(said: str | None) -> str | None:

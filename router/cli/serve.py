@@ -53,47 +53,14 @@ Model = Annotated[
         metavar="MODEL", help="Base: a known name, folder, GGUF file or hub id. Default: SmolLM2-135M."
     ),
 ]
-Dtype = Annotated[
-    str | None, typer.Option(metavar="DTYPE", help="auto, bfloat16, float16 or float32. Default: auto.")
-]
 Quantize = Annotated[
     str | None,
     typer.Option(
         metavar="none|int8|int4", help="Linear layers: as dtype says, or in 8 or 4 bits. Default: none."
     ),
 ]
-EngineFlag = Annotated[
-    str | None,
-    typer.Option("--engine", metavar="NAME", help="What runs the base: torch or a plugin's. Default: torch."),
-]
 Device = Annotated[
     str | None, typer.Option(metavar="DEVICE", help="auto, cpu, cuda or cuda:N. Default: auto.")
-]
-Native = Annotated[
-    bool | None,
-    typer.Option("--native/--no-native", help="Fused native operations where they build. Default: yes."),
-]
-Threads = Annotated[
-    int | None, typer.Option(metavar="N", help="CPU threads of the engine. Default: all cores.")
-]
-Replicas = Annotated[
-    int | None,
-    typer.Option(metavar="N", help="Engines in processes of their own. Default: 0, one in this process."),
-]
-ReplicaAddresses = Annotated[
-    str | None,
-    typer.Option(
-        metavar="HOST:PORT,...",
-        help="Engines that others start (`lora-router replica`); dns:///HOST:PORT for all of a name.",
-    ),
-]
-Ray = Annotated[
-    str | None,
-    typer.Option(metavar="HOST:PORT", help="Ray cluster that starts them. Default: on this machine."),
-]
-Fleet = Annotated[
-    str | None,
-    typer.Option(metavar="NAME", help="Share the replicas in Ray with other edges of this name."),
 ]
 GateFlag = Annotated[
     str | None,
@@ -117,24 +84,6 @@ CorrectionsFlag = Annotated[
         metavar="off|labels|texts",
         help="Kept of who should have answered: nothing, that, or texts of requests, too. Default: off.",
     ),
-]
-FeedbackFlag = Annotated[
-    str | None,
-    typer.Option(
-        "--feedback",
-        metavar="off|labels|texts",
-        help="Kept of feedback: nothing, the verdict, or requests and answers, too. Default: labels.",
-    ),
-]
-RequireSigned = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="KEY",
-        help="Serve only adapters signed by this minisign public key, a file or its base64; repeatable.",
-    ),
-]
-AdaptersLock = Annotated[
-    str | None, typer.Option(metavar="FILE", help="Serve only adapters whose digest this file lists.")
 ]
 LogLevel = Annotated[
     str | None,
@@ -165,22 +114,6 @@ ClientsFile = Annotated[
         "--clients", metavar="FILE", help="Who may call, and what; without it, everybody everything."
     ),
 ]
-AdminListen = Annotated[
-    str | None,
-    typer.Option(
-        "--admin-listen",
-        metavar="unix:/PATH",
-        help="A socket for this user alone; methods of the role admin are then answered there only.",
-    ),
-]
-SidecarListen = Annotated[
-    str | None,
-    typer.Option(
-        "--sidecar-listen",
-        metavar="HOST:PORT|unix:/PATH",
-        help="For a proxy on this machine; x-forwarded-client-cert says there who calls.",
-    ),
-]
 HttpListen = Annotated[
     str | None,
     typer.Option(
@@ -188,10 +121,6 @@ HttpListen = Annotated[
         metavar="HOST:PORT",
         help="HTTP address of OpenAI's API and the console; '' for none. Default: 127.0.0.1:8000.",
     ),
-]
-AuditFile = Annotated[
-    Path | None,
-    typer.Option("--audit", metavar="FILE", help="Keeps who administered what, and who was refused."),
 ]
 TlsCert = Annotated[
     Path | None,
@@ -207,34 +136,20 @@ TlsClientCa = Annotated[
 def serve(
     listen: Listen = None,
     metrics_listen: Metrics = None,
-    admin_listen: AdminListen = None,
-    sidecar_listen: SidecarListen = None,
     http_listen: HttpListen = None,
     clients: ClientsFile = None,
-    audit: AuditFile = None,
     tls_cert: TlsCert = None,
     tls_key: TlsKey = None,
     tls_client_ca: TlsClientCa = None,
     adapters_dir: Adapters = None,
     plugins_dir: Plugins = None,
     bare: Bare = None,
-    engine: EngineFlag = None,
     model: Model = None,
-    dtype: Dtype = None,
     quantize: Quantize = None,
     device: Device = None,
-    native: Native = None,
-    threads: Threads = None,
-    replicas: Replicas = None,
-    replica_addresses: ReplicaAddresses = None,
-    ray: Ray = None,
-    fleet: Fleet = None,
     gate: GateFlag = None,
     calibration: Calibration = None,
     corrections: CorrectionsFlag = None,
-    feedback: FeedbackFlag = None,
-    require_signed: RequireSigned = None,
-    adapters_lock: AdaptersLock = None,
     log_level: LogLevel = None,
     config: ConfigFile = None,
     set_: Sets = None,

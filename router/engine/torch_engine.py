@@ -84,10 +84,19 @@ class TorchEngine:
     """Implements `router.engine.base.Engine` with torch."""
 
     def __init__(
-        self, settings: Settings, loaded: LoadedModel | None = None, files: BaseFiles | None = None
+        self,
+        settings: Settings,
+        loaded: LoadedModel | None = None,
+        files: BaseFiles | None = None,
+        *,
+        prefix_cache: bool = True,
+        speculation: bool = True,
     ) -> None:
-        """`loaded`: the base in place of that of the settings. `files`: those of the settings' base, open."""
+        """`loaded`: the base in place of that of the settings. `files`: those of the settings' base, open.
+        For measurements and tests: without `prefix_cache` every prompt is computed whole, without
+        `speculation` a step computes no likely next tokens."""
         self._settings = settings
+        self._prefix_cache, self._speculates = prefix_cache, speculation
         self._loaded, self._files = loaded, files
         self._host = HostStore()
         self._live: set[EventStream] = set()
@@ -352,7 +361,7 @@ class TorchEngine:
         settings = self._settings
         slots = DeviceSlots(settings.slots, self._host, uploads(self._device))
         scheduler = Scheduler(
-            BlockPool(self._blocks, prefix_cache=settings.prefix_cache),
+            BlockPool(self._blocks, prefix_cache=self._prefix_cache),
             slots,
             base_digest=digest,
             max_running=settings.max_running,
@@ -368,7 +377,7 @@ class TorchEngine:
 
     def _speculation(self, scheduler: Scheduler) -> Speculation | None:
         """None where a row's result depends on how many tokens are computed together."""
-        if self._settings.speculation == "off" or not isinstance(self._stack, NativeStack):
+        if not self._speculates or not isinstance(self._stack, NativeStack):
             return None
         spell = shared_vocabulary(self._tokenizer).spell
         return Speculation(spell, scheduler.room, self._settings.max_step_tokens)

@@ -133,7 +133,7 @@ _QUANTISED = (
 
 
 def resolve_model(spec: str) -> Path:
-    """The folder for `--model`: a known name, a folder, or a hub id (downloaded if not cached); a GGUF file.
+    """The folder for the setting `model`: a known name, a folder, a GGUF file, or a hub id (it is fetched).
 
     Raises ConfigError that says what to do.
     """
@@ -300,7 +300,7 @@ def fetch_from_hub(model_id: str) -> Path:
     except (HfHubHTTPError, OSError) as error:
         raise ConfigError(
             f"model {model_id!r} is not cached and the hub did not give it: check the name, HF_TOKEN (if "
-            "gated) and HF_HUB_OFFLINE; without network give a folder, or leave --model out (default base)"
+            "gated) and HF_HUB_OFFLINE; without network set model to a folder, or leave it out (default base)"
         ) from error
 
 

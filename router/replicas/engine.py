@@ -105,7 +105,7 @@ class FleetEngine:
         and three times as long after its last sign it is ended and replaced.
         """
         if not links:
-            raise ConfigError("a fleet needs a replica: say --replicas 1 or more")
+            raise ConfigError("a fleet needs a replica: set replicas to 1 or more")
         self._replicas: dict[str, FleetReplica] = {}
         self._make_encoder = encoder
         self._encoder: EdgeTokenizer | None = None

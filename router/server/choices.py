@@ -18,6 +18,7 @@ from router.errors import FieldViolation, InvalidRequest
 from router.server.call import Call
 from router.server.inference import (
     ALL,
+    EACH,
     InferenceService,
     StreamedAnswer,
     deliver,
@@ -47,7 +48,7 @@ async def stream_all(
     service: InferenceService, messages: Sequence[pb.GenerateRequest], n: int, call: Call, write: Write
 ) -> None:
     """The same as events, each with the place of its answer in that order."""
-    with _Group(service, messages, n, call, write, service.every) as group:
+    with _Group(service, messages, n, call, write, EACH) as group:
         await group.run(call.begin)
 
 

@@ -15,8 +15,8 @@ from router.v1 import inference_pb2 as pb
 MAX_ID_BYTES = 64
 ADAPTER_FORM = "must be adapters/NAME, without a version, or base"
 OFF = (
-    "corrections are off, since the setting `corrections` says so: set it to labels or texts (`serve "
-    "--corrections`), and start the server again"
+    "corrections are off, since the setting `corrections` says so: set it to labels or texts, "
+    "and start the server again"
 )
 KEPT: dict[Keeping, pb.CorrectionKept] = {
     "labels": pb.CORRECTION_KEPT_LABELS,

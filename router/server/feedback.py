@@ -54,7 +54,7 @@ LIMITS = {"corrected": MAX_CORRECTED, "comment": MAX_COMMENT, "prompt": MAX_PROM
 UNIT_HASH = re.compile(r"[0-9a-f]{32}")
 NOT_YOURS = 'the feedback of other tenants is shown to, and deleted by, clients with adapters = ["*"] alone'
 OFF = (
-    "feedback is off, since the setting `feedback` says so: set it to labels or texts (`serve --feedback`), "
+    "feedback is off, since the setting `feedback` says so: set it to labels or texts, "
     "and start the server again"
 )
 VERDICTS: Mapping[int, Verdict] = {

@@ -62,7 +62,10 @@ from router.types import (
 from router.v1 import inference_pb2 as pb
 from router.v1.inference_pb2_grpc import InferenceServiceServicer
 
-ALL = 1 << 31  # events: more than any answer has
+EACH, ALL = 1, 1 << 31  # events joined in one message: every step has its own, or more than any answer has
+PROMPT_PART = (
+    2  # texts are at most half of a message: the rest is for schemas, tools and the form around them
+)
 
 
 class InferenceService(InferenceServiceServicer):
@@ -74,8 +77,8 @@ class InferenceService(InferenceServiceServicer):
         pipeline: Pipeline,
         registry: AdapterRegistry,
     ) -> None:
-        self._limits = RequestLimits(settings.max_prompt_bytes, settings.max_tokens_limit)
-        self.every, self._log_prompts = settings.stream_interval, settings.log_prompts
+        self._limits = RequestLimits(settings.max_body_bytes // PROMPT_PART, settings.max_tokens_limit)
+        self._log_prompts = settings.log_prompts
         self.pipeline, self._registry = pipeline, registry
 
     @property
@@ -136,7 +139,7 @@ class InferenceService(InferenceServiceServicer):
         async with self.answer(asked, call) as (decision, generation):
             await call.begin()
             await write(started_message(call.response_id, decision, asked.routing.explain))
-            await deliver(generation, self.every, answer, call, write)
+            await deliver(generation, EACH, answer, call, write)
 
     async def Route(self, request: pb.RouteRequest, call: Call) -> pb.RouteResponse:
         """The decision alone, explained."""

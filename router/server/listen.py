@@ -94,8 +94,9 @@ def bind(server: grpc.aio.Server, listen: str, tls: Tls | None, setting: str = "
             number = server.add_secure_port(listen, tls.credentials())
     except RuntimeError as error:
         text = f"cannot listen on {listen}: the address is in use or not this machine's"
-        flag = "--" + setting.replace("_", "-")
-        raise ConfigError(f"{text}; is another server running? Choose another with {flag}") from error
+        raise ConfigError(
+            f"{text}; is another server running? Choose another with --set {setting}=HOST:PORT"
+        ) from error
     return f"{host}:{number}"
 
 
@@ -114,7 +115,7 @@ def check_free(settings: Settings) -> None:
             taken[setting] = listen
     if not taken or (list(taken) == ["http_listen"] and has_default_http(settings)):
         return  # without HTTP `Transports.bind` does
-    flags = " and ".join(f"--{setting.replace('_', '-')} HOST:PORT" for setting in taken)
+    flags = " and ".join(f"--set {setting}=HOST:PORT" for setting in taken)
     raise ConfigError(
         f"cannot listen on {' and '.join(taken.values())}: something listens there already, perhaps another "
         f"server of yours. Stop it, or choose another address with {flags}"
@@ -546,7 +547,6 @@ class Listener:
     def bind(self) -> None:
         """Take the address. Raises ConfigError where it cannot be had."""
         host, number = split_address(self._listen, self._setting)
-        flag = "--" + self._setting.replace("_", "-")
         try:
             found = dict.fromkeys(
                 (family, at[0])
@@ -567,7 +567,7 @@ class Listener:
             for sock in self._sockets:
                 sock.close()
             text = f"cannot listen on {self._listen} for {self._setting} ({error.strerror}); choose another"
-            raise ConfigError(f"{text} address with {flag}, or '' for none") from error
+            raise ConfigError(f"{text} with --set {self._setting}=HOST:PORT, or '' for none") from error
         self.address = f"{host}:{number}"
 
     async def start(self, application: Any) -> None:

@@ -43,7 +43,7 @@ OF_PLUGINS = (  # whose rows are the server's
     "/router.v1.FeedbackService/",
 )
 NO_FLEET = (
-    "this server has one engine, in its own process: start it with `serve --replicas N` to have replicas"
+    "this server has one engine, in its own process: start it with `serve --set replicas=N` to have replicas"
 )
 NO_FEEDBACK = "this server has no built-in plugin feedback, so it keeps none"
 PARTS = {

@@ -108,8 +108,10 @@ def choose(listing: Listing, *, report: bool, most: int) -> Selection:
             left.append(LeftOut(name, f"has {file.size} bytes, more than {bound}"))
     choice = Selection(tuple(taken), tuple(left))
     if choice.bytes > most:
-        text = f"the adapter has {choice.bytes} bytes, at most {most} are fetched; --max-bytes allows more"
-        raise ResourceExhausted(text)
+        raise ResourceExhausted(
+            f"the adapter has {choice.bytes} bytes, at most {most} are fetched; the setting host_memory_mb "
+            "allows more"
+        )
     return choice
 
 

@@ -266,7 +266,7 @@ def test_lines_to_paste_say_what_a_guarded_server_needs():
 async def test_what_users_say_is_kept_in_the_state_folder(client, running):
     answer = await client.generate("hello", max_tokens=4)
     assert await client.record_correction(answer.response_id, "medical") == "texts"
-    (kept,) = store_here(None).read().corrections
+    (kept,) = store_here().read().corrections
     assert (kept.label, kept.chosen, kept.text) == ("medical", "", "hello")
 
 

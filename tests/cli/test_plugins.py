@@ -66,7 +66,7 @@ def test_names_that_are_no_names_are_refused(cli, own_folder):
 
 
 def test_the_test_must_not_become_a_plugin(cli):
-    assert cli("plugins", "new", "one", "--tests-dir", "plugins").code == 2
+    assert cli("plugins", "new", "one", "--plugins-dir", "tests").code == 2
 
 
 def test_list_marks_what_is_built_in(cli, own_folder):

@@ -56,4 +56,4 @@ async def test_a_server_without_replicas_says_what_to_do(server, cli, monkeypatc
     for arguments in (("list",), ("drain", "0")):
         done = await asyncio.to_thread(cli, "replicas", *arguments)
         assert (done.code, done.out) == (1, "")
-        assert "start it with `serve --replicas N`" in done.err
+        assert "start it with `serve --set replicas=N`" in done.err

@@ -24,16 +24,16 @@ def test_flags_are_settings(cli, served, own_folder):
     flags = (
         "--listen 127.0.0.1:6000 --metrics-listen= --adapters-dir one --adapters-dir two --plugins-dir plug"
     )
-    more = "--model m --dtype float32 --device cpu --no-native --threads 2 --set slots=5 --set preload=false"
-    more += " --quantize int8"
-    assert cli("serve", *flags.split(), *more.split(), "--gate", "off").code == 0
+    more = "--model m --device cpu --quantize int8 --set dtype=float32 --set native=false --set threads=2"
+    more += " --set slots=5"
+    assert cli("serve", *flags.split(), *more.split(), "--set", "gate=off").code == 0
     (settings,) = served
     assert (settings.listen, settings.metrics_listen) == ("127.0.0.1:6000", "")
     assert settings.adapters_dir == (Path("one"), Path("two"))
     assert settings.plugins_dir == (Path("plug"),)
     assert (settings.model, settings.dtype, settings.device) == ("m", "float32", "cpu")
     assert settings.quantize == "int8"
-    assert (settings.native, settings.threads, settings.slots, settings.preload) == (False, 2, 5, False)
+    assert (settings.native, settings.threads, settings.slots) == (False, 2, 5)
     assert settings.gate == "off"
 
 
@@ -48,10 +48,7 @@ def test_no_garbage_is_collected_while_the_base_is_loaded(cli, monkeypatch):
 
 
 def test_keys_and_lists_of_adapters_are_settings(cli, served):
-    assert (
-        cli("serve", "--require-signed", "a.pub", "--require-signed", "RWxyz", "--adapters-lock", "l").code
-        == 0
-    )
+    assert cli("serve", "--set", "require_signed=a.pub,RWxyz", "--set", "adapters_lock=l").code == 0
     assert (served[0].require_signed, served[0].adapters_lock) == (("a.pub", "RWxyz"), "l")
     assert cli("serve").code == 0
     assert (served[1].require_signed, served[1].adapters_lock) == ((), "")
@@ -167,7 +164,7 @@ def test_an_address_that_is_none_is_refused(cli, served, listen):
 
 
 def test_an_unknown_dtype_is_explained(cli, served):
-    done = cli("serve", "--dtype", "int4")
+    done = cli("serve", "--set", "dtype=int4")
     assert done.code == 2
     assert "dtype (from flag)" in done.err
 
@@ -184,7 +181,7 @@ def test_a_taken_port_is_told_before_anything_is_loaded(cli, monkeypatch, flag):
         done = cli("serve", *(f"{name}={value}" for name, value in (free | {flag: address}).items()))
     assert done.code == 2
     assert f"cannot listen on {address}: something listens there already" in done.err
-    assert f"choose another address with {flag} HOST:PORT" in done.err
+    assert f"choose another address with --set {flag[2:].replace('-', '_')}=HOST:PORT" in done.err
 
 
 def test_all_taken_ports_are_told_at_once(cli):
@@ -193,7 +190,7 @@ def test_all_taken_ports_are_told_at_once(cli):
         done = cli("serve", "--listen", first, "--metrics-listen", second)
     assert done.code == 2
     assert f"cannot listen on {first} and {second}" in done.err
-    assert "with --listen HOST:PORT and --metrics-listen HOST:PORT" in done.err
+    assert "with --set listen=HOST:PORT and --set metrics_listen=HOST:PORT" in done.err
 
 
 def test_a_taken_port_ends_with_2(cli, monkeypatch, own_folder):

@@ -89,8 +89,8 @@ def test_an_unknown_key_is_an_error_with_the_nearest_name(cli, file):
     [
         ("slots = ", "not valid TOML"),
         (
-            "max_mixtures = -1\n",
-            "max_mixtures (from lora-router.toml): input should be greater than or equal to 0",
+            "max_queue = -1\n",
+            "max_queue (from lora-router.toml): input should be greater than or equal to 0",
         ),
         ("slots = 0\n", "slots (from lora-router.toml): input should be greater than or equal to 1"),
         ("zzz = 1\n", "`lora-router config show` lists all"),
@@ -122,9 +122,9 @@ def test_bad_sets_are_refused(cli, pair, said):
 
 
 def test_settings_that_do_not_go_together_are_told(cli):
-    done = cli("config", "show", "--set", "max_prompt_bytes=3000000")
+    done = cli("config", "show", "--set", "tls_key=k.pem")
     assert done.code == 2
-    assert done.err == ("lora-router: max_prompt_bytes is more than max_body_bytes, so raise that one, too\n")
+    assert done.err == "lora-router: tls_cert and tls_key go together\n"
 
 
 def test_folders_from_the_environment_are_separated_like_path(monkeypatch):

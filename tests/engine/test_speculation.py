@@ -221,7 +221,7 @@ async def test_it_speculates_by_itself_and_tells_how_many_drafts_were_accepted(
 
 
 @pytest.mark.parametrize(
-    "settings", [{"speculation": "off", "native": True}, {"native": False}], ids=["off", "torch operations"]
+    "settings", [{"speculation": False, "native": True}, {"native": False}], ids=["off", "torch operations"]
 )
 def test_where_it_is_off_or_sums_depend_on_the_batch_there_are_no_drafts(settings: dict[str, Any]) -> None:
     made = tiny.engine("llama", **settings)

@@ -104,10 +104,12 @@ def parts(model: Any) -> tuple[Any, ModuleWeights]:
     return model.config, ModuleWeights(model)
 
 
-def engine(kind: str, **settings: Any) -> TorchEngine:
+def engine(kind: str, *, prefix_cache: bool = True, speculation: bool = True, **settings: Any) -> TorchEngine:
     """A started engine on the CPU in float32."""
     values: dict[str, Any] = {"dtype": "float32", "device": "cpu", "cache_tokens": 2048, "native": False}
-    made = TorchEngine(Settings(**(values | settings)), LoadedModel(model(kind), tokenizer(), kind))
+    loaded = LoadedModel(model(kind), tokenizer(), kind)
+    said = Settings(**(values | settings))
+    made = TorchEngine(said, loaded, prefix_cache=prefix_cache, speculation=speculation)
     made.start()
     return made
 

@@ -154,7 +154,7 @@ async def served(
     `before` is what its command line begins with, such as a tool that runs it.
     """
     address, http = free_address(), free_address()
-    command = [*before, sys.executable, "-m", "tests.faults.serve", "serve", "--gate", "off"]
+    command = [*before, sys.executable, "-m", "tests.faults.serve", "serve", "--set=gate=off"]
     command += ["--listen", address, "--metrics-listen", http]
     command += ["--adapters-dir", str(root / "adapters"), "--plugins-dir", str(root / "plugins")]
     # The working tree, for a process whose own folder is another.

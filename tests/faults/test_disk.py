@@ -84,7 +84,7 @@ async def test_the_disk_of_all_that_is_kept_is_full(tmp_path: Path) -> None:
     root = folders(tmp_path / "server")
     (root / "state").mkdir()
     before, lines = on_a_disk_of("4m", root / "state"), root / "state/audit.jsonl"
-    async with served(root, "--audit", str(lines), before=before) as server:
+    async with served(root, f"--set=audit={lines}", before=before) as server:
         response = await prepared(server)
         seen = inside(server.process.pid, root / "state")
         fill(seen / "filler")
@@ -122,7 +122,7 @@ async def failing(server: Served, *calls: str) -> AsyncIterator[None]:
 async def test_a_disk_that_fails_when_it_is_waited_for(tmp_path: Path) -> None:
     need_trace()
     root = folders(tmp_path / "server")
-    async with served(root, "--audit", str(root / "audit.jsonl")) as server:
+    async with served(root, f"--set=audit={root}/audit.jsonl") as server:
         response = await prepared(server)
         async with failing(server, "fsync", "fdatasync"):
             await refused_and_served(server, response)

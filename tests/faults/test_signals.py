@@ -93,7 +93,7 @@ async def test_drains_under_load_cut_nothing_off(tmp_path: Path, drains: int) ->
 async def test_sigterm_while_an_adapter_loads(tmp_path: Path) -> None:
     """When the time is over, waiting calls end with UNAVAILABLE, and the process exits with 0."""
     root = folders(tmp_path / "server")
-    flags = ("--set", "preload=false", "--set", "drain_seconds=1", "--set", "lame_duck_seconds=0")
+    flags = ("--set", "drain_seconds=1", "--set", "lame_duck_seconds=0")
     async with served(root, *flags, FAULT_LOAD="60") as server:
         call = server.inference.Generate(ask(routing={"adapter": MEDICAL}), timeout=60)
         waiting = asyncio.ensure_future(failure(call))

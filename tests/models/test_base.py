@@ -1,4 +1,4 @@
-"""Which folder --model means, from where it comes, and what a failed conversion says."""
+"""Which folder the setting `model` means, from where it comes, and what a failed conversion says."""
 
 from __future__ import annotations
 

@@ -130,4 +130,4 @@ async def test_a_server_without_replicas_says_what_to_do(stubs: SimpleNamespace)
     ):
         error = await failure(call)
         assert error.code() is grpc.StatusCode.FAILED_PRECONDITION
-        assert "serve --replicas N" in str(error.details())
+        assert "serve --set replicas=N" in str(error.details())

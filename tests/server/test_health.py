@@ -215,7 +215,7 @@ async def test_a_connection_has_some_seconds(start: Start, monkeypatch: pytest.M
 
 async def test_an_address_in_use_is_a_clear_error(start: Start) -> None:
     server = await start()
-    with pytest.raises(ConfigError, match="--metrics-listen"):
+    with pytest.raises(ConfigError, match="--set metrics_listen=HOST:PORT"):
         await start(metrics_listen=server.metrics_address)
 
 

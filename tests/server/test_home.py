@@ -79,7 +79,7 @@ async def test_http_is_left_out_where_its_default_address_is_in_use(
         other.bind(("127.0.0.1", 0))
         other.listen()
         taken = "127.0.0.1:{1}".format(*other.getsockname())
-        with pytest.raises(ConfigError, match="--http-listen"):
+        with pytest.raises(ConfigError, match="--set http_listen=HOST:PORT"):
             await start_server(http_listen=taken)
         monkeypatch.setattr(listen, "has_default_http", lambda settings: True)
         server = await start_server(http_listen=taken)

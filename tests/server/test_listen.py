@@ -403,7 +403,7 @@ async def test_a_body_that_does_not_end_is_the_clients_fault(start_web: StartWeb
 
 async def test_a_taken_address_is_said(start_web: StartWeb) -> None:
     server = await start_web()
-    with pytest.raises(ConfigError, match="--http-listen"):
+    with pytest.raises(ConfigError, match="--set http_listen=HOST:PORT"):
         await listen.Listener(server.http_address, None).start(None)
     with pytest.raises(ConfigError, match="http_listen must be HOST:PORT"):
         await listen.Listener("nowhere", None).start(None)

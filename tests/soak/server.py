@@ -54,7 +54,7 @@ def serving(world: World, *fake: str) -> Iterator[Server]:
         said.append(f"cache_tokens={CACHE_TOKENS}")
     flags = [
         *("--listen", address, "--metrics-listen", metrics, "--clients", "clients.toml"),
-        *("--audit", "audit.jsonl", "--adapters-dir", "adapters", "--plugins-dir", "plugins"),
+        *("--set=audit=audit.jsonl", "--adapters-dir", "adapters", "--plugins-dir", "plugins"),
         *(word for one in said for word in ("--set", one)),
     ]
     with (world.folder / "server.log").open("wb") as log:

@@ -148,7 +148,9 @@ def test_names_that_lead_elsewhere_refuse_all(hub, added, adapters, name):
 
 
 def test_what_is_too_large_is_not_begun(hub, added, adapters):
-    with pytest.raises(ResourceExhausted, match="at most 500 are fetched; --max-bytes"):
+    with pytest.raises(
+        ResourceExhausted, match="at most 500 are fetched; the setting host_memory_mb allows more"
+    ):
         added(most_bytes=500)
     hub.lists["adapter_config.json"] = {"size": 2 << 20}
     with pytest.raises(AdapterRejected, match=r"adapter_config.json has 2097152 bytes"):

@@ -37,15 +37,6 @@ Ood = Annotated[
     Path | None,
     typer.Option("--ood", metavar="FILE", help="Requests that no adapter should get, JSON lines."),
 ]
-PluginsDirs = Annotated[
-    list[Path] | None,
-    typer.Option(
-        "--plugins-dir",
-        metavar="DIR",
-        help="Plugins folder; repeatable. Default: ./plugins.",
-        show_default=False,
-    ),
-]
 
 
 def note(text: str) -> None:
@@ -142,11 +133,10 @@ async def choices_of(router: Router, text: str) -> tuple[tuple[Choice, ...], tup
 
 @dataclass(frozen=True, slots=True)
 class Local:
-    """Settings and adapters of this folder, with the plugins of these folders (None: the usual ones)."""
+    """Settings and adapters of this folder."""
 
     settings: Settings
     profiles: tuple[AdapterProfile, ...]
-    plugins_dirs: list[Path] | None
 
     def read(self, files: Sequence[Path], label: str | None = None) -> list[DataRow]:
         """Labelled requests of these files, each once, one of each group, without the examples of adapters.
@@ -167,7 +157,7 @@ class Local:
         """The rows of each part, with a progress bar on a terminal. Raises CliError where votes are lost."""
         from router.cli.plugins import load_plugins
 
-        host = load_plugins(self.plugins_dirs)
+        host = load_plugins(None)
         wanted = any(r.wants_base for r in host.registrations())
         with resident_base(self.settings) if wanted else nullcontext() as base:
             found = iter(asyncio.run(self._route([row for part in parts for row in part], host, base)))
@@ -199,16 +189,16 @@ class Local:
         return found
 
 
-def local(adapters_dir: list[Path] | None, plugins_dir: list[Path] | None) -> Local:
+def local() -> Local:
     """Read settings and adapters. Raises CliError where there are no adapters."""
     from router.cli.settings import adapter_folders, load_settings
 
-    settings = load_settings({"adapters_dir": tuple(adapters_dir)} if adapters_dir else {})
+    settings = load_settings()
     settings = settings.model_copy(update={"adapters_dir": adapter_folders(settings)})
     profiles = read_profiles(settings.adapters_dir)
     if not profiles:
-        raise CliError("there are no adapters here: name their folder with --adapters-dir")
-    return Local(settings, profiles, plugins_dir)
+        raise CliError("there are no adapters here: set adapters_dir to their folder")
+    return Local(settings, profiles)
 
 
 # -- the base model for classifiers that ask it

@@ -20,10 +20,9 @@ ASKED_SECONDS = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Canary:
-    """The experiment: share of the users, metric that decides, window in seconds, users planned."""
+    """The experiment: share of the users, window in seconds, users planned. Feedback decides."""
 
     share: float = 0.1
-    metric: str = "feedback"
     window: float = 86_400.0
     units: int = 5000
 
@@ -58,7 +57,7 @@ def plan(name: str, old: str, new: str, canary: Canary, alpha: float) -> Spec:
             ArmSpec("new", canary.share, AdapterRef(name, new)),
         ),
         control="old",
-        primary=metric(canary.metric, missing="excluded"),
+        primary=metric("feedback", missing="excluded"),
         guardrails=(
             metric("error", higher_is_better=False, margin=0.1),
             metric("cancelled", higher_is_better=False, margin=0.1),

@@ -16,21 +16,16 @@ if TYPE_CHECKING:
     from router.client import Client
 
 NO_BETTER, TOO_FEW = 3, 4  # exit codes
+# Where `adapters evaluate` looks for recipes by default, and a folder beside those of `adapters train`.
+RECIPES, RUNS = Path("recipes"), Path("runs/improve")
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The adapter that is to become better.")]
 Feedback = Annotated[
     Path | None,
     typer.Option("--feedback", metavar="FILE", help="JSON lines with feedback. Default: the server's."),
 ]
-Adapters = Annotated[
-    Path | None,
-    typer.Option("--adapters-dir", metavar="DIR", help="Default: the adapters folder of the settings."),
-]
-Recipes = Annotated[Path, typer.Option("--recipes", metavar="DIR", help="Folder of NAME.toml recipes.")]
-Work = Annotated[Path, typer.Option("--work", metavar="DIR", help="Folder of the runs.")]
 Share = Annotated[
     float, typer.Option("--canary", metavar="SHARE", min=0.0, max=0.5, help="Of the users; 0: no experiment.")
 ]
-Metric = Annotated[str, typer.Option("--metric", metavar="NAME", help="Outcome that decides the canary.")]
 Window = Annotated[
     str, typer.Option("--window", metavar="TIME", help="How long outcomes of a user count: 20s, 12h, 1d.")
 ]
@@ -42,11 +37,7 @@ Status = Annotated[bool, typer.Option("--status", help="Show the runs, and do no
 def improve(
     name: Name,
     feedback: Feedback = None,
-    adapters_dir: Adapters = None,
-    recipes: Recipes = Path("recipes"),
-    work: Work = Path("runs/improve"),
     canary: Share = 0.1,
-    metric: Metric = "feedback",
     window: Window = "1d",
     units: Units = 5000,
     promote: Promote = False,
@@ -74,11 +65,10 @@ def improve(
     from router.extensions.improve.run import Improvement, ImproveRequest
 
     if status:
-        _show(work, name, json)
+        _show(name, json)
         return
-    experiment = Canary(canary, metric, seconds(window, "--window"), units) if canary else None
-    adapters = adapters_dir or _adapters_folder()
-    request = ImproveRequest(name, adapters, recipes, work, feedback, experiment, promote)
+    experiment = Canary(canary, seconds(window, "--window"), units) if canary else None
+    request = ImproveRequest(name, _adapters_folder(), RECIPES, RUNS, feedback, experiment, promote)
 
     def connect() -> AbstractContextManager[Client]:
         return connected(server, timeout)
@@ -93,7 +83,7 @@ def improve(
         say(f"\nstopped; go on with: lora-router adapters improve {name}")
         raise
     if json:
-        _show(work, name, json)
+        _show(name, json)
     else:
         print(f"\n{words.headline(run)}\n{words.advice(run)}")
     codes = {state.Result.NO_BETTER: NO_BETTER, state.Result.TOO_FEW: TOO_FEW}
@@ -108,16 +98,16 @@ def _adapters_folder() -> Path:
     return places[0] if places else Path("adapters")
 
 
-def _show(work: Path, name: str, json: bool) -> None:
+def _show(name: str, json: bool) -> None:
     """All runs of an adapter."""
     from router.cli.output import print_json
     from router.extensions.improve import state, words
 
-    runs = [folder.run for folder in state.runs_of(work, name)]
+    runs = [folder.run for folder in state.runs_of(RUNS, name)]
     if json:
         print_json(runs)
     elif not runs:
-        print(f"{name} has no runs in {work}")
+        print(f"{name} has no runs in {RUNS}")
     else:
         lines = [f"run {run.number}, verdict {run.verdict or '–'}: {words.headline(run)}" for run in runs]
         print(*lines, words.advice(runs[-1]), sep="\n")

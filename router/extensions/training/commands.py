@@ -20,19 +20,11 @@ Output = Annotated[
 ]
 Work = Annotated[Path, typer.Option("--work", metavar="DIR", help="Folder for checkpoints.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint.")]
-Device = Annotated[str, typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda or cuda:N.")]
-Quantize = Annotated[
-    str,
-    typer.Option(
-        "--quantize", metavar="none|int8|int4", help="The base's weights, as for serve. Default: the setting."
-    ),
-]
 Names = Annotated[
-    list[str] | None, typer.Argument(metavar="NAME...", help="Adapters in the adapters folder, or folders.")
+    list[str] | None,
+    typer.Argument(metavar="NAME...", help="Adapters in the adapters folder of the settings, or folders."),
 ]
 All = Annotated[bool, typer.Option("--all", help="All adapters that have a recipe.")]
-Adapters = Annotated[Path, typer.Option("--adapters-dir", metavar="DIR", help="Where adapters are.")]
-Recipes = Annotated[Path, typer.Option("--recipes", metavar="DIR", help="Folder of NAME.toml recipes.")]
 Data = Annotated[
     Path | None,
     typer.Option("--data", metavar="FILE", help="Rows of your own (CSV, TSV, JSON lines): needs no recipe."),
@@ -40,9 +32,6 @@ Data = Annotated[
 Metric = Annotated[
     str,
     typer.Option("--metric", metavar="METRIC", help="With --data: exact_match, token_f1, rouge_l or chrf."),
-]
-ConversionBase = Annotated[
-    str, typer.Option("--base", metavar="MODEL", help="With --data: the base. Default: the one served.")
 ]
 Prompt = Annotated[str, typer.Option("--prompt-column", metavar="COLUMN", help="With --data: what is asked.")]
 Response = Annotated[
@@ -69,15 +58,6 @@ NewResponse = Annotated[str, typer.Option("--response-column", metavar="COLUMN",
 Group = Annotated[
     str, typer.Option("--group-column", metavar="COLUMN", help="Rows alike here go to the same split.")
 ]
-Domain = Annotated[str, typer.Option("--domain", metavar="TEXT", help="Subject, such as medical.")]
-Task = Annotated[str, typer.Option("--task", metavar="TEXT", help="Task, such as classification.")]
-System = Annotated[str, typer.Option("--system", metavar="TEXT", help="Stands before every request.")]
-NewMetric = Annotated[
-    str,
-    typer.Option("--metric", metavar="METRIC", help="exact_match, token_f1, rouge_l or chrf."),
-]
-Version = Annotated[str, typer.Option("--version", metavar="VERSION", help="Version of the adapter.")]
-Model = Annotated[str, typer.Option("--model", metavar="MODEL", help="Base: a name, a folder or a hub id.")]
 Steps = Annotated[
     int | None, typer.Option("--steps", metavar="N", min=1, help="Training steps. Default: by the data.")
 ]
@@ -99,9 +79,6 @@ Timing = Annotated[
 # -- flags of convert
 ConvertSource = Annotated[Path, typer.Argument(metavar="SRC", help="Adapter folder; it stays as it is.")]
 ConvertTarget = Annotated[Path, typer.Argument(metavar="DST", help="Folder to write.")]
-ConvertModel = Annotated[
-    str, typer.Option("--model", metavar="MODEL", help="The base that it is for. Default: the one served.")
-]
 ConvertForce = Annotated[bool, typer.Option("--force", help="Replace an adapter folder that exists.")]
 
 
@@ -111,15 +88,8 @@ def new(
     prompt_column: NewPrompt = "",
     response_column: NewResponse = "",
     group_column: Group = "",
-    domain: Domain = "",
-    task: Task = "",
-    system: System = "",
-    metric: NewMetric = "",
-    version: Version = "1.0.0",
-    model: Model = "smollm2-135m-instruct",
     steps: Steps = None,
     output: NewOutput = None,
-    device: Device = "auto",
     header: Header = None,
     timing: Timing = True,
     force: Force = False,
@@ -133,8 +103,10 @@ def new(
       lora-router adapters new support --data tickets.csv --prompt-column text --response-column team
     """
     from router.cli.command import quiet_libraries
+    from router.cli.settings import load_settings
     from router.extensions.training.new.scaffold import RecipeRequest, new_recipe
 
+    settings = load_settings()
     quiet_libraries()
     request = RecipeRequest(
         name=name,
@@ -143,18 +115,13 @@ def new(
         prompt_column=prompt_column,
         response_column=response_column,
         group_column=group_column,
-        domain=domain,
-        task=task,
-        system=system,
-        metric=metric,
-        version=version,
-        model=model,
+        model=settings.model,
         steps=steps or 0,
         force=force,
         header=header,
         timing=timing,
     )
-    recipe = new_recipe(request, device=device)
+    recipe = new_recipe(request, device=settings.device)
     print(f"\nnext, after a look at it:\n  lora-router adapters train {recipe}")
 
 
@@ -163,21 +130,23 @@ def train(
     output: Output = None,
     resume: Resume = False,
     work: Work = Path("runs"),
-    device: Device = "auto",
 ) -> None:
     """Train an adapter by a recipe.
 
-    Writes the adapter folder with manifest and probes; Ctrl-C keeps a checkpoint for --resume.
+    Writes the adapter folder with manifest and probes; Ctrl-C keeps a checkpoint for --resume. The setting
+    `device` says where.
 
     \b
     Example:
       lora-router adapters train recipes/medical.toml
     """
     from router.cli.command import quiet_libraries
+    from router.cli.settings import load_settings
     from router.extensions.training import train as run
 
+    settings = load_settings()
     quiet_libraries()
-    folder = run(recipe, output, resume=resume, work=work, device=device)
+    folder = run(recipe, output, resume=resume, work=work, device=settings.device)
     print(f"{folder}\n\ncheck it:\n  lora-router adapters validate {folder}")
 
 
@@ -186,23 +155,19 @@ def evaluate(
     all_: All = False,
     data: Data = None,
     metric: Metric = "",
-    base: ConversionBase = "",
     prompt_column: Prompt = "",
     response_column: Response = "",
-    adapters: Adapters = Path("adapters"),
-    recipes: Recipes = Path("recipes"),
     rows: Rows = None,
     header: Header = None,
     fit_labels: FitLabels = False,
-    device: Device = "auto",
-    quantize: Quantize = "",
     json: flags.Json = False,
 ) -> None:
     """Measure adapters against their base.
 
     On test data of their recipe, with the base alone and the base with worked examples beside them; or, with
-    --data, any adapter folder on rows of your own. Writes report.json and REPORT.md into each folder. The
-    base is loaded once for all of them.
+    --data, any adapter folder on rows of your own and the base of the settings. Writes report.json and
+    REPORT.md into each folder. The base is loaded once for all of them, by the settings `device` and
+    `quantize`.
 
     \b
     Examples:
@@ -215,20 +180,22 @@ def evaluate(
     from router.cli.output import print_json
     from router.cli.settings import load_settings
 
-    own = {"metric": metric, "base": base, "prompt_column": prompt_column, "response_column": response_column}
+    own = {"metric": metric, "prompt_column": prompt_column, "response_column": response_column}
     _check_own_rows(names, all_, data, own, fit_labels)
-    load_settings(
-        {"quantize": quantize} if quantize else None
-    )  # an error comes now, not when the base is loaded
+    settings = load_settings()
     quiet_libraries()
-    common: Any = {"adapters": adapters, "rows": rows, "device": device, "quantize": quantize}
+    adapters = next(iter(settings.adapters_dir), Path("adapters"))
+    common: Any = {"adapters": adapters, "rows": rows, "device": settings.device}
     common["say"] = _say_on_stderr if json else print
     if data is None:
         from router.extensions.training.evaluation import evaluate as run
 
-        reports = run(names or None, recipes=recipes, fit_labels=fit_labels, **common)
+        reports = run(names or None, fit_labels=fit_labels, **common)
     else:
-        reports = _on_own_rows(names or [], data, own, {**common, "header": header})
+        from router.extensions.training.evaluation import evaluate_rows
+
+        common |= {**own, "base": settings.model, "header": header}
+        reports = evaluate_rows(names or [], data=data, **common)
     if json:
         print_json(reports)
 
@@ -250,21 +217,11 @@ def _check_own_rows(
         raise ConfigError(f"--{stray[0].replace('_', '-')} goes with --data FILE; else the recipe says it")
 
 
-def _on_own_rows(names: list[str], data: Path, own: Mapping[str, str], common: Any) -> list[dict[str, Any]]:
-    from router.cli.settings import load_settings
-    from router.extensions.training.evaluation import evaluate_rows
-
-    options = {**common, **own, "base": own["base"] or load_settings().model}
-    return evaluate_rows(names, data=data, **options)
-
-
 def _say_on_stderr(text: str) -> None:
     print(text, file=sys.stderr)
 
 
-def convert(
-    src: ConvertSource, dst: ConvertTarget, model: ConvertModel = "", force: ConvertForce = False
-) -> None:
+def convert(src: ConvertSource, dst: ConvertTarget, force: ConvertForce = False) -> None:
     """Make an adapter folder one that can be served.
 
     Reads adapter_model.bin and shards; leaves out a tokenizer with a new pad token, whole matrices that equal
@@ -282,7 +239,7 @@ def convert(
     from router.extensions.training.conversion import convert as run
     from router.registry.format.artifact import FolderRules, validate_folder
 
-    settings = load_settings({"model": model} if model else None)
+    settings = load_settings()
     if dst.exists() and not force:
         raise CliError(f"{dst} exists already; name another folder, or --force to replace it")
     folder, base = find_base(settings.model), base_for(settings.model, [src])

@@ -10,8 +10,11 @@ from tests.cli.tiny import write_adapter, write_base
 
 
 @pytest.fixture
-def base(own_folder):
-    return write_base(own_folder / "tiny-base")
+def base(own_folder, monkeypatch):
+    """The base of the settings."""
+    folder = write_base(own_folder / "tiny-base")
+    monkeypatch.setenv("LORA_ROUTER_MODEL", str(folder))
+    return folder
 
 
 @pytest.fixture
@@ -23,7 +26,7 @@ def adapter(own_folder):
 
 
 def test_a_good_folder_is_told_with_its_facts(cli, base, adapter):
-    done = cli("adapters", "validate", adapter(), "--model", base)
+    done = cli("adapters", "validate", adapter())
     assert done.code == 0
     assert "good: ok  good@" in done.out
     assert "rank 2  2 sites: q_proj, up_proj" in done.out
@@ -34,10 +37,10 @@ def test_it_tells_from_which_tokens_on_an_activated_lora_acts(cli, base, adapter
     for folder, tokens in ((late, [1, 2]), (foreign, [1, 10**6])):
         file = folder / "adapter_config.json"
         file.write_text(json.dumps(json.loads(file.read_text()) | {"alora_invocation_tokens": tokens}))
-    done = cli("adapters", "validate", late, "--model", base)
+    done = cli("adapters", "validate", late)
     assert done.code == 0
     assert "acts from the tokens 1, 2 on" in done.out
-    refused = cli("adapters", "validate", foreign, "--model", base)
+    refused = cli("adapters", "validate", foreign)
     assert refused.code == 1
     assert "vocabulary" in refused.out
 
@@ -45,7 +48,7 @@ def test_it_tells_from_which_tokens_on_an_activated_lora_acts(cli, base, adapter
 def test_all_that_is_wrong_is_told_at_once_for_all_folders(cli, base, adapter):
     spoilt = adapter("spoilt", b=float("nan"))
     (spoilt / "adapter.toml").write_text('[adapter]\nversion = "no spaces please"\n[prompts]\n')
-    done = cli("adapters", "validate", adapter(), spoilt, "--model", base)
+    done = cli("adapters", "validate", adapter(), spoilt)
     assert done.code == 1
     assert "good: ok" in done.out
     assert "spoilt: REFUSED" in done.out
@@ -56,7 +59,7 @@ def test_all_that_is_wrong_is_told_at_once_for_all_folders(cli, base, adapter):
 def test_a_constraint_is_checked_beside_other_faults(cli, base, adapter):
     folder = adapter("idle", b=0.0)
     (folder / "adapter.toml").write_text('[generation]\nregex = "(a"\n')
-    done = cli("adapters", "validate", folder, "--model", base)
+    done = cli("adapters", "validate", folder)
     assert "no-effect" in done.out
     assert "constraint-refused" in done.out
 
@@ -73,7 +76,7 @@ def test_a_constraint_is_checked_beside_other_faults(cli, base, adapter):
 def test_a_constraint_that_no_answer_can_keep_to_is_refused(cli, base, adapter, given, told):
     folder = adapter("held")
     (folder / "adapter.toml").write_text(f"[generation]\n{given}\n")
-    done = cli("adapters", "validate", folder, "--model", base)
+    done = cli("adapters", "validate", folder)
     assert done.code == 1
     assert "refuse  constraint-refused  adapter.toml [generation] " in done.out
     assert told in done.out
@@ -83,13 +86,13 @@ def test_a_constraint_that_no_answer_can_keep_to_is_refused(cli, base, adapter, 
 def test_a_constraint_that_compiles_is_accepted(cli, base, adapter, given):
     folder = adapter("held")
     (folder / "adapter.toml").write_text(f"[generation]\n{given}\n")
-    done = cli("adapters", "validate", folder, "--model", base)
+    done = cli("adapters", "validate", folder)
     assert done.code == 0
     assert "constraint-refused" not in done.out
 
 
 def test_an_adapter_that_does_nothing_is_refused(cli, base, adapter):
-    done = cli("adapters", "validate", adapter("idle", b=0.0), "--model", base, "--json")
+    done = cli("adapters", "validate", adapter("idle", b=0.0), "--json")
     (report,) = json.loads(done.out)
     assert done.code == 1
     assert not report["ok"]
@@ -98,7 +101,7 @@ def test_an_adapter_that_does_nothing_is_refused(cli, base, adapter):
 
 def test_modules_are_compared_with_the_base(cli, base, adapter):
     foreign = adapter("foreign", modules={"model.layers.9.self_attn.q_proj": (8, 8)})
-    assert cli("adapters", "validate", foreign, "--model", base).code == 1
+    assert cli("adapters", "validate", foreign).code == 1
     done = cli("adapters", "validate", foreign, "--no-base")
     assert done.code == 0
     assert "were not compared with a base" in done.out
@@ -106,7 +109,7 @@ def test_modules_are_compared_with_the_base(cli, base, adapter):
 
 def test_a_base_without_weights_is_a_misuse(cli, base, adapter):
     (base / "model.safetensors").unlink()
-    done = cli("adapters", "validate", adapter(), "--model", base)
+    done = cli("adapters", "validate", adapter())
     assert done.code == 2
     assert "--no-base" in done.err
 
@@ -115,11 +118,11 @@ def test_the_digest_is_read_only_where_a_manifest_pins_it(cli, base, adapter, mo
     monkeypatch.setattr("router.cli.base_files.base_digest_of", lambda *_: "ab" * 32)
     pinned = adapter("pinned")
     (pinned / "adapter.toml").write_text(f'[base]\ndigest = "{"cd" * 32}"\n')
-    done = cli("adapters", "validate", pinned, "--model", base)
+    done = cli("adapters", "validate", pinned)
     assert done.code == 1
     assert "other-base" in done.out
     (pinned / "adapter.toml").write_text(f'[base]\ndigest = "{"ab" * 32}"\n')
-    assert cli("adapters", "validate", pinned, "--model", base).code == 0
+    assert cli("adapters", "validate", pinned).code == 0
 
 
 @pytest.mark.slow
@@ -173,7 +176,7 @@ def test_beside_others_it_tells_how_well_classifiers_know_the_adapter(
     write_manifest(own_folder / "there" / "legal", '[adapter]\nname = "legal"\n')
     folder = adapter()
     (folder / "adapter.toml").write_text('[adapter]\nname = "good"\n[routing]\nexamples = ["b", "c"]\n')
-    command = ("adapters", "validate", folder, "--model", base)
+    command = ("adapters", "validate", folder)
     monkeypatch.setenv("LORA_ROUTER_LOAD_PLUGINS", "counting")
     done = cli(*command, "--beside", own_folder / "there")
     assert done.code == 0

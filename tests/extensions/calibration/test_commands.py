@@ -150,8 +150,6 @@ def test_evaluate_without_a_calibration_takes_the_threshold_of_the_settings(cli,
         ),
         (["evaluate", "requests.jsonl", "--calibration", "none.json"], "none.json: No such file"),
         (["evaluate", "requests.jsonl", "--plot", "x.txt"], "a picture is .png, .svg, .pdf or .html"),
-        (["evaluate", "requests.jsonl", "--adapters-dir", "plugins"], "there are no adapters here"),
-        (["evaluate", "requests.jsonl", "--plugins-dir", "adapters"], "no classifier can be asked here"),
     ],
 )
 def test_bad_input_is_one_line(cli, here, arguments, message):
@@ -160,6 +158,21 @@ def test_bad_input_is_one_line(cli, here, arguments, message):
     write(here / "unknown.jsonl", [{"text": "b", "label": ""}, {"text": "a", "label": "astrology"}])
     done = cli("route", *arguments)
     assert done.code in (1, 2)
+    assert message in done.err
+    assert len(done.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("setting", "folder", "message"),
+    [
+        ("ADAPTERS_DIR", "plugins", "there are no adapters here"),
+        ("PLUGINS_DIR", "adapters", "no classifier can be asked here"),
+    ],
+)
+def test_the_folders_are_those_of_the_settings(cli, here, monkeypatch, setting, folder, message):
+    monkeypatch.setenv(f"LORA_ROUTER_{setting}", folder)
+    done = cli("route", "evaluate", "requests.jsonl")
+    assert done.code == 1
     assert message in done.err
     assert len(done.err.splitlines()) == 1
 

@@ -95,15 +95,17 @@ def held_out_users(place, number):
 # -- The command
 
 
-def test_command_makes_a_version_from_feedback_and_puts_it_before_users(place, commands, server, capsys):
-    line = ["adapters", "improve", "colours", "--recipes", str(place / "recipes")]
-    line += ["--adapters-dir", str(place / "adapters"), "--work", str(place / "work")]
-    feedback = ["--feedback", str(place / "feedback.jsonl")]
-    assert run([*line, *feedback, "--metric", "thumbs_up", "--window", "2h"]) == 0
+def test_command_makes_a_version_from_feedback_and_puts_it_before_users(
+    place, commands, server, capsys, monkeypatch
+):
+    monkeypatch.chdir(place)
+    line = ["adapters", "improve", "colours"]
+    feedback = ["--feedback", "feedback.jsonl"]
+    assert run([*line, *feedback, "--window", "2h"]) == 0
     printed = capsys.readouterr().out
     assert "colours@1.1.0: better, a canary runs: +50.0 points (40.0 to 60.0)" in printed
     (spec,) = server.made.values()
-    assert (spec.primary.name, spec.window) == ("thumbs_up", 7200.0)
+    assert (spec.primary.name, spec.window) == ("feedback", 7200.0)
     assert run([*line, "--status"]) == 0
     assert "run 1, verdict 1: colours@1.1.0: better, a canary runs" in capsys.readouterr().out
     server.verdict = Ruling("promote", "primary-better", "0.8 against 0.5")
@@ -112,10 +114,9 @@ def test_command_makes_a_version_from_feedback_and_puts_it_before_users(place, c
     assert server.promoted
 
 
-def test_exit_codes_say_no_better_and_too_few(place, commands, capsys):
-    line = ["adapters", "improve", "colours", "--recipes", str(place / "recipes"), "--canary", "0"]
-    line += ["--adapters-dir", str(place / "adapters"), "--work", str(place / "work")]
-    line += ["--feedback", str(place / "feedback.jsonl")]
+def test_exit_codes_say_no_better_and_too_few(place, commands, capsys, monkeypatch):
+    monkeypatch.chdir(place)
+    line = ["adapters", "improve", "colours", "--canary", "0", "--feedback", "feedback.jsonl"]
     commands.gap = NO_GAP
     assert run(line) == 3
     assert run(line) == 4  # the same users do not judge again

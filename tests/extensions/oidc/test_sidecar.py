@@ -202,9 +202,9 @@ async def test_a_socket_that_cannot_be_is_refused(start_server: Start, tmp_path:
         await start_server(clients=clients(tmp_path).path, sidecar_listen=listen)
 
 
-async def test_an_address_in_use_is_told_with_the_flag(start_server: Start, tmp_path: Path) -> None:
+async def test_an_address_in_use_is_told_with_its_setting(start_server: Start, tmp_path: Path) -> None:
     server = await start_server(clients=clients(tmp_path).path)
-    with pytest.raises(ConfigError, match="Choose another with --sidecar-listen"):
+    with pytest.raises(ConfigError, match="Choose another with --set sidecar_listen=HOST:PORT"):
         await start_server(clients=clients(tmp_path).path, sidecar_listen=server.address)
 
 

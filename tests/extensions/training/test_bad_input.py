@@ -21,12 +21,13 @@ pytestmark = [
 
 
 @pytest.fixture
-def train(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def train(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
     """Run the command; returns its exit code and what it said on stderr."""
+    monkeypatch.setenv("LORA_ROUTER_DEVICE", "cpu")
 
     def call(*more: str) -> tuple[int, str]:
         folders = ["-o", str(tmp_path / "out"), "--work", str(tmp_path / "work")]
-        code = run(["adapters", "train", str(recipe), *folders, "--device", "cpu", *more])
+        code = run(["adapters", "train", str(recipe), *folders, *more])
         return code, capsys.readouterr().err
 
     return call

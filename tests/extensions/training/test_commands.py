@@ -42,13 +42,13 @@ def test_train_passes_its_flags_and_says_what_is_next(cli, calls):
 def test_evaluate_prints_its_progress(cli, calls):
     done = cli("adapters", "evaluate", "adapters/a", "adapters/b", "--rows", "20")
     assert (done.code, done.out) == (0, "measuring\n")
-    options = {"adapters": Path("adapters"), "recipes": Path("recipes"), "rows": 20, "device": "auto"}
-    options |= {"quantize": "", "fit_labels": False}
+    options = {"adapters": Path("adapters"), "rows": 20, "device": "auto", "fit_labels": False}
     assert calls == [(["adapters/a", "adapters/b"], options)]
 
 
-def test_evaluate_all_or_names(cli, calls):
-    assert cli("adapters", "evaluate", "--all", "--adapters-dir", "mine").code == 0
+def test_evaluate_all_or_names(cli, calls, monkeypatch):
+    monkeypatch.setenv("LORA_ROUTER_ADAPTERS_DIR", "mine")
+    assert cli("adapters", "evaluate", "--all").code == 0
     assert calls[0][0] is None
     assert calls[0][1]["adapters"] == Path("mine")
     for wrong, said in (([], "or give --all\n"), (["a", "--all"], "or give --all, not both\n")):
@@ -57,12 +57,14 @@ def test_evaluate_all_or_names(cli, calls):
     assert len(calls) == 1
 
 
-def test_evaluate_with_the_bases_weights_in_8_bits(cli, calls):
-    assert cli("adapters", "evaluate", "adapters/a", "--quantize", "int8").code == 0
-    assert calls[0][1]["quantize"] == "int8"
-    done = cli("adapters", "evaluate", "adapters/a", "--quantize", "int3")
+def test_evaluate_goes_by_the_settings(cli, calls, monkeypatch):
+    monkeypatch.setenv("LORA_ROUTER_DEVICE", "cuda:1")
+    assert cli("adapters", "evaluate", "adapters/a").code == 0
+    assert calls[0][1]["device"] == "cuda:1"
+    monkeypatch.setenv("LORA_ROUTER_QUANTIZE", "int3")
+    done = cli("adapters", "evaluate", "adapters/a")
     assert done.code == 2
-    assert "quantize (from flag)" in done.err
+    assert "quantize (from environment)" in done.err
     assert len(calls) == 1
 
 
@@ -96,9 +98,10 @@ def test_evaluate_on_rows_of_ones_own(cli, monkeypatch):
     assert (done.code, done.out) == (0, "measuring\n")
     options = {"data": Path("own.csv"), "metric": "chrf", "base": "smollm2-135m-instruct", "rows": None}
     options |= {"prompt_column": "q", "response_column": "", "adapters": Path("adapters"), "device": "auto"}
-    options |= {"quantize": "", "header": None}
+    options |= {"header": None}
     assert made == [(["mine"], options)]
-    assert cli("adapters", "evaluate", "mine", "--data", "d", "--metric", "m", "--base", "b").code == 0
+    monkeypatch.setenv("LORA_ROUTER_MODEL", "b")
+    assert cli("adapters", "evaluate", "mine", "--data", "d", "--metric", "m").code == 0
     assert made[1][1]["base"] == "b"
 
 
@@ -121,8 +124,8 @@ def test_flags_of_own_rows_that_do_not_fit(cli, calls, flags, said):
 
 
 @pytest.fixture
-def pickled(own_folder):
-    write_base(own_folder / "tiny-base")
+def pickled(own_folder, monkeypatch):
+    monkeypatch.setenv("LORA_ROUTER_MODEL", str(write_base(own_folder / "tiny-base")))
     folder = write_adapter(own_folder / "in")
     weights = folder / "adapter_model.safetensors"
     torch.save(load_file(weights), folder / "adapter_model.bin")
@@ -131,20 +134,20 @@ def pickled(own_folder):
 
 
 def test_a_pickled_folder_becomes_one_that_is_valid(cli, pickled):
-    done = cli("adapters", "convert", pickled, "adapters/m", "--model", "tiny-base")
+    done = cli("adapters", "convert", pickled, "adapters/m")
     assert done.code == 0, done.err
     assert done.out.splitlines()[:2] == ["read adapter_model.bin", "adapters/m"]
-    assert cli("adapters", "validate", "adapters/m", "--model", "tiny-base").code == 0
-    again = cli("adapters", "convert", pickled, "adapters/m", "--model", "tiny-base")
+    assert cli("adapters", "validate", "adapters/m").code == 0
+    again = cli("adapters", "convert", pickled, "adapters/m")
     assert again.code == 1
     assert "--force" in again.err
-    assert cli("adapters", "convert", pickled, "adapters/m", "--model", "tiny-base", "--force").code == 0
+    assert cli("adapters", "convert", pickled, "adapters/m", "--force").code == 0
 
 
 def test_what_cannot_be_served_either_way_is_not_written(cli, pickled, own_folder):
     config = pickled / "adapter_config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"peft_type": "LOHA"}))
-    done = cli("adapters", "convert", pickled, "adapters/m", "--model", "tiny-base")
+    done = cli("adapters", "convert", pickled, "adapters/m")
     assert done.code == 1
     assert "cannot be served, converted either" in done.err
     assert not (own_folder / "adapters" / "m").exists()

@@ -31,7 +31,7 @@ from pathlib import Path
 from router.cli.main import run
 
 recipe, folder = Path(sys.argv[1]), Path(sys.argv[2])
-train = ["adapters", "train", str(recipe), "--device", "cpu"]
+train = ["adapters", "train", str(recipe)]
 adapter, checkpoint = folder / "adapter", folder / "checkpoint"
 print(run([*train, "-o", str(adapter / "colours"), "--work", str(folder / "work")]))
 print(run([*train, "-o", str(folder / "colours"), "--work", str(checkpoint)]))
@@ -57,7 +57,7 @@ def test_full_while_the_adapter_or_a_checkpoint_is_written(recipe: Path, tmp_pat
         text=True,
         check=False,
         cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": os.getcwd()},
+        env=os.environ | {"PYTHONPATH": os.getcwd(), "LORA_ROUTER_DEVICE": "cpu"},
     )
     adapter, _, checkpoint = ran.stderr.partition("lora-router: the disk is full: ")[2].partition("\n")
     assert adapter, ran.stderr

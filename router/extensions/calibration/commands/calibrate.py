@@ -9,7 +9,7 @@ import typer
 
 from router.cli import flags
 from router.cli.command import MISUSED, CliError
-from router.extensions.calibration.offline import Files, Ood, PluginsDirs
+from router.extensions.calibration.offline import Files, Ood
 
 if TYPE_CHECKING:
     from router.extensions.calibration.certify import Goal, Tested
@@ -42,8 +42,6 @@ def calibrate(
     ood_target: OodTarget = 0.05,
     accept: Accept = False,
     output: Output = None,
-    adapters_dir: flags.AdaptersDirs = None,
-    plugins_dir: PluginsDirs = None,
     json: flags.Json = False,
 ) -> None:
     """Find the confidence that routes, and prove how often it errs.
@@ -74,7 +72,7 @@ def calibrate(
         if not 0 < value < 1:
             raise CliError(f"{option} is {value}: it must lie between 0 and 1", MISUSED)
     goal = Goal(target, ood_target, delta)
-    here = local(adapters_dir, plugins_dir)
+    here = local()
     known, strange = here.route(here.read(files), [] if ood is None else here.read([ood], ""))
     tested = try_candidates(known, strange, goal)
     taken, reached = loosest_proven(tested), goal

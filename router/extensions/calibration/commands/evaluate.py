@@ -11,7 +11,7 @@ import typer
 from router.cli import flags
 from router.cli.command import MISUSED, CliError
 from router.extensions.calibration.commands.calibrate import measured_pairs
-from router.extensions.calibration.offline import Files, Ood, PluginsDirs
+from router.extensions.calibration.offline import Files, Ood
 
 if TYPE_CHECKING:
     from router.extensions.calibration.certify import Tested
@@ -33,8 +33,6 @@ def evaluate(
     ood: Ood = None,
     calibration: CalibrationFile = "auto",
     plot: Plot = None,
-    adapters_dir: flags.AdaptersDirs = None,
-    plugins_dir: PluginsDirs = None,
     json: flags.Json = False,
 ) -> None:
     """Measure how requests are routed, without a server.
@@ -56,7 +54,7 @@ def evaluate(
 
     if plot is not None and plot.suffix not in (".png", ".svg", ".pdf", ".html"):
         raise CliError(f"{plot}: a picture is .png, .svg, .pdf or .html", MISUSED)
-    here = local(adapters_dir, plugins_dir)
+    here = local()
     rule = rule_of(here.settings.model_copy(update={"calibration": calibration}))
     known, strange = here.route(here.read(files), [] if ood is None else here.read([ood], ""))
     goal, threshold = Goal(), rule.now.threshold

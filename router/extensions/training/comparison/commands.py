@@ -68,7 +68,6 @@ Offline = Annotated[
     typer.Option("--offline", help="OLD and NEW are adapter folders; they answer here, without a server."),
 ]
 Html = Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write the result as a page.")]
-Timeout = Annotated[float, typer.Option("--timeout", metavar="SECONDS", help="Deadline of one request.")]
 
 
 def compare(
@@ -88,7 +87,7 @@ def compare(
     html: Html = None,
     offline: Offline = False,
     server: flags.Server = "",
-    timeout: Timeout = 300.0,
+    timeout: flags.Timeout = 300.0,
     json: flags.Json = False,
 ) -> None:
     """Compare two versions on the same prompts.

@@ -26,7 +26,6 @@ def evaluate(
     recipes: Path = Path("recipes"),
     rows: int | None = None,
     device: str = "auto",
-    quantize: str = "",
     fit_labels: bool = False,
     say: Callable[[str], None] = print,
 ) -> list[dict[str, Any]]:
@@ -35,8 +34,8 @@ def evaluate(
     `names` are names of adapters in `adapters`, or folders; None: all that have a recipe. The recipe
     (`recipes`/NAME.toml, or NAME/recipe.toml) says what to ask and how to judge. `rows` limits the test rows
     (drawn by a fixed seed). All adapters and data are checked before the base is loaded, once for all.
-    `quantize` is the setting of that name; empty: as it is set here. `fit_labels`: only calibrate the
-    probabilities of their choices, in adapter.toml, and renew that section of their reports.
+    `fit_labels`: only calibrate the probabilities of their choices, in adapter.toml, and renew that section
+    of their reports.
 
     Raises ConfigError (no such adapter, no recipe, bad data), AdapterRejected (other base).
     """
@@ -49,7 +48,7 @@ def evaluate(
     else:
         folders = [find_folder(str(name), adapters) for name in dict.fromkeys(names)]
     plans = [make_plan(folder, recipes) for folder in folders]
-    return evaluate_all(plans, recipes, rows, device, say, quantize, fit_labels)
+    return evaluate_all(plans, recipes, rows, device, say, fit_labels)
 
 
 def evaluate_rows(
@@ -64,7 +63,6 @@ def evaluate_rows(
     rows: int | None = None,
     header: bool | None = None,
     device: str = "auto",
-    quantize: str = "",
     say: Callable[[str], None] = print,
 ) -> list[dict[str, Any]]:
     """Measure any adapter folders against `base` on the rows of a file: no recipe, no manifest needed.
@@ -79,7 +77,7 @@ def evaluate_rows(
     from router.extensions.training.evaluation.own_rows import OwnRows, evaluate_own_rows
 
     request = OwnRows(data, metric, base, prompt_column, response_column, rows, header)
-    return evaluate_own_rows(names, request, adapters, device, say, quantize)
+    return evaluate_own_rows(names, request, adapters, device, say)
 
 
 def require_extra(what: str) -> None:

@@ -145,9 +145,8 @@ class ReadyBase:
 class ReadyBases:
     """Bases, each loaded once for all adapters on it. Keeps the last one; another one takes its place."""
 
-    def __init__(self, device: str, quantize: str = "") -> None:
-        """`quantize`: as `AnsweringEngine` takes it."""
-        self._device, self._quantize = device, quantize
+    def __init__(self, device: str) -> None:
+        self._device = device
         self._model = ""
         self._ready: ReadyBase | None = None
 
@@ -156,7 +155,7 @@ class ReadyBases:
         if self._ready is None or self._model != model:
             self._close()
             base = load_base(model, self._device)
-            self._ready, self._model = ReadyBase(base, AnsweringEngine(base, self._quantize)), model
+            self._ready, self._model = ReadyBase(base, AnsweringEngine(base)), model
         return self._ready
 
     def _close(self) -> None:

@@ -26,6 +26,7 @@ from router.extensions.training.evaluation.report import (
     sample_table,
     score_table,
     whose,
+    with_weights,
     write_report,
 )
 from router.extensions.training.evaluation.scoring import Resampled, Task, resample, row_scores
@@ -87,7 +88,7 @@ class OwnRowsArms:
 
 
 def evaluate_own_rows(
-    names: Sequence[str], request: OwnRows, adapters: Path, device: str, say: Say, quantize: str = ""
+    names: Sequence[str], request: OwnRows, adapters: Path, device: str, say: Say
 ) -> list[dict[str, Any]]:
     """Measure each adapter against the base on `asked`; writes report.json and REPORT.md into its folder.
 
@@ -96,7 +97,7 @@ def evaluate_own_rows(
     """
     rows = read_rows(request, say)
     found = [find_candidate(name, adapters) for name in dict.fromkeys(names)]
-    with ReadyBases(device, quantize) as bases:
+    with ReadyBases(device) as bases:
         ready = bases.ready(request.base)
         return [_evaluate(candidate, ready, rows, request, say) for candidate in found]
 
@@ -224,7 +225,6 @@ def _head(
     options = f"--data {request.data} --metric {request.metric}" + (
         f" --rows {request.rows}" if request.rows else ""
     )
-    options += f" --quantize {engine.weights}" if engine.weights else ""
     return {
         "schema": SCHEMA,
         **whose(manifest, weights_sha256(candidate.folder), base),
@@ -237,7 +237,7 @@ def _head(
         "metric": METRICS[request.metric].title,
         "scale": METRICS[request.metric].digits,
         **measured_by(base.device, engine, candidate.manifest.generation.constraint),
-        "command": f"lora-router adapters evaluate {candidate.given} {options}",
+        "command": f"{with_weights(engine.weights)}lora-router adapters evaluate {candidate.given} {options}",
     }
 
 

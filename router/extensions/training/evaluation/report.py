@@ -514,6 +514,11 @@ def whose(manifest: Manifest, weights_sha256: str, base: LoadedBase) -> dict[str
     }
 
 
+def with_weights(weights: str) -> str:
+    """What stands before the command of a report where the base's weights were int8 or int4."""
+    return f"LORA_ROUTER_QUANTIZE={weights} " if weights else ""
+
+
 def measured_by(
     device: torch.device, engine: BaseInfo, constraint: Constraint | None = None
 ) -> dict[str, Any]:

@@ -52,6 +52,7 @@ from router.extensions.training.evaluation.report import (
     report_card,
     report_page,
     whose,
+    with_weights,
     write_report,
 )
 from router.extensions.training.evaluation.scoring import Task
@@ -68,16 +69,14 @@ def evaluate_all(
     rows: int | None,
     device: str,
     say: Say,
-    quantize: str = "",
     fit_labels: bool = False,
 ) -> list[dict[str, Any]]:
     """Measure every adapter, write its report into its folder at once, return the reports; with `fit_labels`
     only calibrate them, and return those sections of the reports.
 
-    `recipes` is the folder whose other recipes are the other tasks; `rows` limits the test rows. `quantize`:
-    as the setting, of the engine that answers; empty: as that says here.
+    `recipes` is the folder whose other recipes are the other tasks; `rows` limits the test rows.
     """
-    with ReadyBases(device, quantize) as bases:
+    with ReadyBases(device) as bases:
         if fit_labels:
             ready = (bases.ready(plan.recipe.base.model) for plan in plans)
             return [renew_calibration(plan, base, rows, say) for plan, base in zip(plans, ready, strict=True)]
@@ -226,5 +225,5 @@ def _references(task: Task) -> dict[str, float]:
 
 def _command(folder: Path, rows: int | None, weights: str) -> str:
     named = folder.name if folder.parent.name == "adapters" else f"{folder.parent.name}/{folder.name}"
-    options = (f" --rows {rows}" if rows else "") + (f" --quantize {weights}" if weights else "")
-    return f"lora-router adapters evaluate {named}{options}"
+    options = f" --rows {rows}" if rows else ""
+    return f"{with_weights(weights)}lora-router adapters evaluate {named}{options}"

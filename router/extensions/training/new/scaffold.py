@@ -30,10 +30,10 @@ from router.extensions.training.new.rows import (
     require_enough,
     split_rows,
 )
-from router.extensions.training.recipe import TEXT_METRICS, PromptTable, Recipe, RecipeBase
+from router.extensions.training.recipe import PromptTable, Recipe, RecipeBase
 from router.extensions.training.run import add_lora
 from router.extensions.training.trainer import Trainer
-from router.names import NAME_RULE, VERSION_RULE, is_name, is_version
+from router.names import NAME_RULE, is_name
 
 LONGEST_ROW = 1024  # tokens of prompt and answer; longer rows make a laptop's training a matter of days
 SHORT_ANSWER = 12  # words
@@ -48,10 +48,10 @@ TEMPLATE = """\
 
 [adapter]
 name = {name_}
-version = {version}
+version = "1.0.0"
 description = {description}
-domain = {domain}
-task = {task}
+domain = ""
+task = ""
 
 [base]
 model = {model}
@@ -107,11 +107,6 @@ class RecipeRequest:
     prompt_column: str = ""
     response_column: str = ""
     group_column: str = ""
-    domain: str = ""
-    task: str = ""
-    system: str = ""
-    metric: str = ""
-    version: str = "1.0.0"
     model: str = RecipeBase().model
     steps: int = 0
     force: bool = False
@@ -136,10 +131,8 @@ class RecipePlan:
     examples: tuple[str, ...]
 
 
-def make_plan(
-    split: Split, encoded: Sequence[Example], labels: tuple[str, ...], steps: int, metric: str
-) -> RecipePlan:
-    """`encoded` are all rows; `steps` 0 and `metric` "" are decided here."""
+def make_plan(split: Split, encoded: Sequence[Example], labels: tuple[str, ...], steps: int) -> RecipePlan:
+    """`encoded` are all rows; `steps` 0 are decided here."""
     train = split["train"]
     batch = 16 if len(train) >= 200 else 8
     steps = steps or _steps(len(train), batch)
@@ -149,7 +142,7 @@ def make_plan(
         eval_every=max(1, math.ceil(steps / 6)),
         max_tokens=max(8, *map(len, encoded)),
         answer_tokens=max(len(example.answer) for example in encoded) + 4,
-        metric=metric or guess_metric(train, labels),
+        metric=guess_metric(train, labels),
         labels=labels,
         examples=_routing_examples(train, labels),
     )
@@ -206,12 +199,11 @@ def _routing_examples(train: Sequence[PromptPair], labels: Sequence[str]) -> tup
 
 def recipe_toml(request: RecipeRequest, system: str, plan: RecipePlan, split: Split) -> str:
     """The text of recipe.toml."""
-    quoted = {name: toml_string(getattr(request, name)) for name in ("version", "domain", "task", "model")}
     by = f"column {request.group_column!r}: its rows stand together" if request.group_column else "prompt"
     return TEMPLATE.format(
-        **quoted,
         name=request.name,
         name_=toml_string(request.name),
+        model=toml_string(request.model),
         description=toml_string(f"Trained on {request.data.name}."),
         source=_comment(request.data.name),
         rows=counts(split),
@@ -316,10 +308,6 @@ def new_recipe(request: RecipeRequest, *, device: str = "auto", say: Say = print
 def _check(request: RecipeRequest) -> None:
     if not is_name(request.name):
         raise ConfigError(f"{request.name!r} is no adapter name: {NAME_RULE}")
-    if not is_version(request.version):
-        raise ConfigError(f"{request.version!r} is no version: {VERSION_RULE}")
-    if request.metric and request.metric not in TEXT_METRICS:
-        raise ConfigError(f"--metric {request.metric!r} is not known here: {', '.join(TEXT_METRICS)}")
 
 
 def _write(
@@ -327,12 +315,12 @@ def _write(
 ) -> Path:
     """The part that needs the base: its tokenizer for the length of rows, its speed for the time."""
     labels = labels_of(split_rows(pairs)["train"])
-    system = request.system or default_system(labels, columns)
+    system = default_system(labels, columns)
     say(f"loading {request.model} to count tokens")
     base = load_base(request.model, device)
     encoded = _encode(request, pairs, system, base, say)
     made = split_rows(list(encoded))
-    plan = make_plan(made, list(encoded.values()), labels, request.steps, request.metric)
+    plan = make_plan(made, list(encoded.values()), labels, request.steps)
     say(f"split: {counts(made)}; {judged_by(plan)}: {plan.metric}")
     text = recipe_toml(request, system, plan, made)
     recipe = Recipe.model_validate(tomllib.loads(text))

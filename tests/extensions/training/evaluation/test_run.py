@@ -222,8 +222,9 @@ def test_every_key_is_documented(whole: tuple[Path, dict[str, Any]]) -> None:
 
 
 @pytest.mark.slow
-def test_a_base_in_8_bits_is_told(folder: Path, trained: Path) -> None:
-    [report] = evaluate([folder], recipes=trained / "recipes", rows=3, device="cpu", quantize="int8", say=str)
+def test_a_base_in_8_bits_is_told(folder: Path, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LORA_ROUTER_QUANTIZE", "int8")
+    [report] = evaluate([folder], recipes=trained / "recipes", rows=3, device="cpu", say=str)
     assert report["engine"]["weights"] == "int8"
-    assert report["command"].endswith("--rows 3 --quantize int8")
+    assert report["command"].startswith("LORA_ROUTER_QUANTIZE=int8 lora-router adapters evaluate ")
     assert ", weights int8, packed layers" in (folder / "REPORT.md").read_text()

@@ -42,7 +42,6 @@ def wish(tmp_path: Path, tiny_base: Path) -> RecipeRequest:
         folder=tmp_path / "colours",
         prompt_column="thing",
         response_column="colour",
-        domain="art",
         model=str(tiny_base),
         steps=4,
     )
@@ -55,7 +54,7 @@ def test_a_csv_becomes_a_recipe_that_trains(wish: RecipeRequest, tmp_path: Path)
     recipe = load_recipe(path)
     splits = load_splits(recipe.data)
     assert sum(map(len, (splits.train, splits.valid, splits.test))) == 90
-    assert (recipe.adapter.name, recipe.adapter.domain, recipe.train.steps) == ("colours", "art", 4)
+    assert (recipe.adapter.name, recipe.adapter.version, recipe.train.steps) == ("colours", "1.0.0", 4)
     assert recipe.evaluation.metric == "exact_match"
     assert recipe.generation.choices == ("blue", "green", "red")
     assert recipe.prompt.system == "Answer with one of these and nothing else: blue, green, red."
@@ -93,8 +92,6 @@ def test_nothing_is_overwritten_unasked(wish: RecipeRequest) -> None:
     ("change", "said"),
     [
         ({"name": "No Name"}, "'No Name' is no adapter name: 1 to 63"),
-        ({"version": "1 0"}, "'1 0' is no version"),
-        ({"metric": "bleu"}, "--metric 'bleu' is not known here: exact_match"),
         ({"prompt_column": ""}, "say --prompt-column"),
         ({"group_column": "colour"}, "must be different columns"),
     ],
@@ -123,12 +120,16 @@ def test_a_full_disk_leaves_no_recipe(wish: RecipeRequest, monkeypatch: pytest.M
     assert [path for path in wish.folder.rglob("*") if path.is_file()] == []
 
 
-def test_the_command_says_what_comes_next(wish: RecipeRequest, capsys: pytest.CaptureFixture[str]) -> None:
-    said = ["--prompt-column", "thing", "--response-column", "colour", "--model", wish.model, "--steps", "3"]
+def test_the_command_says_what_comes_next(
+    wish: RecipeRequest, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LORA_ROUTER_MODEL", wish.model)
+    said = ["--prompt-column", "thing", "--response-column", "colour", "--steps", "3"]
     code = run(["adapters", "new", "colours", "--data", str(wish.data), "-o", str(wish.folder), *said])
     assert code == 0
     assert f"lora-router adapters train {wish.folder}/recipe.toml" in capsys.readouterr().out
     assert load_recipe(wish.folder / "recipe.toml").train.steps == 3
+    assert load_recipe(wish.folder / "recipe.toml").base.model == wish.model
 
 
 def test_its_recipe_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

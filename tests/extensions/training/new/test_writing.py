@@ -40,7 +40,7 @@ def test_system_text() -> None:
 def test_steps_grow_with_the_data(count: int, batch: int, steps: int) -> None:
     train = pairs(count)
     examples = [Example((1,) * 20, (2,) * 3), Example((1,) * 5, (2,) * 9)]
-    plan = make_plan({"train": train, "valid": [], "test": []}, examples, labels_of(train), 0, "")
+    plan = make_plan({"train": train, "valid": [], "test": []}, examples, labels_of(train), 0)
     assert (plan.batch, plan.steps) == (batch, steps)
     assert (plan.max_tokens, plan.answer_tokens) == (23, 13)
     assert plan.examples[:4] == ("q0", "q1", "q2", "q3")
@@ -49,6 +49,6 @@ def test_steps_grow_with_the_data(count: int, batch: int, steps: int) -> None:
 
 def test_long_prompts_are_no_routing_examples() -> None:
     train = [PromptPair("long " * 200, "a", ""), *pairs(20)]
-    plan = make_plan({"train": train}, [Example((1,), (2,))], (), 7, "chrf")
+    plan = make_plan({"train": train}, [Example((1,), (2,))], (), 7)
     assert plan.examples[0] == "q0"
-    assert (plan.steps, plan.metric) == (7, "chrf")
+    assert (plan.steps, plan.metric) == (7, "token_f1")
