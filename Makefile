@@ -83,7 +83,7 @@ test-fast: $(STAMP) ## the tests that take no more than a moment, in a minute
 	$(BIN)/python -m pytest $(WORKERS) -m 'not long and not alone and not slow and not interop and not gpu and not cluster'
 	$(BIN)/python -m pytest -m 'alone and not long and not slow' $(ALONE)
 
-test-long: $(STAMP) ## what a release needs, too: rehearsals in full, many kills; writes benchmarks/results/test-long.md
+test-long: $(STAMP) ## what a release needs, too: rehearsals in full, many kills; writes benchmarks/results/load.md
 	$(BIN)/python -m tests.long
 
 check: $(STAMP) ## format, lint, types, import rules, proto lint, stub freshness
@@ -109,7 +109,7 @@ ifeq ($(FUZZER),atheris)
 endif
 	PYTHONPATH=.make/atheris $(BIN)/python -m tests.fuzz.run --seconds $(SECONDS) --engine $(FUZZER) $(TARGETS)
 
-bench: $(STAMP) ## measure this engine against PEFT on this machine; writes benchmarks/results/
+bench: $(STAMP) ## measure this engine against PEFT on this machine; writes benchmarks/results/engine.md
 	$(BIN)/python -m benchmarks.engine
 
 bench-peers: $(STAMP) ## measure vLLM for CPU on the same prompts and adapters, in its own environment

@@ -11,7 +11,6 @@ import json
 import os
 import random
 import sys
-import time
 from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
@@ -45,34 +44,6 @@ def answer(prepare: Callable[[], tuple[About, Round]]) -> None:
     for line in sys.stdin:
         gc.collect()
         print(json.dumps(run(json.loads(line))), file=answers, flush=True)
-
-
-def dealt(work: dict[str, Any], most: int) -> list[int | None]:
-    """The number of each prompt's adapter: that of "adapter", or the first "adapters" of `most` in turn."""
-    count = len(work["prompts"])
-    if "adapter" in work:
-        return [work["adapter"]] * count
-    used = min(work.get("adapters", most), most)
-    return [number % used if used else None for number in range(count)]
-
-
-def one_by_one(
-    ask: Callable[[list[int], int | None, int], list[int]], work: dict[str, Any]
-) -> dict[str, Any]:
-    """Prompt after prompt: it is read, then asked for its first token, then for its whole answer.
-
-    `ask` takes prompt, adapter and tokens. Returns seconds until the first token and for the whole answer
-    while the prompt is cached, and the answers' tokens.
-    """
-    found: dict[str, Any] = {"first": [], "whole": [], "answers": []}
-    for prompt, adapter in zip(work["prompts"], dealt(work, 0), strict=True):
-        ask(prompt, adapter, 1)
-        for name, tokens in (("first", 1), ("whole", work["new"])):
-            begin = time.perf_counter()
-            answer = ask(prompt, adapter, tokens)
-            found[name].append(time.perf_counter() - begin)
-        found["answers"].append(answer)
-    return found
 
 
 def about(threads: int | str, *packages: str, **more: Any) -> About:

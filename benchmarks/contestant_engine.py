@@ -3,10 +3,7 @@
 In: {"prompts": [...], "new": N, "adapters": N}; out: {"seconds", "tokens", "step", "gap"}, where step has
 milliseconds of a step in which every row has one token, by what they went into, and gap has the mean seconds
 from one token of a request to its next. With "alone": true the first prompt has the engine to itself; out:
-{"step": seconds from token to token, "memory": seconds to read what a step reads}. With "peak": true nothing
-is answered; out: the fields of `benchmarks.peak.Peak`. With "beside": true the first prompt's answer runs
-while the second prompt is read; out: {"usual": [...], "beside": [...]}, seconds from token to token before
-and meanwhile.
+{"step": seconds from token to token, "memory": seconds to read what a step reads}.
 """
 
 from __future__ import annotations
@@ -14,9 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import time
-from dataclasses import asdict, replace
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
@@ -24,13 +19,11 @@ from typing import Any
 import torch
 
 from benchmarks.answering import About, Round, about, answer
-from benchmarks.peak import peak
 from benchmarks.workload import export, jobs, random_adapter, start, usages
 from router.engine.base import BaseInfo, Delta, Job
 from router.engine.native.ops import NativeStack
 from router.engine.torch_engine import TorchEngine
 
-USUAL_TOKENS = 64  # of a stream before a prompt comes beside it
 OUTSIDE = "planning, sampling, delivering"
 
 
@@ -51,13 +44,9 @@ def prepare(args: argparse.Namespace) -> tuple[About, Round]:
     stack = engine.stack
 
     def run(work: dict[str, Any]) -> dict[str, Any]:
-        if work.get("peak"):
-            return asdict(peak(getattr(torch, info.dtype)))
         chosen: list[str | None] = [*digests[: work["adapters"]]] or [None]
         if work.get("alone"):
             return alone(jobs(work["prompts"][:1], chosen, work["new"])[0])
-        if work.get("beside"):
-            return runner.run(gaps_beside(engine, *jobs(work["prompts"][:2], [None], work["new"])))
         steps_of(stack)
         seconds, used = runner.run(usages(engine, jobs(work["prompts"], chosen, work["new"])))
         gaps = [
@@ -122,34 +111,6 @@ async def seconds_a_token(engine: TorchEngine, job: Job) -> float:
     """Seconds from one token of an answer to the next."""
     times = [time.perf_counter() async for event in engine.submit(job) if isinstance(event, Delta)]
     return (times[-1] - times[0]) / (len(times) - 1)
-
-
-async def gaps_beside(engine: TorchEngine, stream: Job, long: Job) -> dict[str, list[float]]:
-    """Seconds from token to token of a stream, before a long prompt comes and while it is read."""
-    times: list[float] = []
-    begun = ended = 0.0
-
-    async def read() -> None:
-        nonlocal begun, ended
-        begun = time.perf_counter()
-        async for _ in engine.submit(replace(long, params=replace(long.params, max_tokens=1, min_tokens=1))):
-            ended = ended or time.perf_counter()
-
-    reading: asyncio.Task[None] | None = None
-    async for event in engine.submit(stream):
-        if isinstance(event, Delta):
-            times.append(time.perf_counter())
-        if reading is None and len(times) == USUAL_TOKENS:
-            reading = asyncio.create_task(read())
-        if ended:
-            break
-    assert reading is not None
-    await reading
-    gaps = list(pairwise(times))
-    return {
-        "usual": [b - a for a, b in gaps if b <= begun],
-        "beside": [b - a for a, b in gaps if b > begun and a < ended],
-    }
 
 
 def main() -> None:

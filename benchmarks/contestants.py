@@ -43,10 +43,6 @@ class Died(Exception):
     """A contestant ended before it had answered; the message has its last lines of standard error."""
 
 
-class Missing(Exception):
-    """A contestant that cannot be had here, and why."""
-
-
 @dataclass(frozen=True, slots=True)
 class Entry:
     """How to start a contestant. `settings`: environment as its own documentation has it; `why`: in words."""
@@ -132,18 +128,6 @@ class Contestant:
             pass
         return total
 
-    def resident(self) -> int:
-        """Bytes that this process and its children have in memory now, pages of mapped files among them.
-
-        Raises Died.
-        """
-        try:
-            here = psutil.Process(self._process.pid)
-            processes = (here, *here.children(recursive=True))
-            return sum(int(process.memory_info().rss) for process in processes)
-        except psutil.NoSuchProcess:
-            self._died()
-
     def end(self) -> None:
         """Let it end by itself: its input is over."""
         assert self._process.stdin is not None
@@ -226,10 +210,6 @@ class Field:
         self.idle = max(self.idle, waiting / seconds)
         self.others = max(self.others, (_busy() - busy - sum(spent.values())) / seconds)
         return answer
-
-    def resident(self, name: str) -> int:
-        """Bytes that a contestant has in memory now."""
-        return self._contestants[name].resident()
 
     def _settle(self, others: Sequence[Contestant]) -> None:
         """Wait until those who worked last are asleep: a worker of vLLM looks for more work for a second."""

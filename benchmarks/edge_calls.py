@@ -265,7 +265,7 @@ def main() -> None:
             "no more",
         ]
         title = "What one core of an edge takes, by processor time"
-        print(report.write("edge-calls", workload, rows, notes, tables={title: cored}))
+        print(report.write("edge-calls", workload, rows, notes, tables={title: cored}, page="scale"))
 
 
 if __name__ == "__main__":

@@ -59,9 +59,12 @@ def main() -> None:
         f"run, prefill included; median of {args.rounds} interleaved rounds after one warm-up round. Each "
         "contestant has a process of its own; while one works, the others wait in a read."
     )
-    tables = {STEP_TITLE: steps, "Contestants": who}
+    tables = {STEP_TITLE: steps}
     told = [*notes(found.speeds), *notes_alone(single), *alone]
-    print("written to", report.write("engine", workload, rows, told, command="make bench", tables=tables))
+    print(
+        "written to",
+        report.write("beside-peft", workload, rows, told, command="make bench", tables=tables, page="engine"),
+    )
 
 
 def enter(field: Field, model: str, dtype: str, peft: bool) -> int:

@@ -1,8 +1,7 @@
 """`python -m benchmarks.experiment_errors`: are experiments wrong as rarely as they say, at every split?
 
 No effect at all, a look after every few units, 5 % promised: how often is one called, a guardrail at its
-margin said to be within it, a shadow arm said to be better? And how much longer than with one look at the end
-does a verdict take?
+margin said to be within it? How long a verdict takes: `python -m benchmarks.experiment_planned`.
 """
 
 from __future__ import annotations
@@ -38,20 +37,17 @@ from benchmarks.experiment_simulation import (
     revenue,
     skewed,
     timeouts,
-    units_to_verdict,
 )
 from router.experiments.model import Kind
 from router.experiments.stats.checks import Guardrail
 from router.experiments.stats.compare import SequencePlan
 from router.experiments.stats.moments import ComparedMetric, Moments
-from router.experiments.stats.planning import fixed_size
 
 SPLITS = (0.5, 0.2, 0.1, 0.05, 0.02)
 """Treatment's share."""
 UNITS, EVERY = 5_000, 20
 LONG, LONG_EVERY = 40_000, 200
 """For what is only judged after hundreds of units in the smaller arm."""
-POWER_SPLITS, HORIZON = ((0.5, 2.2), (0.1, 2.6)), 3.2
 
 
 @dataclass(frozen=True)
@@ -216,41 +212,6 @@ def _shown(metric: ComparedMetric, both: Sequence[Moments], plan: SequencePlan) 
     return bool(ArmPair(metric, both[0], both[1], plan).evidence() >= np.log(20))
 
 
-# --- power ------------------------------------------------------------------------------------------------
-
-EFFECTS = (
-    proportion(0.05, 0.02),
-    proportion(0.5, 0.06),
-    proportion(0.03, -0.02),
-    proportion(0.01, 0.01),
-    skewed(0.15),
-    skewed(-0.15),
-    ratio(0.05),
-)
-
-
-def power(source: Source, share: float, runs: int, seed: int) -> dict[str, Any]:
-    """Units to a verdict, as a multiple of the size for one look with 80 % power."""
-    control, treatment = source.variances
-    null = None
-    if source.metric.kind is Kind.PROPORTION:
-        p = (1 + np.sqrt(1 - 4 * control)) / 2
-        p = p if abs((p + source.effect) * (1 - p - source.effect) - treatment) < 1e-9 else 1 - p
-        middle = p + share * source.effect
-        null = float(middle * (1 - middle))
-    fixed = fixed_size(source.effect, source.variances, share=share, under_equality=null)
-    every = max(1, fixed // 100)
-    found = units_to_verdict(
-        source, SequencePlan(units=max(200, fixed)), runs, int(HORIZON * fixed), seed, share, every
-    )
-    times = found / fixed
-    return {
-        "fixed size, both arms": fixed,
-        "half by": f"{np.median(times):.2f}x",
-        "80 % by": f"{np.quantile(times, 0.8, method='inverted_cdf'):.2f}x",
-    }
-
-
 def error_rows(runs: int, only: str = "") -> Iterator[dict[str, Any]]:
     """One row a cell, one column a split, in percent."""
     for number, cell in enumerate(cells()):
@@ -301,15 +262,6 @@ def _one(name: str, rate: float, runs: int) -> dict[str, Any]:
     }
 
 
-def power_rows(runs: int) -> Iterator[dict[str, Any]]:
-    """One row an effect and split."""
-    for number, source in enumerate(EFFECTS):
-        for share, target in POWER_SPLITS:
-            split = f"{100 * (1 - share):g}/{100 * share:g}"
-            found = power(source, share, runs, seed=100 + number)
-            yield {"true effect": source.name, "split": split, **found, "target": f"{target:g}x"}
-
-
 def main() -> None:
     """Simulate and write results."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -322,16 +274,12 @@ def main() -> None:
     tables = {}
     if not asked.only:
         tables["Several arms"] = list(other_rows(asked.runs))
-        tables["True effects: units to a verdict against one look at a fixed size, 80 % power"] = list(
-            power_rows(asked.runs)
-        )
     print(report.table(rows), *(report.table(found) for found in tables.values()), sep="\n\n")
     bad = [
         row["no effect"] for found in (rows, *tables.values()) for row in found if "TOO" in str(row.values())
     ]
     notes = [
         "columns are splits of control and treatment; TOO OFTEN: the 95 % interval of a cell lies above 5 %",
-        "fixed size: Wald's, for proportions with the variance under equality (Fleiss, Levin and Paik 2003)",
         f"called too often: {', '.join(bad) or 'none'}",
         f"processor time {time.process_time() - begin:.0f} s",
     ]
@@ -341,7 +289,7 @@ def main() -> None:
         f" with one every {LONG_EVERY}, planned for as many; alpha 0.05; the functions that judge reports."
     )
     if not asked.dry:
-        print("written to", report.write("experiment-errors", workload, rows, notes, tables=tables))
+        print("written to", report.write("errors", workload, rows, notes, tables=tables, page="experiments"))
     if bad:
         raise SystemExit(1)
 

@@ -1,4 +1,4 @@
-"""A fleet as events: requests, steps, loads and losses in simulated seconds; no engine runs.
+"""A fleet as events: requests, steps and loads in simulated seconds; no engine runs.
 
 A replica batches up to `rows` requests. What a step costs is measured (`Costs`, by
 `benchmarks.step_times`); as long as nobody comes or goes all steps cost the same, so many of them are one
@@ -23,6 +23,7 @@ from typing import Any, Protocol
 from benchmarks.report import RESULTS
 
 STEP_TIMES = RESULTS / "step-times.json"
+BEGIN = 0.5
 STEP_TOKENS = 512  # of answers and prompts in one step, as the engine's `max_step_tokens`
 
 
@@ -61,7 +62,6 @@ class Shape:
     queue: int = 256
     prompt: int = 90  # tokens
     answer: int = 64
-    spread: float = 0.0  # by which part of it answers are longer or shorter, evenly drawn
     exponent: float = 1.0  # of Zipf's law
 
 
@@ -75,7 +75,6 @@ class Request:
     at: str = ""
     prompt: int = 0  # tokens that are to be read
     ends: int = 0  # once its machine has made so many steps
-    first: float = 0.0
 
 
 @dataclass(eq=False, slots=True)
@@ -93,7 +92,6 @@ class Machine:
     steps: int = 0
     tokens: int = 0
     together: Counter[int] = field(default_factory=Counter)  # steps by adapters in them
-    life: int = 0  # how often it was lost
     turn: int = 0  # which of its events counts
     since: float = 0.0  # when its steps began, what each takes, and how many there are until somebody goes
     each: float = 0.0
@@ -109,19 +107,7 @@ class Policy(Protocol):
         ...
 
     def ended(self, request: Request, now: float) -> None:
-        """A request was answered, or lost."""
-        ...
-
-    def look(self, machines: dict[str, Machine], now: float) -> list[tuple[str, str]]:
-        """Once a second; returns adapters that are to be brought to machines."""
-        ...
-
-    def went(self, name: str) -> None:
-        """A machine was lost."""
-        ...
-
-    def came(self, name: str) -> None:
-        """It is there again, with nothing in memory."""
+        """A request was answered."""
         ...
 
 
@@ -129,51 +115,28 @@ class Simulation:
     """Edges, a policy for each, under one stream of requests."""
 
     def __init__(
-        self,
-        edges: Sequence[Policy],
-        shape: Shape,
-        costs: Costs,
-        seed: int,
-        slow: str = "",
-        drift: float = 0.0,
+        self, edges: Sequence[Policy], shape: Shape, costs: Costs, seed: int, slow: str = ""
     ) -> None:
-        """`slow` names a machine of a tenth of the speed; `drift`: adapters a second that swap their place in
-        the order of popularity with another, drawn as requests are.
-        """
-        self._edges, self._shape, self._costs, self._drift = edges, shape, costs, drift
+        """`slow` names a machine of a tenth of the speed."""
+        self._edges, self._shape, self._costs = edges, shape, costs
         self._draw = random.Random(seed)
         names = [str(i) for i in range(shape.replicas)]
         self.machines = {name: Machine(name, 0.1 if name == slow else 1.0) for name in names}
-        self.all = dict(self.machines)  # those that are lost, too
         self._adapters = [f"adapter-{i}" for i in range(shape.adapters)]
         self._draw.shuffle(self._adapters)
         self._weights = list(itertools.accumulate(i**-shape.exponent for i in range(1, shape.adapters + 1)))
         self._events: list[tuple[float, int, str, Any]] = []
         self._ties = itertools.count()
-        self.in_memory = self.on_device = self.asked = self.lost = self.elsewhere = 0
+        self.in_memory = self.on_device = self.asked = 0
         self.firsts: list[float] = []
         self.measured_from = 0.0
 
-    def run(
-        self,
-        clients: int,
-        warm: float,
-        seconds: float,
-        loss: float = 0.0,
-        back: float = 60.0,
-        begin: float = 0.5,
-    ) -> None:
-        """A closed loop: each client asks again when it was answered; all have asked after `begin` seconds.
-        `loss`: machines that are lost a second; each is there again after `back` seconds.
-        """
+    def run(self, clients: int, warm: float, seconds: float) -> None:
+        """A closed loop: each client asks again when it was answered; all have asked after BEGIN seconds."""
         self.measured_from, end = warm, warm + seconds
         for number in range(clients):
-            self._at(self._draw.random() * begin, "ask", number % len(self._edges))
-        for second in range(1, int(end)):
-            self._at(float(second), "look", None)
-        for number in range(int(loss * end)):
-            self._at((number + 0.5) / loss, "lose", back)
-        acts = {name: getattr(self, f"_{name}") for name in ("ask", "look", "loaded", "step", "lose", "back")}
+            self._at(self._draw.random() * BEGIN, "ask", number % len(self._edges))
+        acts = {name: getattr(self, f"_{name}") for name in ("ask", "loaded", "step")}
         while self._events and self._events[0][0] < end:
             now, _, kind, what = heapq.heappop(self._events)
             acts[kind](what, now)
@@ -187,57 +150,16 @@ class Simulation:
         (adapter,) = self._draw.choices(self._adapters, cum_weights=self._weights)
         self._send(Request(adapter, edge, now), now)
 
-    def _look(self, _: None, now: float) -> None:
-        for edge in self._edges:
-            for adapter, name in edge.look(self.machines, now):
-                machine = self.machines.get(name)
-                if machine is not None and adapter not in machine.memory:
-                    self._load(machine, adapter, now)
-        swaps = int(self._drift * (now + 1)) - int(self._drift * now)
-        for _swap in range(swaps):
-            (one,) = self._draw.choices(range(len(self._adapters)), cum_weights=self._weights)
-            other = self._draw.randrange(len(self._adapters))
-            adapters = self._adapters
-            adapters[one], adapters[other] = adapters[other], adapters[one]
-
-    def _loaded(self, what: tuple[Machine, int, str], now: float) -> None:
-        machine, life, adapter = what
-        if life == machine.life:
-            for request in machine.coming.pop(adapter, ()):
-                self._queue(machine, request, now)
+    def _loaded(self, what: tuple[Machine, str], now: float) -> None:
+        machine, adapter = what
+        for request in machine.coming.pop(adapter, ()):
+            self._queue(machine, request, now)
 
     def _step(self, what: tuple[Machine, int], now: float) -> None:
         machine, turn = what
         if turn == machine.turn:
             self._computed(machine, now)
             self._go_on(machine, now)
-
-    def _lose(self, back: float, now: float) -> None:
-        if len(self.machines) < 2:
-            return
-        machine = self.machines.pop(self._draw.choice(list(self.machines)))
-        held = [*machine.running, *machine.waiting, *itertools.chain(*machine.coming.values())]
-        fresh = Machine(machine.name, machine.speed, tokens=machine.tokens, together=machine.together)
-        fresh.life, fresh.turn = machine.life + 1, machine.turn + 1
-        machine.life, machine.turn = fresh.life, fresh.turn  # what is on its way to it finds nobody
-        self.all[machine.name] = fresh
-        for edge in self._edges:
-            edge.went(machine.name)
-        for request in held:
-            self._edges[request.edge].ended(request, now)
-            if request.first:
-                self.lost += now >= self.measured_from
-                self._at(now, "ask", request.edge)
-            else:
-                self.elsewhere += now >= self.measured_from
-                request.ends = 0
-                self._send(request, now)
-        self._at(now + back, "back", fresh)
-
-    def _back(self, machine: Machine, now: float) -> None:
-        self.machines[machine.name] = machine
-        for edge in self._edges:
-            edge.came(machine.name)
 
     # -- a request and its machine
 
@@ -262,7 +184,7 @@ class Simulation:
         keep(machine.memory, adapter, self._shape.memory)
         machine.coming.setdefault(adapter, [])
         machine.owed += self._costs.held
-        self._at(now + self._costs.load, "loaded", (machine, machine.life, adapter))
+        self._at(now + self._costs.load, "loaded", (machine, adapter))
 
     def _queue(self, machine: Machine, request: Request, now: float) -> None:
         request.prompt = self._shape.prompt
@@ -319,11 +241,9 @@ class Simulation:
             machine.together[len({r.adapter for r in machine.running})] += machine.ahead
 
     def _began(self, request: Request, machine: Machine, now: float) -> None:
-        longer = self._shape.spread * (2 * self._draw.random() - 1) if self._shape.spread else 0.0
-        request.ends = machine.steps + round(self._shape.answer * (1 + longer)) - 1
-        if not request.first and request.came >= self.measured_from:
+        request.ends = machine.steps + self._shape.answer - 1
+        if request.came >= self.measured_from:
             self.firsts.append(now - request.came)
-        request.first = request.first or now
 
 
 def keep(kept: OrderedDict[str, None], name: str, most: int) -> None:
@@ -336,7 +256,7 @@ def keep(kept: OrderedDict[str, None], name: str, most: int) -> None:
 
 def outcome(simulation: Simulation, seconds: float) -> dict[str, float]:
     """The result of one run."""
-    machines = simulation.all.values()
+    machines = simulation.machines.values()
     tokens = [machine.tokens for machine in machines]
     steps = sum(sum(machine.together.values()) for machine in machines)
     together = sum(count * times for machine in machines for count, times in machine.together.items())

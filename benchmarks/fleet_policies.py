@@ -31,16 +31,6 @@ class RoundRobin:
     def ended(self, request: Request, now: float) -> None:
         """Nothing is kept."""
 
-    def look(self, machines: Mapping[str, Machine], now: float) -> list[tuple[str, str]]:
-        """Nothing moves."""
-        return []
-
-    def went(self, name: str) -> None:
-        """Its turns go to others."""
-
-    def came(self, name: str) -> None:
-        """It has its turns again."""
-
 
 class Ring:
     """POINTS for each replica on a circle (consistent hashing, Karger et al. 1997)."""
@@ -100,14 +90,6 @@ class Ours(RoundRobin):
     def ended(self, request: Request, now: float) -> None:
         """Its load is over."""
         self.placement.end(request.at)
-
-    def went(self, name: str) -> None:
-        """Nothing is there any more."""
-        self.placement.leave(name)
-
-    def came(self, name: str) -> None:
-        """It is there again, empty."""
-        self.placement.join(name)
 
 
 def point(text: str) -> int:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import replace
 from statistics import median
 from typing import Any
 
@@ -52,10 +51,7 @@ def main() -> None:
     seeds = range(1, arguments.seeds + 1)
     shape, costs, times = Shape(), Costs.read(), (arguments.clients, arguments.warm, arguments.seconds, seeds)
     rows = compare(shape, costs, *times)
-    tables = {
-        "Steeper (exponent 1.3)": compare(replace(shape, exponent=1.3), costs, *times),
-        "One replica ten times slower": compare(shape, costs, *times, slow="2"),
-    }
+    tables = {"One replica ten times slower": compare(shape, costs, *times, slow="2")}
     print(report.table(rows))
     for title, more in tables.items():
         print(f"\n{title}\n\n{report.table(more)}")
@@ -73,7 +69,7 @@ def main() -> None:
             "on a GPU what is not on the device costs an upload",
             "the way between edge and replica costs nothing here, and no prefix is shared",
         ]
-        print(report.write("fleet-simulation", workload, rows, notes, tables=tables))
+        print(report.write("placement", workload, rows, notes, tables=tables, page="scale"))
 
 
 if __name__ == "__main__":

@@ -288,7 +288,7 @@ def main() -> None:
         f"a call that failed counts as {CALL_SECONDS:g} s",
         "what the library refuses (metadata, pings, sizes, connections) is not counted by the server",
     ]
-    print(write("floods", what, rows, notes, tables))
+    print(write("floods", what, rows, notes, tables, page="load"))
 
 
 if __name__ == "__main__":

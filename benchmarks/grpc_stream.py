@@ -143,9 +143,8 @@ def main() -> None:
         f"gRPC / in-process {ratio(GRPC, HERE):.2f} (target 0.95)",
         f"HTTP / gRPC {ratio(HTTP, GRPC):.2f} (target 0.9)",
     ]
-    print(
-        "written to", report.write("grpc-stream-fake" if args.fake else "grpc-stream", workload, rows, notes)
-    )
+    name = "grpc-stream-fake" if args.fake else "grpc-stream"
+    print(report.write(name, workload, rows, notes, page="scale"))
 
 
 if __name__ == "__main__":

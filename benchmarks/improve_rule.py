@@ -6,7 +6,6 @@ how many of them become right and how many become wrong.
 
 nights  versions without a gain, 20 nights in a row: how often any is accepted
 losses  versions with a gain that lose on the task: how often one passes, in a round and in 20 nights
-power   versions with a gain that lose nothing: how often one is accepted, by users and rows
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ from router.extensions.improve.rule import ALPHA, MARGIN, level, lowest, users_n
 
 NIGHTS, DRAWS = 20, 4000
 LABELS = 19
+LOST = "Points lost by the version that serves after 20 rounds, each with a gain"
 ACCURACY = 0.76  # of the first version on rows of the task
 Bools = NDArray[np.bool_]
 Ints = NDArray[np.intp]
@@ -97,16 +97,6 @@ def nights(seed: int = 0) -> Table:
             }
         )
     return rows
-
-
-def selected(changed: float, users: int, seed: int = 0) -> float:
-    """How often any of 20 nights finds a gain on corrected requests alone, of versions that are right as
-    often as before (56 % of requests) and answer `changed` of them otherwise."""
-    draw = np.random.default_rng(seed)
-    found = np.zeros(DRAWS, dtype=bool)
-    for night in range(NIGHTS):
-        found |= gain_found(draw, users, changed / 2 / (1 - 0.56), night + 1)
-    return float(found.mean())
 
 
 # -- losses
@@ -198,24 +188,6 @@ def keep_power(rows: int, changed: float, verdict: int, seed: int = 0) -> float:
     return float(keeps(better, moved - better, rows, verdict).mean())
 
 
-def power() -> tuple[Table, Table]:
-    """Tables of both parts."""
-    verdicts = (1, 2, 5, 10)
-    gained = [
-        {"users": str(users), "corrected requests that became right": said(mended)}
-        | {f"verdict {one}": said(gain_power(users, mended, one)) for one in verdicts}
-        for users in (24, 50, 100, 200)
-        for mended in (0.1, 0.2, 0.35, 0.5)
-    ]
-    kept = [
-        {"task rows": str(rows), "answers that changed": said(changed)}
-        | {f"verdict {one}": said(keep_power(rows, changed, one)) for one in verdicts}
-        for rows in (300, 600, 1200, 2400)
-        for changed in (0.01, 0.02, 0.04, 0.08)
-    ]
-    return gained, kept
-
-
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(
@@ -223,7 +195,6 @@ def main() -> None:
     )
     parser.add_argument("--dry", action="store_true", help="print, write nothing")
     options = parser.parse_args()
-    gained, kept = power()
     quiet, lost = nights(), losses()
     sums = [
         {
@@ -233,17 +204,10 @@ def main() -> None:
         }
         for loss, (now, was) in ((loss, final_loss(loss)) for loss in (0.005, 0.01, 0.02))
     ]
-    parts: Mapping[str, Table] = {
+    tables: Mapping[str, Table] = {
         "Without a gain: accepted in 20 nights": quiet,
-        "As good as before, and only wrong answers are corrected: a gain is found in 20 nights": [
-            {"answers that changed": said(changed)}
-            | {f"{users} users a night": said(selected(changed, users)) for users in (24, 50, 100)}
-            for changed in (0.02, 0.05, 0.1, 0.2)
-        ],
         "A true loss of 2 points: how often it passes": lost,
-        "Points lost by the version that serves after 20 rounds, each with a gain": sums,
-        "Power: a gain is shown": gained,
-        "Power: nothing is forgotten": kept,
+        LOST: sums,
     }
     most = [
         ("20 nights without a gain accept", quiet, "as many right as wrong", 0.05),
@@ -261,12 +225,10 @@ def main() -> None:
         for what, rows, column, allowed in most
     ]
     met = all(share(row["at most"]) <= share(row["allowed"]) for row in summary)
-    text = "\n\n".join(f"## {title}\n\n{report.table(rows)}" for title, rows in parts.items())
-    print(report.table(summary), text, sep="\n\n")
+    print(report.table(summary), *map(report.table, tables.values()), sep="\n\n")
     if not options.dry:
-        command = "`python -m benchmarks.improve_rule`"
-        page = report.write("improve-rule", str(__doc__).split("\n\n")[1], summary, [], command=command)
-        page.write_text(f"{page.read_text()}\n{text}\n")
+        workload, command = str(__doc__).split("\n\n")[1], "`python -m benchmarks.improve_rule`"
+        report.write("improve-rule", workload, summary, [], {LOST: sums}, page="training", command=command)
     if not met:
         raise SystemExit(1)
 

@@ -277,7 +277,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=TARGET, help="outcomes a second; 0: as fast as it goes")
     for name, default in (("units", 2000), ("batch", 500), ("kills", 0), ("seed", 1)):
         parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--write", action="store_true", help="write benchmarks/results/outcome-intake")
+    parser.add_argument("--write", action="store_true", help="keep the result in benchmarks/results")
     args = parser.parse_args()
     rows = []
     with databases(args.url) as urls:
@@ -292,7 +292,7 @@ def main() -> None:
         workload = f"one stream, batches of {args.batch}, {args.rate:g} outcomes/s, {args.units} units"
         notes = ["`lost`: acknowledged and not in the sums; `in_doubt`: sent, not counted at the last kill."]
         name = "outcome-intake-kills" if args.kills else "outcome-intake"
-        print(report.write(name, workload, rows, notes))
+        print(report.write(name, workload, rows, notes, page="scale"))
 
 
 if __name__ == "__main__":

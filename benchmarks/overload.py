@@ -1,16 +1,10 @@
 """What is left of the answers when five times as many are asked for as the server can give.
 
 python -m benchmarks.overload [--real] [--times 5] [--seconds 20] [--tokens 16] [--deadline 2] [--step 0.02]
-python -m benchmarks.overload --bursts 20 --deadline 1.5 [--real] [--tokens 16] [--step 0.02]
 
 A closed loop finds the peak: so many callers that each wait for their answer. Then callers ask at `times` the
 peak, whatever comes back (an open loop, arrivals by chance). An answer counts if it is there within its
 deadline. Callers are processes of their own; health is asked 20 times a second beside them.
-
-With --bursts, each burst is sent at once on one connection to an idle server. Before and after it comes the
-same burst without deadlines. All requests are alike and are answered in the order of arrival: so as many of
-the refused would have been in time as both of these had answered by the deadline beyond the number that was
-let in.
 """
 
 from __future__ import annotations
@@ -22,7 +16,6 @@ import random
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -40,20 +33,10 @@ PROCESSES = 2
 SETTLING = 0.25  # of a run: what was asked then is not counted
 REST = 0.1  # seconds that a caller of the closed loop waits after a refusal
 CHANNELS = 8  # of a process: how many connections' worth of callers there are
-SIZES = (150, 250)  # of bursts
-REST_SECONDS = 1.0  # between two bursts
-LONGEST = 600.0  # seconds, as good as no deadline
-ANSWERED, REFUSED, LATE = "answered", "refused", "late"
-NOTES = {
-    "overload": (
-        "goodput: answers that were there within their deadline; the last row is the open loop",
-        f"what was asked in the first {SETTLING:.0%} of a row is not counted",
-    ),
-    "bursts": (
-        "each burst is sent at once on one connection; before and after it the same one without deadlines",
-        "would be in time: answers by the deadline in both bursts without deadlines, beyond those let in",
-    ),
-}
+NOTES = (
+    "goodput: answers that were there within their deadline; the last row is the open loop",
+    f"what was asked in the first {SETTLING:.0%} of a row is not counted",
+)
 PROMPT = "Say what a contract is, in plain words."
 
 
@@ -202,73 +185,6 @@ async def measure(address: str, options: argparse.Namespace) -> list[dict[str, A
     return [{**row, "of the peak": f"{row['goodput/s'] / peak:.0%}"} for row in rows]
 
 
-async def one(stub: InferenceServiceStub, tokens: int, deadline: float) -> tuple[str, float]:
-    """How one request ended, and after how many seconds."""
-    sampling = pb.Sampling(max_tokens=tokens, min_tokens=tokens)
-    request = pb.GenerateRequest(input=pb.Input(text=PROMPT), sampling=sampling)
-    began, ended = time.monotonic(), ANSWERED
-    try:
-        await stub.Generate(request, timeout=deadline)
-    except grpc.aio.AioRpcError as error:
-        ended = {
-            grpc.StatusCode.UNAVAILABLE: REFUSED,
-            grpc.StatusCode.DEADLINE_EXCEEDED: LATE,
-        }.get(error.code(), error.code().name)
-    return ended, time.monotonic() - began
-
-
-async def burst(address: str, number: int, tokens: int, deadline: float) -> list[tuple[str, float]]:
-    """So many at once on a connection; how each ended, in the order of sending."""
-    options = (("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0))
-    async with grpc.aio.insecure_channel(address, options=options) as channel:
-        await channel.channel_ready()
-        stub = InferenceServiceStub(channel)
-        ended = await asyncio.gather(*(one(stub, tokens, deadline) for _ in range(number)))
-    await asyncio.sleep(REST_SECONDS)
-    return ended
-
-
-def in_time(ended: list[tuple[str, float]], deadline: float) -> int:
-    """How many were answered by then."""
-    return sum(kind == ANSWERED and took <= deadline for kind, took in ended)
-
-
-async def measure_bursts(address: str, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """A row for each size of burst."""
-    rows = []
-    await burst(address, 4, options.tokens, LONGEST)  # what is made at the first request is made
-    for number in SIZES:
-        kinds: Counter[str] = Counter()
-        wrong, without, took, refusals = 0, 0, list[float](), list[float]()
-        free = await burst(address, number, options.tokens, LONGEST)
-        for _ in range(options.bursts):
-            before = in_time(free, options.deadline)
-            held = await burst(address, number, options.tokens, options.deadline)
-            free = await burst(address, number, options.tokens, LONGEST)
-            possible = min(before, in_time(free, options.deadline))
-            ended = Counter(kind for kind, _ in held)
-            wrong += min(ended[REFUSED], max(0, possible - ended[ANSWERED] - ended[LATE]))
-            kinds += ended
-            without += possible
-            took.append(max(seconds for _, seconds in free))
-            refusals += [seconds for kind, seconds in held if kind == REFUSED]
-        rows.append(
-            {
-                "burst of": number,
-                "bursts": options.bursts,
-                "all done s": quantile(took, 0.5),
-                "in time without the rule": without,
-                "answered": kinds.pop(ANSWERED, 0),
-                "late": kinds.pop(LATE, 0),
-                "refused": kinds.pop(REFUSED, 0),
-                "refused after s": quantile(refusals, 0.5),
-                "would be in time": wrong,
-                "other": sum(kinds.values()),
-            }
-        )
-    return rows
-
-
 def parsed() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
@@ -277,7 +193,6 @@ def parsed() -> argparse.Namespace:
     for name, default in (("times", 5.0), ("seconds", 20.0), ("deadline", 2.0), ("step", 0.02)):
         parser.add_argument(f"--{name}", type=float, default=default)
     parser.add_argument("--tokens", type=int, default=16)
-    parser.add_argument("--bursts", type=int, default=0, help="of each size, in place of the sweep")
     parser.add_argument("--client", default="", help=argparse.SUPPRESS)  # the address, in a client process
     for name, kind in (("rate", float), ("callers", int), ("seed", int)):
         parser.add_argument(f"--{name}", type=kind, default=0, help=argparse.SUPPRESS)
@@ -291,13 +206,11 @@ def main() -> None:
         print(json.dumps(asdict(asyncio.run(client(options)))))
         return
     engine = "the real base" if options.real else f"the fake engine, {options.step:g} s a step"
-    name = "bursts" if options.bursts else "overload"
-    work = measure_bursts if options.bursts else measure
     with real() if options.real else fake(options.step) as (_, address):
-        rows = asyncio.run(work(address, options))
+        rows = asyncio.run(measure(address, options))
     what = f"On {engine}; {options.tokens} tokens an answer, deadline {options.deadline:g} s"
-    more = "" if options.bursts else f", {options.seconds:g} s a row"
-    print(write(f"{name}-real" if options.real else name, f"{what}{more}.", rows, NOTES[name]))
+    name = "overload-real" if options.real else "overload"
+    print(write(name, f"{what}, {options.seconds:g} s a row.", rows, NOTES, page="load"))
 
 
 if __name__ == "__main__":

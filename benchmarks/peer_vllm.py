@@ -1,9 +1,8 @@
 """vLLM for CPU as a contestant of a benchmark, run by the Python of its own environment.
 
-Started as `python -m benchmarks.peer_vllm MODEL DTYPE REQUESTS [ADAPTER_FOLDER ...] [--longest TOKENS]
-[--cached] [--speculative JSON]`. It imports nothing of ours but `benchmarks.answering`. In: {"prompts":
-[...], "new": N, "adapters": N}, all adapters by default; out: {"seconds": ..., "tokens": ...}. With "one by
-one": true and "adapter": N see `answering.one_by_one`; an answer then ends where the model ends it.
+Started as `python -m benchmarks.peer_vllm MODEL DTYPE REQUESTS [ADAPTER_FOLDER ...]`. It imports nothing of
+ours but `benchmarks.answering`. In: {"prompts": [...], "new": N, "adapters": N}, all adapters by default;
+out: {"seconds": ..., "tokens": ...}.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.answering import About, Round, about, answer, dealt, one_by_one, threading_settings
+from benchmarks.answering import About, Round, about, answer, threading_settings
 
 
 def prepare() -> tuple[About, Round]:
@@ -28,9 +27,6 @@ def prepare() -> tuple[About, Round]:
     parser.add_argument("dtype")
     parser.add_argument("requests", type=int)
     parser.add_argument("folders", nargs="*")
-    parser.add_argument("--longest", type=int, default=512, help="tokens of a request")
-    parser.add_argument("--cached", action="store_true", help="keep keys and values of prompts")
-    parser.add_argument("--speculative", type=json.loads, help="vLLM's speculative_config")
     args = parser.parse_args()
     model, folders = args.model, args.folders
     configs = [json.loads((Path(folder) / "adapter_config.json").read_text()) for folder in folders]
@@ -41,36 +37,23 @@ def prepare() -> tuple[About, Round]:
         model=model,
         load_format=weights,
         dtype=args.dtype,
-        max_model_len=args.longest,
+        max_model_len=512,
         max_num_seqs=args.requests,
-        enable_prefix_caching=args.cached,
-        speculative_config=args.speculative,
+        enable_prefix_caching=False,
         disable_log_stats=True,
         **lora,
     )
     loaded = [LoRARequest(f"a{i}", i + 1, folder) for i, folder in enumerate(folders)]
 
-    def generate(
-        prompts: list[list[int]], adapters: list[int | None], new: int, *, forced: bool
-    ) -> list[list[int]]:
-        """Tokens of all answers; `forced`: so many, whatever the model says."""
-        params = SamplingParams(temperature=0.0, max_tokens=new, ignore_eos=forced)
-        asked = [{"prompt_token_ids": prompt} for prompt in prompts]
-        chosen = [loaded[number] for number in adapters if number is not None] or None
-        outputs = llm.generate(asked, params, lora_request=chosen, use_tqdm=False)
-        return [list(output.outputs[0].token_ids) for output in outputs]
-
-    def complete(prompt: list[int], adapter: int | None, new: int) -> list[int]:
-        return generate([prompt], [adapter], new, forced=False)[0]
-
     def run(work: dict[str, Any]) -> dict[str, Any]:
-        if work.get("one by one"):
-            return one_by_one(complete, work)
-        adapters = dealt(work, len(loaded))
+        params = SamplingParams(temperature=0.0, max_tokens=work["new"], ignore_eos=True)
+        asked = [{"prompt_token_ids": prompt} for prompt in work["prompts"]]
+        used = loaded[: work.get("adapters", len(loaded))]
+        chosen = [used[i % len(used)] for i in range(len(asked))] if used else None
         start = time.perf_counter()
-        answers = generate(work["prompts"], adapters, work["new"], forced=True)
+        outputs = llm.generate(asked, params, lora_request=chosen, use_tqdm=False)
         seconds = time.perf_counter() - start
-        return {"seconds": seconds, "tokens": sum(map(len, answers))}
+        return {"seconds": seconds, "tokens": sum(len(output.outputs[0].token_ids) for output in outputs)}
 
     worker = worker_settings()
     settings = threading_settings(os.environ) | worker

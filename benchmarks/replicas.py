@@ -167,7 +167,7 @@ async def main(arguments: argparse.Namespace) -> None:
         title = (
             f"{STREAMS} streams through one edge to one replica with mTLS, {1000 * STREAM_STEP:g} ms a step"
         )
-        print(report.write("replicas", workload, rows, notes, tables={title: many}))
+        print(report.write("replicas", workload, rows, notes, tables={title: many}, page="scale"))
 
 
 def row(way: str, rounds: list[dict[str, Any]], here: list[dict[str, Any]]) -> dict[str, Any]:

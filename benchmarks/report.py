@@ -1,9 +1,10 @@
-"""What a result stands with: hardware, versions, date; and its page, which is of the newest run."""
+"""A result with hardware, versions and date: its page, or its section of a page, is of the newest run."""
 
 from __future__ import annotations
 
 import os
 import platform
+import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -44,13 +45,18 @@ def write(
     rows: Sequence[dict[str, Any]],
     notes: Sequence[str],
     tables: Mapping[str, Sequence[dict[str, Any]]] | None = None,
+    page: str = "",
     **about: str,
 ) -> Path:
-    """Write results/NAME.md in place of an earlier one. `tables`: more rows by title; `about`: more notes."""
+    """Write results/NAME.md, or section NAME of results/PAGE.md, in place of an earlier one.
+
+    `tables`: more rows by title; `about`: more notes.
+    """
     machine = hardware()
     used = versions("torch", "transformers", "peft", "grpcio", "lora-router")
+    level = "##" if page else "#"
     lines = [
-        f"# {name}",
+        f"{level} {name}",
         "",
         f"{datetime.now(UTC).isoformat(timespec='seconds')}, {machine['cpu']}, {machine['cores']} cores "
         f"{' '.join(machine['bf16'])}, {machine['memory_gib']} GiB; "
@@ -58,12 +64,23 @@ def write(
         *("", workload, "", table(rows), ""),
     ]
     for title, more in (tables or {}).items():
-        lines += [f"## {title}", "", table(more), ""]
+        lines += [f"{level}# {title}", "", table(more), ""]
     lines += [f"- {note}" for note in (*notes, *(f"{what}: {said}" for what, said in about.items()))]
     RESULTS.mkdir(exist_ok=True)
-    page = RESULTS / f"{name}.md"
-    page.write_text("\n".join([*lines, ""]))
-    return page
+    file = RESULTS / f"{page or name}.md"
+    text = "\n".join([*lines, ""])
+    file.write_text(_with_section(file, text) if page else text)
+    return file
+
+
+def _with_section(file: Path, text: str) -> str:
+    """The page with this section in place of the one of the same heading, or at its end."""
+    whole = file.read_text() if file.exists() else f"# {file.stem}\n"
+    parts = re.split(r"^(?=## )", whole, flags=re.MULTILINE)
+    heading = text.splitlines()[0]
+    at = next((i for i, part in enumerate(parts) if part.splitlines()[:1] == [heading]), len(parts))
+    parts[at : at + 1] = [text]
+    return "\n\n".join(part.strip("\n") for part in parts) + "\n"
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:

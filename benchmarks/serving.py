@@ -1,7 +1,4 @@
-"""What benchmarks of servers share: servers on one engine, processes asked by lines, servers asked in turn.
-
-`python -m benchmarks.serving PLAN` is the process of a client that asks several servers in turn.
-"""
+"""What benchmarks of servers share: servers on one engine, and processes that are asked by lines."""
 
 from __future__ import annotations
 
@@ -11,18 +8,15 @@ import random
 import subprocess
 import sys
 import tempfile
-import time
 from asyncio.subprocess import PIPE
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from statistics import harmonic_mean, median
 from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from benchmarks.answering import NEW_TOKENS, REQUESTS
-from router.client import AsyncClient
+from benchmarks.answering import REQUESTS
 
 if TYPE_CHECKING:
     from router.engine.base import Engine
@@ -48,7 +42,6 @@ WORDS = [
     "history",
 ]
 Ask = Callable[[Any], Awaitable[Any]]
-Found = Mapping[str, Mapping[str, Any]]  # of a round, by server: "tokens", "first_token", "routed"
 
 
 def texts(seed: int) -> list[str]:
@@ -154,106 +147,3 @@ async def answer(work: Ask) -> None:
     """The side of such a process: until its input ends."""
     while line := await asyncio.to_thread(sys.stdin.readline):
         print(json.dumps(await work(json.loads(line))), flush=True)
-
-
-# -- servers that are asked in turn
-
-
-async def throughput(client: AsyncClient, prompts: Sequence[str]) -> float:
-    """Tokens a second of so many streams at once."""
-
-    async def one(text: str) -> int:
-        events = client.stream(text, adapter="base", max_tokens=NEW_TOKENS, min_tokens=NEW_TOKENS)
-        return sum([getattr(event, "tokens", 0) async for event in events])
-
-    began = time.perf_counter()
-    tokens = sum(await asyncio.gather(*map(one, prompts)))
-    return tokens / (time.perf_counter() - began)
-
-
-async def first_token(client: AsyncClient, text: str) -> float:
-    """Seconds until the only token of an answer."""
-    began = time.perf_counter()
-    async for event in client.stream(text, adapter="base", max_tokens=1):
-        if getattr(event, "tokens", 0):
-            return time.perf_counter() - began
-    raise RuntimeError("an answer without a token")
-
-
-async def routed(client: AsyncClient, text: str) -> float:
-    """Seconds of a `Route`."""
-    began = time.perf_counter()
-    await client.route(text)
-    return time.perf_counter() - began
-
-
-async def client_of(plan: Mapping[str, Any]) -> None:
-    """The client: a seed in, a round of all servers in an order of its own out.
-
-    `plan`: "servers" by name, each with "target" and what its client brings; "batches" of streams of a round,
-    "rest" in seconds after them; numbers of "first_tokens" and of "routes".
-    """
-    clients = {name: AsyncClient(**{"timeout": 120, **how}) for name, how in plan["servers"].items()}
-
-    async def one_round(seed: int) -> dict[str, dict[str, Any]]:
-        rng = random.Random(seed)
-        found: dict[str, dict[str, Any]] = {}
-        for place, name in enumerate(rng.sample(list(clients), len(clients))):
-            seeds = (1000 * seed + 10 * place + batch for batch in range(plan["batches"]))
-            found[name] = {
-                "tokens": harmonic_mean([await throughput(clients[name], texts(one)) for one in seeds])
-            }
-            await asyncio.sleep(plan["rest"])
-        for what, count in ((first_token, plan["first_tokens"]), (routed, plan["routes"])):
-            for i in range(count):
-                for place, name in enumerate(rng.sample(list(clients), len(clients))):
-                    seconds = await what(clients[name], f"{seed} {i} {place} what is the river's name")
-                    found[name].setdefault(what.__name__, []).append(seconds)
-        return found
-
-    await answer(one_round)
-
-
-async def in_turn(
-    servers: Mapping[str, Mapping[str, Any]],
-    rounds: int,
-    first_tokens: int,
-    routes: int = 0,
-    batches: int = 1,
-    rest: float = 0.0,
-) -> list[Found]:
-    """Rounds of all servers after a first that is thrown away; arguments are those of `client_of`'s plan."""
-    plan = {"servers": servers, "batches": batches, "rest": rest, "first_tokens": first_tokens}
-    found = []
-    async with asked("benchmarks.serving", json.dumps({**plan, "routes": routes})) as ask:
-        for seed in range(rounds + 1):
-            found.append(await ask(seed))
-            print(f"round {seed} of {rounds}", flush=True)
-    return found[1:]
-
-
-def compared(rounds: Sequence[Found], names: Sequence[str]) -> list[dict[str, Any]]:
-    """A row for each server: medians, and what it adds to the first one in the same rounds."""
-
-    def added(name: str, what: str) -> float:
-        pairs = ((one[name][what], one[names[0]][what]) for one in rounds)
-        return 1e3 * median(a - b for mine, other in pairs for a, b in zip(mine, other, strict=True))
-
-    rows = []
-    for name in names:
-        against = median(one[name]["tokens"] / one[names[0]]["tokens"] for one in rounds)
-        row = {
-            "server": name,
-            "tokens/s": median(one[name]["tokens"] for one in rounds),
-            "against the first": f"{against:.4f}",
-        }
-        for what, title in (("first_token", "first token"), ("routed", "Route")):
-            if what in rounds[0][name]:
-                row[f"{title} ms"] = 1e3 * median(value for one in rounds for value in one[name][what])
-                row[f"{title} added ms"] = added(name, what)
-        rows.append(row)
-    return rows
-
-
-if __name__ == "__main__":
-    asyncio.run(client_of(json.loads(sys.argv[1])))

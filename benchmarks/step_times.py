@@ -288,8 +288,7 @@ def main() -> None:
     os.environ.setdefault(
         "GOMP_SPINCOUNT", "10000"
     )  # as `lora-router serve` sets it, before torch is imported
-    from benchmarks.many_adapters import write_adapters
-    from benchmarks.workload import start
+    from benchmarks.workload import start, write_adapters
 
     engine = start("smollm2-135m-instruct", "auto", native=True)
     with tempfile.TemporaryDirectory() as root:
@@ -332,7 +331,7 @@ def write(
         f"closed loops of {args.seconds:g} s, Zipf's law."
     )
     tables = {"Does the simulation say what the engine does?": rows}
-    print(report.write("step-times", workload, table, notes, tables=tables))
+    print(report.write("step-times", workload, table, notes, tables=tables, page="scale"))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.progress import track
 from safetensors.torch import save_file
 
 from benchmarks.answering import RANK, TARGETS
@@ -18,14 +19,13 @@ from router.engine.base import AdapterArtifact, Finished, Job, SiteDelta, Tensor
 from router.engine.torch_engine import TorchEngine
 from router.types import SamplingParams, Usage
 
+MADE = 8  # sets of random weights among the folders of `write_adapters`
 
-def start(
-    model: str, dtype: str, *, native: bool, quantize: str = "none", speculation: bool = False
-) -> TorchEngine:
-    """A running engine with default settings, but one token of an answer a step where there are no drafts."""
-    said: dict[str, Any] = {"model": model, "dtype": dtype, "native": native}
-    said |= {"quantize": quantize}
-    engine = TorchEngine(Settings(**said, slots=32), speculation=speculation)
+
+def start(model: str, dtype: str, *, native: bool, quantize: str = "none") -> TorchEngine:
+    """A running engine with default settings, but one token of an answer a step: no speculation."""
+    said: dict[str, Any] = {"model": model, "dtype": dtype, "native": native, "quantize": quantize}
+    engine = TorchEngine(Settings(**said, slots=32), speculation=False)
     engine.start()
     print(f"engine: {engine.info.kernels}, {engine.info.precision}")
     return engine
@@ -83,6 +83,20 @@ def export(artifact: AdapterArtifact, root: Path, rank: int = RANK) -> Path:
     }
     (folder / "adapter_config.json").write_text(json.dumps(config))
     return folder
+
+
+def write_adapters(root: Path, count: int, rank: int, sites: dict[str, tuple[int, int]]) -> None:
+    """`count` folders; a few sets of random weights, of which every copy has some numbers of its own."""
+    made = [export(random_adapter(str(i), sites, rank), root, rank) for i in range(min(MADE, count))]
+    config = (made[0] / "adapter_config.json").read_bytes()
+    weights = [(folder / "adapter_model.safetensors").read_bytes() for folder in made]
+    for i in track(range(MADE, count), description="writing adapters", transient=True):
+        folder = root / str(i)
+        folder.mkdir()
+        (folder / "adapter_config.json").write_bytes(config)
+        # The file ends with weights: four bfloat16 numbers between 0.0078 and 0.03 that spell the number.
+        own = b"".join(bytes([(i >> shift) & 15, 0x3C]) for shift in (0, 4, 8, 12))
+        (folder / "adapter_model.safetensors").write_bytes(weights[i % MADE][: -len(own)] + own)
 
 
 def jobs(tokens: Sequence[list[int]], adapters: Sequence[str | None], new: int) -> list[Job]:

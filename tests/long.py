@@ -37,7 +37,7 @@ def main() -> int:
     if watch.rows:
         commit = subprocess.run(("git", "rev-parse", "--short", "HEAD"), capture_output=True, text=True)
         took = f"{time.monotonic() - began:.0f} s in all, at commit {commit.stdout.strip() or 'unknown'}."
-        print(write("test-long", took, watch.rows, ["Written by `make test-long`."]))
+        print(write("test-long", took, watch.rows, ["Written by `make test-long`."], page="load"))
     return int(code)
 
 

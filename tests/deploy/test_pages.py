@@ -62,7 +62,7 @@ def test_anchors_are_those_of_repositories() -> None:
 
 def test_a_file_that_is_no_page_is_shown() -> None:
     assert pages.shown("examples/buf_curl.sh").startswith("# `examples/buf_curl.sh`\n\n~~~~sh\n#!/bin/sh\n")
-    assert "- [fair-queue](results/fair-queue.md)\n" in pages.shown("benchmarks/results")
+    assert "- [scale](results/scale.md)\n" in pages.shown("benchmarks/results")
 
 
 @pytest.fixture(scope="module")

@@ -73,7 +73,7 @@ def main() -> int:
         found += len(tally.found)
     if not said.targets:
         notes = ["Written by `make fuzz`; what was found is kept in `tests/fuzz/corpus`."]
-        print(write("fuzz", f"{said.engine}, {said.seconds:g} s for each target.", rows, notes))
+        print(write("fuzz", f"{said.engine}, {said.seconds:g} s for each target.", rows, notes, page="load"))
     return min(found, 1)
 
 

@@ -16,7 +16,7 @@ from router.engine.checkpoint import digest_of, tensors_of
 from router.errors import ConfigError, DataLoss
 from router.models import base, cached_base, fetch_base, models_dir, resolve_model
 from router.models.base import dequantise, fetch_from_hub
-from router.models.cache import Pins
+from router.models.cache import SUMS, Pins, sums_of, text_of
 
 
 @pytest.fixture(autouse=True)
@@ -34,6 +34,7 @@ def cached(monkeypatch):
     folder = models_dir() / "smollm2-135m-instruct-bcc81830"
     folder.mkdir(parents=True)
     safetensors(folder / "model.safetensors", weight="I8")
+    (folder / SUMS).write_text(text_of(sums_of(folder)))
     known = replace(base.KNOWN_MODELS[0], pins=Pins(weights=digest_of(tensors_of(folder))))
     monkeypatch.setattr(base, "_BASES", {known.name: known})
     monkeypatch.setattr(base, "unpack_wheel", out_of_reach)

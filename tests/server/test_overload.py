@@ -63,19 +63,6 @@ async def test_all_streams_of_a_connection_are_answered_on_a_busy_machine() -> N
             await one.communicate()
 
 
-@pytest.mark.long
-@pytest.mark.alone
-@pytest.mark.timeout(300)
-async def test_of_refusals_in_bursts_at_most_2_percent_would_have_been_in_time() -> None:
-    """The tests of admission show the same for 40 bursts of several kinds, in a model of the engine."""
-    asked = argparse.Namespace(bursts=4, tokens=16, deadline=1.5, step=0.02)
-    with overload.fake(asked.step) as (_, address):
-        rows = await overload.measure_bursts(address, asked)
-    refused, wrong = (sum(row[name] for row in rows) for name in ("refused", "would be in time"))
-    assert refused > 0, rows
-    assert wrong <= 0.02 * refused, rows
-
-
 async def test_a_request_that_would_be_late_is_refused_before_it_is_read(
     start_server: Start, connect: Connect, fakes: SimpleNamespace
 ) -> None:

@@ -1,7 +1,7 @@
 """Does a server grow? `python -m tests.soak --hours 8 | --minutes 10 [--engine fake|real] [--leak WHAT]`.
 
 A server process, callers in a second one that check every answer, changes under both; samples every second.
-Exit code 0 where nothing grew and every call ended as it should. Writes benchmarks/results/soak.md.
+Exit code 0 where nothing grew and every call ended as it should. Writes benchmarks/results/load.md.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ def report(outcome: Outcome, engine: str) -> Path:
         "`retried`: calls whose end was not known, made again under the same id; in their column beside.",
         *outcome.problems,
     ]
-    return write("soak", text, outcome.table(), notes, tables={"Calls": rows(outcome.counts)})
+    return write("soak", text, outcome.table(), notes, page="load")
 
 
 def main() -> int:

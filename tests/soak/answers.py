@@ -3,7 +3,7 @@
 Several processes of callers ask through gRPC while adapters are loaded, unloaded and replaced, clients come
 and go and bad folders are dropped. On the fake engine an answer names tenant, response, adapter files and
 prompt; on the real base it must be the one that the same weights gave to the same prompt alone. Exit code 0
-where all are right. Writes benchmarks/results/answers.md.
+where all are right. Writes benchmarks/results/load.md.
 """
 
 from __future__ import annotations
@@ -122,6 +122,7 @@ def report(outcome: Outcome, engine: str, clients: int) -> Path:
         text,
         rows(outcome.counts),
         [*notes, *outcome.problems],
+        page="load",
     )
 
 

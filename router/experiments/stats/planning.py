@@ -15,7 +15,7 @@ from router.experiments.stats.moments import ComparedMetric, invalid
 
 MEASURED_SHARES, MEASURED_FACTORS = (0.1, 0.5), (1.2, 1.1)
 """The smaller arm's share, and by how many fixed sizes 80 % of planned experiments had their verdict at alpha
-0.05 (`benchmarks/results/experiment-planned.md`); Brownian motion needs 1.057."""
+0.05 (`benchmarks/results/experiments.md`); Brownian motion needs 1.057."""
 
 
 def fixed_size(

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
 
-from benchmarks.experiment_truth.missing import ALIKE, BETTER, outcome
 from router.errors import InvalidRequest
 from router.experiments.model import Kind
 from router.experiments.stats.compare import SequencePlan
@@ -81,13 +78,19 @@ def test_a_ratio_has_no_bounds_and_is_open_where_the_response_differs():
     assert (shown.lee, shown.settled) == (None, False)
 
 
-@pytest.mark.parametrize("cell", ALIKE, ids=lambda cell: cell.name)
-def test_an_arm_is_not_promoted_for_who_answers(cell):
-    assert outcome(cell, 60, 1)["promoted"] <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / 60)
-
-
-def test_an_arm_that_is_better_is_promoted():
-    assert outcome(BETTER[0], 60, 2)["promoted"] > 0.9
+@pytest.mark.parametrize(
+    ("shares", "voters"),
+    [((0.04, 0.055), (0.5, 0.541)), ((0.2, 0.21), (0.5, 0.524)), ((0.52, 0.5), (0.481, 0.5))],
+)
+def test_an_arm_is_not_promoted_for_who_answers(shares, voters):
+    """Half of the users are satisfied in either arm; those who answer in one arm alone are others."""
+    rng, users, promoted = np.random.default_rng(1), 100_000, 0
+    for _ in range(60):
+        seen = rng.binomial(users, shares)
+        ones = rng.binomial(seen, voters)
+        shown = found(*((users, int(n), int(k)) for n, k in zip(seen, ones, strict=True)))
+        promoted += shown.settled and not shown.alarm and ones[1] / seen[1] > ones[0] / seen[0]
+    assert promoted <= 3
 
 
 def test_the_planned_bound_settles_who_answers_with_fewer_users():

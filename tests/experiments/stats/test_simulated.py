@@ -6,18 +6,17 @@ import numpy as np
 import pytest
 
 from benchmarks.experiment_errors import (
-    POWER_SPLITS,
     Cell,
     arms_alike,
+    beyond,
     called,
     cells,
     changing,
-    power,
+    difference,
     too_often,
+    worse,
 )
-from benchmarks.experiment_simulation import evidence, looks, proportion, ratio, skewed
-from benchmarks.experiment_truth.cost import TRUTHS, promoted
-from benchmarks.experiment_truth.planned import (
+from benchmarks.experiment_planned import (
     Whole,
     decisions,
     evidence_of,
@@ -27,7 +26,16 @@ from benchmarks.experiment_truth.planned import (
     verdict_rows,
     within_rows,
 )
-from benchmarks.experiment_truth.tails import TIME_GUARDRAILS, judged, stops, unlike
+from benchmarks.experiment_simulation import (
+    Source,
+    evidence,
+    first_looks,
+    looks,
+    proportion,
+    ratio,
+    skewed,
+    units_to_verdict,
+)
 from router.experiments.model import Kind
 from router.experiments.stats.compare import ArmPair, SequencePlan, compare
 from router.experiments.stats.moments import Moments
@@ -84,10 +92,13 @@ def test_values_that_change_after_they_were_counted(aggregate: str, kind: Kind):
     assert not too_often(changing(aggregate, kind, 0.1, 40, seed=5), 40)
 
 
-@pytest.mark.parametrize(("share", "target"), POWER_SPLITS)
+@pytest.mark.parametrize(("share", "target"), [(0.5, 2.2), (0.1, 2.6)])
 @pytest.mark.parametrize("source", [proportion(0.5, 0.06), skewed(0.15), ratio(0.05)], ids=lambda s: s.name)
 def test_a_true_effect_is_found_in_time(source, share, target):
-    assert float(power(source, share, 100, seed=12)["80 % by"].rstrip("x")) <= target
+    fixed = fixed_units(source, share)
+    plan, units = SequencePlan(units=fixed), int(3.2 * fixed)
+    found = units_to_verdict(source, plan, 100, units, 12, share, max(1, fixed // 100))
+    assert np.quantile(found / fixed, 0.8, method="inverted_cdf") <= target
 
 
 @pytest.mark.parametrize("source", [proportion(0.3, 0.2), skewed(0.4), ratio(0.1)], ids=lambda s: s.name)
@@ -153,25 +164,14 @@ def test_a_guardrail_at_its_margin_is_called_within_as_rarely_as_promised():
 
 @pytest.mark.parametrize("share", [0.5, 0.1])
 def test_equal_means_with_unlike_tails_have_no_verdict(share: float):
-    """At 12 % and at 8 % a difference was shown, in 100 experiments each."""
-    source = unlike("log-normal 0.28", "log-normal 2")
-    found = judged(source, share, RUNS, 5, SequencePlan(), units=20_000)
-    assert not too_often(found.open.mean(), RUNS)
-    assert np.isfinite(found.begins).mean() < 0.1
+    """Without the condition on heavy tails a difference was shown in 12 and in 8 % of experiments."""
+    source = Source("", skewed().metric, skewed(sigma=0.28).control, skewed(sigma=2.0).control)
+    assert not too_often(called(Cell("", source, difference, long=True), share, RUNS, seed=5), RUNS)
 
 
-def test_arms_alike_begin_as_early_as_before():
-    found = judged(unlike("log-normal 1", "log-normal 1"), 0.5, RUNS, 6, SequencePlan(), units=4000)
-    assert np.median(found.begins) == 1600
-
-
-def test_ten_fold_times_at_5_percent_are_stopped_by_the_share_of_slow_units():
-    times = stops(TIME_GUARDRAILS[0], 10.0, 0.05, RUNS, 7, 1000, 5)
-    assert np.quantile(times, 0.95) <= 300
-    assert not np.isfinite(stops(TIME_GUARDRAILS[0], 1.0, 0.05, RUNS, 8, 5000, 100)).any()
-
-
-@pytest.mark.parametrize("truth", [truth for truth in TRUTHS if truth.wrong], ids=lambda truth: truth.name)
-def test_an_arm_that_is_not_both_as_good_and_cheaper_is_promoted_by_chance_only(truth):
-    found = np.isfinite(promoted(truth, True, 0.5, RUNS, 9, 4000)).mean()
-    assert not too_often(found, RUNS)
+def test_a_slow_arm_of_few_users_is_stopped_by_its_share_of_slow_answers():
+    """Of 95/5; 97 % of its answers take longer than a limit that 0.3 % of control's exceed."""
+    slow, alike = worse(proportion(0.003, 0.963)), worse(proportion(0.003))
+    judged = beyond(0.02)(slow, SequencePlan())
+    assert np.quantile(first_looks(slow, judged, RUNS, 1000, 7, 0.05, 5), 0.95) <= 300
+    assert not np.isfinite(first_looks(alike, judged, RUNS, 5000, 8, 0.05, 100)).any()

@@ -1,4 +1,4 @@
-"""Section `planned`: do verdicts come when promised, and are they as rarely wrong as promised?
+"""`python -m benchmarks.experiment_planned`: do verdicts come when promised, and are they as rarely wrong?
 
 By the evidence that verdicts rest on, and by `judge` itself. Numbers that are set (by how many fixed sizes an
 experiment is planned, when to give up) were chosen on the cells that are not marked `held out`.
@@ -33,22 +33,16 @@ from router.experiments.stats.checks import Guardrail, Maturity, sample_ratio
 from router.experiments.stats.compare import ArmPair, SequencePlan
 from router.experiments.stats.moments import ComparedMetric, Moments
 from router.experiments.stats.planned import Looks, PlannedPair
-from router.experiments.stats.planning import fixed_size, hopeless, planned_factors
+from router.experiments.stats.planning import fixed_size, planned_factors
 from router.experiments.stats.sequences import (
     Line,
-    one_sided,
-    peak_gain,
-    planned_bound,
-    two_sided_bound,
 )
 from router.experiments.verdict import ExperimentDesign, PipelineHealth, judge
 
 ALPHA, POWER = 0.05, 0.8
 SPLITS = ((0.5, 1.1), (0.1, 1.2))
 """Treatment's share, and by how many fixed sizes 80 % of the experiments must have their verdict."""
-PEEKS: Mapping[str, int | None] = {"1 look": 1, "7 looks": 7, "50 looks": 50, "every unit": None}
 STEPS, HORIZON = 200, 2.5  # looks in a fixed size, and for how many fixed sizes
-ALIKE_UNITS = {False: 2000, True: 8000}  # planned units without an effect; where nothing caps the values
 Booleans = NDArray[np.bool_]
 
 
@@ -85,20 +79,11 @@ EFFECTS = (
     skewed(0.15),
     skewed(-0.15),
 )
-NO_EFFECTS = (proportion(0.02), proportion(0.05), proportion(0.5), score(), skewed())
 
 
 def held_out_effects() -> tuple[Source, ...]:
     """Metrics on which nothing was chosen."""
     return ratio(0.05), ratio(0.03), seconds(0.12), proportion(0.2, 0.03)
-
-
-def held_out_alike() -> tuple[Source, ...]:
-    """The same without an effect, and two rates more."""
-    return ratio(), seconds(), proportion(0.1), proportion(0.9)
-
-
-HELD_OUT_SPLITS = (0.5, 0.3, 0.1, 0.05)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,11 +106,6 @@ class Evidence:
     always: Array
     by_plan: Array
     units: Array
-
-    def at(self, which: Any) -> Evidence:
-        """Some of the looks."""
-        apart, always, by_plan = (x[:, which] for x in (self.apart, self.always, self.by_plan))
-        return Evidence(apart, always, by_plan, self.units[which])
 
     def better(self, side: int) -> Booleans:
         """Whether an arm is shown to be better at each look; `side` is the sign of what is better."""
@@ -181,14 +161,6 @@ def at(sums: Moments, which: Any) -> Moments:
 def first_shown(units: Array, better: Booleans) -> Array:
     """Units of both arms at the first look that shows a difference; else infinite."""
     return np.where(better.any(axis=1), units[better.argmax(axis=1)], np.inf)
-
-
-def spread(units: Array, planned: int, count: int | None) -> Any:
-    """Which looks are so many evenly spaced ones, the last at the planned size; None: all."""
-    if count is None:
-        return slice(None)
-    wanted = np.ceil(np.arange(1, count + 1) * planned / count)
-    return np.unique(np.searchsorted(units, wanted).clip(max=len(units) - 1))
 
 
 # --- tables -----------------------------------------------------------------------------------------------
@@ -250,79 +222,6 @@ def _reaches(share: float, runs: int) -> bool:
     return share + 1.96 * math.sqrt(POWER * (1 - POWER) / runs) >= POWER
 
 
-def error_rows(runs: int) -> Iterator[dict[str, Any]]:
-    """A row for each metric, split and side without an effect: how often an arm is promoted or
-    stopped for harm, in percent, by how often it is looked at until the planned size."""
-    cells = [(source, share, "") for source in NO_EFFECTS for share, _ in SPLITS]
-    cells += [(source, share, "held out") for source in held_out_alike() for share in HELD_OUT_SPLITS]
-    for number, (source, share, cell) in enumerate(cells):
-        planned = ALIKE_UNITS[not math.isfinite(sum(source.metric.range))]
-        called = {side: dict.fromkeys(PEEKS, 0) for side in (1, -1)}
-        for seen in simulated(source, share, runs, planned, planned // 2000, 500 + number):
-            whole = evidence_of(seen, planned)
-            for peek, count in PEEKS.items():
-                kept = whole.at(spread(seen.units, planned, count))
-                for side, counts in called.items():
-                    counts[peek] += int((kept.better(side) | kept.harm(side)).any(axis=1).sum())
-        for side, counts in called.items():
-            rates = {peek: count / runs for peek, count in counts.items()}
-            yield {
-                "no effect": source.name,
-                "split": _split(share),
-                "cell": cell,
-                "better is": "more" if side > 0 else "less",
-                "planned units": f"{planned:,}",
-                **{f"{peek}, %": f"{100 * rate:.1f}" for peek, rate in rates.items()},
-                "5 % promised": "TOO OFTEN" if any(_too_often(r, runs) for r in rates.values()) else "ok",
-            }
-
-
-HORIZONS = (1, 3, 10, 20, 1000)
-
-
-def past_rows(runs: int, steps: int = 400) -> Iterator[dict[str, Any]]:
-    """Brownian motion without drift, looked at until so many times the planned size: how often an arm that is
-    equal is promoted or stopped for harm, as a share of the level that is promised."""
-    rng = np.random.default_rng(1)
-    part = np.concatenate([np.arange(1, steps + 1) / steps, np.geomspace(1, HORIZONS[-1], 700)[1:]])
-    roots = np.sqrt(np.diff(part, prepend=0.0))
-    counts = {level: np.zeros(len(HORIZONS)) for level in (0.2, 0.05, 0.05 / 3, 0.01)}
-    within = np.zeros(len(HORIZONS))
-    drawn = 0
-    while drawn < runs:
-        size = min(2000, runs - drawn)
-        z = (rng.standard_normal((size, len(part))) * roots).cumsum(axis=1) / np.sqrt(part)
-        for level in counts:
-            called = (z >= _boundary(part, level)) | (-z >= _always(part, level))
-            counts[level] += [called[:, part <= most + 1e-9].any(axis=1).sum() for most in HORIZONS]
-        called = (z >= planned_bound(part, ALPHA)) | (
-            one_sided(z, peak_gain(2 * ALPHA) * part) >= -math.log(ALPHA)
-        )
-        within += [called[:, part <= most + 1e-9].any(axis=1).sum() for most in HORIZONS]
-        drawn += size
-    for level, found in counts.items():
-        yield _past_row("promoted or stopped", level, found / runs, runs)
-    yield _past_row("guardrail at its margin called within", ALPHA, within / runs, runs)
-
-
-def _past_row(rule: str, level: float, rates: Array, runs: int) -> dict[str, Any]:
-    return {
-        "rule": rule,
-        "promised, %": f"{100 * level:.3g}",
-        **{f"by {most:g}x, %": f"{100 * rate:.2f}" for most, rate in zip(HORIZONS, rates, strict=True)},
-        "by 10x": "TOO OFTEN" if _too_often(float(rates[2]), runs, level) else "ok",
-    }
-
-
-def _always(part: Array, level: float) -> Array:
-    return two_sided_bound(peak_gain(level) * part, level)
-
-
-def _boundary(part: Array, level: float) -> Array:
-    """The z at which an arm is shown to be better."""
-    return np.minimum(planned_bound(part, level), _always(part, level))
-
-
 def within_rows(runs: int, every: int = 10) -> Iterator[dict[str, Any]]:
     """Guardrails that are worse by just their margin: how often they are called within it, in percent."""
     cells = (
@@ -351,52 +250,6 @@ def within_rows(runs: int, every: int = 10) -> Iterator[dict[str, Any]]:
                 "by 3x, %": f"{100 * rates[1]:.1f}",
                 "5 % promised": "TOO OFTEN" if _too_often(float(rates[1]), runs) else "ok",
             }
-
-
-def futility_rows(runs: int, count: int = 50) -> Iterator[dict[str, Any]]:
-    """What it costs, and spares, to give up at the first of so many looks that advises it."""
-    for number, source in enumerate((proportion(0.05, 0.02), skewed(0.15), proportion(0.2, 0.03))):
-        fixed, side = fixed_units(source, 0.5), 1
-        every = max(1, fixed // STEPS)
-        planned = planned_size(fixed, SPLITS[0][1], every)
-        for name, true in (("as planned", source), ("none", _alike(source))):
-            rows = [
-                _with_advice(seen, planned, side, count)
-                for seen in simulated(true, 0.5, runs, planned, every, 700 + number)
-            ]
-            success, obeyed, spent, gave_up = (np.concatenate(column) for column in zip(*rows, strict=True))
-            yield {
-                "metric": source.name,
-                "cell": "held out" if number == 2 else "",
-                "true effect": name,
-                "promoted, %": f"{100 * success.mean():.1f}",
-                "if obeyed, %": f"{100 * obeyed.mean():.1f}",
-                "units if obeyed": f"{spent.mean() / fixed:.2f}x",
-                "advised, %": f"{100 * gave_up.mean():.1f}",
-                "of these promoted otherwise, %": f"{100 * success[gave_up].mean():.1f}"
-                if gave_up.any()
-                else "-",
-            }
-
-
-def _alike(source: Source) -> Source:
-    return replace(source, treatment=source.control, effect=0.0)
-
-
-def _with_advice(seen: Looked, planned: int, side: int, count: int) -> tuple[NDArray[Any], ...]:
-    """Of each experiment: promoted; promoted if the advice is obeyed; units until then; whether it is advised
-    before a promotion."""
-    which = spread(seen.units, planned, count)
-    units, better = seen.units[which], evidence_of(seen, planned).better(side)[:, which]
-    pair = PlannedPair(seen.metric, seen.control, seen.treatment, SequencePlan(alpha=ALPHA, units=planned))
-    ready, z = pair.ready[:, which], side * pair.z()[:, which]
-    advised = np.zeros(better.shape, bool)
-    for at_once in np.argwhere(ready):
-        place = tuple(at_once)
-        advised[place] = hopeless(float(z[place]), float(units[place[1]] / planned), ALPHA)
-    success, first, stop = better.any(axis=1), first_shown(units, better), first_shown(units, advised)
-    spent = np.minimum(np.minimum(first, stop), planned)
-    return success, success & (first <= stop), spent, stop < first
 
 
 VERDICT_LOOKS = (0.15, 0.3, 0.45, 0.6, 0.8, 1.0, 1.2, 1.5)
@@ -528,21 +381,22 @@ def faults(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
 
 
-def run(asked: argparse.Namespace) -> bool:
-    """Simulate, print and write; whether all targets are met."""
+def main() -> None:
+    """Simulate, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=1000, help="experiments a cell with an effect")
+    parser.add_argument("--verdict-runs", type=int, default=200, help="experiments a cell through judge")
+    parser.add_argument("--dry", action="store_true", help="print, write nothing")
+    asked = parser.parse_args()
     begin = time.process_time()
-    powers, errors = list(power_rows(asked.runs)), list(error_rows(asked.error_runs))
-    within, verdicts = list(within_rows(asked.runs)), list(verdict_rows(asked.verdict_runs))
-    advice, past = list(futility_rows(asked.runs)), list(past_rows(4 * asked.error_runs))
+    powers, within = list(power_rows(asked.runs)), list(within_rows(asked.runs))
+    verdicts = list(verdict_rows(asked.verdict_runs))
     tables = {
-        "No effect: an arm is promoted or stopped for harm": errors,
-        "No effect, and looks that go on: Brownian motion": past,
         "Guardrails at their margin": within,
         "Whole experiments through judge": verdicts,
-        "Giving up": advice,
     }
     print(report.table(powers), *map(report.table, tables.values()), sep="\n\n")
-    missed = faults([*powers, *errors, *within, *verdicts])
+    missed = faults([*powers, *within, *verdicts])
     notes = [
         "an arm is shown to be better by the planned bound or by the always-valid sequence; harm is shown by"
         " the always-valid sequence",
@@ -557,17 +411,15 @@ def run(asked: argparse.Namespace) -> bool:
     ]
     print(*notes, sep="\n")
     workload = (
-        f"`python -m benchmarks.experiment_truth --section planned`: {asked.runs:,} simulated experiments a"
-        f" cell with an effect, {STEPS} looks in a fixed size; {asked.error_runs:,} without,"
-        f" {asked.verdict_runs:,} through judge; alpha {ALPHA:g}, two-sided."
+        f"`python -m benchmarks.experiment_planned`: {asked.runs:,} simulated experiments a cell with an"
+        f" effect, {STEPS} looks in a fixed size; {asked.verdict_runs:,} through judge; alpha {ALPHA:g},"
+        " two-sided."
     )
     if not asked.dry:
-        print("written to", report.write("experiment-planned", workload, powers, notes, tables=tables))
-    return not missed
+        print(report.write("planned-sizes", workload, powers, notes, tables=tables, page="experiments"))
+    if missed:
+        raise SystemExit(1)
 
 
-def arguments(parser: argparse.ArgumentParser) -> None:
-    """What this section may be asked."""
-    parser.add_argument("--runs", type=int, default=1000, help="experiments a cell with an effect")
-    parser.add_argument("--error-runs", type=int, default=4000, help="experiments a cell without one")
-    parser.add_argument("--verdict-runs", type=int, default=200, help="experiments a cell through judge")
+if __name__ == "__main__":
+    main()
