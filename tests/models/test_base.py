@@ -58,7 +58,7 @@ def test_a_command_that_downloads_nothing_says_what_to_do_about_a_changed_defaul
     (cached / "model.safetensors").write_bytes((cached / "model.safetensors").read_bytes()[:-1] + b"\1")
     with pytest.raises(
         DataLoss,
-        match=r"expected \w{64}: `lora-router models fetch smollm2-135m-instruct` makes it anew$",
+        match=r"recorded is \w{64}: `lora-router models fetch smollm2-135m-instruct` makes it anew$",
     ):
         cached_base()
 
