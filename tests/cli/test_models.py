@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from router.models import base, models_dir
-from router.models.cache import SUMS, Pins, build_once
+from router.models.cache import SUMS, Pins, build_once, sums_of, text_of
 from tests.commands import cli, own_folder
 from tests.models.test_cache import build
 
@@ -130,6 +130,7 @@ def test_serve_refuses_a_base_that_is_not_the_pinned_one_and_cannot_be_fetched(c
     folder = models_dir() / BASE.folder
     folder.mkdir(parents=True)
     build(folder)
+    (folder / SUMS).write_text(text_of(sums_of(folder)))
     done = cli("serve", "--listen", "127.0.0.1:0", "--metrics-listen", "")
     assert done.code == 1
     last = done.err.splitlines()[-1]
