@@ -293,7 +293,7 @@ def validate(
     lines: dict[str, list[str]] = {}
     if beside and (own := [report.inspection.manifest.profile() for report in reports if report.ok]):
         profiles = {profile.name: profile for profile in (*read_profiles(beside), *own)}
-        found = learn(plugins_with("register_classifiers", settings), list(profiles.values()))
+        found = findings_of_fits(plugins_with("register_classifiers", settings), list(profiles.values()))
         lines = {profile.name: found.get(profile.name, []) for profile in own}
     if json:
         print_json([r.to_json() | {"beside": lines.get(r.inspection.name, [])} for r in reports])
@@ -306,7 +306,7 @@ def validate(
         raise typer.Exit(1)
 
 
-def learn(host: PluginHost, profiles: Sequence[AdapterProfile]) -> Mapping[str, list[str]]:
+def findings_of_fits(host: PluginHost, profiles: Sequence[AdapterProfile]) -> Mapping[str, list[str]]:
     """What the classifiers of these plugins find out about adapters when they learn them, by name."""
     found: dict[str, list[str]] = {}
     for registration in host.registrations():

@@ -470,7 +470,7 @@ class VersionRecord:
             return f"Not routed to: {verdict.finding}."
         if not default:
             return "Answers by name only: another version is the default."
-        if seen is not None and not _known(seen.manifest):
+        if seen is not None and not _learnable(seen.manifest):
             lacks = "adapter.toml has no [routing] examples and no description"
             return f"Open ({verdict.reason}), but no classifier can pick it: {lacks}."
         return f"Routed to: {verdict.reason}."
@@ -512,6 +512,6 @@ class VersionRecord:
         )
 
 
-def _known(manifest: Manifest) -> bool:
-    """Whether classifiers have something to know the adapter by."""
+def _learnable(manifest: Manifest) -> bool:
+    """Whether classifiers have something to learn the adapter from."""
     return bool(manifest.routing.examples or manifest.routing.keywords or manifest.description.strip())

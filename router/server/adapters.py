@@ -58,8 +58,8 @@ class AdapterService(AdapterServiceServicer):
             and request.task in ("", info.task)
         )
         shown, token = cut(infos, name_and_version, request.page_size, filters)
-        found_out = self._found_out(call)
-        messages = [self._message(info, found_out) for info in shown]
+        findings = self._findings(call)
+        messages = [self._message(info, findings) for info in shown]
         return pb.ListAdaptersResponse(adapters=messages, next_page_token=token)
 
     async def ListPlugins(self, request: pb.ListPluginsRequest, call: Call) -> pb.ListPluginsResponse:
@@ -71,7 +71,7 @@ class AdapterService(AdapterServiceServicer):
 
     async def GetAdapter(self, request: pb.GetAdapterRequest, call: Call) -> pb.GetAdapterResponse:
         """One version, quarantined ones too."""
-        message = self._message(self._get(request.name, call), self._found_out(call))
+        message = self._message(self._get(request.name, call), self._findings(call))
         return pb.GetAdapterResponse(adapter=message)
 
     async def LoadAdapter(self, request: pb.LoadAdapterRequest, call: Call) -> pb.LoadAdapterResponse:
@@ -127,7 +127,7 @@ class AdapterService(AdapterServiceServicer):
     def _get(self, resource: str, call: Call) -> AdapterInfo:
         return self._registry.get(*parse_adapter(resource), call.client.adapters)
 
-    def _found_out(self, call: Call) -> Mapping[str, Sequence[str]]:
+    def _findings(self, call: Call) -> Mapping[str, Sequence[str]]:
         """What classifiers found out about adapters, for who may see all of them: it names others."""
         lines: dict[str, list[str]] = {}
         for plugin in self._plugins() if call.client.adapters.everything else ():
@@ -137,11 +137,11 @@ class AdapterService(AdapterServiceServicer):
         return lines
 
     def _message(
-        self, info: AdapterInfo, found_out: Mapping[str, Sequence[str]] = MappingProxyType({})
+        self, info: AdapterInfo, findings: Mapping[str, Sequence[str]] = MappingProxyType({})
     ) -> pb.Adapter:
         message = adapter_message(info, self._etag(info.ref))
         if info.routable:
-            message.notes.extend(found_out.get(info.ref.name, ()))
+            message.notes.extend(findings.get(info.ref.name, ()))
         return message
 
     def _etag(self, ref: AdapterRef) -> str:

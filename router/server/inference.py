@@ -63,9 +63,8 @@ from router.v1 import inference_pb2 as pb
 from router.v1.inference_pb2_grpc import InferenceServiceServicer
 
 EACH, ALL = 1, 1 << 31  # events joined in one message: every step has its own, or more than any answer has
-PROMPT_PART = (
-    2  # texts are at most half of a message: the rest is for schemas, tools and the form around them
-)
+# Texts are at most half of a message: the rest is for schemas, tools and the form around them.
+PROMPT_PART = 2
 
 
 class InferenceService(InferenceServiceServicer):
