@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
 SERVE = """
-import asyncio, sys
+import asyncio, os, sys
 import grpc.aio
 from router.cli.compose import Composition
 from router.cli.main import run
@@ -49,6 +49,8 @@ async def main():
     print("imported:", [name for name in sys.modules if name.startswith("router.experiments")])
 
 asyncio.run(main())
+sys.stdout.flush()
+os._exit(0)  # as the command does: a thread of a classifier may still be inside a C++ library
 """
 
 
