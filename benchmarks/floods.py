@@ -100,6 +100,7 @@ class Felt:
     failed: list[str] = field(default_factory=list)
     silent: float = 0.0  # the longest time that /healthz took, while `attacked`
     spent: float = 0.0  # the most processor time of the server while /healthz was answered
+    hung_up: int = 0  # connections for /healthz that the server ended without an answer
     attacked: bool = False
 
     def at(self, part: float, since: float, until: float) -> float:
@@ -136,7 +137,10 @@ async def probe(address: str, process: psutil.Process, ended: asyncio.Event, fel
         begin, spent = time.monotonic(), used(process)
         reader, writer = await asyncio.open_connection(*address.split(":"))
         writer.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        await reader.read()
+        try:
+            await reader.read()
+        except ConnectionResetError:  # one more than there may be
+            felt.hung_up += 1
         writer.close()
         if felt.attacked:
             felt.silent = max(felt.silent, time.monotonic() - begin)
@@ -196,6 +200,7 @@ async def measured(attack: Attack, part: float) -> dict[str, Any]:
         "most": felt.at(1, began, over),
         "/healthz most": 1000 * felt.silent,
         "/healthz CPU ms": 1000 * felt.spent,
+        "/healthz hung up": felt.hung_up,
         "failed": len(felt.failed),
         "CPU s": spent,
         "peak +MB": (peak - memory) / 2**20,
