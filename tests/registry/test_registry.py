@@ -167,7 +167,7 @@ async def test_watchers_see_a_life(root, start_registry):
     await registry.load(ref("a"), pinned=True)
     event = await anext(second)  # slow: what happened to b in between is not told any more
     assert (event.kind, event.adapter.ref.name, event.adapter.pinned) == ("changed", "a", True)
-    await eventually(lambda: changed[-1] == 1)  # told in the next turn of the loop
+    await eventually(lambda: changed[-1] == 1)  # subscribers are called in a later turn of the loop
     assert 2 in changed
 
 
