@@ -210,7 +210,7 @@ async def measured(attack: Attack, part: float) -> dict[str, Any]:
     }
 
 
-STREAMS, ANSWERS, NEIGHBOUR_TOKENS = 8, 12, 24
+STREAMS, ANSWERS, NEIGHBOUR_TOKENS = 8, 40, 24
 
 
 async def beside_grammars() -> dict[str, Any]:

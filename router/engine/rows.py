@@ -252,6 +252,7 @@ class BatchRow:
     computed: int = 0  # tokens whose keys and values are in the cache
     cached: int = 0  # of these, taken from the prefix cache when it was first admitted
     preempted: int = 0  # times
+    sat_out: int = 0  # steps
     allocation: CacheAllocation | None = None
 
     @property
@@ -272,6 +273,11 @@ class BatchRow:
     @property
     def cost(self) -> int:
         """How much its tenant was served by it so far, in tokens of a prompt."""
+        return 0
+
+    @property
+    def to_sit_out(self) -> int:
+        """Steps of others that it does not take part in."""
         return 0
 
     @property
@@ -337,6 +343,11 @@ class AnswerRow(BatchRow):
         read = self.prompt_length - self.cached if self.admitted else 0
         masks = 0 if self.grammar is None else self.grammar.cost
         return read + ANSWER_COST * (self.generated + masks)
+
+    @property
+    def to_sit_out(self) -> int:
+        """As its masks count more tokens than it has made: it has as much of a step as other answers."""
+        return 0 if self.grammar is None else max(0, self.grammar.cost - self.generated - self.sat_out)
 
     @property
     def room(self) -> int:

@@ -198,6 +198,8 @@ class Speculation:
         return prices
 
     def _drafts(self, row: AnswerRow, floor: float) -> list[Draft]:
+        if row.sat_out:  # its masks are much work, and each draft makes one more in the same step
+            return []
         drafter = self._drafter(row)
         if drafter is None:
             return []

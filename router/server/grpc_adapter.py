@@ -278,7 +278,8 @@ class GrpcServer:
             )
             for name, handler in handlers.items()
         }
-        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, made),))
+        # By name, so that a flood of one method fills no other's queue.
+        server.add_registered_method_handlers(service, made)
 
     def _behaviour(self, endpoint: Endpoint, encode: Any, sidecar: bool) -> Any:
         async def run(_: Any, context: Context) -> None:

@@ -210,7 +210,7 @@ def server_options(settings: Settings) -> tuple[tuple[str, int], ...]:
 
     One connection may carry every request that is let in; a client holds further calls back until others
     end. `overload_protection` would count calls that have ended and are not freed yet, which no client can
-    know of, and reset those beyond. Past `max_pending_requests` calls are cancelled unseen.
+    know of, and reset those beyond. Past `max_pending_requests` of a method its calls are cancelled unseen.
     """
     streams = settings.max_running + settings.max_queue + ROOM_FOR_OTHERS
     return (

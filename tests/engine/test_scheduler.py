@@ -168,6 +168,64 @@ def test_an_answer_in_progress_is_known_to_who_comes_later() -> None:
     assert second.allocation.blocks[:2] == first.allocation.blocks[:2]
 
 
+class Masks:
+    """A grammar whose masks count as so many tokens."""
+
+    def __init__(self, cost: int) -> None:
+        self.cost = cost
+
+
+def constrained(cost: int, new: int = 40, *, background: bool = False) -> AnswerRow:
+    """An answer of which a prompt of one token is read in the first step."""
+    made = row(1, "a", new=new, background=background)
+    made.grammar = Masks(cost)  # type: ignore[assignment]
+    return made
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_an_answer_sits_out_as_many_steps_as_its_masks_cost_beside_others(background: bool) -> None:
+    scheduler = make()
+    scheduler.add(row(1, new=40))
+    scheduler.add(answer := constrained(0, background=background))
+    for _ in range(4):
+        assert run_step(scheduler) == [(None, 1), ("a", 1)]
+    assert answer.generated == 4
+    answer.grammar.cost = 7  # type: ignore[union-attr]
+    assert [len(run_step(scheduler)) for _ in range(4)] == [1, 1, 1, 2]
+    assert [len(run_step(scheduler)) for _ in range(4)] == [2] * 4, "it is paid"
+
+
+def test_a_pooling_request_is_not_held_up_by_masks() -> None:
+    scheduler = make()
+    scheduler.add(answer := constrained(0))
+    run_step(scheduler)
+    answer.grammar.cost = 3  # type: ignore[union-attr]
+    scheduler.add(pooling(40))
+    assert [len(run_step(scheduler)) for _ in range(2)] == [1, 1]
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_where_all_would_sit_out_who_has_least_left_goes_on(background: bool) -> None:
+    scheduler = make()
+    answers = [constrained(0, background=background) for _ in range(3)]
+    for answer in answers:
+        scheduler.add(answer)
+    run_step(scheduler)
+    for cost, answer in enumerate(answers, 4):
+        answer.grammar.cost = cost  # type: ignore[union-attr]
+    assert [len(run_step(scheduler)) for _ in range(3)] == [1, 2, 3]
+
+
+def test_an_answer_waits_for_none_in_the_background() -> None:
+    scheduler = make()
+    scheduler.add(answer := constrained(0))
+    run_step(scheduler)
+    scheduler.add(aside(1))
+    for cost in range(10, 15):
+        answer.grammar.cost = cost  # type: ignore[union-attr]
+        assert "a" in [adapter for adapter, _ in run_step(scheduler)]
+
+
 def test_a_held_slot_is_not_dropped() -> None:
     scheduler = make()
     scheduler.add(row(4, "a", new=50))

@@ -113,6 +113,13 @@ def test_a_chunk_that_does_not_end_its_prompt_has_none() -> None:
     assert made.add(part) is part
 
 
+def test_one_whose_masks_are_much_work_has_none() -> None:
+    """Each draft makes a mask of its own, all of them in one step."""
+    made, chunks = speculating()
+    chunks[0].row.sat_out = 1
+    assert made.add(chunks) is chunks
+
+
 def test_a_row_whose_drafts_do_not_pay_is_asked_less_and_less() -> None:
     made, chunks = speculating(flat=1, rows=1)
     made._times = times(flat=3)

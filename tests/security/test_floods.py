@@ -16,6 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from router.server.app import ServerApp
 from router.server.listen import MOST_CONNECTIONS, most_connections, server_options
+from router.v1 import inference_pb2 as pb
 from tests.security.attacks import floods
 from tests.server.helpers import Connect, Start, ask, details, failure, until
 
@@ -109,6 +110,17 @@ async def test_rapid_resets_leave_nothing_behind(begin: Begin) -> None:
     await beside(floods.rapid_resets(server.address, 1500, 3), neighbour)
     await quiet(server)
     assert (await neighbour.inference.Generate(ask(), timeout=20)).text
+
+
+async def test_calls_wait_behind_those_of_their_method_alone(begin: Begin) -> None:
+    """In one queue with the attacker's, calls of other methods would be cancelled unseen where it is full."""
+    server, neighbour = await begin()
+    attacking = asyncio.ensure_future(floods.rapid_resets(server.address, 20_000, 4))
+    request = pb.RouteRequest(input=pb.Input(text="a b"))
+    while not attacking.done():
+        assert (await neighbour.inference.Route(request, timeout=20)).decision
+    await attacking
+    await quiet(server)
 
 
 async def test_answers_that_nobody_reads_are_ended(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:

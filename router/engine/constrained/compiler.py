@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from router.engine.constrained.source import VocabularySpec, explained, grammar_text, limits, refused, why_not
 from router.engine.constrained.state import GrammarState
 from router.engine.constrained.trial import Trials
-from router.engine.constrained.work import PAIRS, SCHEMA_PAIRS, Lexer, Work, counts
+from router.engine.constrained.work import Lexer, Work, counts
 from router.engine.fairness import TenantCache, VirtualCounters
 from router.errors import FailedPrecondition, FieldViolation, InvalidRequest, Overloaded, Unavailable
 from router.types import Constraint
@@ -46,8 +46,7 @@ class CompiledGrammar:
 
     def start(self, forcing: bool = True) -> GrammarState:
         """The state at the beginning of an answer."""
-        pairs = SCHEMA_PAIRS if self.constraint.kind == "json_schema" else PAIRS
-        work = Work(self._begin, self._lexer, pairs)
+        work = Work(self._begin, self._lexer, schema=self.constraint.kind == "json_schema")
         return GrammarState(self._matcher.deep_copy(), self.constraint, self._spec, work, forcing=forcing)
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 PAIRS = 4_000_000  # of items, that an answer may begin with
 # Optional properties make long rows. Their items wait for different keys, and cost a tenth of others.
-SCHEMA_PAIRS = 16_000_000
+SCHEMA_PAIRS = 4  # that count as one
 PAIRS_PER_TOKEN = 100_000
 FUEL = 1_000_000  # of the lexer, which is what it spends on parts of expressions that it has not met yet
 FUEL_PER_TOKEN = 10_000
@@ -60,23 +60,20 @@ class Lexer:
 class Work:
     """The work of one answer."""
 
-    def __init__(self, at: Counts, lexer: Lexer, pairs: int = PAIRS) -> None:
-        """`pairs`: what it may begin with."""
-        self._at, self.lexer, self._most = at, lexer, pairs
+    def __init__(self, at: Counts, lexer: Lexer, *, schema: bool = False) -> None:
+        self._at, self.lexer, self._as_one = at, lexer, SCHEMA_PAIRS if schema else 1
         self.pairs = self.fuel = 0
 
     def add(self, now: Counts) -> None:
         """Count what was done since the last time. `now` is behind a mask of this answer."""
         rows, items = now.rows - self._at.rows, now.items - self._at.items
-        self.pairs += items * items // max(rows, 1)
+        self.pairs += items * items // (max(rows, 1) * self._as_one)
         self.fuel += max(now.fuel - self.lexer.fuel, 0)
         self._at, self.lexer.fuel = now, max(now.fuel, self.lexer.fuel)
 
     def too_much(self, tokens: int) -> bool:
         """Whether it is more than an answer of so many tokens may take."""
-        return (
-            self.pairs > self._most + PAIRS_PER_TOKEN * tokens or self.fuel > FUEL + FUEL_PER_TOKEN * tokens
-        )
+        return self.pairs > PAIRS + PAIRS_PER_TOKEN * tokens or self.fuel > FUEL + FUEL_PER_TOKEN * tokens
 
     @property
     def tokens(self) -> int:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from router.engine.base import Delta, Finished, Job, with_grammar
+from router.engine.constrained.work import PAIRS, TOKEN_PAIRS
 from router.engine.torch_engine import TorchEngine
 from router.errors import FailedPrecondition, InvalidRequest
 from router.types import Constraint, FinishReason, SamplingParams
@@ -29,6 +30,7 @@ SCHEMA = {
     "additionalProperties": False,
 }
 PERSON = Constraint("json_schema", json.dumps(SCHEMA))
+AMBIGUOUS = Constraint("grammar", 'start: s\ns: s s | s s s | "a" | "b"')
 
 
 @pytest.fixture(scope="module")
@@ -179,6 +181,33 @@ async def test_one_that_breaks_fails_alone_and_says_why(made: TorchEngine) -> No
     assert caught.value.violations[0].field == "sampling.json_schema"
     assert (await fine)[1].reason is FinishReason.LENGTH
     assert not made.status().failed
+
+
+async def test_one_whose_masks_are_much_work_sits_steps_out_beside_others(made: TorchEngine) -> None:
+    """As many as its masks count tokens: so a row never has more of a step than what a token counts."""
+    ambiguous = await job(made, AMBIGUOUS, max_tokens=200, min_tokens=200, temperature=1.0, seed=1)
+    alone = await broken_off(made, ambiguous)
+    other = await job(made, None, max_tokens=600, min_tokens=600)
+    before = await steps(made)
+    beside = asyncio.create_task(events_of(made, other))
+    assert await broken_off(made, ambiguous) == alone, "the same answer"
+    took = made.status().steps - before
+    assert not beside.done(), "the other answer is there until this one ends"
+    await beside
+    assert took >= PAIRS // TOKEN_PAIRS + len(alone)
+
+
+async def broken_off(made: TorchEngine, job: Job) -> str:
+    """The text of an answer that becomes too complex."""
+    texts: list[str] = []
+
+    async def follow() -> None:
+        async for event in made.submit(job):
+            texts.append(event.text if isinstance(event, Delta) else "")
+
+    with pytest.raises(InvalidRequest, match="make it less ambiguous"):
+        await follow()
+    return "".join(texts)
 
 
 async def test_cancelling_frees_it(made: TorchEngine) -> None:

@@ -263,6 +263,19 @@ def test_answers_of_usual_length_keep_far_below_the_bounds(grammar: str, answer:
     assert follower._work.pairs < PAIRS / 4
 
 
+def test_masks_of_many_optional_properties_count_no_more_than_the_answer() -> None:
+    """So it is answered as fast as others, also beside these."""
+    names = {f"property{number}": {"type": "string", "maxLength": 9} for number in range(150)}
+    schema = {"type": "object", "properties": names, "additionalProperties": False}
+    follower = compiled(Constraint("json_schema", json.dumps(schema))).start(forcing=False)
+    answer = json.dumps(dict.fromkeys(list(names)[::6], "short"), separators=(",", ":"))
+    for number, token in enumerate(base().tokens.tokenize_str(answer)):
+        follower.make_mask(keep_going=False)
+        assert follower.cost <= number
+        follower.accept(token)
+        assert follower.error is None
+
+
 def test_work_is_told_by_the_library() -> None:
     """It is read from the text of an error, so another version may say it in other words."""
     matcher = _compiled(base(), Constraint("grammar", 'start: "a" b\nb: "b" | "c" b // "rows": 7'))
