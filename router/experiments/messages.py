@@ -76,8 +76,8 @@ MODES = {
 }
 MODE_NUMBERS = {mode: number for number, mode in MODES.items()}
 MODE_NAMES = listed(f"MODE_{mode.name}" for mode in Mode)
-KINDS = {pb.Experiment.Metric.Kind.Value(kind.proto): kind for kind in Kind}
-KIND_NAMES = listed(kind.proto for kind in Kind)
+KINDS = {pb.Experiment.Metric.Kind.Value(f"KIND_{kind.name}"): kind for kind in Kind}
+KIND_NAMES = listed(f"KIND_{kind.name}" for kind in Kind)
 AGGREGATES = {
     pb.Experiment.Metric.AGGREGATE_SUM: Aggregate.SUM,
     pb.Experiment.Metric.AGGREGATE_MEAN: Aggregate.MEAN,
@@ -85,7 +85,7 @@ AGGREGATES = {
     pb.Experiment.Metric.AGGREGATE_LAST: Aggregate.LAST,
 }
 MISSING = {
-    pb.Experiment.Metric.MISSING_UNSPECIFIED: Unanswered.UNSAID,
+    pb.Experiment.Metric.MISSING_UNSPECIFIED: None,
     pb.Experiment.Metric.MISSING_EXCLUDED: Unanswered.EXCLUDED,
     pb.Experiment.Metric.MISSING_ZERO: Unanswered.ZERO,
 }
@@ -308,9 +308,9 @@ def metric_message(metric: MetricSpec) -> pb.Experiment.Metric:
     """The metric as proto."""
     return pb.Experiment.Metric(
         name=metric.name,
-        kind=metric.kind.proto,
+        kind=f"KIND_{metric.kind.name}",
         lower_is_better=not metric.higher_is_better,
-        aggregate=AGGREGATE_NUMBERS[metric.aggregate],
+        aggregate=AGGREGATE_NUMBERS[metric.aggregate] if metric.aggregate else None,
         per=metric.per if metric.kind.rules.has_denominator else "",
         missing_is_zero=metric.missing is Unanswered.ZERO,
         missing=MISSING_NUMBERS[metric.missing],
@@ -336,7 +336,7 @@ def metric_of(message: pb.Experiment.Metric, field: str, found: Findings) -> Met
         name=message.name,
         kind=kind,
         higher_is_better=not message.lower_is_better,
-        aggregate=_aggregate_of(message, kind, field, found),
+        aggregate=_aggregate_of(message, field, found),
         per=message.per or "responses",
         missing=_missing_of(message, field, found),
         covariate=message.covariate,
@@ -349,20 +349,16 @@ def metric_of(message: pb.Experiment.Metric, field: str, found: Findings) -> Met
     )
 
 
-def _missing_of(message: pb.Experiment.Metric, field: str, found: Findings) -> Unanswered:
+def _missing_of(message: pb.Experiment.Metric, field: str, found: Findings) -> Unanswered | None:
     if message.missing not in MISSING:
         found.add(f"{field}.missing", "must be MISSING_EXCLUDED or MISSING_ZERO")
-    chosen = MISSING.get(message.missing, Unanswered.UNSAID)
-    return Unanswered.ZERO if chosen is Unanswered.UNSAID and message.missing_is_zero else chosen
+    return MISSING.get(message.missing)
 
 
-def _aggregate_of(message: pb.Experiment.Metric, kind: Kind, field: str, found: Findings) -> Aggregate:
-    usual = kind.rules.usual
-    if message.aggregate == pb.Experiment.Metric.AGGREGATE_UNSPECIFIED:
-        return usual
-    if message.aggregate not in AGGREGATES:
+def _aggregate_of(message: pb.Experiment.Metric, field: str, found: Findings) -> Aggregate | None:
+    if message.aggregate and message.aggregate not in AGGREGATES:
         found.add(f"{field}.aggregate", "is no aggregate that this server knows")
-    return AGGREGATES.get(message.aggregate, usual)
+    return AGGREGATES.get(message.aggregate)
 
 
 def update_request(
@@ -418,7 +414,7 @@ def question_message(question: SizeQuestion) -> pb.PlanExperimentRequest:
     """The question of a plan's size; what is None stays unset."""
     metric = pb.Experiment.Metric(
         name=question.metric,
-        kind=question.kind.proto if question.kind else "KIND_UNSPECIFIED",
+        kind=f"KIND_{question.kind.name}" if question.kind else "KIND_UNSPECIFIED",
         lower_is_better=not question.higher_is_better,
         cap=question.cap,
         floor=question.least if question.cap is not None or question.least else None,

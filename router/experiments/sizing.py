@@ -245,7 +245,7 @@ def _spec(question: SizeQuestion) -> MetricSpec:
     number = question.cap is not None or question.deviation is not None
     kind = question.kind or (Kind.MEAN if number else Kind.PROPORTION)
     better = question.higher_is_better
-    return MetricSpec(question.metric, kind, better, kind.rules.usual, cap=question.cap, least=question.least)
+    return MetricSpec(question.metric, kind, better, cap=question.cap, least=question.least)
 
 
 def _history(

@@ -10,7 +10,12 @@ from hypothesis import strategies as st
 from router.experiments.model import Aggregate, ArmSpec, Kind, MetricSpec, Mode, SegmentSpec, Spec, Unanswered
 from router.types import AdapterRef
 
-SOLVED = MetricSpec("solved", Kind.PROPORTION)
+SOLVED = MetricSpec("solved", Kind.PROPORTION, aggregate=Aggregate.MAX, missing=Unanswered.EXCLUDED)
+
+
+def said(metric: MetricSpec) -> MetricSpec:
+    """As a server keeps one of a client's outcomes."""
+    return replace(metric, aggregate=metric.combined, missing=metric.missing or Unanswered.ZERO)
 
 
 def plan(**fields: Any) -> Spec:
@@ -41,8 +46,8 @@ metrics = st.builds(
     name=texts,
     kind=st.sampled_from([Kind.PROPORTION, Kind.MEAN]),
     higher_is_better=st.booleans(),
-    aggregate=st.sampled_from(Aggregate),
-    missing=st.sampled_from(Unanswered),
+    aggregate=st.none() | st.sampled_from(Aggregate),
+    missing=st.none() | st.sampled_from(Unanswered),
     covariate=st.booleans(),
     margin=numbers,
     relative=st.booleans(),

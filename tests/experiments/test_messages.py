@@ -32,7 +32,6 @@ from router.experiments.model import (
     SizeAnswer,
     SizeQuestion,
     Spec,
-    Unanswered,
 )
 from router.experiments.report.build import report
 from router.experiments.report_messages import report_message, report_of
@@ -60,7 +59,7 @@ def test_a_plan_comes_back_as_it_was(spec: Spec) -> None:
     assert read(message) == spec
 
 
-UNSAID = MetricSpec("", Kind.MEAN, aggregate=Aggregate.SUM, missing=Unanswered.UNSAID)
+UNSAID = MetricSpec("", Kind.MEAN)
 
 
 def test_what_is_not_set_has_the_models_default() -> None:

@@ -178,7 +178,7 @@ def test_what_is_wrong_is_named(changes: dict[str, Any], field: str, told: str) 
         ({"deviation": None}, "deviation", "how much do its units differ?"),
         ({"cap": 4.0}, "deviation", "is at most 2, got 3"),
         ({"cap": 8.0, "effect": 4.0}, "effect", "5 and +4 make 9, and the mean seconds lies within 0 and 8"),
-        ({"least": 2.0}, "metric.floor", "only with a cap"),
+        ({"least": 2.0}, "metric.least", "only with a cap"),
     ],
 )
 def test_what_is_wrong_with_a_mean_is_named(changes: dict[str, Any], field: str, told: str) -> None:

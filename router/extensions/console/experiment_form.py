@@ -17,7 +17,7 @@ from router.extensions.console.fields import BASE, adapter_of, number, put, whol
 from router.v1 import experiments_pb2 as pb
 
 ARMS, GUARDRAILS = 4, 3  # rows of the form
-KINDS = {kind.value: kind.proto for kind in Kind}
+KINDS = {kind.value: f"KIND_{kind.name}" for kind in Kind}
 MODES = {
     "split": pb.Experiment.MODE_SPLIT,
     "shadow": pb.Experiment.MODE_SHADOW,
@@ -228,7 +228,7 @@ def kind_of(name: str, typed: str) -> str:
     if typed in KINDS:
         return KINDS[typed]
     average = name in AVERAGES or (name in BUILT_IN and "time" in name and not is_meant_as_share(name))
-    return (Kind.MEAN if average else Kind.PROPORTION).proto
+    return KINDS[Kind.MEAN if average else Kind.PROPORTION]
 
 
 def less_is_better(name: str, typed: str, guards: bool = False) -> bool:
