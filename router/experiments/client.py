@@ -20,13 +20,13 @@ from pydantic import TypeAdapter
 
 from router.client.channel import AsyncCaller, SyncCaller
 from router.client.values import CallOptions
+from router.experiments.conversion import timestamp
 from router.experiments.messages import (
     answer_of,
     experiment_name,
     experiment_of,
     plan_message,
     question_message,
-    timestamp,
     update_request,
 )
 from router.experiments.model import (

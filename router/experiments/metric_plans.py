@@ -58,7 +58,7 @@ def _metric_problems(metric: MetricSpec, field: str) -> Iterator[FieldViolation]
         yield FieldViolation(f"{field}.aggregate", text)
     if rules.has_denominator:
         yield from _denominator_problems(metric, field)
-    yield from cap_problems(metric, field)
+    yield from cap_problems(metric, f"{field}.")
 
 
 def _share_problems(metric: MetricSpec, field: str) -> Iterator[FieldViolation]:
@@ -82,20 +82,20 @@ def _denominator_problems(metric: MetricSpec, field: str) -> Iterator[FieldViola
         yield FieldViolation(f"{field}.per", "must be another outcome: over itself a ratio is always 1")
 
 
-def cap_problems(metric: MetricSpec, field: str) -> Iterator[FieldViolation]:
+def cap_problems(metric: MetricSpec, within: str = "") -> Iterator[FieldViolation]:
     """What is wrong with a cap and the least value; only a mean has them."""
     if metric.cap is None:
         if metric.least != 0:
-            yield FieldViolation(f"{field}.least", "counts only with a cap: set one, or clear this")
+            yield FieldViolation(f"{within}least", "counts only with a cap: set one, or clear this")
         return
     if why := metric.kind.rules.uncappable:
         cappable = listed(f"a {k}" for k in Kind if not k.rules.uncappable)
-        yield FieldViolation(f"{field}.cap", f"belongs to {cappable}, not to a {metric.kind}: {why}")
+        yield FieldViolation(f"{within}cap", f"belongs to {cappable}, not to a {metric.kind}: {why}")
     elif not math.isfinite(metric.least):
-        yield FieldViolation(f"{field}.least", f"must be a finite number, got {metric.least:g}")
+        yield FieldViolation(f"{within}least", f"must be a finite number, got {metric.least:g}")
     elif not (math.isfinite(metric.cap) and metric.cap > metric.least):
         text = f"must be a finite number above {metric.least:g}, the least value, got {metric.cap:g}"
-        yield FieldViolation(f"{field}.cap", text)
+        yield FieldViolation(f"{within}cap", text)
 
 
 def _margin_problems(metric: MetricSpec, field: str) -> Iterator[FieldViolation]:

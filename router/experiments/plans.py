@@ -91,14 +91,13 @@ def plan_problems(spec: Spec, known: Known) -> list[FieldViolation]:
 
 def _slot(spec: Spec) -> Iterator[FieldViolation]:
     if spec.slot != WHOLE and not spec.namespace:
-        yield FieldViolation("namespace", "must be set: slot_start and slot_end are parts of a namespace")
+        yield FieldViolation("namespace", "must be set: slot is a part of a namespace")
 
 
 def _allocation(spec: Spec) -> Iterator[FieldViolation]:
     arms = tuple(WeightedArm(arm.name, arm.weight) for arm in spec.arms)
     salts = AssignmentSalts("enrolment", "variant", namespace="namespace")
-    names = {"slot": "slot_end"}
-    return _found(lambda: UnitAllocation(salts, arms, spec.enrolment, spec.slot), names)
+    return _found(lambda: UnitAllocation(salts, arms, spec.enrolment, spec.slot), {})
 
 
 def _design(spec: Spec) -> Iterator[FieldViolation]:
