@@ -63,8 +63,8 @@ def test_every_module_says_what_it_is():
         ("router.shared.state", {"torch", "grpc", "sqlalchemy", "psycopg", "pydantic"}),
         ("router.experiments.assignment", {"torch", "transformers", "peft", "grpc", "numpy"}),
         ("router.experiments.verdict", {"torch", "transformers", "peft", "grpc", "scipy"}),
-        ("router.experiments.model", {"torch", "grpc", "numpy", "pydantic", "sqlalchemy"}),
-        ("router.experiments.client", {"torch", "numpy", "pydantic", "sqlalchemy"}),
+        ("router.experiments.model", {"torch", "grpc", "numpy", "sqlalchemy"}),
+        ("router.experiments.client", {"torch", "numpy", "sqlalchemy"}),
         ("router.experiments.cli", {"torch", "grpc", "numpy", "pydantic", "sqlalchemy", "jinja2"}),
     ],
 )

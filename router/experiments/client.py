@@ -10,27 +10,27 @@ import uuid
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import count, islice
 from typing import Any, Unpack
 
 import grpc
 import grpc.aio
+from pydantic import TypeAdapter
 
 from router.client.channel import AsyncCaller, SyncCaller
 from router.client.values import CallOptions
+from router.experiments.conversion import timestamp
 from router.experiments.messages import (
     answer_of,
     experiment_name,
     experiment_of,
     plan_message,
     question_message,
-    timestamp,
     update_request,
 )
 from router.experiments.model import (
     Accepted,
-    Aggregate,
     ArmSpec,
     Experiment,
     Kind,
@@ -41,7 +41,6 @@ from router.experiments.model import (
     SizeAnswer,
     SizeQuestion,
     Spec,
-    Unanswered,
 )
 from router.experiments.report.model import Report
 from router.experiments.report_messages import report_of
@@ -165,45 +164,18 @@ class Promotion:
     previous: AdapterRef | None = None
 
 
-def metric(
-    name: str,
-    kind: Kind | str = Kind.PROPORTION,
-    *,
-    higher_is_better: bool = True,
-    aggregate: Aggregate | str | None = None,
-    per: str = "responses",
-    missing: Unanswered | str = Unanswered.UNSAID,
-    covariate: bool = False,
-    margin: float = 0.0,
-    relative: bool = False,
-    cap: float | None = None,
-    least: float = 0.0,
-    window: float = 0.0,
-    improve: bool = False,
-) -> MetricSpec:
-    """A metric. By default a unit's outcomes are added, for a proportion the largest counts.
+def metric(name: str, kind: Kind | str = Kind.PROPORTION, **fields: Any) -> MetricSpec:
+    """A metric, by the fields of `MetricSpec`; values of enums may be texts, and windows `36h`.
 
-    A mean with a `cap` counts a unit as at most that, and as at least `least`: its intervals begin early.
-    Outcomes of guardrails and secondary metrics count for `window` seconds, 0 being the plan's window. A unit
-    without an outcome counts as `missing`: `zero`, or `excluded`; a primary mean has to say it.
-    A guardrail has a `margin`, or has to `improve`.
+    Where it does not say so, the server chooses how outcomes are combined and what a unit without one counts
+    as. Raises ValueError naming every wrong field.
     """
-    kind = Kind(kind)
-    return MetricSpec(
-        name,
-        kind,
-        higher_is_better,
-        Aggregate(aggregate) if aggregate else kind.rules.usual,
-        per,
-        Unanswered(missing),
-        covariate,
-        margin,
-        relative,
-        cap,
-        least,
-        window,
-        improve,
-    )
+    return _metrics().validate_python({"name": name, "kind": kind, **fields})
+
+
+@cache
+def _metrics() -> TypeAdapter[MetricSpec]:
+    return TypeAdapter(MetricSpec)
 
 
 class Experiments:

@@ -1,4 +1,4 @@
-"""What a plan says of outcomes that come late or never: windows of metrics, and what a missing outcome is."""
+"""What a plan leaves to the server: how outcomes are combined, what a missing one is."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from router.experiments.model import MetricSpec, Spec, Unanswered
 
 
 def chosen(spec: Spec, before: Spec | None = None) -> Spec:
-    """The plan with what a missing outcome counts as, where it does not say it.
+    """The plan with what it does not say of its metrics: how outcomes are combined, as is usual for the kind,
+    and what a missing one counts as.
 
     An edited metric keeps what it had. In a new plan what clients record counts as 0, as conversions and
     amounts do, so that a mean is per user; what the server records is left out.
@@ -19,14 +20,11 @@ def chosen(spec: Spec, before: Spec | None = None) -> Spec:
     old = {} if before is None else {metric.name: metric for metric in before.metrics}
 
     def choose(metric: MetricSpec) -> MetricSpec:
-        if metric.missing is not Unanswered.UNSAID:
-            return metric
         known = old.get(metric.name)
-        if known is not None and known.kind is metric.kind:
-            return replace(metric, missing=known.missing)
-        if metric.built_in:
-            return replace(metric, missing=Unanswered.EXCLUDED)
-        return replace(metric, missing=Unanswered.ZERO)
+        usual = Unanswered.EXCLUDED if metric.built_in else Unanswered.ZERO
+        if known is not None and known.kind is metric.kind and known.missing is not None:
+            usual = known.missing
+        return replace(metric, aggregate=metric.combined, missing=metric.missing or usual)
 
     return _each(spec, choose)
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields, is_dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from router.errors import (
@@ -48,6 +48,7 @@ from router.experiments.phases import (
     withdrawal_problem,
     withdrawn,
 )
+from router.experiments.plan_file import values_of
 from router.experiments.plans import Known, conflict, plan_problems
 from router.experiments.report.model import Report, Ruling
 from router.experiments.sizing import VisibleHistory, past_of, size_of
@@ -287,22 +288,12 @@ def check_etag(experiment: Experiment, etag: str) -> None:
 
 def _changed_fields(old: Spec, new: Spec) -> dict[str, dict[str, object]]:
     """Field -> its value before and after, of JSON types."""
+    before, after = values_of(old), values_of(new)
     return {
-        f.name: {"before": _plain(before), "after": _plain(after)}
-        for f in fields(Spec)
-        if (before := getattr(old, f.name)) != (after := getattr(new, f.name))
+        name: {"before": before[name], "after": value}
+        for name, value in after.items()
+        if value != before[name]
     }
-
-
-def _plain(value: object) -> object:
-    """`value` of JSON types."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
-    if isinstance(value, str):
-        return str(value)
-    if isinstance(value, Iterable):
-        return [_plain(entry) for entry in value]
-    return value
 
 
 log = logging.getLogger(__name__)

@@ -9,7 +9,6 @@ from dataclasses import replace
 from router.errors import FieldViolation, InvalidRequest
 from router.experiments.completeness import completeness_problems
 from router.experiments.model import DENOMINATORS, Kind, MetricSpec, Spec, listed
-from router.experiments.names import WORD_FORM, is_word
 from router.experiments.report.source import metric_of
 from router.experiments.stats.checks import Guardrail
 from router.experiments.stats.moments import ComparedMetric
@@ -21,7 +20,6 @@ from router.experiments.times import (
     slow_share,
 )
 
-MAX_GUARDRAILS = MAX_SECONDARY = 32
 RARE = ("error", "cancelled", "length_stop")
 
 
@@ -29,12 +27,6 @@ def metric_problems(spec: Spec) -> Iterator[FieldViolation]:
     """Primary metric, guardrails and secondary metrics, each by itself, and names that are there twice."""
     yield from _metric_problems(spec.primary, "primary")
     yield from _no_margin(spec.primary, "primary", "how much worse primary may be is the plan's own margin")
-    for field, metrics, most in (
-        ("guardrails", spec.guardrails, MAX_GUARDRAILS),
-        ("secondary", spec.secondary, MAX_SECONDARY),
-    ):
-        if len(metrics) > most:
-            yield FieldViolation(field, f"must be {most} or fewer, got {len(metrics)}")
     for i, metric in enumerate(spec.guardrails):
         yield from _metric_problems(metric, f"guardrails[{i}]")
         yield from _margin_problems(metric, f"guardrails[{i}]")
@@ -56,19 +48,17 @@ def uncapped(metric: MetricSpec) -> ComparedMetric:
 
 
 def _metric_problems(metric: MetricSpec, field: str) -> Iterator[FieldViolation]:
-    if not is_word(metric.name):
-        yield FieldViolation(f"{field}.name", f"must be {WORD_FORM}")
-    elif metric.name in DENOMINATORS:
+    if metric.name in DENOMINATORS:
         yield FieldViolation(f"{field}.name", "is a denominator that the server counts, not an outcome")
     elif is_meant_as_share(metric.name):
         yield from _share_problems(metric, field)
     rules = metric.kind.rules
-    if metric.aggregate not in rules.aggregates:
-        text = f"a {metric.kind} is {rules.words}: {listed(rules.aggregates)}, not {metric.aggregate}"
+    if metric.combined not in rules.aggregates:
+        text = f"a {metric.kind} is {rules.words}: {listed(rules.aggregates)}, not {metric.combined}"
         yield FieldViolation(f"{field}.aggregate", text)
     if rules.has_denominator:
         yield from _denominator_problems(metric, field)
-    yield from cap_problems(metric, field)
+    yield from cap_problems(metric, f"{field}.")
 
 
 def _share_problems(metric: MetricSpec, field: str) -> Iterator[FieldViolation]:
@@ -78,36 +68,34 @@ def _share_problems(metric: MetricSpec, field: str) -> Iterator[FieldViolation]:
     if metric.kind is not Kind.PROPORTION:
         text = f"{metric.name} is a {Kind.PROPORTION}: 1 for a unit that had a slow answer, else 0"
         yield FieldViolation(f"{field}.kind", f"{text}; not a {metric.kind}")
-    elif metric.aggregate is not Kind.PROPORTION.rules.usual:
+    elif metric.combined is not Kind.PROPORTION.rules.usual:
         text = f"must be {Kind.PROPORTION.rules.usual}: one slow answer makes a unit 1"
         yield FieldViolation(f"{field}.aggregate", text)
     if metric.higher_is_better:
-        yield FieldViolation(f"{field}.lower_is_better", f"must be true: more of {metric.name} is worse")
+        yield FieldViolation(f"{field}.higher_is_better", f"must be false: more of {metric.name} is worse")
     if metric.covariate:
         yield FieldViolation(f"{field}.covariate", "a share of slow units has none: set it to false")
 
 
 def _denominator_problems(metric: MetricSpec, field: str) -> Iterator[FieldViolation]:
-    if metric.per not in DENOMINATORS and not is_word(metric.per):
-        yield FieldViolation(f"{field}.per", f"must be responses, outcomes, or an outcome: {WORD_FORM}")
-    elif metric.per == metric.name:
+    if metric.per == metric.name:
         yield FieldViolation(f"{field}.per", "must be another outcome: over itself a ratio is always 1")
 
 
-def cap_problems(metric: MetricSpec, field: str) -> Iterator[FieldViolation]:
+def cap_problems(metric: MetricSpec, within: str = "") -> Iterator[FieldViolation]:
     """What is wrong with a cap and the least value; only a mean has them."""
     if metric.cap is None:
         if metric.least != 0:
-            yield FieldViolation(f"{field}.floor", "counts only with a cap: set one, or clear this")
+            yield FieldViolation(f"{within}least", "counts only with a cap: set one, or clear this")
         return
     if why := metric.kind.rules.uncappable:
         cappable = listed(f"a {k}" for k in Kind if not k.rules.uncappable)
-        yield FieldViolation(f"{field}.cap", f"belongs to {cappable}, not to a {metric.kind}: {why}")
+        yield FieldViolation(f"{within}cap", f"belongs to {cappable}, not to a {metric.kind}: {why}")
     elif not math.isfinite(metric.least):
-        yield FieldViolation(f"{field}.floor", f"must be a finite number, got {metric.least:g}")
+        yield FieldViolation(f"{within}least", f"must be a finite number, got {metric.least:g}")
     elif not (math.isfinite(metric.cap) and metric.cap > metric.least):
         text = f"must be a finite number above {metric.least:g}, the least value, got {metric.cap:g}"
-        yield FieldViolation(f"{field}.cap", text)
+        yield FieldViolation(f"{within}cap", text)
 
 
 def _margin_problems(metric: MetricSpec, field: str) -> Iterator[FieldViolation]:

@@ -1,16 +1,25 @@
 """An experiment as a resource: its plan and phases, the question of its size, its names, and what is logged.
 
 Plain values; the store keeps them, the service shows them, and statistics and assignment are made from
-them. Clients import this, so nothing here needs numpy.
+them. Clients import this, so nothing here needs numpy. The plan is a pydantic model:
+`plan_file` reads, writes and checks it.
 """
 
 from __future__ import annotations
 
+import re
+import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from typing import Annotated
 
-from router.experiments.times import TIMES, UNSERVED, slow_share
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, PlainSerializer
+
+from router.experiments.names import WORD_FORM, id_problem, is_word
+from router.experiments.times import TO_FIRST, TOTAL, UNSERVED, is_meant_as_share, slow_share
+from router.names import resource_of, split_adapter
 from router.types import AdapterRef
 
 BASE = "base"
@@ -31,11 +40,6 @@ class Kind(StrEnum):
     def rules(self) -> KindRules:
         """What holds for metrics of this kind."""
         return KIND_RULES[self]
-
-    @property
-    def proto(self) -> str:
-        """The value of the proto's enum."""
-        return f"KIND_{self.name}"
 
 
 class Mode(StrEnum):
@@ -121,8 +125,144 @@ class Unanswered(StrEnum):
 
     EXCLUDED = "excluded"
     ZERO = "zero"
-    UNSAID = "unsaid"
-    """Not chosen yet: a server chooses it for a new plan, or refuses the plan."""
+
+
+MAX_ARMS, MAX_METRICS, MAX_SEGMENTS, MAX_SEGMENT_VALUES = 32, 32, 3, 12
+LONGEST_LABEL = 64  # bytes of a label and of its values
+NO_VALUE, OTHER_VALUE = "(none)", "(other)"
+"""A unit without the label, and one whose value has no row of its own."""
+COST = "serving_cost"
+"""What a response cost by the server's prices; recorded only for plans that name it."""
+_TIME: Mapping[str, object] = {"kind": "mean", "aggregate": "mean", "higher_is_better": False}
+_SHARE: Mapping[str, object] = {"kind": "proportion", "higher_is_better": False}
+BUILT_IN_METRICS: Mapping[str, Mapping[str, object]] = {
+    TO_FIRST: _TIME,
+    TOTAL: _TIME,
+    "completion_tokens": _TIME,
+    "length_stop": _SHARE,
+    "error": _SHARE,
+    "cancelled": _SHARE,
+    UNSERVED: _TIME,
+    COST: {**_TIME, "aggregate": "sum"},
+}
+"""Recorded without the client, with what a metric of that name is unless a plan says otherwise. Seconds,
+seconds, tokens, and 0 or 1 for each response; seconds until the end of a request that never got a first
+token, which has `error` and `cancelled` besides and nothing else; a cost. See `times` for what metrics are
+made of the seconds. Of what is 0 or 1 for an answer, the share of units that had it once: a proportion is
+exact from the first unit on, and shows that nothing happened, too."""
+BUILT_IN = tuple(BUILT_IN_METRICS)
+FEEDBACK = "feedback"
+"""Recorded by the server where a plan has it: 1 or 0 for each response that a user found good or not."""
+SERVER_KEYS = "server:"
+"""What keys of the server's own outcomes begin with."""
+DENOMINATORS = ("responses", "outcomes")
+"""What a ratio may be counted per, if not another outcome: answers given, values recorded."""
+
+
+def known_metric(name: str) -> Mapping[str, object]:
+    """What follows from a metric's name: kind, aggregate and direction of what the server records."""
+    return _SHARE if is_meant_as_share(name) else BUILT_IN_METRICS.get(name, {})
+
+
+def outcome_problem(metric: str) -> str:
+    """Why a client cannot record an outcome under this name; empty if it can."""
+    if not is_word(metric):
+        return f"must be {WORD_FORM}"
+    if known_metric(metric):
+        return "is recorded by the server itself; choose another name"
+    if metric in DENOMINATORS:
+        return "is a denominator that the server counts; choose another name"
+    return ""
+
+
+# -- The plan: names, defaults, bounds and descriptions of its fields are said here alone. Files, JSON, the
+# database and the checks of single fields come from it; a field's message has the same name in the proto.
+
+UNITS = {"d": 86_400.0, "h": 3600.0, "min": 60.0, "s": 1.0}
+YEAR = 365 * 86_400.0
+Metadata = ConfigDict(extra="forbid", revalidate_instances="always")
+
+
+def seconds(value: object) -> object:
+    """A number of seconds, or a time as 90s, 30min, 12h, 1d. Raises ValueError for another text."""
+    match = re.fullmatch(r"(.*?)\s*(s|min|h|d)?", value.strip()) if isinstance(value, str) else None
+    try:
+        return float(match[1]) * UNITS[match[2] or "s"] if match else value
+    except ValueError:
+        raise ValueError(f"must be a time such as 90s, 30min, 12h or 1d, not {value!r}") from None
+
+
+def time_text(value: float) -> str:
+    """`36h`, `90s`.
+
+    >>> time_text(129_600.0)
+    '36h'
+    """
+    unit = next((unit for unit, length in UNITS.items() if value and value % length == 0), "s")
+    return f"{value / UNITS[unit]:.17g}{unit}"
+
+
+def version_of(value: object) -> object:
+    """NAME@VERSION or a resource name as the version; `base` is None. Raises ValueError for another text."""
+    if not isinstance(value, str):
+        return value
+    if value == BASE:
+        return None
+    name, version = split_adapter(resource_of(value)) or ("", "")
+    if not version:
+        raise ValueError(f"must be NAME@VERSION or base, not {value!r}")
+    return AdapterRef(name, version)
+
+
+def _word(name: str) -> str:
+    if not is_word(name):
+        raise ValueError(f"must be {WORD_FORM}")
+    return name
+
+
+def _namespace(name: str) -> str:
+    if name and (problem := id_problem(name)):
+        raise ValueError(problem)
+    return name
+
+
+def _label(text: str) -> str:
+    if not text:
+        raise ValueError("must not be empty")
+    if (size := len(text.encode())) > LONGEST_LABEL:
+        raise ValueError(f"must have at most {LONGEST_LABEL} bytes, has {size}")
+    if any(unicodedata.category(character) == "Cc" for character in text):
+        raise ValueError("must have no control characters")
+    return text
+
+
+def _label_value(text: str) -> str:
+    if text in (NO_VALUE, OTHER_VALUE):
+        raise ValueError(f"{text!r} stands for units that have none of the values: leave it out")
+    return _label(text)
+
+
+def _distinct(values: tuple[str, ...]) -> tuple[str, ...]:
+    if twice := [value for value, count in Counter(values).items() if count > 1]:
+        raise ValueError(f"{twice[0]!r} is there twice")
+    return values
+
+
+def _with_known(values: object) -> object:
+    """A metric of a file with what follows from its name; one of another kind has only its direction."""
+    if not isinstance(values, Mapping):
+        return values
+    known = known_metric(str(values.get("name")))
+    if values.get("kind", known.get("kind")) != known.get("kind"):
+        known = {name: value for name, value in known.items() if name == "higher_is_better"}
+    return {**known, **values}
+
+
+Word = Annotated[str, AfterValidator(_word)]
+Seconds = Annotated[float, BeforeValidator(seconds), PlainSerializer(time_text, return_type=str)]
+Version = Annotated[
+    AdapterRef | None, BeforeValidator(version_of), PlainSerializer(lambda ref: str(ref) if ref else BASE)
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,10 +271,12 @@ class ArmSpec:
     those whose variant falls to it take no part.
     """
 
-    name: str
-    weight: float
-    adapter: AdapterRef | None = None
-    withdrawn: float | None = None
+    __pydantic_config__ = Metadata
+
+    name: Annotated[Word, Field(description="its name")]
+    weight: Annotated[float, Field(description="its share of the units; all add up to 1")]
+    adapter: Annotated[Version, Field(description="left out: the base, without an adapter")] = None
+    withdrawn: Annotated[float | None, Field(description="set by the server")] = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,25 +285,45 @@ class MetricSpec:
 
     `name` is the outcome it reads, or a built-in one (`BUILT_IN`). A ratio is the sum of its outcomes
     over the sum of `per`: another outcome's name, or `responses` (answers given, the default) or
-    `outcomes` (values recorded). `margin` belongs to guardrails, as does `improve`: an arm is promoted only
+    `outcomes` (values recorded). Where a plan does not say `aggregate` or `missing`, the server chooses
+    (`completeness.chosen`). `margin` belongs to guardrails, as does `improve`: an arm is promoted only
     if the metric is shown to be better than control's. A mean with a `cap` counts a unit's value as at most
     that, and as at least `least`. Outcomes count for `window` seconds after a unit's first exposure; 0 is the
     plan's window.
     """
 
-    name: str
-    kind: Kind
-    higher_is_better: bool = True
-    aggregate: Aggregate = Aggregate.MAX
-    per: str = "responses"
-    missing: Unanswered = Unanswered.EXCLUDED
-    covariate: bool = False
-    margin: float = 0.0
-    relative: bool = False
-    cap: float | None = None
-    least: float = 0.0
-    window: float = 0.0
-    improve: bool = False
+    __pydantic_config__ = Metadata
+
+    name: Annotated[Word, Field(description="an outcome that you record, or a built-in one")]
+    kind: Annotated[Kind, Field(description="; ".join(f'"{kind}": {kind.rules.words}' for kind in Kind))]
+    higher_is_better: Annotated[bool, Field(description="false: less is better")] = True
+    aggregate: Annotated[
+        Aggregate | None, Field(description="several outcomes of a unit: max, sum, mean, last")
+    ] = None
+    per: Annotated[
+        Word, Field(description='of a ratio: over answers given, "outcomes", or another outcome')
+    ] = DENOMINATORS[0]
+    missing: Annotated[
+        Unanswered | None, Field(description='units without an outcome count as 0; "excluded": left out')
+    ] = None
+    covariate: Annotated[
+        bool, Field(description="adjust by the same outcome of the unit from before (CUPED)")
+    ] = False
+    margin: Annotated[float, Field(description="of a guardrail: how much worse it may be")] = 0.0
+    relative: Annotated[bool, Field(description="true: the margin is a share of control's value")] = False
+    cap: Annotated[float | None, Field(description="of a mean: a unit counts as at most this")] = None
+    least: Annotated[float, Field(description="with a cap: and as at least this")] = 0.0
+    window: Annotated[
+        Seconds, Field(description="how long its outcomes count; left out: the plan's window, the longest")
+    ] = 0.0
+    improve: Annotated[
+        bool, Field(description="of a guardrail, without a margin: must be better, such as serving_cost")
+    ] = False
+
+    @property
+    def combined(self) -> Aggregate:
+        """How several outcomes of a unit become one: as the plan says, else as is usual for the kind."""
+        return self.aggregate or self.kind.rules.usual
 
     @property
     def built_in(self) -> bool:
@@ -177,25 +339,17 @@ class SegmentSpec:
     Values that are not named are "(other)"; with none named, the first `MAX_SEGMENT_VALUES` have their own.
     """
 
-    label: str
-    values: tuple[str, ...] = ()
+    __pydantic_config__ = Metadata
+
+    label: Annotated[str, AfterValidator(_label), Field(description="at most 3 labels: each widens ranges")]
+    values: Annotated[
+        tuple[Annotated[str, AfterValidator(_label_value)], ...],
+        AfterValidator(_distinct),
+        Field(max_length=MAX_SEGMENT_VALUES, description='others are "(other)"; left out: the first 12'),
+    ] = ()
 
 
-MAX_SEGMENTS, MAX_SEGMENT_VALUES = 3, 12
-NO_VALUE, OTHER_VALUE = "(none)", "(other)"
-"""A unit without the label, and one whose value has no row of its own."""
-COST = "serving_cost"
-"""What a response cost by the server's prices; recorded only for plans that name it."""
-BUILT_IN = (*TIMES, "completion_tokens", "length_stop", "error", "cancelled", UNSERVED, COST)
-"""Recorded without the client: seconds, seconds, tokens, and 0 or 1 for each response; seconds until the end
-of a request that never got a first token, which has `error` and `cancelled` besides and nothing else; a cost.
-See `times` for what metrics are made of the seconds."""
-FEEDBACK = "feedback"
-"""Recorded by the server where a plan has it: 1 or 0 for each response that a user found good or not."""
-SERVER_KEYS = "server:"
-"""What keys of the server's own outcomes begin with."""
-DENOMINATORS = ("responses", "outcomes")
-"""What a ratio may be counted per, if not another outcome: answers given, values recorded."""
+Metric = Annotated[MetricSpec, BeforeValidator(_with_known)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,32 +364,85 @@ class Spec:
     matched requests that shadow arms answer too. `secondary` metrics are reported and decide
     nothing; they may be changed at any time without a new phase. With `equal_arms` arms may be the same
     version, as in an A/A test.
+
+    Nothing is checked here: `plans.plan_problems` names all that is wrong.
     """
 
-    hypothesis: str
-    route: str
-    arms: tuple[ArmSpec, ...]
-    control: str
-    primary: MetricSpec
-    guardrails: tuple[MetricSpec, ...] = ()
-    mode: Mode = Mode.SPLIT
-    unit: str = "user"
-    unit_label: str = ""
-    enrolment: float = 1.0
-    namespace: str = ""
-    slot: tuple[float, float] = (0.0, 1.0)
-    margin: float = 0.0
-    alpha: float = 0.05
-    planned_units: int = 5000
-    min_units: int = 100
-    min_matured: float = 0.8
-    window: float = 86_400.0
-    shadow_share: float = 1.0
-    judge: str = "exact_match"
-    secondary: tuple[MetricSpec, ...] = ()
-    segments: tuple[SegmentSpec, ...] = ()
-    grace: float = 0.0
-    equal_arms: bool = False
+    __pydantic_config__ = Metadata
+
+    hypothesis: Annotated[str, Field(max_length=4096, description="what it is to show, in words")]
+    route: Annotated[
+        str, Field(description='the adapter whose requests take part; "base": those that no adapter is for')
+    ]
+    arms: Annotated[tuple[ArmSpec, ...], Field(max_length=MAX_ARMS)]
+    control: Annotated[str, Field(description="the arm that the others are compared with")]
+    primary: Annotated[Metric, Field(description="the metric that decides")]
+    guardrails: Annotated[
+        tuple[Metric, ...],
+        Field(max_length=MAX_METRICS, description="must not get worse by more than the margin"),
+    ] = ()
+    mode: Annotated[Mode, Field(description='or "shadow", or "holdout" (no route)')] = Mode.SPLIT
+    unit: Annotated[
+        str,
+        Field(
+            max_length=64,
+            description="who has the same experience throughout; requests say it in routing.unit",
+        ),
+    ] = "user"
+    unit_label: Annotated[
+        str, Field(max_length=64, description="read the unit from this label of the request instead")
+    ] = ""
+    enrolment: Annotated[
+        float, Field(description="share of the units that takes part; may be raised while it runs")
+    ] = 1.0
+    namespace: Annotated[
+        str,
+        AfterValidator(_namespace),
+        Field(description="experiments of one namespace never share a unit"),
+    ] = ""
+    slot: Annotated[tuple[float, float], Field(description="this one's part of it")] = (0.0, 1.0)
+    margin: Annotated[
+        float, Field(description="how much worse the primary metric may be; 0 asks it to be better")
+    ] = 0.0
+    alpha: Annotated[float, Field(description="chance of a false verdict")] = 0.05
+    planned_units: Annotated[
+        int, Field(description="of all arms: `experiments plan` tells how many an effect takes")
+    ] = 5000
+    min_units: Annotated[int, Field(description="in each arm, before anything is promoted")] = 100
+    min_matured: Annotated[
+        float, Field(description="share of units that had their window, before anything is promoted")
+    ] = 0.8
+    window: Annotated[
+        Seconds,
+        Field(
+            ge=1, le=YEAR, description="outcomes count this long after a unit was first served: s, min, h, d"
+        ),
+    ] = 86_400.0
+    shadow_share: Annotated[
+        float, Field(gt=0, le=1, description="shadow: share of requests that shadow arms answer too")
+    ] = 1.0
+    judge: Annotated[str, Field(description="shadow: who compares the answers")] = "exact_match"
+    secondary: Annotated[
+        tuple[Metric, ...],
+        Field(
+            max_length=MAX_METRICS, description="reported too, decides nothing; may be changed at any time"
+        ),
+    ] = ()
+    segments: Annotated[
+        tuple[SegmentSpec, ...],
+        Field(max_length=MAX_SEGMENTS, description="the effect by the values of a label of the request"),
+    ] = ()
+    grace: Annotated[
+        Seconds,
+        Field(
+            ge=0,
+            le=YEAR,
+            description="outcomes may arrive this much later, by a batch job: then a unit is mature",
+        ),
+    ] = 0.0
+    equal_arms: Annotated[
+        bool, Field(description="true: arms may be the same version, to test the pipeline (A/A)")
+    ] = False
 
     @property
     def withdrawn(self) -> Mapping[str, float]:

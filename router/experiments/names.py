@@ -1,12 +1,10 @@
-"""What experiments, arms, metrics and outcomes may be called."""
+"""What experiments, arms and metrics may be called."""
 
 from __future__ import annotations
 
 import re
 
 from router.errors import FieldViolation, InvalidRequest
-from router.experiments.model import BUILT_IN, DENOMINATORS
-from router.experiments.times import is_meant_as_share
 
 ID_FORM = "1 to 63 small letters, digits and hyphens, with a letter first and no hyphen last"
 WORD_FORM = "1 to 63 letters, digits, and _ . -, with a letter or digit first"
@@ -32,14 +30,3 @@ def id_problem(name: str) -> str:
 def is_word(name: str) -> bool:
     """Whether an arm or a metric may be called so."""
     return _WORD.fullmatch(name) is not None
-
-
-def outcome_problem(metric: str) -> str:
-    """Why a client cannot record an outcome under this name; empty if it can."""
-    if not is_word(metric):
-        return f"must be {WORD_FORM}"
-    if metric in BUILT_IN or is_meant_as_share(metric):
-        return "is recorded by the server itself; choose another name"
-    if metric in DENOMINATORS:
-        return "is a denominator that the server counts; choose another name"
-    return ""

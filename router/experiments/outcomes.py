@@ -36,8 +36,16 @@ from router.errors import (
     Overloaded,
     Unavailable,
 )
-from router.experiments.model import DENOMINATORS, SERVER_KEYS, Accepted, Experiment, Spec, StoredOutcome
-from router.experiments.names import outcome_problem, parse_experiment
+from router.experiments.model import (
+    DENOMINATORS,
+    SERVER_KEYS,
+    Accepted,
+    Experiment,
+    Spec,
+    StoredOutcome,
+    outcome_problem,
+)
+from router.experiments.names import parse_experiment
 from router.experiments.recorder import Recorder
 from router.experiments.runtime import StoreThreads
 from router.experiments.visibility import Visibility

@@ -1,14 +1,13 @@
 """Plans: all that is wrong with one, what deserves a second look, and which may run side by side.
 
-`UnitAllocation`, `ExperimentDesign` and `SequencePlan` check weights, shares and thresholds. What they find
-gets the names of the resource. `metric_plans` checks metrics; labels that divide units are checked here.
+The model checks single fields, `UnitAllocation`, `ExperimentDesign` and `SequencePlan` weights, shares and
+thresholds, `metric_plans` metrics. What fields say together and what the server has is checked here.
 Warnings tell whether the smallest arm can have a verdict at all.
 """
 
 from __future__ import annotations
 
 import math
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -20,27 +19,19 @@ from router.experiments.interference import shared_warnings
 from router.experiments.metric_plans import guardrails_that_hold, metric_problems, metric_warnings, uncapped
 from router.experiments.model import (
     BASE,
-    MAX_SEGMENT_VALUES,
-    MAX_SEGMENTS,
-    NO_VALUE,
-    OTHER_VALUE,
     ArmSpec,
     Experiment,
     Lifecycle,
     MetricSpec,
     Mode,
-    SegmentSpec,
     Spec,
 )
-from router.experiments.names import WORD_FORM, id_problem, is_word
+from router.experiments.plan_file import field_problems
 from router.experiments.stats.compare import SequencePlan
 from router.experiments.verdict import ExperimentDesign
 from router.types import AdapterInfo, AdapterRef
 
-YEAR = 365 * 86_400.0
 WHOLE = (0.0, 1.0)
-TEXTS = {"hypothesis": 4096, "unit": 64, "unit_label": 64}  # most bytes
-MAX_ARMS = 32
 HIDDEN = "another experiment that runs is in its way: choose another route, or a slot of its namespace"
 
 
@@ -86,33 +77,27 @@ def _not_known(name: str, names: Collection[str]) -> str:
 def plan_problems(spec: Spec, known: Known) -> list[FieldViolation]:
     """Fields by their names in the resource; empty if the plan can be kept and started."""
     return [
-        *_texts(spec),
+        *field_problems(spec),
+        *_slot(spec),
         *_route_problems(spec, known),
         *_arm_problems(spec, known),
         *_allocation(spec),
         *metric_problems(spec),
         *segment_problems(spec),
         *_design(spec),
-        *_times(spec),
         *_mode(spec, known),
     ]
 
 
-def _texts(spec: Spec) -> Iterator[FieldViolation]:
-    for field, most in TEXTS.items():
-        if len(getattr(spec, field).encode()) > most:
-            yield FieldViolation(field, f"must have at most {most} bytes")
-    if spec.namespace and (problem := id_problem(spec.namespace)):
-        yield FieldViolation("namespace", problem)
+def _slot(spec: Spec) -> Iterator[FieldViolation]:
     if spec.slot != WHOLE and not spec.namespace:
-        yield FieldViolation("namespace", "must be set: slot_start and slot_end are parts of a namespace")
+        yield FieldViolation("namespace", "must be set: slot is a part of a namespace")
 
 
 def _allocation(spec: Spec) -> Iterator[FieldViolation]:
     arms = tuple(WeightedArm(arm.name, arm.weight) for arm in spec.arms)
     salts = AssignmentSalts("enrolment", "variant", namespace="namespace")
-    names = {"slot": "slot_end"}
-    return _found(lambda: UnitAllocation(salts, arms, spec.enrolment, spec.slot), names)
+    return _found(lambda: UnitAllocation(salts, arms, spec.enrolment, spec.slot), {})
 
 
 def _design(spec: Spec) -> Iterator[FieldViolation]:
@@ -136,19 +121,9 @@ def _design(spec: Spec) -> Iterator[FieldViolation]:
     yield from (v for v in _found(build, {}) if v.field != "weights")  # the allocation has reported them
 
 
-def _times(spec: Spec) -> Iterator[FieldViolation]:
-    if not (math.isfinite(spec.window) and 1 <= spec.window <= YEAR):
-        yield FieldViolation("window", f"must be between a second and a year, got {spec.window:g} s")
-    if not (math.isfinite(spec.grace) and 0 <= spec.grace <= YEAR):
-        yield FieldViolation("grace", f"must be between 0 and a year, got {spec.grace:g} s")
-
-
 def _mode(spec: Spec, known: Known) -> Iterator[FieldViolation]:
     if spec.mode is Mode.HOLDOUT:
         yield from _holdout(spec)
-    if not 0 < spec.shadow_share <= 1:
-        text = f"must be above 0 and at most 1, got {spec.shadow_share:g}"
-        yield FieldViolation("shadow_share", text)
     if spec.mode is Mode.SHADOW and known.judges is not None and spec.judge not in known.judges():
         yield FieldViolation("judge", _not_known(spec.judge, known.judges()))
 
@@ -188,12 +163,8 @@ def _route_problems(spec: Spec, known: Known) -> Iterator[FieldViolation]:
 
 def _arm_problems(spec: Spec, known: Known) -> Iterator[FieldViolation]:
     """Every arm has a name and what its kind of experiment needs. Weights are the allocation's matter."""
-    if len(spec.arms) > MAX_ARMS:
-        yield FieldViolation("arms", f"must be {MAX_ARMS} or fewer, got {len(spec.arms)}")
     for i, arm in enumerate(spec.arms):
         field = f"arms[{i}]"
-        if arm.name and not is_word(arm.name):
-            yield FieldViolation(f"{field}.name", f"must be {WORD_FORM}")
         if spec.mode is Mode.HOLDOUT:
             yield from _holdout_arm(arm, field)
         elif arm.adapter and (problem := known.adapter_problem(arm.adapter.name, arm.adapter.version)):
@@ -292,58 +263,19 @@ def arm_warnings(spec: Spec, resolve: Resolve) -> Iterator[str]:
 
 
 RULES = SequencePlan()
-MAX_LABEL_BYTES = 64
 
 
 def segment_problems(spec: Spec) -> Iterator[FieldViolation]:
-    """Labels by whose values the effect is reported: few, distinct, and none that names units."""
-    if len(spec.segments) > MAX_SEGMENTS:
-        text = f"must be {MAX_SEGMENTS} labels or fewer, got {len(spec.segments)}: each widens intervals"
-        yield FieldViolation("segments", text)
-    for label in _twice(s.label for s in spec.segments):
-        yield FieldViolation("segments", f"the label {label!r} is there twice: name all its values at once")
+    """Labels by whose values the effect is reported: distinct, and none that names units."""
+    for label, count in Counter(segment.label for segment in spec.segments).items():
+        if count > 1:
+            yield FieldViolation(
+                "segments", f"the label {label!r} is there twice: name all its values at once"
+            )
     for i, segment in enumerate(spec.segments):
-        field = f"segments[{i}]"
-        if problem := _text_problem(segment.label):
-            yield FieldViolation(f"{field}.label", problem)
-        elif segment.label == spec.unit_label:
+        if segment.label and segment.label == spec.unit_label:
             text = f"{segment.label!r} is the label that units are read from: every unit would be its own"
-            yield FieldViolation(f"{field}.label", text)
-        yield from _value_problems(segment, field)
-
-
-def _value_problems(segment: SegmentSpec, field: str) -> Iterator[FieldViolation]:
-    if len(segment.values) > MAX_SEGMENT_VALUES:
-        yield FieldViolation(
-            f"{field}.values",
-            f"{MAX_SEGMENT_VALUES} values are allowed, got {len(segment.values)}: name the ones that matter,"
-            f" all others become {OTHER_VALUE!r}",
-        )
-    for value in _twice(segment.values):
-        yield FieldViolation(f"{field}.values", f"{value!r} is there twice")
-    for j, value in enumerate(segment.values):
-        if value in (NO_VALUE, OTHER_VALUE):
-            text = f"{value!r} stands for units that have none of the values: leave it out"
-            yield FieldViolation(f"{field}.values[{j}]", text)
-        elif problem := _text_problem(value):
-            yield FieldViolation(f"{field}.values[{j}]", problem)
-
-
-def _twice(names: Iterable[str]) -> list[str]:
-    return [name for name, count in Counter(names).items() if count > 1]
-
-
-def _text_problem(text: str) -> str:
-    """Why a label or its value cannot be kept; empty if it can."""
-    if not text:
-        return "must not be empty"
-    try:
-        size = len(text.encode())
-    except UnicodeEncodeError:
-        return "must be valid UTF-8"
-    if size > MAX_LABEL_BYTES:
-        return f"must have at most {MAX_LABEL_BYTES} bytes, has {size}"
-    return "must have no control characters" if any(unicodedata.category(c) == "Cc" for c in text) else ""
+            yield FieldViolation(f"segments[{i}].label", text)
 
 
 def out_of_reach(spec: Spec, rates: Mapping[str, float] | None = None) -> Iterator[str]:

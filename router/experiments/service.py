@@ -252,7 +252,7 @@ class ExperimentService(ExperimentServiceServicer):
         found.check()
 
         def edit(old: Spec) -> Spec:
-            spec = plan_of(merged(old, message, paths), found, WITHIN)
+            spec = merged(old, message, paths, found, WITHIN)
             _add(found, self._manager.problems(spec, old))
             _check_width(found, spec)
             found.check()

@@ -188,9 +188,9 @@ def is_whole(question: SizeQuestion) -> bool:
 
 def _problems(question: SizeQuestion) -> Iterator[FieldViolation]:
     if not is_word(question.metric):
-        yield FieldViolation("metric.name", f"must be {WORD_FORM}")
+        yield FieldViolation("metric", f"must be {WORD_FORM}")
     if question.cap is not None or question.kind is not None:
-        yield from cap_problems(_spec(question), "metric")
+        yield from cap_problems(_spec(question))
     weights = question.weights
     if weights and not (2 <= len(weights) <= MOST_ARMS and all(w > 0 and math.isfinite(w) for w in weights)):
         text = f"must be two to {MOST_ARMS} numbers above 0, control's first, got {_listed(weights)}"
@@ -245,7 +245,7 @@ def _spec(question: SizeQuestion) -> MetricSpec:
     number = question.cap is not None or question.deviation is not None
     kind = question.kind or (Kind.MEAN if number else Kind.PROPORTION)
     better = question.higher_is_better
-    return MetricSpec(question.metric, kind, better, kind.rules.usual, cap=question.cap, least=question.least)
+    return MetricSpec(question.metric, kind, better, cap=question.cap, least=question.least)
 
 
 def _history(

@@ -29,7 +29,7 @@ OUTCOME_STATUS_UNKNOWN: OutcomeStatus
 OUTCOME_STATUS_INVALID: OutcomeStatus
 
 class Experiment(_message.Message):
-    __slots__ = ("name", "hypothesis", "route", "arms", "control", "primary", "guardrails", "mode", "unit", "unit_label", "enrolment", "namespace", "slot_start", "slot_end", "margin", "alpha", "planned_units", "min_units", "min_matured", "window", "shadow_share", "judge", "state", "phases", "create_time", "update_time", "stop_time", "stop_reason", "promoted", "etag", "warnings", "secondary", "segments", "grace", "equal_arms")
+    __slots__ = ("name", "hypothesis", "route", "arms", "control", "primary", "guardrails", "mode", "unit", "unit_label", "enrolment", "namespace", "slot", "margin", "alpha", "planned_units", "min_units", "min_matured", "window", "shadow_share", "judge", "state", "phases", "create_time", "update_time", "stop_time", "stop_reason", "promoted", "etag", "warnings", "secondary", "segments", "grace", "equal_arms")
     class Mode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         MODE_UNSPECIFIED: _ClassVar[Experiment.Mode]
@@ -69,7 +69,7 @@ class Experiment(_message.Message):
         withdraw_time: _timestamp_pb2.Timestamp
         def __init__(self, name: _Optional[str] = ..., weight: _Optional[float] = ..., adapter: _Optional[str] = ..., withdraw_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
     class Metric(_message.Message):
-        __slots__ = ("name", "kind", "lower_is_better", "aggregate", "per", "missing_is_zero", "covariate", "margin", "relative", "cap", "floor", "window", "missing", "improve")
+        __slots__ = ("name", "kind", "higher_is_better", "aggregate", "per", "covariate", "margin", "relative", "cap", "least", "window", "missing", "improve")
         class Missing(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
             __slots__ = ()
             MISSING_UNSPECIFIED: _ClassVar[Experiment.Metric.Missing]
@@ -102,33 +102,31 @@ class Experiment(_message.Message):
         AGGREGATE_LAST: Experiment.Metric.Aggregate
         NAME_FIELD_NUMBER: _ClassVar[int]
         KIND_FIELD_NUMBER: _ClassVar[int]
-        LOWER_IS_BETTER_FIELD_NUMBER: _ClassVar[int]
+        HIGHER_IS_BETTER_FIELD_NUMBER: _ClassVar[int]
         AGGREGATE_FIELD_NUMBER: _ClassVar[int]
         PER_FIELD_NUMBER: _ClassVar[int]
-        MISSING_IS_ZERO_FIELD_NUMBER: _ClassVar[int]
         COVARIATE_FIELD_NUMBER: _ClassVar[int]
         MARGIN_FIELD_NUMBER: _ClassVar[int]
         RELATIVE_FIELD_NUMBER: _ClassVar[int]
         CAP_FIELD_NUMBER: _ClassVar[int]
-        FLOOR_FIELD_NUMBER: _ClassVar[int]
+        LEAST_FIELD_NUMBER: _ClassVar[int]
         WINDOW_FIELD_NUMBER: _ClassVar[int]
         MISSING_FIELD_NUMBER: _ClassVar[int]
         IMPROVE_FIELD_NUMBER: _ClassVar[int]
         name: str
         kind: Experiment.Metric.Kind
-        lower_is_better: bool
+        higher_is_better: bool
         aggregate: Experiment.Metric.Aggregate
         per: str
-        missing_is_zero: bool
         covariate: bool
         margin: float
         relative: bool
         cap: float
-        floor: float
+        least: float
         window: _duration_pb2.Duration
         missing: Experiment.Metric.Missing
         improve: bool
-        def __init__(self, name: _Optional[str] = ..., kind: _Optional[_Union[Experiment.Metric.Kind, str]] = ..., lower_is_better: _Optional[bool] = ..., aggregate: _Optional[_Union[Experiment.Metric.Aggregate, str]] = ..., per: _Optional[str] = ..., missing_is_zero: _Optional[bool] = ..., covariate: _Optional[bool] = ..., margin: _Optional[float] = ..., relative: _Optional[bool] = ..., cap: _Optional[float] = ..., floor: _Optional[float] = ..., window: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., missing: _Optional[_Union[Experiment.Metric.Missing, str]] = ..., improve: _Optional[bool] = ...) -> None: ...
+        def __init__(self, name: _Optional[str] = ..., kind: _Optional[_Union[Experiment.Metric.Kind, str]] = ..., higher_is_better: _Optional[bool] = ..., aggregate: _Optional[_Union[Experiment.Metric.Aggregate, str]] = ..., per: _Optional[str] = ..., covariate: _Optional[bool] = ..., margin: _Optional[float] = ..., relative: _Optional[bool] = ..., cap: _Optional[float] = ..., least: _Optional[float] = ..., window: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., missing: _Optional[_Union[Experiment.Metric.Missing, str]] = ..., improve: _Optional[bool] = ...) -> None: ...
     class Phase(_message.Message):
         __slots__ = ("number", "start_time", "end_time", "reason", "enrolment_salt", "variant_salt", "arms", "enrolment")
         NUMBER_FIELD_NUMBER: _ClassVar[int]
@@ -160,8 +158,7 @@ class Experiment(_message.Message):
     UNIT_LABEL_FIELD_NUMBER: _ClassVar[int]
     ENROLMENT_FIELD_NUMBER: _ClassVar[int]
     NAMESPACE_FIELD_NUMBER: _ClassVar[int]
-    SLOT_START_FIELD_NUMBER: _ClassVar[int]
-    SLOT_END_FIELD_NUMBER: _ClassVar[int]
+    SLOT_FIELD_NUMBER: _ClassVar[int]
     MARGIN_FIELD_NUMBER: _ClassVar[int]
     ALPHA_FIELD_NUMBER: _ClassVar[int]
     PLANNED_UNITS_FIELD_NUMBER: _ClassVar[int]
@@ -195,8 +192,7 @@ class Experiment(_message.Message):
     unit_label: str
     enrolment: float
     namespace: str
-    slot_start: float
-    slot_end: float
+    slot: _containers.RepeatedScalarFieldContainer[float]
     margin: float
     alpha: float
     planned_units: int
@@ -218,7 +214,7 @@ class Experiment(_message.Message):
     segments: _containers.RepeatedCompositeFieldContainer[Experiment.Segment]
     grace: _duration_pb2.Duration
     equal_arms: bool
-    def __init__(self, name: _Optional[str] = ..., hypothesis: _Optional[str] = ..., route: _Optional[str] = ..., arms: _Optional[_Iterable[_Union[Experiment.Arm, _Mapping]]] = ..., control: _Optional[str] = ..., primary: _Optional[_Union[Experiment.Metric, _Mapping]] = ..., guardrails: _Optional[_Iterable[_Union[Experiment.Metric, _Mapping]]] = ..., mode: _Optional[_Union[Experiment.Mode, str]] = ..., unit: _Optional[str] = ..., unit_label: _Optional[str] = ..., enrolment: _Optional[float] = ..., namespace: _Optional[str] = ..., slot_start: _Optional[float] = ..., slot_end: _Optional[float] = ..., margin: _Optional[float] = ..., alpha: _Optional[float] = ..., planned_units: _Optional[int] = ..., min_units: _Optional[int] = ..., min_matured: _Optional[float] = ..., window: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., shadow_share: _Optional[float] = ..., judge: _Optional[str] = ..., state: _Optional[_Union[Experiment.State, str]] = ..., phases: _Optional[_Iterable[_Union[Experiment.Phase, _Mapping]]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., stop_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., stop_reason: _Optional[str] = ..., promoted: _Optional[str] = ..., etag: _Optional[str] = ..., warnings: _Optional[_Iterable[str]] = ..., secondary: _Optional[_Iterable[_Union[Experiment.Metric, _Mapping]]] = ..., segments: _Optional[_Iterable[_Union[Experiment.Segment, _Mapping]]] = ..., grace: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., equal_arms: _Optional[bool] = ...) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., hypothesis: _Optional[str] = ..., route: _Optional[str] = ..., arms: _Optional[_Iterable[_Union[Experiment.Arm, _Mapping]]] = ..., control: _Optional[str] = ..., primary: _Optional[_Union[Experiment.Metric, _Mapping]] = ..., guardrails: _Optional[_Iterable[_Union[Experiment.Metric, _Mapping]]] = ..., mode: _Optional[_Union[Experiment.Mode, str]] = ..., unit: _Optional[str] = ..., unit_label: _Optional[str] = ..., enrolment: _Optional[float] = ..., namespace: _Optional[str] = ..., slot: _Optional[_Iterable[float]] = ..., margin: _Optional[float] = ..., alpha: _Optional[float] = ..., planned_units: _Optional[int] = ..., min_units: _Optional[int] = ..., min_matured: _Optional[float] = ..., window: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., shadow_share: _Optional[float] = ..., judge: _Optional[str] = ..., state: _Optional[_Union[Experiment.State, str]] = ..., phases: _Optional[_Iterable[_Union[Experiment.Phase, _Mapping]]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., stop_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., stop_reason: _Optional[str] = ..., promoted: _Optional[str] = ..., etag: _Optional[str] = ..., warnings: _Optional[_Iterable[str]] = ..., secondary: _Optional[_Iterable[_Union[Experiment.Metric, _Mapping]]] = ..., segments: _Optional[_Iterable[_Union[Experiment.Segment, _Mapping]]] = ..., grace: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., equal_arms: _Optional[bool] = ...) -> None: ...
 
 class CreateExperimentRequest(_message.Message):
     __slots__ = ("experiment_id", "experiment")
@@ -387,7 +383,7 @@ class GetReportRequest(_message.Message):
     def __init__(self, name: _Optional[str] = ..., phase: _Optional[int] = ...) -> None: ...
 
 class GetReportResponse(_message.Message):
-    __slots__ = ("experiment", "phase", "verdict", "arm", "arms", "checks", "numbers", "audit", "points", "notes", "time", "forecast", "planned", "missing", "days")
+    __slots__ = ("experiment", "phase", "verdict", "arm", "arms", "checks", "numbers", "audit", "points", "notes", "time", "forecast", "planned", "missing")
     class Missing(_message.Message):
         __slots__ = ("arm", "control", "treatment", "relative", "low", "high", "p", "alarm", "settled", "lee_low", "lee_high")
         ARM_FIELD_NUMBER: _ClassVar[int]
@@ -413,13 +409,6 @@ class GetReportResponse(_message.Message):
         lee_low: float
         lee_high: float
         def __init__(self, arm: _Optional[str] = ..., control: _Optional[float] = ..., treatment: _Optional[float] = ..., relative: _Optional[float] = ..., low: _Optional[float] = ..., high: _Optional[float] = ..., p: _Optional[float] = ..., alarm: _Optional[bool] = ..., settled: _Optional[bool] = ..., lee_low: _Optional[float] = ..., lee_high: _Optional[float] = ...) -> None: ...
-    class Days(_message.Message):
-        __slots__ = ("arm", "effects")
-        ARM_FIELD_NUMBER: _ClassVar[int]
-        EFFECTS_FIELD_NUMBER: _ClassVar[int]
-        arm: str
-        effects: _containers.RepeatedCompositeFieldContainer[GetReportResponse.SegmentEffect]
-        def __init__(self, arm: _Optional[str] = ..., effects: _Optional[_Iterable[_Union[GetReportResponse.SegmentEffect, _Mapping]]] = ...) -> None: ...
     class Planned(_message.Message):
         __slots__ = ("units", "planned_units", "reached", "chance", "chance_planned", "give_up", "text")
         UNITS_FIELD_NUMBER: _ClassVar[int]
@@ -473,12 +462,12 @@ class GetReportResponse(_message.Message):
         text: str
         def __init__(self, label: _Optional[str] = ..., effects: _Optional[_Iterable[_Union[GetReportResponse.SegmentEffect, _Mapping]]] = ..., p: _Optional[float] = ..., differ: _Optional[bool] = ..., text: _Optional[str] = ...) -> None: ...
     class SegmentEffect(_message.Message):
-        __slots__ = ("value", "comparison")
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
         VALUE_FIELD_NUMBER: _ClassVar[int]
-        COMPARISON_FIELD_NUMBER: _ClassVar[int]
-        value: str
-        comparison: GetReportResponse.Comparison
-        def __init__(self, value: _Optional[str] = ..., comparison: _Optional[_Union[GetReportResponse.Comparison, _Mapping]] = ...) -> None: ...
+        key: str
+        value: GetReportResponse.Comparison
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[GetReportResponse.Comparison, _Mapping]] = ...) -> None: ...
     class Verdict(_message.Message):
         __slots__ = ("decision", "rule", "text")
         DECISION_FIELD_NUMBER: _ClassVar[int]
@@ -489,16 +478,14 @@ class GetReportResponse(_message.Message):
         text: str
         def __init__(self, decision: _Optional[str] = ..., rule: _Optional[str] = ..., text: _Optional[str] = ...) -> None: ...
     class Comparison(_message.Message):
-        __slots__ = ("metric", "control", "treatment", "effect", "low", "high", "p", "control_units", "treatment_units", "method", "state", "relative", "relative_low", "relative_high", "margin", "margin_relative", "lower_is_better", "anytime", "waiting", "cap", "alpha", "age", "early", "shared_queue")
+        __slots__ = ("metric", "values", "effect", "low", "high", "p", "units", "method", "state", "relative", "relative_low", "relative_high", "margin", "margin_relative", "higher_is_better", "anytime", "waiting", "cap", "alpha", "age", "early", "shared_queue")
         METRIC_FIELD_NUMBER: _ClassVar[int]
-        CONTROL_FIELD_NUMBER: _ClassVar[int]
-        TREATMENT_FIELD_NUMBER: _ClassVar[int]
+        VALUES_FIELD_NUMBER: _ClassVar[int]
         EFFECT_FIELD_NUMBER: _ClassVar[int]
         LOW_FIELD_NUMBER: _ClassVar[int]
         HIGH_FIELD_NUMBER: _ClassVar[int]
         P_FIELD_NUMBER: _ClassVar[int]
-        CONTROL_UNITS_FIELD_NUMBER: _ClassVar[int]
-        TREATMENT_UNITS_FIELD_NUMBER: _ClassVar[int]
+        UNITS_FIELD_NUMBER: _ClassVar[int]
         METHOD_FIELD_NUMBER: _ClassVar[int]
         STATE_FIELD_NUMBER: _ClassVar[int]
         RELATIVE_FIELD_NUMBER: _ClassVar[int]
@@ -506,7 +493,7 @@ class GetReportResponse(_message.Message):
         RELATIVE_HIGH_FIELD_NUMBER: _ClassVar[int]
         MARGIN_FIELD_NUMBER: _ClassVar[int]
         MARGIN_RELATIVE_FIELD_NUMBER: _ClassVar[int]
-        LOWER_IS_BETTER_FIELD_NUMBER: _ClassVar[int]
+        HIGHER_IS_BETTER_FIELD_NUMBER: _ClassVar[int]
         ANYTIME_FIELD_NUMBER: _ClassVar[int]
         WAITING_FIELD_NUMBER: _ClassVar[int]
         CAP_FIELD_NUMBER: _ClassVar[int]
@@ -515,14 +502,12 @@ class GetReportResponse(_message.Message):
         EARLY_FIELD_NUMBER: _ClassVar[int]
         SHARED_QUEUE_FIELD_NUMBER: _ClassVar[int]
         metric: str
-        control: float
-        treatment: float
+        values: _containers.RepeatedScalarFieldContainer[float]
         effect: float
         low: float
         high: float
         p: float
-        control_units: int
-        treatment_units: int
+        units: _containers.RepeatedScalarFieldContainer[int]
         method: str
         state: str
         relative: float
@@ -530,7 +515,7 @@ class GetReportResponse(_message.Message):
         relative_high: float
         margin: float
         margin_relative: bool
-        lower_is_better: bool
+        higher_is_better: bool
         anytime: bool
         waiting: GetReportResponse.Waiting
         cap: float
@@ -538,9 +523,9 @@ class GetReportResponse(_message.Message):
         age: float
         early: bool
         shared_queue: bool
-        def __init__(self, metric: _Optional[str] = ..., control: _Optional[float] = ..., treatment: _Optional[float] = ..., effect: _Optional[float] = ..., low: _Optional[float] = ..., high: _Optional[float] = ..., p: _Optional[float] = ..., control_units: _Optional[int] = ..., treatment_units: _Optional[int] = ..., method: _Optional[str] = ..., state: _Optional[str] = ..., relative: _Optional[float] = ..., relative_low: _Optional[float] = ..., relative_high: _Optional[float] = ..., margin: _Optional[float] = ..., margin_relative: _Optional[bool] = ..., lower_is_better: _Optional[bool] = ..., anytime: _Optional[bool] = ..., waiting: _Optional[_Union[GetReportResponse.Waiting, _Mapping]] = ..., cap: _Optional[float] = ..., alpha: _Optional[float] = ..., age: _Optional[float] = ..., early: _Optional[bool] = ..., shared_queue: _Optional[bool] = ...) -> None: ...
+        def __init__(self, metric: _Optional[str] = ..., values: _Optional[_Iterable[float]] = ..., effect: _Optional[float] = ..., low: _Optional[float] = ..., high: _Optional[float] = ..., p: _Optional[float] = ..., units: _Optional[_Iterable[int]] = ..., method: _Optional[str] = ..., state: _Optional[str] = ..., relative: _Optional[float] = ..., relative_low: _Optional[float] = ..., relative_high: _Optional[float] = ..., margin: _Optional[float] = ..., margin_relative: _Optional[bool] = ..., higher_is_better: _Optional[bool] = ..., anytime: _Optional[bool] = ..., waiting: _Optional[_Union[GetReportResponse.Waiting, _Mapping]] = ..., cap: _Optional[float] = ..., alpha: _Optional[float] = ..., age: _Optional[float] = ..., early: _Optional[bool] = ..., shared_queue: _Optional[bool] = ...) -> None: ...
     class ArmReport(_message.Message):
-        __slots__ = ("arm", "verdict", "blocked", "primary", "adjusted_p", "guardrails", "pairs", "unadjusted", "secondary", "segments", "early")
+        __slots__ = ("arm", "verdict", "blocked", "primary", "adjusted_p", "guardrails", "pairs", "unadjusted", "secondary", "segments", "days", "early")
         ARM_FIELD_NUMBER: _ClassVar[int]
         VERDICT_FIELD_NUMBER: _ClassVar[int]
         BLOCKED_FIELD_NUMBER: _ClassVar[int]
@@ -551,6 +536,7 @@ class GetReportResponse(_message.Message):
         UNADJUSTED_FIELD_NUMBER: _ClassVar[int]
         SECONDARY_FIELD_NUMBER: _ClassVar[int]
         SEGMENTS_FIELD_NUMBER: _ClassVar[int]
+        DAYS_FIELD_NUMBER: _ClassVar[int]
         EARLY_FIELD_NUMBER: _ClassVar[int]
         arm: str
         verdict: GetReportResponse.Verdict
@@ -562,8 +548,9 @@ class GetReportResponse(_message.Message):
         unadjusted: GetReportResponse.Comparison
         secondary: _containers.RepeatedCompositeFieldContainer[GetReportResponse.Comparison]
         segments: _containers.RepeatedCompositeFieldContainer[GetReportResponse.SegmentReport]
+        days: _containers.RepeatedCompositeFieldContainer[GetReportResponse.SegmentEffect]
         early: _containers.RepeatedCompositeFieldContainer[GetReportResponse.Comparison]
-        def __init__(self, arm: _Optional[str] = ..., verdict: _Optional[_Union[GetReportResponse.Verdict, _Mapping]] = ..., blocked: _Optional[_Union[GetReportResponse.Verdict, _Mapping]] = ..., primary: _Optional[_Union[GetReportResponse.Comparison, _Mapping]] = ..., adjusted_p: _Optional[float] = ..., guardrails: _Optional[_Iterable[_Union[GetReportResponse.Comparison, _Mapping]]] = ..., pairs: _Optional[_Union[GetReportResponse.Pairs, _Mapping]] = ..., unadjusted: _Optional[_Union[GetReportResponse.Comparison, _Mapping]] = ..., secondary: _Optional[_Iterable[_Union[GetReportResponse.Comparison, _Mapping]]] = ..., segments: _Optional[_Iterable[_Union[GetReportResponse.SegmentReport, _Mapping]]] = ..., early: _Optional[_Iterable[_Union[GetReportResponse.Comparison, _Mapping]]] = ...) -> None: ...
+        def __init__(self, arm: _Optional[str] = ..., verdict: _Optional[_Union[GetReportResponse.Verdict, _Mapping]] = ..., blocked: _Optional[_Union[GetReportResponse.Verdict, _Mapping]] = ..., primary: _Optional[_Union[GetReportResponse.Comparison, _Mapping]] = ..., adjusted_p: _Optional[float] = ..., guardrails: _Optional[_Iterable[_Union[GetReportResponse.Comparison, _Mapping]]] = ..., pairs: _Optional[_Union[GetReportResponse.Pairs, _Mapping]] = ..., unadjusted: _Optional[_Union[GetReportResponse.Comparison, _Mapping]] = ..., secondary: _Optional[_Iterable[_Union[GetReportResponse.Comparison, _Mapping]]] = ..., segments: _Optional[_Iterable[_Union[GetReportResponse.SegmentReport, _Mapping]]] = ..., days: _Optional[_Iterable[_Union[GetReportResponse.SegmentEffect, _Mapping]]] = ..., early: _Optional[_Iterable[_Union[GetReportResponse.Comparison, _Mapping]]] = ...) -> None: ...
     class Pairs(_message.Message):
         __slots__ = ("wins", "losses", "ties")
         WINS_FIELD_NUMBER: _ClassVar[int]
@@ -629,18 +616,20 @@ class GetReportResponse(_message.Message):
         cancelled: int
         def __init__(self, stage: _Optional[str] = ..., errors: _Optional[int] = ..., cancelled: _Optional[int] = ...) -> None: ...
     class AuditEntry(_message.Message):
-        __slots__ = ("time", "actor", "act", "reason", "detail")
+        __slots__ = ("experiment", "time", "actor", "act", "reason", "detail")
+        EXPERIMENT_FIELD_NUMBER: _ClassVar[int]
         TIME_FIELD_NUMBER: _ClassVar[int]
         ACTOR_FIELD_NUMBER: _ClassVar[int]
         ACT_FIELD_NUMBER: _ClassVar[int]
         REASON_FIELD_NUMBER: _ClassVar[int]
         DETAIL_FIELD_NUMBER: _ClassVar[int]
+        experiment: str
         time: _timestamp_pb2.Timestamp
         actor: str
         act: str
         reason: str
         detail: _struct_pb2.Struct
-        def __init__(self, time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., actor: _Optional[str] = ..., act: _Optional[str] = ..., reason: _Optional[str] = ..., detail: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ...) -> None: ...
+        def __init__(self, experiment: _Optional[str] = ..., time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., actor: _Optional[str] = ..., act: _Optional[str] = ..., reason: _Optional[str] = ..., detail: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ...) -> None: ...
     class Point(_message.Message):
         __slots__ = ("time", "arm", "effect", "low", "high", "units")
         TIME_FIELD_NUMBER: _ClassVar[int]
@@ -670,7 +659,6 @@ class GetReportResponse(_message.Message):
     FORECAST_FIELD_NUMBER: _ClassVar[int]
     PLANNED_FIELD_NUMBER: _ClassVar[int]
     MISSING_FIELD_NUMBER: _ClassVar[int]
-    DAYS_FIELD_NUMBER: _ClassVar[int]
     experiment: Experiment
     phase: int
     verdict: GetReportResponse.Verdict
@@ -685,13 +673,16 @@ class GetReportResponse(_message.Message):
     forecast: GetReportResponse.Forecast
     planned: GetReportResponse.Planned
     missing: _containers.RepeatedCompositeFieldContainer[GetReportResponse.Missing]
-    days: _containers.RepeatedCompositeFieldContainer[GetReportResponse.Days]
-    def __init__(self, experiment: _Optional[_Union[Experiment, _Mapping]] = ..., phase: _Optional[int] = ..., verdict: _Optional[_Union[GetReportResponse.Verdict, _Mapping]] = ..., arm: _Optional[str] = ..., arms: _Optional[_Iterable[_Union[GetReportResponse.ArmReport, _Mapping]]] = ..., checks: _Optional[_Iterable[_Union[GetReportResponse.Check, _Mapping]]] = ..., numbers: _Optional[_Iterable[_Union[GetReportResponse.ArmNumbers, _Mapping]]] = ..., audit: _Optional[_Iterable[_Union[GetReportResponse.AuditEntry, _Mapping]]] = ..., points: _Optional[_Iterable[_Union[GetReportResponse.Point, _Mapping]]] = ..., notes: _Optional[_Iterable[str]] = ..., time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., forecast: _Optional[_Union[GetReportResponse.Forecast, _Mapping]] = ..., planned: _Optional[_Union[GetReportResponse.Planned, _Mapping]] = ..., missing: _Optional[_Iterable[_Union[GetReportResponse.Missing, _Mapping]]] = ..., days: _Optional[_Iterable[_Union[GetReportResponse.Days, _Mapping]]] = ...) -> None: ...
+    def __init__(self, experiment: _Optional[_Union[Experiment, _Mapping]] = ..., phase: _Optional[int] = ..., verdict: _Optional[_Union[GetReportResponse.Verdict, _Mapping]] = ..., arm: _Optional[str] = ..., arms: _Optional[_Iterable[_Union[GetReportResponse.ArmReport, _Mapping]]] = ..., checks: _Optional[_Iterable[_Union[GetReportResponse.Check, _Mapping]]] = ..., numbers: _Optional[_Iterable[_Union[GetReportResponse.ArmNumbers, _Mapping]]] = ..., audit: _Optional[_Iterable[_Union[GetReportResponse.AuditEntry, _Mapping]]] = ..., points: _Optional[_Iterable[_Union[GetReportResponse.Point, _Mapping]]] = ..., notes: _Optional[_Iterable[str]] = ..., time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., forecast: _Optional[_Union[GetReportResponse.Forecast, _Mapping]] = ..., planned: _Optional[_Union[GetReportResponse.Planned, _Mapping]] = ..., missing: _Optional[_Iterable[_Union[GetReportResponse.Missing, _Mapping]]] = ...) -> None: ...
 
 class PlanExperimentRequest(_message.Message):
-    __slots__ = ("route", "metric", "baseline", "deviation", "effect", "weights", "units_per_day", "enrolment", "days", "units", "alpha", "power", "outcome_share")
+    __slots__ = ("route", "metric", "kind", "higher_is_better", "cap", "least", "baseline", "deviation", "effect", "weights", "units_per_day", "enrolment", "days", "units", "alpha", "power", "outcome_share")
     ROUTE_FIELD_NUMBER: _ClassVar[int]
     METRIC_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    HIGHER_IS_BETTER_FIELD_NUMBER: _ClassVar[int]
+    CAP_FIELD_NUMBER: _ClassVar[int]
+    LEAST_FIELD_NUMBER: _ClassVar[int]
     BASELINE_FIELD_NUMBER: _ClassVar[int]
     DEVIATION_FIELD_NUMBER: _ClassVar[int]
     EFFECT_FIELD_NUMBER: _ClassVar[int]
@@ -704,7 +695,11 @@ class PlanExperimentRequest(_message.Message):
     POWER_FIELD_NUMBER: _ClassVar[int]
     OUTCOME_SHARE_FIELD_NUMBER: _ClassVar[int]
     route: str
-    metric: Experiment.Metric
+    metric: str
+    kind: Experiment.Metric.Kind
+    higher_is_better: bool
+    cap: float
+    least: float
     baseline: float
     deviation: float
     effect: float
@@ -716,7 +711,7 @@ class PlanExperimentRequest(_message.Message):
     alpha: float
     power: float
     outcome_share: float
-    def __init__(self, route: _Optional[str] = ..., metric: _Optional[_Union[Experiment.Metric, _Mapping]] = ..., baseline: _Optional[float] = ..., deviation: _Optional[float] = ..., effect: _Optional[float] = ..., weights: _Optional[_Iterable[float]] = ..., units_per_day: _Optional[float] = ..., enrolment: _Optional[float] = ..., days: _Optional[float] = ..., units: _Optional[int] = ..., alpha: _Optional[float] = ..., power: _Optional[float] = ..., outcome_share: _Optional[float] = ...) -> None: ...
+    def __init__(self, route: _Optional[str] = ..., metric: _Optional[str] = ..., kind: _Optional[_Union[Experiment.Metric.Kind, str]] = ..., higher_is_better: _Optional[bool] = ..., cap: _Optional[float] = ..., least: _Optional[float] = ..., baseline: _Optional[float] = ..., deviation: _Optional[float] = ..., effect: _Optional[float] = ..., weights: _Optional[_Iterable[float]] = ..., units_per_day: _Optional[float] = ..., enrolment: _Optional[float] = ..., days: _Optional[float] = ..., units: _Optional[int] = ..., alpha: _Optional[float] = ..., power: _Optional[float] = ..., outcome_share: _Optional[float] = ...) -> None: ...
 
 class PlanExperimentResponse(_message.Message):
     __slots__ = ("baseline", "deviation", "effect", "fixed_units", "units", "half_units", "factor", "least_units", "days", "units_per_day", "notes")

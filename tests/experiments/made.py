@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from router.experiments.assignment import RunningExperiment, running_of
 from router.experiments.model import (
+    Aggregate,
     ArmSpec,
     Experiment,
     ExperimentPhase,
@@ -16,11 +17,12 @@ from router.experiments.model import (
     Mode,
     Spec,
     StoredOutcome,
+    Unanswered,
 )
 from router.types import AdapterRef, Decision, Reason, Request, RoutingHints, Turn
 
 OLD, NEW = AdapterRef("medical", "1.0.0"), AdapterRef("medical", "1.1.0")
-SUCCESS = MetricSpec("success", Kind.PROPORTION)
+SUCCESS = MetricSpec("success", Kind.PROPORTION, aggregate=Aggregate.MAX, missing=Unanswered.EXCLUDED)
 SPEC = Spec(
     hypothesis="version 1.1.0 helps more users",
     route="medical",

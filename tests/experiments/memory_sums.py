@@ -117,7 +117,7 @@ class Unit:
     def row(self, metric: MetricSpec) -> tuple[float, ...] | None:
         if metric.window not in (0, self.window):
             return self.for_metric(metric).row(metric)
-        if not self.has(metric) and metric.missing is Unanswered.EXCLUDED:
+        if not self.has(metric) and metric.missing is not Unanswered.ZERO:
             return None
         if share := slow_share(metric.name):
             return (float(any(v > share.seconds for name in share.outcomes for v in self.values(name))),)
@@ -136,13 +136,13 @@ class Unit:
         found = self.values(metric.name)
         if not found:
             return 0.0
-        if metric.aggregate is Aggregate.LAST:
+        if metric.combined is Aggregate.LAST:
             return max((o.time, o.value) for o in self.counted[metric.name])[1]
         return {
             Aggregate.SUM: sum(found),
             Aggregate.MEAN: sum(found) / len(found),
             Aggregate.MAX: max(found),
-        }[metric.aggregate]
+        }[metric.combined]
 
     def _denominator(self, metric: MetricSpec) -> float:
         if metric.per == "responses":
@@ -156,7 +156,7 @@ class Unit:
             counts = metric.per in ("responses", "outcomes")
             below = float(len(found)) if counts else sum(self.before[metric.per])
             return (sum(found), below) if found and below else (0.0, 1.0)
-        if metric.aggregate is Aggregate.SUM:
+        if metric.combined is Aggregate.SUM:
             return self._capped(metric, sum(found))
         return self._capped(metric, sum(found) / len(found) if found else 0.0)
 

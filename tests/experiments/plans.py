@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any
+import builtins
+import types
+from collections import abc
+from dataclasses import is_dataclass, replace
+from typing import Any, get_args, get_origin, get_type_hints
 
 from hypothesis import strategies as st
 
-from router.experiments.model import Aggregate, ArmSpec, Kind, MetricSpec, Mode, SegmentSpec, Spec, Unanswered
+from router.experiments.conversion import NAMES
+from router.experiments.model import Aggregate, ArmSpec, Kind, MetricSpec, Mode, Spec, Unanswered
 from router.types import AdapterRef
 
-SOLVED = MetricSpec("solved", Kind.PROPORTION)
+SOLVED = MetricSpec("solved", Kind.PROPORTION, aggregate=Aggregate.MAX, missing=Unanswered.EXCLUDED)
+
+
+def said(metric: MetricSpec) -> MetricSpec:
+    """As a server keeps one of a client's outcomes."""
+    return replace(metric, aggregate=metric.combined, missing=metric.missing or Unanswered.ZERO)
 
 
 def plan(**fields: Any) -> Spec:
@@ -34,54 +43,47 @@ def holdout_plan(**fields: Any) -> Spec:
     return plan(route="", mode=Mode.HOLDOUT, arms=arms, control="held", **fields)
 
 
-texts = st.text(max_size=20)
-numbers = st.floats(allow_nan=False, allow_infinity=False)
-metrics = st.builds(
-    MetricSpec,
-    name=texts,
-    kind=st.sampled_from([Kind.PROPORTION, Kind.MEAN]),
-    higher_is_better=st.booleans(),
-    aggregate=st.sampled_from(Aggregate),
-    missing=st.sampled_from(Unanswered),
-    covariate=st.booleans(),
-    margin=numbers,
-    relative=st.booleans(),
-    cap=st.none() | numbers,
-    least=numbers.filter(bool) | st.just(0.0),
-    window=st.integers(0, 10**8).map(lambda ms: ms / 1000),
-    improve=st.booleans(),
-) | st.builds(MetricSpec, name=texts, kind=st.just(Kind.RATIO), per=texts.filter(bool))
-names = st.from_regex(r"[a-z0-9_.]{1,20}", fullmatch=True).filter(lambda name: name != "base")
-refs = st.builds(AdapterRef, name=names, version=names)
-arms = st.builds(ArmSpec, name=texts, weight=numbers, adapter=st.none() | refs)
-seconds = st.integers(0, 10**8).map(lambda ms: ms / 1000)
-counts = st.integers(-(2**40), 2**40)
-plans = st.builds(
-    Spec,
-    hypothesis=texts,
-    route=st.sampled_from(["", "base"]) | names,
-    arms=st.lists(arms, max_size=4).map(tuple),
-    control=texts,
-    primary=metrics,
-    guardrails=st.lists(metrics, max_size=3).map(tuple),
-    mode=st.sampled_from(Mode),
-    unit=texts.filter(bool),
-    unit_label=texts,
-    enrolment=numbers,
-    namespace=texts,
-    slot=st.tuples(numbers, numbers),
-    margin=numbers,
-    alpha=numbers,
-    planned_units=counts,
-    min_units=counts,
-    min_matured=numbers,
-    window=seconds,
-    shadow_share=numbers,
-    judge=texts.filter(bool),
-    secondary=st.lists(metrics, max_size=3).map(tuple),
-    segments=st.lists(st.builds(SegmentSpec, texts, st.lists(texts, max_size=3).map(tuple)), max_size=3).map(
-        tuple
-    ),
-    grace=seconds,
-    equal_arms=st.booleans(),
-)
+WORDS = st.integers(0, 999).map("w{}".format)
+TIMES = st.integers(1000, 10**8).map(lambda milliseconds: milliseconds / 1000)
+FINITE = st.floats(allow_nan=False, allow_infinity=False)
+PLAIN: dict[Any, st.SearchStrategy[Any]] = {
+    str: WORDS,
+    bool: st.booleans(),
+    int: st.integers(-(2**31), 2**31 - 1),
+    float: FINITE,
+    object: FINITE,
+    tuple[str, ...]: st.lists(WORDS, max_size=3, unique=True).map(tuple),
+    AdapterRef: st.builds(AdapterRef, WORDS, WORDS),
+}
+BY_NAME: dict[str, st.SearchStrategy[Any]] = {
+    **dict.fromkeys(("window", "grace", "time", *NAMES), TIMES),
+    **dict.fromkeys(("hypothesis", "judge", "text", "reason"), st.text(max_size=20)),
+    **dict.fromkeys(("low", "high"), st.floats(allow_nan=False)),
+    "route": st.sampled_from(["", "base"]) | WORDS,
+    "shadow_share": st.floats(0.01, 1),
+}
+"""By type, and by a field's name where it is bounded."""
+
+
+def any_of(hint: Any) -> st.SearchStrategy[Any]:
+    """Values of a type. A new field of a dataclass is among them by itself."""
+    if hint in PLAIN:
+        return PLAIN[hint]
+    if is_dataclass(hint):
+        return st.builds(hint, **{name: _field(name, one) for name, one in get_type_hints(hint).items()})
+    match get_origin(hint), get_args(hint):
+        case (_, (inner, types.NoneType)):
+            return st.none() | any_of(inner)
+        case (builtins.tuple, (inner, builtins.Ellipsis)):
+            return st.lists(any_of(inner), max_size=2).map(tuple)
+        case (builtins.tuple, inner):
+            return st.tuples(*map(any_of, inner))
+        case (abc.Mapping, (_, inner)):
+            return st.dictionaries(WORDS, any_of(inner), max_size=2)
+    return st.sampled_from(hint)
+
+
+def _field(name: str, hint: Any) -> st.SearchStrategy[Any]:
+    if name not in BY_NAME or not {float, str} & {hint, *get_args(hint)}:
+        return any_of(hint)
+    return BY_NAME[name] | st.none() if types.NoneType in get_args(hint) else BY_NAME[name]

@@ -10,8 +10,7 @@ from router.experiments.completeness import chosen
 from router.experiments.model import Aggregate, Kind, MetricSpec, Unanswered
 from tests.experiments.plans import plan
 
-UNSAID = Unanswered.UNSAID
-SCORE = MetricSpec("score", Kind.MEAN, aggregate=Aggregate.SUM, missing=UNSAID)
+SCORE = MetricSpec("score", Kind.MEAN, aggregate=Aggregate.SUM)
 
 
 @pytest.mark.parametrize(
@@ -25,7 +24,7 @@ SCORE = MetricSpec("score", Kind.MEAN, aggregate=Aggregate.SUM, missing=UNSAID)
     ],
 )
 def test_a_new_plan_gets_what_suits_the_metric(name, kind, missing):
-    metric = MetricSpec(name, kind, missing=UNSAID)
+    metric = MetricSpec(name, kind)
     made = chosen(plan(primary=metric, secondary=(metric,)))
     assert made.primary.missing is made.secondary[0].missing is missing
 

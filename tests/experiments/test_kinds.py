@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from router.errors import Findings, InvalidRequest
-from router.experiments.cli import create, metric_flags
+from router.experiments import plan_file
+from router.experiments.cli import metric_flags
 from router.experiments.cli.wording import metric_line
 from router.experiments.client import metric
 from router.experiments.messages import plan_message, plan_of, question_message, question_of
@@ -37,7 +38,7 @@ kinds = pytest.mark.parametrize("kind", Kind)
 @kinds
 def test_what_holds_for_a_kind(kind: Kind) -> None:
     made, rules = metric("cost", kind), kind.rules
-    found = (rules.columns, made.aggregate, metric_of(made).range, not rules.uncappable)
+    found = (rules.columns, made.combined, metric_of(made).range, not rules.uncappable)
     assert found == EXPECTED[kind]
 
 
@@ -58,7 +59,7 @@ def test_messages_carry_it(kind: Kind) -> None:
     spec, question = plan(primary=metric("cost", kind)), SizeQuestion("cost", kind)
     assert plan_of(plan_message(spec), Findings()) == spec
     assert question_of(question_message(question), Findings()) == question
-    bare = pb.Experiment(primary={"name": "cost", "kind": kind.proto})
+    bare = pb.Experiment(primary={"name": "cost", "kind": f"KIND_{kind.name}"})
     assert plan_of(bare, Findings()).primary == spec.primary
 
 
@@ -68,20 +69,20 @@ def test_an_unknown_number_is_refused_with_all_names() -> None:
     with pytest.raises(InvalidRequest) as caught:
         found.check()
     (text,) = (v.description for v in caught.value.violations if v.field.endswith("primary.kind"))
-    assert re.findall(r"KIND_\w+", text) == [kind.proto for kind in Kind]
+    assert re.findall(r"KIND_\w+", text) == [f"KIND_{kind.name}" for kind in Kind]
 
 
 @kinds
 def test_the_command_line_takes_it(kind: Kind) -> None:
     given = metric_flags.metric_from_flag(f"{kind}:cost")
-    made = create.plan_of({"hypothesis": "", "control": "a", "arms": [], "primary": given}).primary
+    made = plan_file.plan_of({"hypothesis": "", "control": "a", "arms": [], "primary": given}).primary
     assert made == metric("cost", kind)
     assert metric_line(made).startswith(f"cost: {kind}, more is better")
 
 
 @kinds
 def test_the_example_and_the_docs_explain_it(kind: Kind) -> None:
-    (line,) = (line for line in create.example_plan().splitlines() if kind.rules.words in line)
+    (line,) = (line for line in plan_file.example_plan().splitlines() if kind.rules.words in line)
     assert f'"{kind}"' in line
     assert f"| `{kind}` |" in STATISTICS.read_text()
 

@@ -33,12 +33,11 @@ from router.experiments.model import (
     SegmentSpec,
     Spec,
     StoredOutcome,
-    Unanswered,
 )
 from router.experiments.phases import opened, stopped
 from router.types import AdapterRef, AdapterState, Override
 from tests.experiments.conftest import ME
-from tests.experiments.plans import holdout_plan, plan
+from tests.experiments.plans import holdout_plan, plan, said
 from tests.fakes import adapter
 
 
@@ -155,7 +154,7 @@ def test_an_edit_of_a_draft_opens_nothing(bench: SimpleNamespace) -> None:
 
 def test_an_edit_that_does_not_say_what_is_missing_keeps_it(bench: SimpleNamespace) -> None:
     made = bench.manager.create("trial", plan(), ME)
-    unsaid = replace(made.spec.primary, missing=Unanswered.UNSAID)
+    unsaid = replace(made.spec.primary, missing=None)
     kept = bench.manager.update("trial", to(primary=unsaid, secondary=(MetricSpec("x", Kind.MEAN),)), "", ME)
     assert kept.spec.primary == made.spec.primary
 
@@ -163,7 +162,7 @@ def test_an_edit_that_does_not_say_what_is_missing_keeps_it(bench: SimpleNamespa
 @pytest.mark.parametrize(
     "change",
     [
-        {"primary": MetricSpec("solved", Kind.MEAN)},
+        {"primary": said(MetricSpec("solved", Kind.MEAN))},
         {"arms": (*plan().arms[:1], ArmSpec("new", 0.5))},
         {"arms": (*(replace(a, weight=0.4) for a in plan().arms), ArmSpec("base", 0.2))},
         {"alpha": 0.01},
@@ -198,7 +197,10 @@ def test_raising_the_share_keeps_phase_and_salts(bench: SimpleNamespace) -> None
     assert bench.store.trail("trial")[-1].act == "widen"
 
 
-CLICKS, SECONDS = MetricSpec("clicks", Kind.PROPORTION), MetricSpec("seconds", Kind.MEAN, cap=9.0)
+CLICKS, SECONDS = (
+    said(MetricSpec("clicks", Kind.PROPORTION)),
+    said(MetricSpec("seconds", Kind.MEAN, cap=9.0)),
+)
 
 
 def test_other_secondary_metrics_open_no_phase(bench: SimpleNamespace) -> None:

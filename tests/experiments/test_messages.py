@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from dataclasses import replace
 
 import hypothesis
@@ -23,6 +24,7 @@ from router.experiments.messages import (
 )
 from router.experiments.model import (
     Aggregate,
+    ArmSpec,
     Experiment,
     ExperimentPhase,
     Kind,
@@ -32,12 +34,16 @@ from router.experiments.model import (
     SizeAnswer,
     SizeQuestion,
     Spec,
-    Unanswered,
 )
+from router.experiments.phases import with_withdrawals
+from router.experiments.plan_file import plan_of as file_plan
+from router.experiments.plan_file import plan_toml
 from router.experiments.report.build import report
+from router.experiments.report.model import Report
 from router.experiments.report_messages import report_message, report_of
+from router.experiments.store.tables import from_json, to_json
 from router.v1 import experiments_pb2 as pb
-from tests.experiments.plans import plan, plans
+from tests.experiments.plans import any_of, plan
 from tests.experiments.report.sums import REPORT, STARTED, SumsStore
 
 SET_BY_THE_SERVER = {
@@ -53,20 +59,46 @@ def read(message: pb.Experiment) -> Spec:
     return spec
 
 
+generated = hypothesis.settings(
+    max_examples=25,
+    deadline=None,
+    phases=[hypothesis.Phase.generate],
+    suppress_health_check=list(hypothesis.HealthCheck),
+)
+
+
 @pytest.mark.slow
-@hypothesis.given(plans)
-def test_a_plan_comes_back_as_it_was(spec: Spec) -> None:
+@generated
+@hypothesis.given(any_of(Spec))
+def test_every_field_of_a_plan_survives_as_message_document_and_file(spec: Spec) -> None:
     message = pb.Experiment.FromString(plan_message(spec).SerializeToString())
     assert read(message) == spec
+    whole = Experiment("trial", spec, phases=(ExperimentPhase(1, 2.5, "e", "v", spec),))
+    assert from_json(to_json(whole), "") == whole
+    filed = replace(with_withdrawals(spec, {}), arms=(ArmSpec("old", 0.5), *spec.arms))
+    assert file_plan(tomllib.loads(plan_toml(filed))) == with_withdrawals(filed, {})
 
 
-UNSAID = MetricSpec("", Kind.MEAN, aggregate=Aggregate.SUM, missing=Unanswered.UNSAID)
+@pytest.mark.slow
+@generated
+@hypothesis.given(any_of(Report), any_of(SizeQuestion), any_of(SizeAnswer))
+def test_every_field_of_a_report_and_of_a_question_survives(
+    made: Report, question: SizeQuestion, answer: SizeAnswer
+) -> None:
+    assert carried(made) == made
+    asked = pb.PlanExperimentRequest.FromString(question_message(question).SerializeToString())
+    assert question_of(asked, Findings()) == question
+    told = pb.PlanExperimentResponse.FromString(answer_message(answer).SerializeToString())
+    assert answer_of(told) == answer
+
+
+UNSAID = MetricSpec("", Kind.MEAN)
 
 
 def test_what_is_not_set_has_the_models_default() -> None:
     bare = Spec("", "", (), "", UNSAID)
     assert read(pb.Experiment(primary={"kind": pb.Experiment.Metric.KIND_MEAN})) == bare
-    zero = read(pb.Experiment(primary={"kind": "KIND_MEAN"}, enrolment=0, min_units=0, slot_end=0))
+    zero = read(pb.Experiment(primary={"kind": "KIND_MEAN"}, enrolment=0, min_units=0, slot=[0, 0]))
     assert (zero.enrolment, zero.min_units, zero.slot) == (0, 0, (0, 0))
 
 
@@ -75,20 +107,21 @@ def test_everything_that_cannot_be_read_is_named() -> None:
         route="dental",
         mode=9,
         arms=[{"adapter": "adapters/medical"}, {"adapter": "x"}],
-        primary={"per": "responses", "aggregate": 9},
+        primary={"aggregate": 9},
         guardrails=[{}],
+        slot=[0.5],
     )
     with pytest.raises(InvalidRequest) as caught:
         read(message)
     assert [v.field for v in caught.value.violations] == [
-        "experiment.mode",
         "experiment.route",
         "experiment.arms[0].adapter",
         "experiment.arms[1].adapter",
         "experiment.primary.kind",
-        "experiment.primary.per",
         "experiment.primary.aggregate",
         "experiment.guardrails[0].kind",
+        "experiment.mode",
+        "experiment.slot",
     ]
 
 
@@ -135,10 +168,12 @@ def test_every_field_is_either_planned_or_the_servers() -> None:
 
 
 def test_an_edit_takes_over_the_fields_of_its_mask_and_no_other() -> None:
-    new = pb.Experiment(alpha=0.01, hypothesis="new", enrolment=0, arms=[{"name": "only"}], slot_start=0.5)
-    edited = read(merged(plan(namespace="a"), new, ("alpha", "enrolment", "namespace", "window")))
+    new = pb.Experiment(alpha=0.01, hypothesis="new", enrolment=0, arms=[{"name": "only"}], slot=[0.5, 1])
+    found = Findings()
+    edited = merged(plan(namespace="a"), new, ("alpha", "enrolment", "namespace", "window"), found)
     assert edited == plan(alpha=0.01, enrolment=0.0, namespace="")
-    whole = read(merged(plan(), plan_message(plan(margin=0.5, arms=())), PLANNED))
+    whole = merged(plan(), plan_message(plan(margin=0.5, arms=())), PLANNED, found)
+    found.check()
     assert whole == plan(margin=0.5, arms=())
 
 
@@ -193,10 +228,10 @@ def test_a_question_comes_back_as_it_was(question: SizeQuestion) -> None:
 
 def test_what_a_question_cannot_be_is_named() -> None:
     found = Findings()
-    question_of(pb.PlanExperimentRequest(route="dental", metric={"name": "m", "kind": 9}), found)
+    question_of(pb.PlanExperimentRequest(route="dental", metric="m", kind=9), found)
     with pytest.raises(InvalidRequest) as caught:
         found.check()
-    assert [v.field for v in caught.value.violations] == ["metric.kind", "route"]
+    assert [v.field for v in caught.value.violations] == ["kind", "route"]
 
 
 @pytest.mark.parametrize("effect", [None, -0.05])
@@ -211,7 +246,7 @@ def test_a_least_value_without_a_cap_is_not_lost_on_the_way() -> None:
     assert read(plan_message(odd)) == odd
 
 
-def carried(made):
+def carried(made: Report) -> Report:
     """There and back; the experiment travels by a conversion of its own."""
     whole = pb.GetReportResponse.FromString(
         report_message(made, pb.Experiment(name="experiments/medical-v2")).SerializeToString()

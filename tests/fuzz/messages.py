@@ -74,7 +74,7 @@ def plan(data: bytes) -> None:
     elif isinstance(message, experiments_pb.UpdateExperimentRequest):
         parse_experiment(message.experiment.name)
         paths = checked_paths(message.update_mask.paths, found)
-        plan_of(merged(good_plan(), message.experiment, paths), found)
+        merged(good_plan(), message.experiment, paths, found)
     elif isinstance(message, experiments_pb.PlanExperimentRequest):
         question = question_of(message, found)
         found.check()
@@ -112,7 +112,7 @@ def good_plans() -> Sequence[bytes]:
         experiments_pb.CreateExperimentRequest(experiment_id="trial", experiment=made),
         experiments_pb.UpdateExperimentRequest(experiment=named, update_mask={"paths": ["enrolment"]}),
         experiments_pb.PlanExperimentRequest(
-            metric={"name": "solved", "kind": 1}, baseline=0.5, effect=0.1, weights=[0.5, 0.5]
+            metric="solved", kind=1, baseline=0.5, effect=0.1, weights=[0.5, 0.5]
         ),
         experiments_pb.RecordOutcomesRequest(outcomes=[outcome]),
     )

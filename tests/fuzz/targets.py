@@ -25,7 +25,8 @@ from router.cli.settings import load_settings
 from router.corrections.store import Correction, from_line, latest, to_line
 from router.engine.constrained.source import grammar_text
 from router.errors import MOST_FINDINGS, ConfigError, FieldViolation, InvalidRequest, RouterError
-from router.experiments.cli.create import example_plan, plan_of, read_plan_file
+from router.experiments.cli.create import plan_from, read_plan_file
+from router.experiments.plan_file import example_plan
 from router.extensions.oidc import forwarded_names
 from router.registry.format.checks import check_base, check_invocation, check_targets, plan_sites
 from router.registry.format.lora_config import LoraSettings, parse_lora_config
@@ -289,7 +290,7 @@ def config(data: bytes) -> None:
 def plan_file(data: bytes) -> None:
     """The file of an experiment's plan."""
     with suppress(CliError):
-        plan_of(read_plan_file(_file("plan.toml", data)))
+        plan_from(read_plan_file(_file("plan.toml", data)))
 
 
 def tokens(data: bytes) -> None:

@@ -98,7 +98,7 @@ def created(name: str, **fields: Any) -> Call:
 
 
 def sized(**fields: Any) -> Call:
-    request = pb.PlanExperimentRequest(metric={"name": "solved"}, **fields)
+    request = pb.PlanExperimentRequest(metric="solved", **fields)
     return lambda at, m: at.experiments.PlanExperiment(request, metadata=m)
 
 

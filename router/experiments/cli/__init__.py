@@ -135,16 +135,16 @@ def plan(
 def _question(metric: str, lower: bool, split: str) -> SizeQuestion:
     from router.cli.command import MISUSED, CliError
     from router.experiments.cli.create import weights_from_flag
-    from router.experiments.cli.metric_flags import BUILT_IN_METRICS, metric_from_flag
-    from router.experiments.model import Kind, SizeQuestion
+    from router.experiments.cli.metric_flags import metric_from_flag
+    from router.experiments.model import BUILT_IN, Kind, SizeQuestion, known_metric
 
     made = metric_from_flag(metric)
     name, kind_name = made["name"], made["kind"]
     if kind_name not in tuple(Kind):
         kinds = ", ".join(Kind)
         raise CliError(f"--metric {metric}: {kind_name!r} is no kind; there are {kinds}", MISUSED)
-    kind = Kind(kind_name) if ":" in metric or name in BUILT_IN_METRICS else None
-    better = made["higher_is_better"] and not lower
+    kind = Kind(kind_name) if ":" in metric or name in BUILT_IN else None
+    better = not (lower or known_metric(name))
     return SizeQuestion(name, kind, better, weights=weights_from_flag(split))
 
 

@@ -5,9 +5,7 @@ A plan is first the values of a TOML file. The example explains every field.
 
 from __future__ import annotations
 
-import difflib
 import math
-import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +18,6 @@ from router.cli import flags
 from router.cli.command import MISUSED, CliError
 from router.experiments.cli.metric_flags import (
     guardrail_from_flag,
-    made_of_times,
     metric_from_flag,
     number_from_flag,
     segment_from_flag,
@@ -29,88 +26,7 @@ from router.experiments.cli.metric_flags import (
 )
 
 if TYPE_CHECKING:
-    from pydantic import ValidationError
-
     from router.experiments.model import Spec
-    from router.types import AdapterRef
-
-SECONDS = {"": 1.0, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86_400.0}
-TIMES = ("window", "grace")
-_EXAMPLE = """\
-# A plan: `lora-router experiments create medical-v2 medical-v2.toml`. What is left out has the default shown.
-# How many units it takes: `lora-router experiments plan`.
-hypothesis = "version 1.1.0 helps more users than 1.0.0"  # what it is to show, in words
-route = "medical"        # the adapter whose requests take part; "base" for those that no adapter is for
-control = "old"          # the arm that the others are compared with
-unit = "user"            # who has the same experience throughout; requests say it in routing.unit
-# unit_label = ""        # read the unit from this label of the request instead
-window = "1d"            # outcomes count this long after a unit was first served: s, min, h, d
-# grace = "0s"           # they may arrive this much later, by a batch job: then a unit is mature
-planned_units = 5000     # of all arms together: `experiments plan` tells how many an effect takes
-# enrolment = 1.0        # share of the units that takes part; may be raised while it runs
-# alpha = 0.05           # chance of a false verdict
-# margin = 0.0           # how much worse the primary metric may be; 0 asks it to be better
-# min_units = 100        # in each arm, before anything is promoted
-# min_matured = 0.8      # share of units that had their window, before anything is promoted
-# namespace = ""         # experiments of one namespace never share a unit
-# slot = [0.0, 1.0]      # this one's part of it
-# mode = "split"         # or "shadow", or "holdout" (no route)
-# equal_arms = false     # true: arms may be the same version, to test the pipeline (A/A)
-# shadow_share = 1.0     # shadow: share of requests that shadow arms answer too
-# judge = "exact_match"  # shadow: who compares the answers
-
-[[arms]]
-name = "old"
-weight = 0.5
-adapter = "medical@1.0.0"  # left out: the base, without an adapter
-
-[[arms]]
-name = "new"
-weight = 0.5
-adapter = "medical@1.1.0"
-
-[primary]                # the metric that decides
-name = "thumbs_up"       # an outcome that you record, or a built-in one
-kind = "proportion"      # KINDS
-# higher_is_better = true
-# aggregate = "max"      # several outcomes of a unit: max, sum, mean, last
-# per = "responses"      # of a ratio: over answers given, "outcomes", or another outcome
-missing = "zero"         # units without an outcome count as 0; "excluded": they are left out
-# covariate = false      # adjust by the same outcome of the unit from before (CUPED)
-
-[[guardrails]]           # must not get worse by more than the margin
-name = "total_time_over_4s"  # built in: the share of units with an answer slower than 4 s; the limit is yours
-                         # (800ms, 2min), and time_to_first_token_over_1s is the like
-margin = 0.02            # two units in a hundred more
-# relative = false       # true: the margin is a share of control's value
-# improve = false        # true, without a margin: must be better, such as serving_cost
-# window = "1d"          # how long its outcomes count; left out: the plan's window, which is the longest
-
-[[guardrails]]
-name = "error"           # built in: 0 or 1 for each answer; here the share of units that had one
-kind = "proportion"
-higher_is_better = false
-margin = 0.02
-
-[[secondary]]            # reported too, decides nothing; may be changed at any time, without a new phase
-name = "messages"
-kind = "mean"
-cap = 100.0              # of a mean: more counts as this; without it, no interval before 750 units an arm
-# least = 0.0            # with a cap: less counts as this
-
-[[segments]]             # the effect by the values of a label of the request; at most 3 labels
-label = "country"
-values = ["de", "fr"]    # at most 12, others are "(other)"; left out: the first 12 that come
-"""
-
-
-def example_plan() -> str:
-    """A plan that explains every field."""
-    from router.experiments.model import Kind
-
-    first, *others = Kind
-    explained = "; ".join((first.rules.words, *(f'"{kind}": {kind.rules.words}' for kind in others)))
-    return _EXAMPLE.replace("KINDS", explained)
 
 
 def read_plan_file(path: Path) -> dict[str, Any]:
@@ -121,103 +37,25 @@ def read_plan_file(path: Path) -> dict[str, Any]:
         raise CliError(f"{path}: not valid TOML: {error}", MISUSED) from None
 
 
-def values_of_plan(spec: Spec) -> dict[str, Any]:
-    """A plan as the values of a file."""
-    from dataclasses import asdict
-
-    values = asdict(spec)
-    for arm, made in zip(spec.arms, values["arms"], strict=True):
-        made["adapter"] = str(arm.adapter or "base")
-    return values | {name: list(values[name]) for name in ("arms", "guardrails", "secondary", "segments")}
-
-
-def plan_of(values: Mapping[str, Any]) -> Spec:
-    """A plan from plain values. Raises CliError naming every wrong field."""
-    from pydantic import TypeAdapter, ValidationError
-
-    from router.experiments.model import SegmentSpec, Spec
-
-    made = {"route": "", **values}
-    _check_names(made, Spec, "")
-    made["arms"] = [_arm(arm, f"arms[{i}].") for i, arm in enumerate(_tables(made, "arms"))]
-    for name in ("guardrails", "secondary"):
-        made[name] = [_metric(metric, f"{name}[{i}].") for i, metric in enumerate(_tables(made, name))]
-    for i, segment in enumerate(_tables(made, "segments")):
-        _check_names(segment, SegmentSpec, f"segments[{i}].")
-    if isinstance(made.get("primary"), Mapping):
-        made["primary"] = _metric(made["primary"], "primary.")
-    made |= {name: seconds(made[name], name) for name in TIMES if made.get(name) is not None}
-    try:
-        return TypeAdapter(Spec).validate_python(made)
-    except ValidationError as error:
-        raise CliError(_problems(error), MISUSED) from None
-
-
-def _tables(values: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
-    found = values.get(name, [])
-    if not isinstance(found, list) or not all(isinstance(one, Mapping) for one in found):
-        raise CliError(f"{name}: must be tables, as [[{name}]]", MISUSED)
-    return found
-
-
-def _arm(values: Mapping[str, Any], where: str) -> dict[str, Any]:
-    from router.experiments.model import ArmSpec
-
-    _check_names(values, ArmSpec, where)
-    made = dict(values)
-    if "adapter" in made:
-        made["adapter"] = adapter_from_text(str(made["adapter"]), f"{where}adapter")
-    return made
-
-
-def _metric(values: Mapping[str, Any], where: str) -> dict[str, Any]:
-    from router.experiments.model import Kind, MetricSpec
-
-    _check_names(values, MetricSpec, where)
-    values = {**made_of_times(str(values.get("name"))), **values}
-    usual = next((kind.rules.usual for kind in Kind if kind == values.get("kind")), Kind.MEAN.rules.usual)
-    times = {"window": seconds(values["window"], f"{where}window")} if "window" in values else {}
-    return {"aggregate": usual.value, "missing": "unsaid", **values, **times}
-
-
-def _check_names(values: Mapping[str, Any], kind: type, where: str) -> None:
-    from dataclasses import fields
-
-    names = [field.name for field in fields(kind)]
-    for key in values:
-        if key not in names:
-            near = difflib.get_close_matches(key, names, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(names)}"
-            raise CliError(f"unknown field {where + key!r}; {hint}", MISUSED)
-
-
-def adapter_from_text(text: str, field: str) -> AdapterRef | None:
-    """NAME@VERSION or a resource name; `base` is None."""
-    from router.client.messages import resource_name
+def plan_from(values: Mapping[str, Any]) -> Spec:
+    """A plan from the values of a file. Raises CliError naming every wrong field."""
     from router.errors import InvalidRequest
-    from router.names import parse_version
+    from router.experiments.plan_file import plan_of
 
-    if text == "base":
-        return None
     try:
-        return parse_version(resource_name(text), field)
-    except InvalidRequest:
-        raise CliError(f"{field}: must be NAME@VERSION or base, not {text!r}", MISUSED) from None
+        return plan_of(values)
+    except InvalidRequest as error:
+        raise CliError(error.message, MISUSED) from None
 
 
-def seconds(value: object, field: str) -> float:
-    """A time as a number of seconds, or as 90s, 30min, 12h, 1d."""
-    match = re.fullmatch(r"([0-9]*\.?[0-9]+)\s*([a-z]*)", str(value).strip())
-    if match is None or match[2] not in SECONDS or isinstance(value, bool):
-        raise CliError(f"{field}: must be a time such as 90s, 30min, 12h or 1d, not {value!r}", MISUSED)
-    return float(match[1]) * SECONDS[match[2]]
+def seconds_from_flag(text: str, flag: str) -> float:
+    """A time such as 90s or 12h. Raises CliError for another text."""
+    from router.experiments.model import seconds
 
-
-def _problems(error: ValidationError) -> str:
-    def place(location: tuple[int | str, ...]) -> str:
-        return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).lstrip(".")
-
-    return "; ".join(f"{place(e['loc'])}: {e['msg'].lower()}" for e in error.errors())
+    try:
+        return float(str(seconds(text)))
+    except ValueError as error:
+        raise CliError(f"{flag}: {error}", MISUSED) from None
 
 
 def arms_from_flags(texts: Sequence[str], split: str = "") -> list[dict[str, Any]]:
@@ -446,6 +284,8 @@ def create(
     from router.experiments.cli import show_one
 
     if example:
+        from router.experiments.plan_file import example_plan
+
         print(example_plan(), end="")
         return
     if not name:
@@ -456,7 +296,7 @@ def create(
     values = options.values() | ({"mode": mode} if mode else {})
     values.setdefault("hypothesis", f"{metric or 'the metric'} is better with {' or '.join((arm or [])[1:])}")
     with connected(server, timeout) as client:
-        made = client.experiments.create(name, plan_of(values))
+        made = client.experiments.create(name, plan_from(values))
         if start:
             made = client.experiments.start(name, etag=made.etag)
     show_one(made, json)
@@ -498,6 +338,7 @@ def update(
     """
     from router.cli.connect import connected
     from router.experiments.cli import show_one
+    from router.experiments.plan_file import values_of
 
     options = PlanOptions(
         file, route, arm, split, metric, guardrail, secondary, segment, cap, missing, hypothesis, set_
@@ -505,9 +346,9 @@ def update(
     if not (options.caps or options.split or options.values()):
         raise CliError("nothing to change: give a FILE, --set FIELD=VALUE or another flag", MISUSED)
     with connected(server, timeout) as client:
-        before = values_of_plan(client.experiments.get(name).spec)
+        before = values_of(client.experiments.get(name).spec)
         values = options.values(before)
-        plan = plan_of(before | values)
+        plan = plan_from(before | values)
         changes = {field: getattr(plan, field) for field in values}
         made = client.experiments.update(name, changes, etag=etag, new_phase=new_phase)
     show_one(made, json)

@@ -8,50 +8,17 @@ from typing import Any
 
 from router.cli.command import MISUSED, CliError
 
-# What the server records by itself; less is better of all. Of what is 0 or 1 for an answer, the share of
-# units that had it once: a proportion is exact from the first unit on, and shows that nothing happened, too.
-BUILT_IN_METRICS: Mapping[str, Mapping[str, str]] = {
-    "time_to_first_token": {"kind": "mean", "aggregate": "mean"},
-    "total_time": {"kind": "mean", "aggregate": "mean"},
-    "completion_tokens": {"kind": "mean", "aggregate": "mean"},
-    "length_stop": {"kind": "proportion"},
-    "error": {"kind": "proportion"},
-    "cancelled": {"kind": "proportion"},
-    "serving_cost": {"kind": "mean", "aggregate": "sum"},
-    "time_without_token": {"kind": "mean", "aggregate": "mean"},
-}
 BETTER = "better"
-SLOW_SHARE: Mapping[str, Any] = {"kind": "proportion", "higher_is_better": False}
-"""What `total_time_over_4s` and its like are, whatever a plan leaves out."""
 
 
 def metric_from_flag(text: str) -> dict[str, Any]:
     """NAME, KIND:NAME or NAME:KIND. Built-in metrics have their kind, others are proportions."""
-    from router.experiments.model import Kind
+    from router.experiments.model import Kind, known_metric
 
     first, _, second = text.partition(":")
     kinds = tuple(Kind)
     kind, name = (first, second) if second and first in kinds and second not in kinds else (second, first)
-    made = _metric_named(name)
-    if not kind or kind == made["kind"]:
-        return made
-    return {"name": name, "kind": kind, "higher_is_better": made["higher_is_better"]}
-
-
-def made_of_times(name: str) -> Mapping[str, Any]:
-    """What a share of slow units is; empty for another name."""
-    from router.experiments.times import is_meant_as_share
-
-    return SLOW_SHARE if is_meant_as_share(name) else {}
-
-
-def _metric_named(name: str) -> dict[str, Any]:
-    if known := made_of_times(name):
-        return {"name": name, **known}
-    built_in = BUILT_IN_METRICS.get(name)
-    if built_in is None:
-        return {"name": name, "kind": "proportion", "higher_is_better": True}
-    return {"name": name, **built_in, "higher_is_better": False}
+    return {"name": name, "kind": kind or known_metric(name).get("kind", Kind.PROPORTION.value)}
 
 
 def guardrail_from_flag(text: str) -> dict[str, Any]:

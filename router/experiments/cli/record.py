@@ -134,7 +134,7 @@ def _from_file(path: Path, experiment: str, server: str, timeout: float) -> tupl
     """Read twice: all of it is checked before the first row is sent."""
     from router.cli.connect import connected
     from router.client import Outcome
-    from router.experiments.names import outcome_problem
+    from router.experiments.model import outcome_problem
     from router.experiments.value_files import BadFile, check_values, read_values
 
     if not experiment:

@@ -11,9 +11,7 @@ import typer
 
 from router.cli import flags
 from router.cli.command import MISUSED, CliError
-from router.experiments import check_words, report_tables, words
 from router.experiments.cli.create import Name
-from router.experiments.next_step import following
 
 if TYPE_CHECKING:
     from router.experiments.report.model import Report
@@ -149,6 +147,7 @@ def document(report: Report) -> dict[str, Any]:
     What is not known, and bounds that are infinite, are null.
     """
     from router.cli.output import jsonable
+    from router.experiments import report_tables
 
     made: dict[str, Any] = jsonable(report)
     made["legend"] = f"{report_tables.LEGEND} (here: anytime is false)"
@@ -166,6 +165,8 @@ def document(report: Report) -> dict[str, Any]:
 
 def print_report(report: Report, details: bool = False) -> None:
     """All of it, for a terminal or a file; the statistics only with `details`."""
+    from router.experiments import check_words, report_tables, words
+
     _print_head(report)
     if report.arms:
         for table in report_tables.tables(report):
@@ -207,6 +208,8 @@ def _print_lines(title: str, lines: list[str]) -> None:
 
 def _acts(report: Report) -> list[str]:
     """The last acts on the experiment; the page has all."""
+    from router.experiments import words
+
     left = len(report.audit) - ACTS
     more = [f"... {left} before" for _ in range(left > 0)]
     return more + [
@@ -217,6 +220,8 @@ def _acts(report: Report) -> list[str]:
 
 def _print_head(report: Report) -> None:
     from router.cli.output import clean
+    from router.experiments import check_words, words
+    from router.experiments.next_step import following
 
     lines = [words.heading(report), *check_words.failed_checks(report), *words.effect_lines(report)]
     lines += [

@@ -64,7 +64,7 @@ def metric_line(metric: MetricSpec) -> str:
     if metric.kind.rules.has_denominator:
         parts.append(f"per {metric.per}")
     elif not metric.kind.rules.binary:
-        parts.append(f"{metric.aggregate.value} of a unit's outcomes")
+        parts.append(f"{metric.combined.value} of a unit's outcomes")
         if not metric.built_in:
             parts.append(per_unit(metric, "unit"))
     if metric.cap is not None and metric.least:

@@ -249,14 +249,14 @@ def _capped(metric: MetricSpec, value: Callable[[HasValues], Row]) -> Callable[[
 
 def _value(metric: MetricSpec) -> Callable[[HasValues], Row]:
     name = metric.name
-    if metric.aggregate is Aggregate.MEAN:
+    if metric.combined is Aggregate.MEAN:
 
         def mean(unit: HasValues) -> Row:
             found = unit.values.get(name, NONE)
             return (found.total / found.n if found.n else 0.0,)
 
         return mean
-    place = {Aggregate.SUM: 1, Aggregate.MAX: 2, Aggregate.LAST: 3}[metric.aggregate]
+    place = {Aggregate.SUM: 1, Aggregate.MAX: 2, Aggregate.LAST: 3}[metric.combined]
     return lambda unit: (unit.values.get(name, NONE)[place],)
 
 
@@ -284,7 +284,7 @@ def _past(metric: MetricSpec) -> Callable[[HasValues], Row]:
             counts = per in (RESPONSES, OUTCOMES)
             below = float(found.before_n) if counts else unit.values.get(per, NONE).before_total
             return (found.before_total, below) if found.before_n and below else (0.0, 1.0)
-        if metric.aggregate is Aggregate.SUM:
+        if metric.combined is Aggregate.SUM:
             return (found.before_total,)
         return (found.before_total / found.before_n if found.before_n else 0.0,)
 

@@ -17,7 +17,7 @@ from router.extensions.console.fields import BASE, adapter_of, number, put, whol
 from router.v1 import experiments_pb2 as pb
 
 ARMS, GUARDRAILS = 4, 3  # rows of the form
-KINDS = {kind.value: kind.proto for kind in Kind}
+KINDS = {kind.value: f"KIND_{kind.name}" for kind in Kind}
 MODES = {
     "split": pb.Experiment.MODE_SPLIT,
     "shadow": pb.Experiment.MODE_SHADOW,
@@ -99,12 +99,12 @@ NEAR: Mapping[str, str] = {  # where the form has no field of that very name
     "variants": "arms[1].weight",
     "arms[0].weight": "arms[1].weight",
     "primary": "primary.name",
-    "metric.name": "primary.name",
-    "metric.kind": "primary.kind",
-    "metric.cap": "primary.cap",
+    "metric": "primary.name",
+    "kind": "primary.kind",
+    "cap": "primary.cap",
     "guardrails": "guardrails[0].name",
     "units": "planned_units",
-    "slot_end": "namespace",
+    "slot": "namespace",
 }
 
 
@@ -138,7 +138,7 @@ def plan_of(form: Mapping[str, str], found: Findings) -> PlanForm:
     message = pb.Experiment(
         hypothesis=form.get("hypothesis", "").strip(),
         mode=MODES.get(typed("mode"), pb.Experiment.MODE_UNSPECIFIED),
-        unit=typed("unit"),
+        unit=typed("unit") or None,
         unit_label=typed("unit_label"),
         namespace=typed("namespace"),
         primary=_metric(form, "primary", found),
@@ -171,11 +171,16 @@ def question_of(form: Mapping[str, str], plan: PlanForm, found: Findings) -> pb.
     primary = plan.message.primary
     read = share if primary.kind == PROPORTION else number
     message = pb.PlanExperimentRequest(
-        route=plan.message.route, metric=primary, weights=[arm.weight for arm in plan.message.arms]
+        route=plan.message.route,
+        metric=primary.name,
+        kind=primary.kind,
+        higher_is_better=primary.higher_is_better,
+        cap=primary.cap if primary.HasField("cap") else None,
+        weights=[arm.weight for arm in plan.message.arms],
     )
     days = number(found, "days", form.get("days", ""))
     effect = read(found, "effect", form.get("effect", ""))
-    if effect is not None and primary.lower_is_better:
+    if effect is not None and not primary.higher_is_better:
         effect = -abs(effect)
     put(
         message,
@@ -228,7 +233,7 @@ def kind_of(name: str, typed: str) -> str:
     if typed in KINDS:
         return KINDS[typed]
     average = name in AVERAGES or (name in BUILT_IN and "time" in name and not is_meant_as_share(name))
-    return (Kind.MEAN if average else Kind.PROPORTION).proto
+    return KINDS[Kind.MEAN if average else Kind.PROPORTION]
 
 
 def less_is_better(name: str, typed: str, guards: bool = False) -> bool:
@@ -247,9 +252,9 @@ def _metric(form: Mapping[str, str], row: str, found: Findings) -> pb.Experiment
     return pb.Experiment.Metric(
         name=typed("name"),
         kind=kind_of(typed("name"), typed("kind")),
-        lower_is_better=less_is_better(typed("name"), typed("better"), row != "primary"),
+        higher_is_better=not less_is_better(typed("name"), typed("better"), row != "primary"),
         missing=missing.get(typed("missing"), "MISSING_UNSPECIFIED"),
-        per=typed("per"),
+        per=typed("per") or None,
     )
 
 

@@ -158,7 +158,7 @@ def _in_words(
     from router.experiments.plan_file import plan_toml
     from router.extensions.console.plan_words import sentences
 
-    spec = spec_of(plan.message, Findings())
+    spec = spec_of(plan.message)
     name = form.get("name", "").strip() or "my-test"
     return {
         "sentences": list(sentences(spec, answer)),
@@ -175,7 +175,7 @@ async def _sized(
     try:
         answer: pb.PlanExperimentResponse = await visit.ask(SIZE, question)
     except InvalidRequest as error:
-        if [one.field for one in error.violations] != ["baseline"] or question.metric.kind != PROPORTION:
+        if [one.field for one in error.violations] != ["baseline"] or question.kind != PROPORTION:
             raise
         if question.HasField("baseline"):
             raise

@@ -101,8 +101,7 @@ class EqualArms:
 
     def recorded(self, units: int, seed: int) -> dict[str, list[float]]:
         """Metric -> the values that units record, denominators of ratios among them; the server's own not."""
-        from router.experiments.model import DENOMINATORS
-        from router.experiments.names import outcome_problem
+        from router.experiments.model import DENOMINATORS, outcome_problem
 
         made: dict[str, list[float]] = {}
         for i, one in enumerate(self.drawn):

@@ -59,7 +59,7 @@ def improve(
       lora-router adapters improve medical --status
     """
     from router.cli.connect import connected
-    from router.experiments.cli.create import seconds
+    from router.experiments.cli.create import seconds_from_flag
     from router.extensions.improve import state, words
     from router.extensions.improve.canary import Canary
     from router.extensions.improve.run import Improvement, ImproveRequest
@@ -67,7 +67,7 @@ def improve(
     if status:
         _show(name, json)
         return
-    experiment = Canary(canary, seconds(window, "--window"), units) if canary else None
+    experiment = Canary(canary, seconds_from_flag(window, "--window"), units) if canary else None
     request = ImproveRequest(name, _adapters_folder(), RECIPES, RUNS, feedback, experiment, promote)
 
     def connect() -> AbstractContextManager[Client]:

@@ -164,14 +164,14 @@ def test_what_the_server_does_not_know_is_told(cli, remote):
         (("--effect", "0.7"), "effect: is impossible: 0.5 and +0.7 make 1.2"),
         (("--split", "100"), "--split takes shares above 0"),
         (("--metric", "odd:seconds"), "--metric odd:seconds: 'seconds' is no kind"),
-        (("--metric", "a b"), "metric.name: must be 1 to 63 letters"),
+        (("--metric", "a b"), "metric: must be 1 to 63 letters"),
         (("--baseline", "1.5"), "baseline: of a proportion lies within 0 and 1"),
         (("--alpha", "0.9"), "alpha: must be above 0 and at most 0.2"),
         (("--days", "-1"), "days: must be above 0"),
         (("--metric", "proportion:s", "--deviation", "1"), "deviation: of a proportion follows from"),
         (("--metric", "mean:s", "--deviation", "0"), "s would have the same value for every unit"),
         (("--metric", "mean:s", "--deviation", "nan"), "deviation: must be a finite number above 0"),
-        (("--cap", "0", "--deviation", "1"), "metric.cap: must be a finite number above 0"),
+        (("--cap", "0", "--deviation", "1"), "cap: must be a finite number above 0"),
     ],
 )
 def test_what_is_wrong_is_told(cli, arguments, told):

@@ -291,12 +291,12 @@ async def test_two_changes_at_once_are_one_after_the_other(lab: SimpleNamespace)
     assert {len(one.experiment.phases) for one in both} == {1}
 
 
-METRIC = pb.Experiment.Metric(name="solved", kind=pb.Experiment.Metric.KIND_PROPORTION)
+METRIC: dict[str, Any] = {"metric": "solved", "kind": pb.Experiment.Metric.KIND_PROPORTION}
 
 
 async def test_a_size_needs_no_history(lab: SimpleNamespace) -> None:
     asked = pb.PlanExperimentRequest(
-        metric=METRIC, baseline=0.5, effect=0.05, weights=(0.9, 0.1), units_per_day=800
+        **METRIC, baseline=0.5, effect=0.05, weights=(0.9, 0.1), units_per_day=800
     )
     found = await lab.experiments.PlanExperiment(asked)
     assert (found.baseline, found.effect, found.least_units) == (0.5, 0.05, 1000)
@@ -309,20 +309,20 @@ async def test_history_of_a_running_experiment(lab: SimpleNamespace) -> None:
     await running(lab, window=1.0)
     for i in range(5):
         await answer(lab, f"u{i}")
-    asked = pb.PlanExperimentRequest(route="adapters/medical", metric=METRIC, baseline=0.5, effect=0.05)
+    asked = pb.PlanExperimentRequest(route="adapters/medical", **METRIC, baseline=0.5, effect=0.05)
     found = await lab.experiments.PlanExperiment(asked)
     assert not found.HasField("units_per_day")  # seconds of traffic tell nothing of a day
     assert not found.HasField("days")
 
 
 async def test_bad_questions_are_named(lab: SimpleNamespace) -> None:
-    asked = pb.PlanExperimentRequest(metric=METRIC, weights=(1.0,), alpha=3.0)
+    asked = pb.PlanExperimentRequest(**METRIC, weights=(1.0,), alpha=3.0)
     assert fields_of(await refused(lab.experiments.PlanExperiment(asked), "INVALID_ARGUMENT")) == [
         "weights",
         "alpha",
     ]
     unknown = await refused(
-        lab.experiments.PlanExperiment(pb.PlanExperimentRequest(metric=METRIC)), "INVALID_ARGUMENT"
+        lab.experiments.PlanExperiment(pb.PlanExperimentRequest(**METRIC)), "INVALID_ARGUMENT"
     )
     assert "no experiment has had solved yet" in unknown["text"]
 
@@ -348,4 +348,8 @@ async def test_other_secondary_metrics_keep_the_phase(lab: SimpleNamespace) -> N
 async def test_bad_caps_and_segments_are_named(lab: SimpleNamespace) -> None:
     wrong = create(primary=replace(SECONDS, cap=0.0), segments=(SegmentSpec(""),), grace=-1.0)
     found = await refused(lab.experiments.CreateExperiment(wrong), "INVALID_ARGUMENT")
-    assert fields_of(found) == ["experiment.primary.cap", "experiment.segments[0].label", "experiment.grace"]
+    assert fields_of(found) == [
+        "experiment.segments[0].label",
+        "experiment.grace",
+        "experiment.primary.cap",
+    ]

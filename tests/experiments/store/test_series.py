@@ -167,7 +167,7 @@ def test_a_ratio_by_outcomes_and_by_another_outcome(store):
     ("metric", "covariate"),
     [
         (MetricSpec("n", MEAN, aggregate=Aggregate.SUM, covariate=True), (9.0,)),
-        (MetricSpec("n", MEAN, covariate=True), (3.0,)),
+        (MetricSpec("n", MEAN, aggregate=Aggregate.MAX, covariate=True), (3.0,)),
         (MetricSpec("n", RATIO, covariate=True), (9.0, 3.0)),
         (MetricSpec("n", RATIO, covariate=True, per="outcomes"), (9.0, 3.0)),
         (MetricSpec("n", RATIO, covariate=True, per="words"), (9.0, 40.0)),

@@ -16,6 +16,7 @@ from router.experiments.report_messages import report_message
 from router.extensions.console import experiments as page
 from router.v1 import experiments_pb2 as pb
 from tests.experiments.memory_store import MemoryStore
+from tests.experiments.plans import said
 from tests.experiments.report.sums import REPORT
 from tests.experiments.service.lab import answer, create, experimenting, running
 from tests.extensions.console import test_playground as playground
@@ -93,7 +94,7 @@ async def test_a_plan_becomes_a_draft(lab: SimpleNamespace) -> None:
         ("bare", "None", 0.2),
     ]
     assert (spec.control, spec.route, spec.window, spec.planned_units) == ("old", "medical", 5400.0, 2000)
-    assert spec.primary == MetricSpec("solved", Kind.PROPORTION, missing="zero")
+    assert spec.primary == said(MetricSpec("solved", Kind.PROPORTION))
     assert [(rail.name, rail.margin, rail.higher_is_better) for rail in spec.guardrails] == [
         ("error", 0.01, False)
     ]

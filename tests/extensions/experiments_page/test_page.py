@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from router.experiments.assignment import holdout_problem
-from router.experiments.cli.create import plan_of
 from router.experiments.completeness import chosen
 from router.experiments.model import ArmSpec, Experiment, MetricSpec, Mode, NoInterval
+from router.experiments.plan_file import plan_of
 from router.experiments.plans import Known, plan_problems
 from router.experiments.report.build import report
 from router.experiments.report.model import MetricReport, SegmentReport, VerdictForecast
