@@ -94,7 +94,7 @@ AGGREGATE_NUMBERS = {aggregate: number for number, aggregate in AGGREGATES.items
 PRESENT = ("enrolment", "alpha", "planned_units", "min_units", "min_matured", "shadow_share")
 """Numbers of which an explicit 0 is not the same as unset."""
 TIMES = ("window", "grace")
-TEXTS = ("unit", "judge")
+TEXTS = ("unit",)
 """Texts that have a default where they are empty."""
 PLANNED = (
     *("hypothesis", "route", "arms", "control", "primary", "guardrails", "mode", "unit_label", "namespace"),

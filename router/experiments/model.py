@@ -231,7 +231,6 @@ class Spec:
     min_matured: float = 0.8
     window: float = 86_400.0
     shadow_share: float = 1.0
-    judge: str = "exact_match"
     secondary: tuple[MetricSpec, ...] = ()
     segments: tuple[SegmentSpec, ...] = ()
     grace: float = 0.0
@@ -406,7 +405,7 @@ class Accepted(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ShadowPair:
-    """A served answer and a shadow's, judged: 1 the shadow won, 0 a tie, -1 it lost.
+    """A served answer and a shadow's to the same request. `same`: their texts are equal.
 
     `unit` is the hash of the unit that asked; empty where the request had none.
     """
@@ -416,7 +415,7 @@ class ShadowPair:
     arm: str
     response_id: str
     time: float
-    result: int
+    same: bool
     numbers: Mapping[str, float] = field(default_factory=dict)
     unit: str = ""
 

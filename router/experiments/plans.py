@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -63,7 +63,6 @@ class Known:
     know of another experiment."""
 
     resolve: Resolve
-    judges: Callable[[], Collection[str]] | None = None
     sees: Callable[[Experiment], bool] = all_seen
 
     def adapter_problem(self, name: str, version: str = "") -> str:
@@ -77,12 +76,6 @@ class Known:
         return ""
 
 
-def _not_known(name: str, names: Collection[str]) -> str:
-    """The message for a name that is none of `names`."""
-    there = ", ".join(sorted(names)) or "none"
-    return f"{name!r} is not known; there are: {there}"
-
-
 def plan_problems(spec: Spec, known: Known) -> list[FieldViolation]:
     """Fields by their names in the resource; empty if the plan can be kept and started."""
     return [
@@ -94,7 +87,7 @@ def plan_problems(spec: Spec, known: Known) -> list[FieldViolation]:
         *segment_problems(spec),
         *_design(spec),
         *_times(spec),
-        *_mode(spec, known),
+        *_mode(spec),
     ]
 
 
@@ -143,14 +136,12 @@ def _times(spec: Spec) -> Iterator[FieldViolation]:
         yield FieldViolation("grace", f"must be between 0 and a year, got {spec.grace:g} s")
 
 
-def _mode(spec: Spec, known: Known) -> Iterator[FieldViolation]:
+def _mode(spec: Spec) -> Iterator[FieldViolation]:
     if spec.mode is Mode.HOLDOUT:
         yield from _holdout(spec)
     if not 0 < spec.shadow_share <= 1:
         text = f"must be above 0 and at most 1, got {spec.shadow_share:g}"
         yield FieldViolation("shadow_share", text)
-    if spec.mode is Mode.SHADOW and known.judges is not None and spec.judge not in known.judges():
-        yield FieldViolation("judge", _not_known(spec.judge, known.judges()))
 
 
 def _holdout(spec: Spec) -> Iterator[FieldViolation]:

@@ -77,7 +77,6 @@ plans = st.builds(
     min_matured=numbers,
     window=seconds,
     shadow_share=numbers,
-    judge=texts.filter(bool),
     secondary=st.lists(metrics, max_size=3).map(tuple),
     segments=st.lists(st.builds(SegmentSpec, texts, st.lists(texts, max_size=3).map(tuple)), max_size=3).map(
         tuple

@@ -57,7 +57,6 @@ planned_units = 5000     # of all arms together: `experiments plan` tells how ma
 # mode = "split"         # or "shadow", or "holdout" (no route)
 # equal_arms = false     # true: arms may be the same version, to test the pipeline (A/A)
 # shadow_share = 1.0     # shadow: share of requests that shadow arms answer too
-# judge = "exact_match"  # shadow: who compares the answers
 
 [[arms]]
 name = "old"
