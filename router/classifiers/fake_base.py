@@ -37,12 +37,6 @@ class FakeBase:
         rows = [hidden_of(_bytes(text), ends) for text in texts]
         return np.stack(rows) if rows else np.zeros((0, WIDTH), np.float32)
 
-    def likelihood(
-        self, prompt: str, continuations: Sequence[str], *, background: bool = False
-    ) -> list[NDArray[np.float32]]:
-        """High for what the prompt says too."""
-        return [log_probabilities_of(_bytes(prompt), _bytes(text)) for text in continuations]
-
 
 def _bytes(text: str) -> bytes:
     if not text:
