@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 WIDTH = 64
-KNOWN, UNKNOWN = -0.5, -4.0  # log-probabilities
 
 
 class FakeBase:
@@ -57,11 +56,3 @@ def _counts(tokens: Sequence[int]) -> NDArray[np.float32]:
     counts = np.bincount(runs, minlength=WIDTH).astype(np.float32)
     vector: NDArray[np.float32] = counts / np.linalg.norm(counts)
     return vector
-
-
-def log_probabilities_of(context: Sequence[int], tokens: Sequence[int]) -> NDArray[np.float32]:
-    """[len(tokens)] likely is what ends a run of three that the context has."""
-    whole, known = [*context, *tokens], set(zip(context, context[1:], context[2:], strict=False))
-    places = range(len(context), len(whole))
-    found = [KNOWN if tuple(whole[p - 2 : p + 1]) in known else UNKNOWN for p in places]
-    return np.array(found, np.float32)
