@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from router.config import Settings
     from router.engine.base import Engine
     from router.experiments.report.model import Report
-    from router.judging import Judge
     from router.server.app import ServerApp
     from router.server.http import Route
     from router.server.policy import Policy
@@ -98,7 +97,7 @@ def register_commands(app: typer.Typer, settings: Any) -> None:
     """
 
 
-# -- what decides and judges
+# -- what decides
 
 
 class RegisterClassifier(Protocol):
@@ -122,18 +121,6 @@ class RegisterClassifier(Protocol):
 @hookspec
 def register_classifiers(register: RegisterClassifier, settings: Any) -> None:
     """Call `register(MyClassifier(), priority=100, timeout_ms=10_000)` for each classifier."""
-
-
-class RegisterJudge(Protocol):
-    """The callback given to `register_judges`."""
-
-    def __call__(self, judge: Judge, *, timeout_ms: int = 5000) -> None:
-        """An answer later than `timeout_ms` costs the pair."""
-
-
-@hookspec
-def register_judges(register: RegisterJudge, settings: Any) -> None:
-    """Call `register(MyJudge(), timeout_ms=5000)` for each judge of shadow answers."""
 
 
 # -- what answers, and where adapters come from

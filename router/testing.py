@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from unittest.mock import patch
 
 from router.classifiers.contract import Classifier, Registrar
-from router.judging import Judge, JudgeRegistrar
 from router.plugins import doctor
 from router.plugins.loader import LoadError, load_file
 from router.plugins.tables import SettingPlace, SettingsTable, SettingValue
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
     from router.plugins import PluginHost
     from router.server.app import ServerApp
 
-__all__ = ["ClassifierContract", "JudgeContract", "Served", "classifier_of", "serving"]
+__all__ = ["ClassifierContract", "Served", "classifier_of", "serving"]
 
 
 def classifier_of(plugin: Path | str, **settings: Any) -> Classifier:
@@ -158,42 +157,6 @@ class ClassifierContract:
     def test_warm_calls_keep_the_timeout(self) -> None:
         """At least 90 of 100 do; a busy machine may delay some."""
         _expect_none(doctor.latency(self.fitted(), self.timeout_ms / 1000))
-
-
-class JudgeContract:
-    """What the server expects of every judge of shadow answers."""
-
-    timeout_ms: ClassVar[int] = 5000  # what the plugin gives to register()
-
-    def make(self) -> Judge:
-        """A fresh judge."""
-        raise NotImplementedError("define make(self) and return a new instance of your judge")
-
-    def prepared(self) -> Judge:
-        """A judge that was warmed up, on a stand-in for the base."""
-        judge = self.make()
-        _expect_none(doctor.prepared(judge))
-        return judge
-
-    def test_it_can_be_registered(self) -> None:
-        """Name and method are right."""
-        JudgeRegistrar("contract")(self.make(), timeout_ms=self.timeout_ms)
-
-    def test_judgements_are_valid(self) -> None:
-        """-1, 0 or 1 with finite numbers, or None."""
-        _expect_none(doctor.valid_judgements(self.prepared()))
-
-    def test_odd_answers_are_survived(self) -> None:
-        """Empty, huge, control characters, other scripts."""
-        _expect_none(doctor.odd_answers(self.prepared()))
-
-    def test_equal_answers_tie(self) -> None:
-        """The same text is no better than itself."""
-        _expect_none(doctor.equal_answers_tie(self.prepared()))
-
-    def test_order_does_not_matter(self) -> None:
-        """The same answer wins, whichever was served."""
-        _expect_none(doctor.order_does_not_matter(self.prepared()))
 
 
 def _expect_none(problems: list[str]) -> None:

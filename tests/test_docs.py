@@ -20,7 +20,6 @@ from router.client.values import SAMPLING, GenerateOptions
 from router.config import Settings
 from router.errors import RouterError
 from router.experiments.client import Experiments
-from router.judging import Case, Judgement
 from router.plugins import PluginHost
 from router.types import Request, Turn
 from router.v1 import adapters_pb2, inference_pb2
@@ -208,16 +207,6 @@ def test_the_example_plugin_works(text, tmp_path):
     asked = [Request(t, turns=(Turn("user", t),)) for t in ("WHO IS LIABLE?", "who is liable?")]
     loud, quiet = registered.classifier.classify_batch(asked)
     assert (loud.values, quiet) == ({"legal": 1.0}, None)
-
-
-def test_the_example_judge_works(tmp_path):
-    (source,) = [code for code in examples(page("plugins.md")) if "register_judges" in code]
-    (tmp_path / "polite.py").write_text(source)
-    host = PluginHost([tmp_path])
-    host.refresh()
-    case = Case(Request("r", turns=(Turn("user", "How?"),)), "Go away", "Please wait")
-    judged = host.judges()["polite"].judge.judge(case)
-    assert judged == Judgement(1, {"served": 0.0, "shadow": 1.0})
 
 
 def written() -> list[Path]:

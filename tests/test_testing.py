@@ -1,4 +1,4 @@
-"""The contracts that authors of plugins subclass, on a good classifier and judge and on bad ones."""
+"""The contracts that authors of plugins subclass, on a good classifier and on bad ones."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 
-from router.judging import Case, Judge, Judgement, Preference
 from router.routing import Classifier, Scores
-from router.testing import ClassifierContract, JudgeContract, classifier_of
+from router.testing import ClassifierContract, classifier_of
 from router.types import AdapterProfile, Request
 
 
@@ -69,38 +68,3 @@ def test_a_classifier_comes_from_the_file_of_its_plugin(tmp_path: Path) -> None:
 def test_forgetting_make_of_a_classifier_is_explained() -> None:
     with pytest.raises(NotImplementedError, match="make"):
         ClassifierContract().test_it_can_be_registered()
-
-
-class Longer(Preference):
-    name = "longer"
-
-    def prefer(self, request: Request, first: str, second: str) -> int:
-        return (len(first) > len(second)) - (len(first) < len(second))
-
-
-class TestLonger(JudgeContract):
-    def make(self) -> Judge:
-        return Longer()
-
-
-class Partial(Judge):
-    name = "partial"
-
-    def judge(self, case: Case) -> Judgement:
-        return Judgement(1)
-
-
-def test_a_broken_promise_of_a_judge_fails_with_what_is_wrong() -> None:
-    class Contract(JudgeContract):
-        def make(self) -> Judge:
-            return Partial()
-
-    with pytest.raises(AssertionError, match="beats itself"):
-        Contract().test_equal_answers_tie()
-    with pytest.raises(AssertionError, match="depends on which"):
-        Contract().test_order_does_not_matter()
-
-
-def test_forgetting_make_of_a_judge_is_explained() -> None:
-    with pytest.raises(NotImplementedError, match="make"):
-        JudgeContract().test_it_can_be_registered()

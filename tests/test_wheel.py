@@ -93,7 +93,7 @@ def test_it_has_what_it_serves(site):
 def test_it_works_in_an_empty_folder(site, tmp_path):
     assert run(site, tmp_path, "--version").startswith("lora-router ")
     plugins = json.loads(run(site, tmp_path, "plugins", "list", "--json"))
-    assert {p["name"]: p["error"] for p in plugins}.keys() >= {"examples", "multilingual", "judges"}
+    assert {p["name"]: p["error"] for p in plugins}.keys() >= {"examples", "multilingual"}
     assert all(str(site) in p["path"] and not p["error"] for p in plugins)
 
 

@@ -98,8 +98,8 @@ class BaseModel(Protocol):
 
     Calls block, so they belong into `fit` and `classify_batch`, never on an event loop. They raise
     TimeoutError after ten times the classifier's limit, at least 2 s (calls in the `background` after ten
-    minutes), and RouterError where the engine refuses, such as `hidden` of one without states. Texts and
-    continuations of more than 512 tokens lose their middle.
+    minutes), and RouterError where the engine refuses, such as `hidden` of one without states. Texts of
+    more than 512 tokens lose their middle.
     """
 
     @property
@@ -121,16 +121,6 @@ class BaseModel(Protocol):
         Each text is read behind `context`, whose own tokens do not count. With `ends`, [texts, 3 * hidden
         size]: the means over all tokens, over the first and over the last so many. Raises ValueError for an
         empty text.
-        """
-        ...
-
-    def likelihood(
-        self, prompt: str, continuations: Sequence[str], *, background: bool = False
-    ) -> list[NDArray[np.float32]]:
-        """Log-probability of every token of each continuation, as the answer to the user's turn `prompt`.
-
-        The prompt is computed once for all of them and never cut: PromptTooLong where it does not fit.
-        ValueError for an empty continuation.
         """
         ...
 

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 WIDTH = 64
-KNOWN, UNKNOWN = -0.5, -4.0  # log-probabilities
 
 
 class FakeBase:
@@ -36,12 +35,6 @@ class FakeBase:
         """[texts, 64] unit vectors, [texts, 192] with `ends`."""
         rows = [hidden_of(_bytes(text), ends) for text in texts]
         return np.stack(rows) if rows else np.zeros((0, WIDTH), np.float32)
-
-    def likelihood(
-        self, prompt: str, continuations: Sequence[str], *, background: bool = False
-    ) -> list[NDArray[np.float32]]:
-        """High for what the prompt says too."""
-        return [log_probabilities_of(_bytes(prompt), _bytes(text)) for text in continuations]
 
 
 def _bytes(text: str) -> bytes:
@@ -63,11 +56,3 @@ def _counts(tokens: Sequence[int]) -> NDArray[np.float32]:
     counts = np.bincount(runs, minlength=WIDTH).astype(np.float32)
     vector: NDArray[np.float32] = counts / np.linalg.norm(counts)
     return vector
-
-
-def log_probabilities_of(context: Sequence[int], tokens: Sequence[int]) -> NDArray[np.float32]:
-    """[len(tokens)] likely is what ends a run of three that the context has."""
-    whole, known = [*context, *tokens], set(zip(context, context[1:], context[2:], strict=False))
-    places = range(len(context), len(whole))
-    found = [KNOWN if tuple(whole[p - 2 : p + 1]) in known else UNKNOWN for p in places]
-    return np.array(found, np.float32)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from router.plugins.loader import Hook
 
 BUILT_IN = "built-in"
-SHOWN_BELOW = ("register_classifiers", "register_judges")  # by what they register
+SHOWN_BELOW = ("register_classifiers",)  # by what they register
 Dirs = Annotated[
     list[Path] | None,
     typer.Option(
@@ -40,7 +40,7 @@ def list_(
     timeout: flags.Timeout = 10.0,
     json: flags.Json = False,
 ) -> None:
-    """List the plugins of a server: version, state, hooks, classifiers and judges.
+    """List the plugins of a server: version, state, hooks and classifiers.
 
     Built-in ones are listed, too, and broken ones with the reason. Where no server answers and none is named,
     and with --plugins-dir, they are those that a server started here would load.
@@ -80,7 +80,7 @@ def plugins_of(server: str, timeout: float) -> Sequence[PluginStatus | Plugin]:
 
 
 def rows(plugin: PluginStatus | Plugin) -> list[tuple[str, ...]]:
-    """A line for each classifier and judge, at least one for each plugin."""
+    """A line for each classifier, at least one for each plugin."""
     from router.client.values import PluginClassifier
 
     state = "broken" if plugin.error else "loaded" if plugin.enabled else "off"
@@ -96,7 +96,6 @@ def rows(plugin: PluginStatus | Plugin) -> list[tuple[str, ...]]:
     ]
     note = "; ".join(filter(None, [plugin.error, *plugin.warnings, *off, *states]))
     parts = [(c.name, str(c.priority), f"{c.timeout_ms} ms") for c in plugin.classifiers]
-    parts += [(j.name, "judge", f"{j.timeout_ms} ms") for j in plugin.judges]
     source = BUILT_IN if plugin.built_in else plugin.path or plugin.source
     hooks = ", ".join(hook for hook in plugin.hooks if hook not in SHOWN_BELOW)
     first = (plugin.name, state, plugin.version, hooks)
@@ -104,7 +103,7 @@ def rows(plugin: PluginStatus | Plugin) -> list[tuple[str, ...]]:
 
 
 def doctor(plugins_dir: Dirs = None, json: flags.Json = False) -> None:
-    """Load every plugin as a server would, and try classifiers and judges.
+    """Load every plugin as a server would, and try the classifiers.
 
     Warm up, fit, odd texts, batches against single calls, repetition, speed. Exit code 1 if anything
     does not work; what works worse than it could is a warning.

@@ -26,7 +26,6 @@ from router.client.values import (
     Label,
     Plugin,
     PluginClassifier,
-    PluginJudge,
     Prompt,
     Replica,
     RouteOptions,
@@ -451,7 +450,6 @@ def to_plugin(message: adapters_pb2.Plugin) -> Plugin:
             )
             for c in message.classifiers
         ),
-        judges=tuple(PluginJudge(j.name, j.timeout_ms, j.breaker, j.problem) for j in message.judges),
         package=message.package,
         built_in=message.built_in,
         hooks=tuple(message.hooks),

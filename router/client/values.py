@@ -232,16 +232,6 @@ class PluginClassifier:
 
 
 @dataclass(frozen=True, slots=True)
-class PluginJudge:
-    """A judge of a plugin."""
-
-    name: str
-    timeout_ms: int
-    breaker: str
-    problem: str
-
-
-@dataclass(frozen=True, slots=True)
 class Plugin:
     """A plugin of a server. `error` says why it, or its newest version, does not work."""
 
@@ -254,7 +244,6 @@ class Plugin:
     error: str
     warnings: tuple[str, ...]
     classifiers: tuple[PluginClassifier, ...]
-    judges: tuple[PluginJudge, ...]
     package: str
     built_in: bool
     hooks: tuple[str, ...] = ()  # that it implements

@@ -199,19 +199,17 @@ class PoolingRequest:
     With `candidates`, which are token ids: the logit of each behind the last of `tokens`. Only then does an
     `adapter` (digest) act; the first of `tokens` is then the last of a prompt.
 
-    With a `depth`: the mean over `tokens` of the hidden states after that share of the layers, in [0, 1]
-    (0: the embeddings, 1: the last states, normed); with `ends` also over the first and over the last so many
-    of them (of fewer tokens, all), one mean behind the other. Without: the log-probability of each of
-    `tokens`, given `context` and the tokens before it.
+    Without: the mean over `tokens` of the hidden states after `depth` of the layers, in [0, 1] (0: the
+    embeddings, 1: the last states, normed); with `ends` also over the first and over the last so many of
+    them (of fewer tokens, all), one mean behind the other. `context` comes before and does not count.
     """
 
     tokens: Sequence[int]
     context: Sequence[int] = ()
-    depth: float | None = None
+    depth: float = 1.0
     ends: int = 0
     deadline: float | None = None  # time.monotonic() seconds
     background: bool = False  # computed when nothing else waits
-    scope: int = 0  # only requests of the same scope find each other's context in the prefix cache
     candidates: Sequence[int] = ()
     adapter: str | None = None
     tenant: str = ""  # with candidates: whose cache it shares, as a job
@@ -477,11 +475,7 @@ def check_pooling(request: PoolingRequest, context_length: int, held: int) -> No
     """Raises what `Engine.read` names, for what can be refused at once; `held` requests are not done yet."""
     if not request.tokens:
         raise InvalidRequest([FieldViolation("tokens", "are none: there is nothing to read")])
-    if request.depth is None and not request.context and not request.candidates:
-        raise InvalidRequest(
-            [FieldViolation("context", "has no token, and likelihoods need one before them")]
-        )
-    if request.depth is not None and not 0 <= request.depth <= 1:
+    if not 0 <= request.depth <= 1:
         raise InvalidRequest([FieldViolation("depth", f"must lie in 0 to 1, got {request.depth}")])
     if request.ends < 0:
         raise InvalidRequest([FieldViolation("ends", f"must be 0 or more, got {request.ends}")])

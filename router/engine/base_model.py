@@ -5,15 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Collection, Coroutine, Sequence
-from functools import partial
-from itertools import count
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from router.engine.base import Engine, PoolingRequest, Prompt
 from router.errors import DeadlineExceeded, Unavailable
-from router.types import Turn
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,7 +22,6 @@ LONGEST = 512  # tokens of one text; half the base's context if that is less
 END = 32 * LONGEST  # characters that are read at either end of a longer text
 BACKGROUND_SECONDS = 600.0
 AT_ONCE = {False: 16, True: 4}  # requests of one call, by background
-_scopes = count(1)
 
 
 class EngineBaseModel:
@@ -63,21 +59,6 @@ class EngineBaseModel:
             return np.zeros((0, 0), np.float32)
         return np.stack(self._wait(lambda: _read(self._engine, requests), deadline))
 
-    def likelihood(
-        self, prompt: str, continuations: Sequence[str], *, background: bool = False
-    ) -> list[NDArray[np.float32]]:
-        """Log-probability of every token of each continuation as the answer to `prompt`."""
-        deadline = self._deadline(background)
-        most = self._engine.info.context_length
-        question = Prompt(turns=(Turn("user", _clean(prompt)),))
-        before = self._engine.encode(question, most, partial(_check_time, deadline))
-        scope = next(_scopes)  # so that timing does not show whether another caller sent the same
-        requests = [
-            PoolingRequest(self._tokens(text, follows=True), before, None, 0, deadline, background, scope)
-            for text in continuations
-        ]
-        return self._wait(lambda: _read_shared(self._engine, requests), deadline)
-
     def _deadline(self, background: bool) -> float:
         return time.monotonic() + (BACKGROUND_SECONDS if background else self._timeout)
 
@@ -108,11 +89,6 @@ class EngineBaseModel:
             future.cancel()
 
 
-def _check_time(deadline: float) -> None:
-    if time.monotonic() >= deadline:
-        raise TimeoutError("the prompt was not encoded in time")
-
-
 def _running() -> asyncio.AbstractEventLoop | None:
     try:
         return asyncio.get_running_loop()
@@ -134,11 +110,6 @@ async def _read(engine: Engine, requests: Sequence[PoolingRequest]) -> Arrays:
     except ExceptionGroup as failed:
         raise failed.exceptions[0] from None
     return [task.result() for task in tasks]
-
-
-async def _read_shared(engine: Engine, requests: Sequence[PoolingRequest]) -> Arrays:
-    """The first computes the context, the others find it in the cache."""
-    return [*await _read(engine, requests[:1]), *await _read(engine, requests[1:])]
 
 
 def _ends(text: str) -> str:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from router.classifiers.fake_base import hidden_of, log_probabilities_of
+from router.classifiers.fake_base import hidden_of
 from router.engine.base import (
     AdapterArtifact,
     BaseInfo,
@@ -378,10 +378,7 @@ class FakePooling:
     def step(self) -> None:
         """All of it."""
         request = self._request
-        if request.depth is None:
-            self.answer.set_result(log_probabilities_of(request.context, request.tokens))
-        else:
-            self.answer.set_result(hidden_of(request.tokens, request.ends))
+        self.answer.set_result(hidden_of(request.tokens, request.ends))
 
     def end(self, reason: FinishReason) -> None:
         """End it without a result."""

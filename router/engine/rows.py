@@ -419,18 +419,16 @@ class PoolingRow(BatchRow):
     samples: ClassVar[bool] = False
 
     request: PoolingRequest
-    layer: int | None = None  # whose hidden states are wanted; None: log-probabilities are
+    layer: int | None = None  # whose hidden states are wanted; None: candidates are
     sums: list[torch.Tensor] = field(default_factory=list)  # float32 [hidden] of each of `spans`
-    found: list[torch.Tensor] = field(default_factory=list)  # float32, one log-probability a token
+    found: list[torch.Tensor] = field(default_factory=list)  # float32, the logits of candidates
 
     def __post_init__(self) -> None:
         request = self.request
         self.tokens = [*request.context, *request.tokens]
-        if self.layer is None and not request.candidates:
-            del self.tokens[-1]  # predicted, and predicts nothing
         self.total = len(self.tokens)
         self.deadline, self.priority = request.deadline, -int(request.background)
-        self.owner = f"tenant {request.tenant}" if request.candidates else f"pooling {request.scope}"
+        self.owner = f"tenant {request.tenant}" if request.candidates else "pooling"
         self.adapter, self.shared = request.adapter, request.shared
 
     @property
@@ -438,10 +436,7 @@ class PoolingRow(BatchRow):
         """What comes before the first token that matters. Of hidden states nothing: they are wanted of every
         token, and layers are left out.
         """
-        request = self.request
-        if request.candidates:
-            return self.tokens  # of which the last is always computed
-        return list(request.context) if self.layer is None else []
+        return self.tokens if self.request.candidates else []  # of tokens the last is always computed
 
     def restart(self) -> None:
         """Forget what was read."""
@@ -449,14 +444,8 @@ class PoolingRow(BatchRow):
         self.sums, self.found = [], []
 
     def wanted(self, count: int) -> range:
-        """Which of the next `count` tokens matter: those read, or those that predict one of them."""
-        first = len(self.request.context) - (self.layer is None)
-        return range(max(0, first - self.computed), count)
-
-    def targets(self, wanted: range) -> list[int]:
-        """The tokens that `wanted` ones predict."""
-        start = self.computed - len(self.request.context) + 1
-        return list(self.request.tokens[start + wanted.start : start + wanted.stop])
+        """Which of the next `count` tokens are read for their states: not those of the context."""
+        return range(max(0, len(self.request.context) - self.computed), count)
 
     @property
     def spans(self) -> list[range]:

@@ -272,9 +272,6 @@ class Backbone(Protocol):
         ...
 
 
-_SLICE = 64  # rows of logits turned into float32 at once
-
-
 class PoolingStep:
     """What the pooling requests among the chunks of a step need of the forward pass.
 
@@ -283,44 +280,26 @@ class PoolingStep:
 
     def __init__(self, chunks: Sequence[Chunk], bounds: Sequence[int]) -> None:
         self.rows: list[int] = []
-        self._scored: list[tuple[PoolingRow, list[int]]] = []
         ended: list[tuple[PoolingRow, int]] = []  # whose candidates come behind that token of the step
         pooled: dict[int, list[tuple[PoolingRow, slice]]] = defaultdict(list)
         for chunk, start in zip(chunks, bounds, strict=False):
             row = chunk.row
             if not isinstance(row, PoolingRow):
                 continue
-            if row.request.candidates:
+            if row.layer is None:
                 if row.computed + chunk.after + chunk.count == row.total:
                     ended.append((row, start + chunk.count - 1))
-                continue
-            if not (wanted := row.wanted(chunk.count)):
-                continue
-            places = range(start + wanted.start, start + wanted.stop)
-            if row.layer is None:
-                self.rows += places
-                self._scored.append((row, row.targets(wanted)))
-            else:
-                pooled[row.layer].append((row, slice(places.start, places.stop)))
-        self._ended = [(row, len(self.rows) + number) for number, (row, _) in enumerate(ended)]
+            elif wanted := row.wanted(chunk.count):
+                pooled[row.layer].append((row, slice(start + wanted.start, start + wanted.stop)))
+        self._ended = [row for row, _ in ended]
         self.rows += [place for _, place in ended]
         taps = {layer: _tap(spans) for layer, spans in pooled.items()}
         self.taps = Taps(taps, _last_layer(chunks)) if taps else None
 
     def take(self, logits: torch.Tensor) -> None:
         """`logits` [len(rows), vocabulary], as asked for."""
-        for row, place in self._ended:
-            row.found.append(logits[place, list(row.request.candidates)].float())
-        if not self._scored:
-            return
-        logits = logits[: len(logits) - len(self._ended)]
-        targets = torch.tensor([t for _, ids in self._scored for t in ids], device=logits.device)
-        parts = zip(torch.split(logits, _SLICE), torch.split(targets, _SLICE), strict=True)
-        found = torch.cat([_log_probabilities(part, ids) for part, ids in parts])
-        start = 0
-        for row, ids in self._scored:
-            row.found.append(found[start : start + len(ids)])
-            start += len(ids)
+        for row, behind in zip(self._ended, logits, strict=True):
+            row.found.append(behind[list(row.request.candidates)].float())
 
 
 def _last_layer(chunks: Sequence[Chunk]) -> int:
@@ -336,11 +315,6 @@ def _tap(spans: Sequence[tuple[PoolingRow, slice]]) -> Callable[[torch.Tensor], 
             row.add(states[span])
 
     return tap
-
-
-def _log_probabilities(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-    wide = logits.float()
-    return wide.gather(-1, ids[:, None])[:, 0] - wide.logsumexp(-1)
 
 
 class Runner:

@@ -155,7 +155,7 @@ class TextEngine(ByteTokens):
 
     async def read(self, request: PoolingRequest) -> NoReturn:
         """Refuse it."""
-        raise FailedPrecondition(f"the engine {self.name} gives no hidden states and no likelihoods")
+        raise FailedPrecondition(f"the engine {self.name} gives no hidden states")
 
     def submit(self, job: Job) -> TextGeneration:
         """See Engine. A background job runs where a quarter of the places stays free."""

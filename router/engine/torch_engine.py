@@ -271,7 +271,7 @@ class TorchEngine:
         return Labelled(stream, partial(self._labels.probabilities, job, self.read, notes))
 
     async def read(self, request: PoolingRequest) -> NDArray[np.float32]:
-        """Hidden states or log-probabilities, computed in the steps of the others."""
+        """Hidden states or logits of candidates, computed in the steps of the others."""
         loop = self._running()
         # Those beside answers are as few as these allow, and must not crowd out the others.
         held = self._beside if request.candidates else self._pooling
@@ -280,7 +280,7 @@ class TorchEngine:
         inactive = self._inactive(request.adapter, prompt)
         answer = PendingPooling(loop.cancel, held.discard)
         held.add(answer)
-        layer = None if request.depth is None else round(request.depth * self._layers)
+        layer = None if request.candidates else round(request.depth * self._layers)
         loop.add(lambda: PoolingRow(stream=answer, request=request, layer=layer, inactive=inactive), answer)
         return await answer.wait()
 

@@ -68,7 +68,7 @@ class _Measured:
 
 
 def forest_of(report: Report) -> Forest | None:
-    """None where nothing is compared yet, and of a shadow experiment, which has shares of preference."""
+    """None where nothing is compared yet, and of a shadow experiment, which compares nothing."""
     if report.judged.spec.mode == "shadow":
         return None
     found = list(_measured(report))[:MOST_ROWS]

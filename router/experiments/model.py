@@ -421,7 +421,6 @@ class Spec:
     shadow_share: Annotated[
         float, Field(gt=0, le=1, description="shadow: share of requests that shadow arms answer too")
     ] = 1.0
-    judge: Annotated[str, Field(description="shadow: who compares the answers")] = "exact_match"
     secondary: Annotated[
         tuple[Metric, ...],
         Field(
@@ -613,7 +612,7 @@ class Accepted(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ShadowPair:
-    """A served answer and a shadow's, judged: 1 the shadow won, 0 a tie, -1 it lost.
+    """A served answer and a shadow's to the same request. `same`: their texts are equal.
 
     `unit` is the hash of the unit that asked; empty where the request had none.
     """
@@ -623,7 +622,7 @@ class ShadowPair:
     arm: str
     response_id: str
     time: float
-    result: int
+    same: bool
     numbers: Mapping[str, float] = field(default_factory=dict)
     unit: str = ""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -54,7 +54,6 @@ class Known:
     know of another experiment."""
 
     resolve: Resolve
-    judges: Callable[[], Collection[str]] | None = None
     sees: Callable[[Experiment], bool] = all_seen
 
     def adapter_problem(self, name: str, version: str = "") -> str:
@@ -68,12 +67,6 @@ class Known:
         return ""
 
 
-def _not_known(name: str, names: Collection[str]) -> str:
-    """The message for a name that is none of `names`."""
-    there = ", ".join(sorted(names)) or "none"
-    return f"{name!r} is not known; there are: {there}"
-
-
 def plan_problems(spec: Spec, known: Known) -> list[FieldViolation]:
     """Fields by their names in the resource; empty if the plan can be kept and started."""
     return [
@@ -85,7 +78,7 @@ def plan_problems(spec: Spec, known: Known) -> list[FieldViolation]:
         *metric_problems(spec),
         *segment_problems(spec),
         *_design(spec),
-        *_mode(spec, known),
+        *_holdout(spec),
     ]
 
 
@@ -121,15 +114,10 @@ def _design(spec: Spec) -> Iterator[FieldViolation]:
     yield from (v for v in _found(build, {}) if v.field != "weights")  # the allocation has reported them
 
 
-def _mode(spec: Spec, known: Known) -> Iterator[FieldViolation]:
-    if spec.mode is Mode.HOLDOUT:
-        yield from _holdout(spec)
-    if spec.mode is Mode.SHADOW and known.judges is not None and spec.judge not in known.judges():
-        yield FieldViolation("judge", _not_known(spec.judge, known.judges()))
-
-
 def _holdout(spec: Spec) -> Iterator[FieldViolation]:
     """It takes in everybody: nothing of its own decides who is in which arm."""
+    if spec.mode is not Mode.HOLDOUT:
+        return
     if len(spec.arms) != 2:
         text = f"of a holdout are two, the control being who is in no experiment, got {len(spec.arms)}"
         yield FieldViolation("arms", text)

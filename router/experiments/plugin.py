@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from functools import partial
 from typing import TYPE_CHECKING
 
 from router.errors import ConfigError
@@ -85,12 +84,10 @@ class Plugin:
         """Read what runs and follow it, with shadow arms."""
         if self._own is None:
             return
-        from router.engine.base_model import EngineBaseModel
-        from router.experiments.shadow import JudgePanel, ShadowAnswers, Shadows
+        from router.experiments.shadow import ShadowAnswers, Shadows
 
         answers = ShadowAnswers(server.pipeline.complete, server.registry, server.engine.status)
-        panel = JudgePanel(server.plugins.judges, partial(EngineBaseModel, server.engine))
-        self._shadows = Shadows(self._own, answers, panel.judge)
+        self._shadows = Shadows(self._own, answers)
         self._own.beside.append(self._shadows.beside)
         await self._own.start()
 
@@ -114,7 +111,7 @@ def experiments_of(server: ServerApp) -> LiveExperiments | None:
     from router.experiments.cost import Prices
     from router.experiments.runtime import LiveExperiments
 
-    live = LiveExperiments(
+    return LiveExperiments(
         store,
         holdout=settings.experiments_holdout,
         look_seconds=settings.experiments_look_seconds,
@@ -127,8 +124,6 @@ def experiments_of(server: ServerApp) -> LiveExperiments | None:
             settings.experiments_price_second,
         ),
     )
-    live.judges = plugins.judges
-    return live
 
 
 def store_of(settings: Settings, state: Path) -> ExperimentStore | None:

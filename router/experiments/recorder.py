@@ -90,7 +90,7 @@ class Recorder:
         self._later(RecordKind.OUTCOMES, outcomes)
 
     def pairs(self, pairs: Sequence[ShadowPair]) -> None:
-        """Judged shadow answers. Returns at once."""
+        """Shadow answers beside the served ones. Returns at once."""
         self._later(RecordKind.PAIRS, pairs)
 
     async def record(self, outcomes: Sequence[StoredOutcome]) -> tuple[Accepted, ...]:

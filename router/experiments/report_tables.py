@@ -94,17 +94,12 @@ def _effect(report: Report, arm: ArmReport) -> Row:
 
 
 def pairs(report: Report) -> ReportTable:
-    """Shadow arms: who won how many comparisons."""
+    """Shadow arms: their answers, and how many equal the served ones."""
     rows = tuple(
-        (
-            arm.arm,
-            *(f"{number:,}" for number in (found.wins, found.losses, found.ties)),
-        )
-        for arm in report.arms
-        if (found := arm.pairs)
+        (arm.arm, f"{found.answers:,}", f"{found.same:,}") for arm in report.arms if (found := arm.pairs)
     )
-    columns = (("arm", "arm"), ("better", "n"), ("worse", "n"), ("ties", "n"))
-    return ReportTable("Answers that nobody saw, against those that were served", columns, rows)
+    columns = (("arm", "arm"), ("answers", "n"), ("same text", "n"))
+    return ReportTable("Answers that nobody saw, beside those that were served", columns, rows)
 
 
 def guardrails(report: Report) -> ReportTable:

@@ -27,7 +27,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass, replace
@@ -109,7 +109,6 @@ class LiveExperiments:
         self.known: tuple[Experiment, ...] = ()  # all, as they were read last
         self.running = False  # whether a request may have an arm at all
         self.beside: list[Callable[[Served], Watcher | None]] = []  # each may return a watcher of an answer
-        self.judges: Callable[[], Collection[str]] | None = None  # names that plans may use; None: any
         self._holdout, self._poll_seconds, self._flush_seconds = holdout, poll_seconds, flush_seconds
         self._base_digest, self._router_digest = base_digest, router_digest
         self._salts: dict[str, str] = {}

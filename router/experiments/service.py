@@ -52,7 +52,6 @@ def experiment_service(live: LiveExperiments, registry: AdapterRegistry) -> Expe
     from_thread = RegistryOnLoop(registry, asyncio.get_running_loop())
     known = Known(
         from_thread.resolve,
-        live.judges,
         lambda one: current_visibility().sees(one),
     )
     manager = Manager(live.store, known)

@@ -1,8 +1,7 @@
-"""Shadow arms: the same request answered a second time, unseen, and compared with what the user saw.
+"""Shadow arms: the same request answered a second time, unseen, and logged beside what the user saw.
 
 A shadow takes only what the engine has to spare; one that was dropped is counted, and there is no pair
-then. Nothing of it is an exposure: nobody saw it. Judges compare: each gets one case at a time,
-within its time, its faults kept apart.
+then. Nothing of it is an exposure: nobody saw it.
 """
 
 from __future__ import annotations
@@ -10,33 +9,25 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import partial
 
-from router.classifiers.contract import BaseModel
-from router.classifiers.isolation import Breaker, await_in_thread, fault_of
 from router.engine.base import Delta, EngineStatus, Finished
 from router.errors import DeadlineExceeded, Overloaded, RouterError
 from router.experiments.assignment import RunningExperiment, hash_of
 from router.experiments.model import BASE, ArmSpec, ShadowPair
 from router.experiments.runtime import LiveExperiments, leave_tasks, route_of
-from router.judging import Case, Heard, Judge, Judgement, JudgeRegistration, is_judgement
 from router.ports import AdapterRegistry, End, Served, Watcher
 from router.types import AdapterRef, AdapterState, Decision, FinishReason, Request, Usage
 from router.units import fraction
 
 log = logging.getLogger(__name__)
-JUDGED, DECLINED, UNJUDGED, UNSERVED = "judged", "declined", "unjudged", "unserved"
+LOGGED, UNSERVED = "logged", "unserved"
 LOAD, COLD, DEADLINE, FAILED = "load", "cold", "deadline", "failed"
 OTHER_VERSION = "other_version"
-AskJudge = Callable[[str, Case], Awaitable[Heard]]
 Complete = Callable[[Request, Decision], AsyncGenerator[Delta | Finished, None]]
-BaseFor = Callable[[float], BaseModel]  # the base for a judge with this timeout in seconds
-MOST_WAITING = 32  # cases of one judge; more are not judged
-MAX_STUCK = 3
-PREPARE_SECONDS = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +48,8 @@ class DroppedShadow:
 class Shadows:
     """The shadows of a server: one starts when the engine has taken the request of the user."""
 
-    def __init__(self, live: LiveExperiments, answers: ShadowAnswers, judge: AskJudge) -> None:
-        self._live, self._answers, self._judge = live, answers, judge
+    def __init__(self, live: LiveExperiments, answers: ShadowAnswers) -> None:
+        self._live, self._answers = live, answers
         self._tasks: set[asyncio.Task[str]] = set()
 
     def beside(self, served: Served) -> Watcher | None:
@@ -107,7 +98,7 @@ class Shadows:
     async def _pair(
         self, served: Served, one: RunningExperiment, arm: ArmSpec, end: asyncio.Future[End]
     ) -> str:
-        """Answer, wait for the served answer, have both judged; what came of it."""
+        """Answer, wait for the served answer, log the pair; what came of it."""
         decision = replace(
             served.decision,
             adapter=arm.adapter,
@@ -121,21 +112,17 @@ class Shadows:
         if isinstance(answer, DroppedShadow):
             return answer.why
         shown = await end
-        opinion = await self._judge(one.spec.judge, Case(served.request, shown.text, answer.text))
-        if opinion.judgement is None:
-            return UNJUDGED if opinion.error else DECLINED
         numbers = {
-            **opinion.judgement.numbers,
             "served_tokens": float(shown.usage.completion_tokens),
             "shadow_tokens": float(answer.usage.completion_tokens),
             "served_seconds": shown.usage.total_time,
             "shadow_seconds": answer.usage.total_time,
         }
-        response, result = served.request.request_id, opinion.judgement.result
+        response, same = served.request.request_id, answer.text.strip() == shown.text.strip()
         unit = hash_of(one, served.request)
-        pair = ShadowPair(one.name, one.phase, arm.name, response, time.time(), result, numbers, unit)
+        pair = ShadowPair(one.name, one.phase, arm.name, response, time.time(), same, numbers, unit)
         self._live.recorder.pairs((pair,))
-        return JUDGED
+        return LOGGED
 
     def _done(self, arm: tuple[str, str], task: asyncio.Task[str]) -> None:
         self._tasks.discard(task)
@@ -213,117 +200,3 @@ class ShadowAnswers:
                 else:
                     return DroppedShadow(LOAD if event.reason is FinishReason.CANCELLED else FAILED)
         return DroppedShadow(FAILED)
-
-
-class JudgePanel:
-    """Asks judges by name. Lives on one event loop.
-
-    `registrations` gives those that are loaded now; `base_for` the base model, None where there is none.
-    """
-
-    def __init__(
-        self, registrations: Callable[[], Mapping[str, JudgeRegistration]], base_for: BaseFor | None = None
-    ) -> None:
-        self._registrations, self._base_for = registrations, base_for
-        self._judges: dict[str, _IsolatedJudge] = {}
-
-    def names(self) -> tuple[str, ...]:
-        """Judges that can be asked."""
-        return tuple(sorted(self._registrations()))
-
-    async def judge(self, name: str, case: Case) -> Heard:
-        """What the judge says, or why it says nothing; never raises for a judge's fault."""
-        registration = self._registrations().get(name)
-        if registration is None:
-            return Heard(error="unknown")
-        isolated = self._judges.get(name)
-        if isolated is None or isolated.registration is not registration:
-            isolated = self._judges[name] = _IsolatedJudge(registration, self._base_for)
-        return await isolated.judge(case)
-
-
-class _IsolatedJudge:
-    """One judge. A call that does not return costs its thread, not the server's."""
-
-    def __init__(self, registration: JudgeRegistration, base_for: BaseFor | None) -> None:
-        self.registration = registration
-        self._base = base_for(registration.timeout) if base_for and registration.wants_base else None
-        kind = type(registration.judge)
-        self._cold = registration.wants_base or kind.warmup is not Judge.warmup
-        self._turn = asyncio.Lock()
-        self._breaker = Breaker()
-        self._waiting = 0
-
-    async def judge(self, case: Case) -> Heard:
-        if self._base is None and self.registration.wants_base:
-            return Heard(error="no-base")
-        if self._waiting >= MOST_WAITING:
-            return Heard(error="busy")
-        self._waiting += 1
-        try:
-            async with self._turn:
-                return await self._in_turn(case)
-        finally:
-            self._waiting -= 1
-
-    async def _in_turn(self, case: Case) -> Heard:
-        health = self.registration.health
-        if health.stuck >= MAX_STUCK:
-            return Heard(error="disabled")
-        if not self._breaker.allow(time.monotonic()):
-            return Heard(error="breaker-open")
-        try:
-            opinion, fault = await self._call(case)
-        except asyncio.CancelledError:
-            self._breaker.abandoned()
-            raise
-        if fault:
-            health.errors += 1
-            health.last_error = fault
-            self._breaker.failed(time.monotonic())
-            log.warning("judge %s: %s", self.registration.name, fault)
-        else:
-            self._breaker.succeeded()
-            health.judged += opinion.judgement is not None
-            health.declined += opinion.judgement is None
-        health.breaker = self._breaker.state.value
-        return opinion
-
-    async def _call(self, case: Case) -> tuple[Heard, str]:
-        """What came of it and, if the judge failed, its kind and place; never text of the exception."""
-        limit = self.registration.timeout + (PREPARE_SECONDS if self._cold else 0.0)
-        call = asyncio.create_task(self._guarded(case), name=f"judge {self.registration.name}")
-        done, _ = await asyncio.wait({call}, timeout=limit)
-        if not done:
-            self.registration.health.stuck += 1
-            call.add_done_callback(self._returned)
-            return Heard(error="timeout"), f"did not answer within {limit:g} s"
-        judgement, error = call.result()
-        if isinstance(error, TimeoutError):
-            return Heard(error="timeout"), "timeout"
-        if error is not None:
-            return Heard(error="raised"), f"raised {fault_of(error)}"
-        if not is_judgement(judgement):
-            return Heard(error="invalid"), "invalid judgement"
-        return Heard(judgement), ""
-
-    async def _guarded(self, case: Case) -> tuple[Judgement | None, BaseException | None]:
-        """SystemExit and its like are data here: raised in a task they would end the event loop."""
-        try:
-            return await await_in_thread(lambda: self._work(case), f"judge {self.registration.name}"), None
-        except asyncio.CancelledError:
-            raise
-        except BaseException as error:
-            return None, error
-
-    def _work(self, case: Case) -> Judgement | None:
-        judge = self.registration.judge
-        if self._cold:
-            if self._base is not None:
-                judge.bind(self._base)
-            judge.warmup()
-            self._cold = False
-        return judge.judge(case)
-
-    def _returned(self, _: object) -> None:
-        self.registration.health.stuck -= 1

@@ -35,7 +35,7 @@ RANGE = (
 )
 ONCE = f"{MARK} This range holds for one look at the end only."
 HOLDOUT = "everybody in experiments against the holdout, which is in none"
-UNSEEN = "Nobody saw these answers: this is the opinion of the judge, not of your users."
+UNSEEN = "Nobody saw these answers, so they do not say what users prefer."
 BUILT_IN: tuple[tuple[str, str, Quantity], ...] = (
     ("first token", "time_to_first_token", TIME),
     ("total time", "total_time", TIME),
@@ -171,13 +171,12 @@ def waiting(found: NoInterval, unit: str) -> str:
     return f"{found.text}{more}"
 
 
-def judged_pairs(pairs: Pairs, control: str) -> str:
-    """`better than control in 30 of 45 comparisons, worse in 10`."""
-    whole = pairs.wins + pairs.losses + pairs.ties
-    if not whole:
-        return f"not compared with {control} yet"
-    compared = counted(whole, "comparison")
-    return f"better than {control} in {pairs.wins:,} of {compared}, worse in {pairs.losses:,}"
+def pairs_in_words(pairs: Pairs, control: str) -> str:
+    """`45 requests answered, 30 of them with the same text as control`."""
+    if not pairs.answers:
+        return "no request answered yet"
+    answered = counted(pairs.answers, "request")
+    return f"{answered} answered, {pairs.same:,} of them with the same text as {control}"
 
 
 def differs(found: SegmentReport) -> str:
@@ -270,7 +269,7 @@ def _undecided(report: Report, verdict: Ruling, arm: str) -> str:
         case "immature":
             return _open_window(report)
         case "shadow":
-            return f"{_judged(report, arm)}. {UNSEEN}"
+            return f"{_logged(report, arm)}. {UNSEEN}"
         case "holdout":
             return "all experiments together against the holdout. Nothing is promoted or stopped by this."
     return f"{verdict.text.rstrip('.')}."
@@ -287,10 +286,10 @@ def _open_window(report: Report) -> str:
     )
 
 
-def _judged(report: Report, arm: str) -> str:
-    """What the judge of a shadow experiment found."""
-    found = next((one.pairs for one in report.arms if one.arm == arm), None) or Pairs(0, 0, 0)
-    return f"by the judge {arm} is {judged_pairs(found, report.judged.spec.control)}"
+def _logged(report: Report, arm: str) -> str:
+    """What a shadow experiment has logged of an arm."""
+    found = next((one.pairs for one in report.arms if one.arm == arm), None) or Pairs(0, 0)
+    return f"{arm}: {pairs_in_words(found, report.judged.spec.control)}"
 
 
 def _too_few(report: Report, arm: str) -> str:
@@ -324,7 +323,7 @@ def _arm_lines(report: Report, arm: ArmReport) -> list[str]:
     if not _usable(report):
         return lines
     if arm.pairs and experiment.spec.mode is Mode.SHADOW:
-        return [f"{arm.arm}: {judged_pairs(arm.pairs, experiment.spec.control)}."]
+        return [f"{arm.arm}: {pairs_in_words(arm.pairs, experiment.spec.control)}."]
     if arm.verdict.decision == "stop for harm" and arm.verdict.rule == "guardrail":
         for found in arm.rails:
             if found.state == _BEYOND:
@@ -378,11 +377,11 @@ def short_verdict(report: Report) -> str:
 
 
 def difference(report: Report) -> str:
-    """The primary metric's differences in one line, or what the judge found."""
+    """The primary metric's differences in one line, or what the shadows answered."""
     form, found = quantity(report.judged.spec.primary), list[str]()
     for arm in report.arms:
         if arm.pairs and report.judged.spec.mode is Mode.SHADOW:
-            found.append(f"{arm.arm} {judged_pairs(arm.pairs, report.judged.spec.control)}")
+            found.append(f"{arm.arm} {pairs_in_words(arm.pairs, report.judged.spec.control)}")
         elif arm.primary:
             found.append(f"{arm.arm} {form.change(arm.primary.effect, arm.primary.low, arm.primary.high)}")
     return "; ".join(found) if _usable(report) else ""

@@ -1,6 +1,6 @@
 """`plugins doctor`: everything that is wrong with the plugins found, by trying them.
 
-Each check lists what is wrong with one classifier or judge; its name is what the doctor shows. The contract
+Each check lists what is wrong with one classifier; its name is what the doctor shows. The contract
 tests that plugin authors run (`router.testing`) use the same checks.
 """
 
@@ -18,7 +18,6 @@ from typing import Any
 from router.classifiers.contract import Classifier, ClassifierAnswer, Registration, read_answers
 from router.classifiers.fake_base import FakeBase
 from router.classifiers.isolation import StillRunning, call_in_thread
-from router.judging import REFERENCE, Case, Judge, Judgement, JudgeRegistration, is_judgement
 from router.plugins.host import PluginHost
 from router.plugins.loader import describe
 from router.types import AdapterProfile, Request, Turn
@@ -82,9 +81,6 @@ ODD_TEXTS = (
     "word " * 20_000,
     "x" * 100_000,
 )
-
-JUDGED_REQUEST = Request("sample", turns=(Turn("user", "Is asthma chronic?"),), labels={REFERENCE: "yes"})
-SAMPLE_ANSWERS = ("yes", "No.", "Yes, asthma is a chronic disease of the airways.", "I do not know")
 
 # -- classifiers
 
@@ -235,69 +231,6 @@ def _answers_of(classifier: Classifier, texts: Sequence[str]) -> tuple[Classifie
     return read_answers(call_classifier(classifier, requests_of(texts)), len(texts))
 
 
-# -- judges
-
-
-def prepared(judge: Judge) -> list[str]:
-    """It binds a stand-in for the base and warms up."""
-    judge.bind(FakeBase())
-    judge.warmup()
-    return []
-
-
-def valid_judgements(judge: Judge) -> list[str]:
-    """A Judgement of -1, 0 or 1 with finite numbers, or None."""
-    cases = [(a, b) for a in SAMPLE_ANSWERS for b in SAMPLE_ANSWERS]
-    bad = [case for case in cases if not is_judgement(_judged(judge, *case))]
-    return (
-        [f"{len(bad)} of {len(cases)} judgements are invalid (Judgement of -1, 0, 1 or None)"] if bad else []
-    )
-
-
-def odd_answers(judge: Judge) -> list[str]:
-    """Empty, huge and strange answers are judged or declined."""
-    problems = []
-    for text in ODD_TEXTS:
-        try:
-            found = _judged(judge, "yes", text)
-        except Exception as error:
-            problems.append(f"{text[:12]!r} ({len(text)} characters) raised {type(error).__name__}")
-            continue
-        if not is_judgement(found):
-            problems.append(f"{text[:12]!r} ({len(text)} characters) got an invalid judgement")
-    return problems
-
-
-def equal_answers_tie(judge: Judge) -> list[str]:
-    """The same text twice is no better than itself."""
-    found = [(text, _judged(judge, text, text)) for text in SAMPLE_ANSWERS]
-    return [f"{text!r} beats itself" for text, one in found if one is not None and one.result != 0]
-
-
-def order_does_not_matter(judge: Judge) -> list[str]:
-    """What wins as the shadow's answer wins as the served one too."""
-    problems = []
-    for first in SAMPLE_ANSWERS:
-        for second in SAMPLE_ANSWERS:
-            forth, back = _judged(judge, first, second), _judged(judge, second, first)
-            if forth is not None and back is not None and forth.result != -back.result:
-                problems.append(f"{first!r} against {second!r} depends on which of them was served")
-    return problems[:3]
-
-
-def _judged(judge: Judge, served: str, shadow: str) -> Judgement | None:
-    return judge.judge(Case(JUDGED_REQUEST, served, shadow))
-
-
-JUDGE_CHECKS: tuple[Callable[[Judge], list[str]], ...] = (
-    prepared,
-    valid_judgements,
-    odd_answers,
-    equal_answers_tie,
-    order_does_not_matter,
-)
-
-
 # -- the doctor
 
 CHECK_SECONDS = 60.0
@@ -306,7 +239,7 @@ Check = tuple[str, Callable[[], list[str]]]  # its name, and what lists the prob
 
 @dataclass(frozen=True, slots=True)
 class PluginFinding:
-    """One thing that is wrong. `classifier` names a judge too, and is empty where it concerns the plugin."""
+    """One thing that is wrong. `classifier` is empty where it concerns the plugin."""
 
     plugin: str
     classifier: str
@@ -316,7 +249,7 @@ class PluginFinding:
 
 
 def doctor(host: PluginHost, seconds: float = CHECK_SECONDS) -> tuple[PluginFinding, ...]:
-    """Load (if not done yet), then try every classifier and judge; blocks, at most `seconds` a check.
+    """Load (if not done yet), then try every classifier; blocks, at most `seconds` a check.
 
     Nothing found means: it imports, its hooks are right, no name is taken twice, it learns, it answers every
     odd text in time and always alike.
@@ -329,8 +262,6 @@ def doctor(host: PluginHost, seconds: float = CHECK_SECONDS) -> tuple[PluginFind
         findings += [PluginFinding(status.name, "", "warning", "load", text) for text in status.warnings]
     for registration in host.registrations():
         findings += examine(registration, seconds)
-    for judge in host.judges().values():
-        findings += examine_judge(judge, seconds)
     return tuple(findings)
 
 
@@ -344,15 +275,7 @@ def examine(registration: Registration, seconds: float = CHECK_SECONDS) -> list[
     return _examine(registration, checks, seconds)
 
 
-def examine_judge(registration: JudgeRegistration, seconds: float = CHECK_SECONDS) -> list[PluginFinding]:
-    """Try one judge on samples."""
-    checks = [(check.__name__, partial(check, registration.judge)) for check in JUDGE_CHECKS]
-    return _examine(registration, checks, seconds)
-
-
-def _examine(
-    registration: Registration | JudgeRegistration, checks: Sequence[Check], seconds: float
-) -> list[PluginFinding]:
+def _examine(registration: Registration, checks: Sequence[Check], seconds: float) -> list[PluginFinding]:
     """Up to the first check that hangs; none after a preparation, which is the first, that fails."""
     findings: list[PluginFinding] = []
     for place, (name, check) in enumerate(checks):

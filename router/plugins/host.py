@@ -26,7 +26,6 @@ from router.classifiers.contract import ClassifierStatus, Registration
 from router.classifiers.isolation import await_in_thread
 from router.errors import ConfigError
 from router.hookspecs import MakeConstraint
-from router.judging import JudgeRegistration, JudgeStatus
 from router.plugins.loader import (
     EngineEntry,
     FoundPlugin,
@@ -87,7 +86,6 @@ class PluginHost:
         self._built_in: list[PluginRecord] | None = None if built_in else []
         self._entries: list[PluginRecord] | None = None
         self._active: tuple[Registration, ...] = ()
-        self._judges: dict[str, JudgeRegistration] = {}
         self._duplicates: dict[PluginRecord, tuple[str, ...]] = {}
         self._folder_stamps: tuple[Stamp, ...] = ()
         self._next_scan = 0.0
@@ -121,9 +119,8 @@ class PluginHost:
             return self._activate()
 
     def _activate(self) -> bool:
-        """The first classifier or judge of a name wins; the others are reported."""
+        """The first classifier of a name wins; the others are reported."""
         classifiers: dict[str, Registration] = {}
-        judges: dict[str, JudgeRegistration] = {}
         duplicates: dict[PluginRecord, tuple[str, ...]] = {}
         used: dict[tuple[str, str], str] = {}  # kind and name of an engine or source, and whose it is
         for plugin in self._plugins():
@@ -137,13 +134,13 @@ class PluginHost:
                     continue
                 first = classifiers.setdefault(registration.name, registration)
                 if first is not registration:
-                    duplicates[plugin] = (*duplicates.get(plugin, ()), _taken("classifier", first))
-            for judge in plugin.contents.judges:
-                if (earlier := judges.setdefault(judge.name, judge)) is not judge:
-                    duplicates[plugin] = (*duplicates.get(plugin, ()), _taken("judge", earlier))
+                    text = (
+                        f"classifier {first.name!r} is not used: plugin {first.plugin!r} has one of that name"
+                    )
+                    duplicates[plugin] = (*duplicates.get(plugin, ()), text)
         active = tuple(sorted(classifiers.values(), key=lambda r: (r.priority, r.name)))
         changed = active != self._active
-        self._active, self._judges, self._duplicates = active, judges, duplicates
+        self._active, self._duplicates = active, duplicates
         return changed
 
     def _plugins(self) -> list[PluginRecord]:
@@ -202,10 +199,6 @@ class PluginHost:
     def registrations(self) -> tuple[Registration, ...]:
         """Classifiers in the order in which they are asked: by priority, then name."""
         return self._active
-
-    def judges(self) -> Mapping[str, JudgeRegistration]:
-        """Judges by name."""
-        return self._judges
 
     def status(self) -> tuple[PluginStatus, ...]:
         """Every plugin found, those that failed or are switched off too."""
@@ -280,10 +273,6 @@ def _no_plugin(name: str, table: SettingsTable, known: Iterable[str]) -> str:
     return f"[{name}] (from {origin}) is no setting, and no plugin is called so; {hint}"
 
 
-def _taken(kind: str, first: Registration | JudgeRegistration) -> str:
-    return f"{kind} {first.name!r} is not used: plugin {first.plugin!r} has one of that name"
-
-
 def _names(listed: str) -> frozenset[str]:
     return frozenset(name.strip() for name in listed.split(",") if name.strip())
 
@@ -332,7 +321,6 @@ class PluginRecord:
             error=self.error,
             warnings=(*loaded.warnings, *duplicates, *self.faults()),
             classifiers=tuple(r.status() for r in loaded.registrations),
-            judges=tuple(r.status() for r in loaded.judges),
             package=self.package,
             built_in=self.built_in,
             hooks=tuple(sorted(loaded.hooks)),
@@ -428,8 +416,8 @@ def _load_entry(plugin: PluginRecord, entry: EntryPoint, table: SettingsTable | 
 class PluginStatus:
     """One plugin, loaded or not.
 
-    `error` says why it, or its newest version, does not work; classifiers and judges listed beside an error
-    belong to the last version that did.
+    `error` says why it, or its newest version, does not work; classifiers listed beside an error belong
+    to the last version that did.
     """
 
     name: str
@@ -441,7 +429,6 @@ class PluginStatus:
     error: str = ""
     warnings: tuple[str, ...] = ()
     classifiers: tuple[ClassifierStatus, ...] = ()
-    judges: tuple[JudgeStatus, ...] = ()
     package: str = ""  # that an entry point came with
     built_in: bool = False  # it comes with lora-router
     hooks: tuple[str, ...] = ()  # that it implements

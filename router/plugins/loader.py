@@ -49,7 +49,6 @@ from router.hookspecs import (
     MakeSource,
     WriteReport,
 )
-from router.judging import JudgeRegistrar, JudgeRegistration
 from router.plugins.tables import SettingsRegistrar, SettingsTable
 
 if TYPE_CHECKING:
@@ -256,7 +255,6 @@ class LoadedPlugin:
 
     hooks: Mapping[str, Hook] = field(default_factory=dict)
     registrations: tuple[Registration, ...] = ()
-    judges: tuple[JudgeRegistration, ...] = ()
     entries: tuple[Entry, ...] = ()
     checks: tuple[Check, ...] = ()
     metrics: CollectorRegistry | None = None
@@ -403,12 +401,11 @@ def collect(plugin: object, name: str, table: SettingsTable | None = None) -> Lo
         unused = ", ".join(sorted(one.key for one in table.values))
         warnings.append(f"its settings are not used, since it registers none: {unused}")
     hooks = {hook: replace(impl, settings=registrar.settings) for hook, impl in found.items()}
-    classifiers, judges = Registrar(name), JudgeRegistrar(name)
+    classifiers = Registrar(name)
     entries: list[Entry] = []
     checks: list[Check] = []
     registrars: dict[str, Any] = {
         "register_classifiers": classifiers,
-        "register_judges": judges,
         "register_engines": partial(_add_entry, entries, EngineEntry),
         "register_adapter_sources": partial(_add_entry, entries, SourceEntry),
         "register_constraint_templates": partial(_add_entry, entries, TemplateEntry),
@@ -424,13 +421,12 @@ def collect(plugin: object, name: str, table: SettingsTable | None = None) -> Lo
 
         registry = CollectorRegistry()
         hooks["register_metrics"](registry=registry)
-    registered = (*classifiers.registrations, *judges.registrations, *entries, *checks)
+    registered = (*classifiers.registrations, *entries, *checks)
     if hooks.keys() <= registrars.keys() and not registered:
-        warnings.append("it registers no classifier and no judge, nor anything else")
+        warnings.append("it registers no classifier, nor anything else")
     return LoadedPlugin(
         hooks,
         tuple(classifiers.registrations),
-        tuple(judges.registrations),
         tuple(entries),
         tuple(checks),
         registry,

@@ -218,13 +218,13 @@ class FleetEngine:
         return routed.stream
 
     async def read(self, reading: PoolingRequest) -> NDArray[np.float32]:
-        """Done by a replica; those of one scope by the same, which has their context in its cache."""
+        """Done by one of the replicas."""
         self.members.attach()
         most = MAX_POOLING * (len(self._replicas) - 1)
         check_pooling(reading, self.info.context_length, self._readings - most)
         self._readings += 1
         try:
-            event = await self._anywhere(lambda replica: replica.call(read(reading)), reading.scope)
+            event = await self._anywhere(lambda replica: replica.call(read(reading)))
             return np.frombuffer(event.numbers, "<f4")
         finally:
             self._readings -= 1
@@ -238,7 +238,7 @@ class FleetEngine:
         return self.members.status()
 
     async def _anywhere(
-        self, ask: Callable[[FleetReplica], Coroutine[Any, Any, pb.EngineEvent]], scope: int = 0
+        self, ask: Callable[[FleetReplica], Coroutine[Any, Any, pb.EngineEvent]]
     ) -> pb.EngineEvent:
         """What one replica answers; another is asked if that one is lost or cannot now."""
         tried: set[str] = set()
@@ -249,7 +249,7 @@ class FleetEngine:
             names = names or sorted(n for n, replica in up.items() if not replica.left)
             if not names:
                 break
-            name = names[scope % len(names)] if scope else self._placement.choose(names)
+            name = self._placement.choose(names)
             tried.add(name)
             self._placement.begin(name)
             try:

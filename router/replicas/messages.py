@@ -244,7 +244,7 @@ def _params_of(sampling: pb.EngineSampling, found: Findings) -> SamplingParams:
     return params
 
 
-_READING = ("tokens", "context", "depth", "ends", "background", "scope")
+_READING = ("tokens", "context", "depth", "ends", "background")
 
 
 def read(reading: PoolingRequest) -> pb.EngineCommand:
@@ -263,7 +263,6 @@ def reading_of(message: pb.EngineCommand.Read, vocab_size: int) -> PoolingReques
     for name in ("tokens", "context"):
         values[name] = list(getattr(message, name))
         _check_tokens(name, values[name], vocab_size, found)
-    values["depth"] = message.depth if message.HasField("depth") else None
     reading = PoolingRequest(**values, deadline=_deadline(message, found))
     found.check()
     return reading

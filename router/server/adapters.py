@@ -239,12 +239,6 @@ def plugin_message(plugin: PluginStatus, everything: bool) -> pb.Plugin:
             )
             for one in plugin.classifiers
         ],
-        judges=[
-            pb.Plugin.Judge(
-                name=one.name, timeout_ms=one.timeout_ms, breaker=one.breaker, problem=shown(one.last_error)
-            )
-            for one in plugin.judges
-        ],
     )
 
 

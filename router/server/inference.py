@@ -26,7 +26,6 @@ from router.errors import (
     RouterError,
     Unavailable,
 )
-from router.judging import REFERENCE
 from router.names import BASE, adapter_rule, model_asked, split_adapter
 from router.ports import AdapterRegistry
 from router.server.call import Call
@@ -226,7 +225,7 @@ def joined(batch: Sequence[Delta | Finished]) -> tuple[Delta | None, Finished | 
 
 
 # What a request may have at most, beside what the settings say.
-MAX_LABEL_BYTES, MAX_REFERENCE_BYTES, MAX_HINT_BYTES, MAX_UNIT_BYTES = 64, 4096, 64, 256
+MAX_LABEL_BYTES, MAX_HINT_BYTES, MAX_UNIT_BYTES = 64, 64, 256
 CONTINUITY: Mapping[int, Continuity | Literal[""]] = {
     pb.CONTINUITY_UNSPECIFIED: "",
     pb.CONTINUITY_ADAPTIVE: "adaptive",
@@ -304,8 +303,7 @@ def _labels(labels: Mapping[str, str], found: Findings) -> dict[str, str]:
         return {}
     for key, value in labels.items():
         found.text("labels", key, MAX_LABEL_BYTES)
-        most = MAX_REFERENCE_BYTES if key == REFERENCE else MAX_LABEL_BYTES
-        found.text(f"labels[{key[:MAX_LABEL_BYTES]}]", value, most)
+        found.text(f"labels[{key[:MAX_LABEL_BYTES]}]", value, MAX_LABEL_BYTES)
         if not key:
             found.add("labels", "keys must not be empty")
     return dict(labels)

@@ -30,7 +30,6 @@ from router.errors import (
     Unauthenticated,
     Unavailable,
 )
-from router.judging import REFERENCE
 from router.names import MOST_MODEL
 from router.server.admission import Admission, PhaseGate, ReadSlot
 from router.server.bodies import Bodies
@@ -364,7 +363,6 @@ def log_fields(call: Call, code: str, error: str, bound: str = "") -> dict[str, 
         "code": code,
         "seconds": round(time.monotonic() - call.started, 6),
     }
-    labels = {key: value for key, value in call.labels.items() if key != REFERENCE}  # a user's words
     optional = {
         "trace_id": call.trace.trace_id if call.trace is not None else "",
         "path": call.unserved,
@@ -376,7 +374,7 @@ def log_fields(call: Call, code: str, error: str, bound: str = "") -> dict[str, 
         "bound": bound,
         "finish": call.finish,
         "prompt": call.prompt,
-        "labels": labels,
+        "labels": call.labels,
     }
     line.update({key: value for key, value in optional.items() if value})
     if (decision := call.decision) is not None:

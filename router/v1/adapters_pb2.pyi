@@ -220,7 +220,7 @@ class ListPluginsResponse(_message.Message):
     def __init__(self, plugins: _Optional[_Iterable[_Union[Plugin, _Mapping]]] = ...) -> None: ...
 
 class Plugin(_message.Message):
-    __slots__ = ("name", "source", "file", "version", "digest", "enabled", "error", "warnings", "package", "built_in", "classifiers", "judges", "hooks")
+    __slots__ = ("name", "source", "file", "version", "digest", "enabled", "error", "warnings", "package", "built_in", "classifiers", "hooks")
     class Classifier(_message.Message):
         __slots__ = ("name", "priority", "timeout_ms", "state", "breaker", "requests", "errors", "problem")
         NAME_FIELD_NUMBER: _ClassVar[int]
@@ -240,17 +240,6 @@ class Plugin(_message.Message):
         errors: int
         problem: str
         def __init__(self, name: _Optional[str] = ..., priority: _Optional[int] = ..., timeout_ms: _Optional[int] = ..., state: _Optional[str] = ..., breaker: _Optional[str] = ..., requests: _Optional[int] = ..., errors: _Optional[int] = ..., problem: _Optional[str] = ...) -> None: ...
-    class Judge(_message.Message):
-        __slots__ = ("name", "timeout_ms", "breaker", "problem")
-        NAME_FIELD_NUMBER: _ClassVar[int]
-        TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
-        BREAKER_FIELD_NUMBER: _ClassVar[int]
-        PROBLEM_FIELD_NUMBER: _ClassVar[int]
-        name: str
-        timeout_ms: int
-        breaker: str
-        problem: str
-        def __init__(self, name: _Optional[str] = ..., timeout_ms: _Optional[int] = ..., breaker: _Optional[str] = ..., problem: _Optional[str] = ...) -> None: ...
     NAME_FIELD_NUMBER: _ClassVar[int]
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     FILE_FIELD_NUMBER: _ClassVar[int]
@@ -262,7 +251,6 @@ class Plugin(_message.Message):
     PACKAGE_FIELD_NUMBER: _ClassVar[int]
     BUILT_IN_FIELD_NUMBER: _ClassVar[int]
     CLASSIFIERS_FIELD_NUMBER: _ClassVar[int]
-    JUDGES_FIELD_NUMBER: _ClassVar[int]
     HOOKS_FIELD_NUMBER: _ClassVar[int]
     name: str
     source: str
@@ -275,6 +263,5 @@ class Plugin(_message.Message):
     package: str
     built_in: bool
     classifiers: _containers.RepeatedCompositeFieldContainer[Plugin.Classifier]
-    judges: _containers.RepeatedCompositeFieldContainer[Plugin.Judge]
     hooks: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, name: _Optional[str] = ..., source: _Optional[str] = ..., file: _Optional[str] = ..., version: _Optional[str] = ..., digest: _Optional[str] = ..., enabled: _Optional[bool] = ..., error: _Optional[str] = ..., warnings: _Optional[_Iterable[str]] = ..., package: _Optional[str] = ..., built_in: _Optional[bool] = ..., classifiers: _Optional[_Iterable[_Union[Plugin.Classifier, _Mapping]]] = ..., judges: _Optional[_Iterable[_Union[Plugin.Judge, _Mapping]]] = ..., hooks: _Optional[_Iterable[str]] = ...) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., source: _Optional[str] = ..., file: _Optional[str] = ..., version: _Optional[str] = ..., digest: _Optional[str] = ..., enabled: _Optional[bool] = ..., error: _Optional[str] = ..., warnings: _Optional[_Iterable[str]] = ..., package: _Optional[str] = ..., built_in: _Optional[bool] = ..., classifiers: _Optional[_Iterable[_Union[Plugin.Classifier, _Mapping]]] = ..., hooks: _Optional[_Iterable[str]] = ...) -> None: ...

@@ -108,22 +108,20 @@ class EngineCommand(_message.Message):
         temperature: float
         def __init__(self, temperature: _Optional[float] = ...) -> None: ...
     class Read(_message.Message):
-        __slots__ = ("tokens", "context", "depth", "ends", "seconds_left", "background", "scope")
+        __slots__ = ("tokens", "context", "depth", "ends", "seconds_left", "background")
         TOKENS_FIELD_NUMBER: _ClassVar[int]
         CONTEXT_FIELD_NUMBER: _ClassVar[int]
         DEPTH_FIELD_NUMBER: _ClassVar[int]
         ENDS_FIELD_NUMBER: _ClassVar[int]
         SECONDS_LEFT_FIELD_NUMBER: _ClassVar[int]
         BACKGROUND_FIELD_NUMBER: _ClassVar[int]
-        SCOPE_FIELD_NUMBER: _ClassVar[int]
         tokens: _containers.RepeatedScalarFieldContainer[int]
         context: _containers.RepeatedScalarFieldContainer[int]
         depth: float
         ends: int
         seconds_left: float
         background: bool
-        scope: int
-        def __init__(self, tokens: _Optional[_Iterable[int]] = ..., context: _Optional[_Iterable[int]] = ..., depth: _Optional[float] = ..., ends: _Optional[int] = ..., seconds_left: _Optional[float] = ..., background: _Optional[bool] = ..., scope: _Optional[int] = ...) -> None: ...
+        def __init__(self, tokens: _Optional[_Iterable[int]] = ..., context: _Optional[_Iterable[int]] = ..., depth: _Optional[float] = ..., ends: _Optional[int] = ..., seconds_left: _Optional[float] = ..., background: _Optional[bool] = ...) -> None: ...
     class Compile(_message.Message):
         __slots__ = ("constraint", "tenant")
         CONSTRAINT_FIELD_NUMBER: _ClassVar[int]

@@ -217,17 +217,6 @@ class EngineContract:
         assert (await answer(engine, job(engine, max_tokens=2)))[0]
         assert engine.status().failed == ""
 
-    async def test_readings_are_numbers(self, engine: Engine) -> None:
-        tokens = engine.encode(Prompt(raw="a sore throat"))
-        found = await engine.read(PoolingRequest(tokens, tokens, scope=7))
-        assert found.dtype == np.float32
-        assert len(found) == len(tokens)
-        assert np.all(found <= 0)
-        with pytest.raises(InvalidRequest):
-            await engine.read(PoolingRequest([], depth=0.5))
-        with pytest.raises(DeadlineExceeded):
-            await engine.read(PoolingRequest(tokens, tokens, deadline=time.monotonic() - 1))
-
     async def test_hidden_states_are_numbers_where_there_are_any(self, engine: Engine) -> None:
         tokens = engine.encode(Prompt(raw="a sore throat"))
         if Ability.HIDDEN_STATES not in engine.info.abilities:
@@ -238,6 +227,8 @@ class EngineContract:
         ends = await engine.read(PoolingRequest(tokens, depth=0.5, ends=2))
         assert hidden.dtype == np.float32
         assert len(ends) == 3 * len(hidden)
+        with pytest.raises(InvalidRequest):
+            await engine.read(PoolingRequest([], depth=0.5))
         with pytest.raises(DeadlineExceeded):
             await engine.read(PoolingRequest(tokens, depth=1.0, deadline=time.monotonic() - 1))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,8 +11,7 @@ import pytest
 from router.engine.base import PoolingRequest, Prompt
 from router.engine.base_model import END, LONGEST, EngineBaseModel
 from router.engine.fake import FakeEngine
-from router.errors import Overloaded, PromptTooLong
-from router.types import Turn
+from router.errors import Overloaded
 from tests.engine import tiny
 
 
@@ -36,15 +34,10 @@ async def test_hidden_states_of_texts_in_their_order() -> None:
     np.testing.assert_array_equal(parts[0], both.flatten())
 
 
-async def test_likelihoods_are_those_of_the_prompt_as_a_turn() -> None:
+async def test_a_long_text_behind_a_context_on_a_model() -> None:
     made = tiny.engine("llama")
     try:
         base = EngineBaseModel(made, 5.0)
-        found = await asyncio.to_thread(base.likelihood, "what", ["this", "that one"])
-        context = made.encode(Prompt(turns=(Turn("user", "what"),)))
-        for text, values in zip(("this", "that one"), found, strict=True):
-            tokens = made.encode(Prompt(raw=text, follows=True))
-            np.testing.assert_allclose(values, await made.read(PoolingRequest(tokens, context)), atol=1e-5)
         longest = await asyncio.to_thread(base.hidden, ["x" * 10_000], context="say: ")
         assert longest.shape == (1, tiny.SHAPE["hidden_size"])
     finally:
@@ -83,31 +76,6 @@ async def test_of_a_very_long_text_only_the_ends_are_encoded() -> None:
     np.testing.assert_array_equal(whole, await asyncio.to_thread(base.hidden, ["a" * END + "b" * END]))
 
 
-async def test_a_prompt_over_the_context_is_refused_before_it_is_read_whole() -> None:
-    engine = started(context_length=60)
-    with pytest.raises(PromptTooLong):
-        await asyncio.to_thread(EngineBaseModel(engine, 5.0).likelihood, "x" * 61, ["y"])
-    assert not engine.busy
-
-
-async def test_each_call_has_a_scope_of_its_own_so_that_times_tell_nobody_what_others_asked() -> None:
-    engine = started()
-    seen: list[PoolingRequest] = []
-    read = engine.read
-
-    async def watched(reading: PoolingRequest) -> Any:
-        seen.append(reading)
-        return await read(reading)
-
-    engine.read = watched  # type: ignore[method-assign]
-    base = EngineBaseModel(engine, 5.0)
-    for _ in range(2):
-        await asyncio.to_thread(base.likelihood, "the same", ["a", "b"])
-    scopes = [reading.scope for reading in seen]
-    assert scopes[0] == scopes[1] != scopes[2] == scopes[3]
-    assert 0 not in scopes
-
-
 async def test_the_timeout_holds_and_leaves_nothing_behind() -> None:
     engine = started()
     engine.hold()
@@ -121,17 +89,12 @@ async def test_the_timeout_holds_and_leaves_nothing_behind() -> None:
 
 async def test_a_deadline_that_passes_in_the_engine_is_a_timeout() -> None:
     with pytest.raises(TimeoutError):
-        await asyncio.to_thread(EngineBaseModel(started(step_seconds=0.05), 0.04).likelihood, "p", ["a"])
+        await asyncio.to_thread(EngineBaseModel(started(step_seconds=0.05), 0.04).hidden, ["a"])
 
 
-@pytest.mark.parametrize(
-    "call",
-    [lambda base: base.hidden(["fine", ""]), lambda base: base.likelihood("p", [""])],
-    ids=["hidden", "likelihood"],
-)
-async def test_an_empty_text_is_refused(call: Callable[[EngineBaseModel], Any]) -> None:
+async def test_an_empty_text_is_refused() -> None:
     with pytest.raises(ValueError, match="decline"):
-        await asyncio.to_thread(call, EngineBaseModel(started(), 5.0))
+        await asyncio.to_thread(EngineBaseModel(started(), 5.0).hidden, ["fine", ""])
 
 
 async def test_a_refusal_of_the_engine_is_raised_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -93,15 +93,12 @@ async def test_readings_are_numbers_of_the_bytes() -> None:
         await engine.read(PoolingRequest(tokens, depth=0.5)) for tokens in (like, alike, other)
     ]
     assert one @ two > 0.9 > one @ three
-    near, far = [await engine.read(PoolingRequest(like, context)) for context in (alike, other)]
-    assert len(near) == len(like)
-    assert near.sum() > far.sum()
 
 
 async def test_readings_end_like_jobs() -> None:
     engine = started(step_seconds=0.005)
     with pytest.raises(InvalidRequest):
-        await engine.read(PoolingRequest([1]))
+        await engine.read(PoolingRequest([]))
     with pytest.raises(DeadlineExceeded):
         await engine.read(PoolingRequest([1], depth=1.0, deadline=time.monotonic() - 1))
     engine.fail_step("boom")

@@ -70,12 +70,9 @@ def expected(model: Any, reading: PoolingRequest) -> np.ndarray[Any, Any]:
     before = len(reading.context)
     tokens = [*reading.context, *reading.tokens]
     out = model(torch.tensor([tokens]), output_hidden_states=True)
-    if reading.depth is not None:
-        states = out.hidden_states[round(reading.depth * LAYERS)][0, before:]
-        n = reading.ends
-        return np.concatenate([p.mean(0) for p in ([states, states[:n], states[-n:]] if n else [states])])
-    found = out.logits[0].log_softmax(-1)
-    return np.array([found[before + i - 1, t] for i, t in enumerate(reading.tokens)], np.float32)
+    states = out.hidden_states[round(reading.depth * LAYERS)][0, before:]
+    n = reading.ends
+    return np.concatenate([p.mean(0) for p in ([states, states[:n], states[-n:]] if n else [states])])
 
 
 async def until_idle(made: TorchEngine) -> None:
@@ -94,7 +91,6 @@ async def test_readings_beside_answers_equal_transformers(made: TorchEngine, kin
         for depth in (0.0, 0.5, 1.0)
     ]
     readings += [PoolingRequest(tokens, context, 0.5, ends=9) for tokens in texts(8)]
-    readings += [PoolingRequest(tokens, context) for tokens in texts(8)]
     prompts = texts(6, 40)
     found, answers = await asyncio.gather(
         asyncio.gather(*(made.read(reading) for reading in readings)),
@@ -111,30 +107,17 @@ async def test_readings_beside_answers_equal_transformers(made: TorchEngine, kin
 async def test_a_reading_alone_equals_transformers(made: TorchEngine, kind: str) -> None:
     """Alone, layers after the one that is wanted are left out."""
     model = tiny.model(kind)
-    for depth in (0.0, 0.5, 1.0, None):
+    for depth in (0.0, 0.5, 1.0):
         reading = PoolingRequest(texts(1)[0], [1, 2, 3], depth)
         np.testing.assert_allclose(await made.read(reading), expected(model, reading), atol=2e-4, rtol=1e-3)
     after = await tiny.answer(made, [1, 2, 3, *texts(1)[0]], max_tokens=5, min_tokens=5)
     assert after[0] == tiny.reference(model, [1, 2, 3, *texts(1)[0]], 5)
 
 
-async def test_a_context_is_computed_once(llama: TorchEngine) -> None:
-    context = list(range(40))
-    await llama.read(PoolingRequest([7, 8], context))
-    await until(lambda: llama.status().prefix_query_tokens == 40)
-    assert llama.status().prefix_hit_tokens == 0
-    await asyncio.gather(*(llama.read(PoolingRequest([i], context)) for i in range(3)))
-    await until(lambda: llama.status().prefix_hit_tokens == 3 * 32)
-    await llama.read(PoolingRequest([9], context, scope=1))
-    await until(lambda: llama.status().prefix_query_tokens == 5 * 40)
-    assert llama.status().prefix_hit_tokens == 3 * 32, "the context of another scope"
-
-
 @pytest.mark.parametrize(
     ("reading", "error"),
     [
         (PoolingRequest([], [1]), InvalidRequest),
-        (PoolingRequest([1]), InvalidRequest),
         (PoolingRequest([1], depth=1.5), InvalidRequest),
         (PoolingRequest([1], depth=0.5, ends=-1), InvalidRequest),
         (PoolingRequest([1] * 200, [1] * 100), PromptTooLong),
@@ -205,7 +188,7 @@ async def test_numbers_that_are_not_finite_fail_alone(llama: TorchEngine) -> Non
 
 async def test_readings_take_no_place_of_requests(llama: TorchEngine) -> None:
     """More readings than rows, more answers than places: all are served at once."""
-    asked = [asyncio.ensure_future(llama.read(PoolingRequest([1] * 100, [1], None))) for _ in range(30)]
+    asked = [asyncio.ensure_future(llama.read(PoolingRequest([1] * 100, [1]))) for _ in range(30)]
     ids, _ = await tiny.answer(llama, [1, 2, 3], max_tokens=4, min_tokens=4)
     assert len(ids) == 4
     assert sum(answer.done() for answer in asked) < 30

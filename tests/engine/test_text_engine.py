@@ -34,7 +34,6 @@ class TestTextEngine(EngineContract):
     test_adapters_come_and_go = None
     test_mixtures_are_made_of_loaded_parts = None
     test_answers_have_the_shape_that_was_asked_for = None
-    test_readings_are_numbers = None
 
     def make(self) -> Engine:
         return Repeating(Settings(max_running=ROWS, max_queue=QUEUE))

@@ -194,10 +194,10 @@ class MemoryStore:
 
     def paired(self, name: str, phase: int) -> Mapping[str, PairCounts]:
         _, rows = self._of(name, phase)
-        results: dict[str, list[int]] = {}
+        same: dict[str, list[bool]] = {}
         for (arm, _), pair in rows.pairs.items():
-            results.setdefault(arm, []).append(pair.result)
-        return {arm: PairCounts(*map(of.count, (1, -1, 0))) for arm, of in sorted(results.items())}
+            same.setdefault(arm, []).append(pair.same)
+        return {arm: PairCounts(len(of), sum(of)) for arm, of in sorted(same.items())}
 
     def set_peak(self, name: str, phase: int, peak: float) -> None:
         _, rows = self._of(name, phase)

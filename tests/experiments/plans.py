@@ -57,7 +57,7 @@ PLAIN: dict[Any, st.SearchStrategy[Any]] = {
 }
 BY_NAME: dict[str, st.SearchStrategy[Any]] = {
     **dict.fromkeys(("window", "grace", "time", *NAMES), TIMES),
-    **dict.fromkeys(("hypothesis", "judge", "text", "reason"), st.text(max_size=20)),
+    **dict.fromkeys(("hypothesis", "text", "reason"), st.text(max_size=20)),
     **dict.fromkeys(("low", "high"), st.floats(allow_nan=False)),
     "route": st.sampled_from(["", "base"]) | WORDS,
     "shadow_share": st.floats(0.01, 1),

@@ -63,7 +63,6 @@ FULL = replace(
     min_matured=0.5,
     window=3.5,
     shadow_share=0.5,
-    judge="length",
     secondary=(metric("minutes", "mean", missing="zero", cap=60, least=1.0),),
     segments=(SegmentSpec("country", ("de", "fr")), SegmentSpec("plan")),
     grace=3600.0,

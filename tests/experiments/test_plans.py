@@ -40,7 +40,7 @@ def resolve(name: str, version: str = "", /) -> AdapterInfo:
 
 SECONDS = MetricSpec("seconds", Kind.MEAN, False, Aggregate.SUM, cap=60.0, least=1.0)
 HOLDOUT = plan(mode=Mode.HOLDOUT, route="", arms=(ArmSpec("held", 0.1), ArmSpec("all", 0.9)), control="held")
-KNOWN = Known(resolve, lambda: {"exact_match", "length"})
+KNOWN = Known(resolve)
 
 
 def arm(name: str, weight: float, version: str = "") -> ArmSpec:
@@ -68,7 +68,7 @@ def test_equal_arms_are_refused_with_the_way_to_an_aa_test() -> None:
         plan(arms=(arm("old", 0.5, "1.0.0"), arm("base", 0.5))),
         plan(arms=(arm("old", 0.2, "1.0.0"), arm("same", 0.8, "1.0.0")), enrolment=0.0, equal_arms=True),
         plan(route="base", arms=(arm("old", 0.5), arm("new", 0.5, "1.1.0"))),
-        plan(mode=Mode.SHADOW, judge="length"),
+        plan(mode=Mode.SHADOW),
         plan(namespace="checkout", slot=(0.2, 0.4)),
         plan(arms=tuple(arm(f"a{i}", 1 / 32) for i in range(32)), control="a0", equal_arms=True),
         plan(primary=SECONDS, secondary=(MetricSpec("clicks", Kind.MEAN), SOLVED), grace=3600.0),
@@ -166,7 +166,6 @@ BAD: list[tuple[dict[str, Any], set[str]]] = [
     ({"window": math.nan}, {"window"}),
     ({"shadow_share": 0.0}, {"shadow_share"}),
     ({"shadow_share": math.nan}, {"shadow_share"}),
-    ({"mode": Mode.SHADOW, "judge": "coin"}, {"judge"}),
 ]
 
 
@@ -226,10 +225,7 @@ def test_everything_is_named_at_once() -> None:
 
 
 def test_texts_say_what_to_do() -> None:
-    told = {
-        p.field: p.description for p in plan_problems(plan(mode=Mode.SHADOW, judge="coin", route="x"), KNOWN)
-    }
-    assert "exact_match, length" in told["judge"]
+    told = {p.field: p.description for p in plan_problems(plan(route="x"), KNOWN)}
     assert "ListAdapters" in told["route"]
 
 

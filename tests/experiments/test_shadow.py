@@ -1,28 +1,22 @@
-"""Shadow arms: answered beside the user's answer, judged when both are there, and never an exposure."""
+"""Shadow arms: answered beside the user's answer, logged when both are there, and never an exposure."""
 
 from __future__ import annotations
 
 import asyncio
-import threading
-import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from router.classifiers.fake_base import FakeBase
-from router.classifiers.isolation import FAILURES
 from router.engine.base import Delta, EngineStatus, Finished
 from router.errors import AdapterNotFound, DeadlineExceeded, EngineFailed, Overloaded, StoreDown
-from router.experiments import shadow
 from router.experiments.assignment import ArmAssignment, unit_hash
 from router.experiments.model import ArmSpec, Mode
 from router.experiments.runtime import LiveExperiments
-from router.experiments.shadow import CompletedShadow, DroppedShadow, JudgePanel, ShadowAnswers, Shadows
-from router.judging import Case, Heard, Judge, Judgement, JudgeRegistration
+from router.experiments.shadow import CompletedShadow, DroppedShadow, ShadowAnswers, Shadows
 from router.ports import End, Served
 from router.types import (
     AdapterRef,
@@ -38,7 +32,7 @@ from router.types import (
 from tests.experiments.made import NEW, OLD, SPEC, decision, experiment, request, running
 from tests.experiments.memory_store import MemoryStore
 
-SHADOW = replace(SPEC, mode=Mode.SHADOW, judge="length")
+SHADOW = replace(SPEC, mode=Mode.SHADOW)
 WHOLE = End(FinishReason.STOP, "an answer", Usage(completion_tokens=2, total_time=0.5))
 
 
@@ -59,23 +53,14 @@ class FakeAnswers:
         return self.answers.get(decision.adapter, usual)
 
 
-class FakeJudge:
-    def __init__(self, heard: Heard) -> None:
-        self.heard, self.cases = heard, []
-
-    async def judge(self, name: str, case: Case) -> Heard:
-        self.cases.append((name, case))
-        return self.heard
-
-
 class Kit:
-    def __init__(self, spec, heard: Heard) -> None:
+    def __init__(self, spec) -> None:
         self.store = MemoryStore()
         self.store.create(experiment(spec=spec))
         self.live = LiveExperiments(self.store)
         self.live.recorder.start()
-        self.answers, self.judge = FakeAnswers(), FakeJudge(heard)
-        self.shadows = Shadows(self.live, self.answers, self.judge.judge)
+        self.answers = FakeAnswers()
+        self.shadows = Shadows(self.live, self.answers)
 
     async def started(self):
         await self.live.refresh()
@@ -93,8 +78,8 @@ class Kit:
 async def made():
     kits = []
 
-    async def make(spec=SHADOW, heard: Heard | None = None) -> Kit:
-        kits.append(Kit(spec, heard or Heard(Judgement(1, {"served": 2.0}))))
+    async def make(spec=SHADOW) -> Kit:
+        kits.append(Kit(spec))
         return await kits[-1].started()
 
     yield make
@@ -108,7 +93,7 @@ def served(ref: AdapterRef | None = OLD, **fields) -> Served:
     return Served(fields.pop("request", request()), decision(ref), SamplingParams(), **fields)
 
 
-async def test_a_pair_is_judged_and_kept_and_nobody_is_exposed(made):
+async def test_a_pair_is_logged_and_nobody_is_exposed(made):
     kit = await made()
     watcher = kit.shadows.beside(served(request=request(request_id="r7")))
     await asyncio.sleep(0)
@@ -116,20 +101,26 @@ async def test_a_pair_is_judged_and_kept_and_nobody_is_exposed(made):
     watcher.began()
     kit.answers.go.set()
     watcher.ended(WHOLE)
-    assert await kit.settled() == {("new", "judged"): 1}
-    ((name, case),) = kit.judge.cases
-    assert (name, case.served, case.shadow) == ("length", "an answer", "new by medical@1.1.0")
-    assert kit.store.paired("trial", 1)["new"] == (1, 0, 0)
+    assert await kit.settled() == {("new", "logged"): 1}
+    assert kit.store.paired("trial", 1)["new"] == (1, 0)
     (pair,) = kit.store.rows["trial", 1].pairs.values()
-    assert (pair.response_id, pair.arm, pair.result) == ("r7", "new", 1)
+    assert (pair.response_id, pair.arm, pair.same) == ("r7", "new", False)
     assert pair.numbers == {
-        "served": 2.0,
         "served_tokens": 2.0,
         "shadow_tokens": 5.0,
         "served_seconds": 0.5,
         "shadow_seconds": 0.75,
     }
     assert not kit.store.rows["trial", 1].exposures
+
+
+async def test_an_equal_text_is_counted(made):
+    kit = await made()
+    kit.answers.answers[NEW] = CompletedShadow("an answer\n", Usage(completion_tokens=3))
+    kit.answers.go.set()
+    kit.shadows.beside(served()).ended(WHOLE)
+    assert await kit.settled() == {("new", "logged"): 1}
+    assert kit.store.paired("trial", 1)["new"] == (1, 1)
 
 
 @pytest.mark.parametrize(
@@ -147,7 +138,7 @@ async def test_a_pair_has_the_hash_of_the_unit_that_asked(made, asked, label, un
     kit = await made(replace(SHADOW, unit_label=label))
     kit.answers.go.set()
     kit.shadows.beside(served(request=asked)).ended(WHOLE)
-    assert await kit.settled() == {("new", "judged"): 1}
+    assert await kit.settled() == {("new", "logged"): 1}
     (pair,) = kit.store.rows["trial", 1].pairs.values()
     assert pair.unit == unit
 
@@ -158,21 +149,8 @@ async def test_every_arm_but_control_is_a_shadow(made):
     kit.answers.answers[NEW] = DroppedShadow("load")
     kit.answers.go.set()
     kit.shadows.beside(served()).ended(WHOLE)
-    assert await kit.settled() == {("new", "load"): 1, ("none", "judged"): 1}
+    assert await kit.settled() == {("new", "load"): 1, ("none", "logged"): 1}
     assert set(kit.answers.asked) == {NEW, None}
-
-
-@pytest.mark.parametrize(
-    ("heard", "result"),
-    [(Heard(), "declined"), (Heard(error="timeout"), "unjudged")],
-    ids=["no reference", "late judge"],
-)
-async def test_what_is_not_judged_is_counted_and_is_no_pair(made, heard, result):
-    kit = await made(heard=heard)
-    kit.answers.go.set()
-    kit.shadows.beside(served()).ended(WHOLE)
-    assert await kit.settled() == {("new", result): 1}
-    assert kit.store.paired("trial", 1) == {}
 
 
 async def test_without_a_served_answer_the_shadow_is_dropped(made):
@@ -181,7 +159,7 @@ async def test_without_a_served_answer_the_shadow_is_dropped(made):
     await asyncio.sleep(0)
     watcher.ended(End(None, "half", Usage(), cancelled=True))
     assert await kit.settled() == {("new", "unserved"): 1}
-    assert not kit.judge.cases
+    assert kit.store.paired("trial", 1) == {}
 
 
 async def test_an_answers_that_fails_harms_nobody(made, caplog):
@@ -330,137 +308,3 @@ async def test_nobody_reads_its_logprobs() -> None:
 async def test_the_base_is_always_there() -> None:
     engine = Engine(Delta("x"), Finished(FinishReason.STOP, USAGE))
     assert await answered(engine, None, state=None) == CompletedShadow("x", USAGE)
-
-
-CASE = Case(Request("r", raw_prompt="q"), "served", "shadow")
-WIN = Judgement(1)
-
-
-class Does(Judge):
-    """Whatever the test says."""
-
-    name = "does"
-
-    def __init__(self, work: Callable[[], Judgement | None]) -> None:
-        self.work = work
-        self.warmed = 0
-
-    def warmup(self) -> None:
-        self.warmed += 1
-
-    def judge(self, case: Case) -> Judgement | None:
-        return self.work()
-
-
-class Reads(Judge):
-    name = "reads"
-
-    def bind(self, base: object) -> None:
-        self.base = base
-
-    def judge(self, case: Case) -> Judgement | None:
-        (found,) = self.base.likelihood("q", [case.shadow])  # type: ignore[attr-defined]
-        return Judgement(1, {"mean": float(found.mean())})
-
-
-def seated(judge: Judge, timeout: float = 5.0, **kw: object) -> tuple[JudgePanel, JudgeRegistration]:
-    registration = JudgeRegistration(judge, "p", timeout)
-    return JudgePanel(lambda: {judge.name: registration}, **kw), registration  # type: ignore[arg-type]
-
-
-def exits() -> Judgement:
-    raise SystemExit(3)
-
-
-def breaks() -> Judgement:
-    raise ValueError("a user's words")
-
-
-async def test_a_judgement_a_decline_and_a_name_that_nobody_has() -> None:
-    judge = Does(lambda: WIN)
-    made, registration = seated(judge)
-    assert await made.judge("does", CASE) == Heard(WIN)
-    judge.work = lambda: None
-    assert await made.judge("does", CASE) == Heard()
-    assert await made.judge("other", CASE) == Heard(error="unknown")
-    status = registration.status()
-    assert (status.judged, status.declined, status.errors, judge.warmed) == (1, 1, 0, 1)
-    assert made.names() == ("does",)
-
-
-async def test_faults_are_told_without_text_and_open_the_breaker() -> None:
-    judge = Does(breaks)
-    made, registration = seated(judge)
-    assert await made.judge("does", CASE) == Heard(error="raised")
-    assert registration.health.last_error.startswith("raised ValueError at test_shadow.py")
-    assert "words" not in registration.health.last_error
-    judge.work = exits
-    assert await made.judge("does", CASE) == Heard(error="raised")
-    judge.work = lambda: Judgement(7)
-    for _ in range(FAILURES - 2):
-        assert await made.judge("does", CASE) == Heard(error="invalid")
-    assert await made.judge("does", CASE) == Heard(error="breaker-open")
-    assert registration.status().breaker == "open"
-
-
-async def test_a_late_one_costs_its_pair_and_three_that_hang_disable_it() -> None:
-    go = threading.Event()
-    judge = Does(lambda: WIN if go.wait(30) else None)
-    made, registration = seated(judge, timeout=0.02)
-    made._judges["does"] = asked = shadow._IsolatedJudge(registration, None)
-    asked._cold = False
-    for _ in range(shadow.MAX_STUCK):
-        assert await made.judge("does", CASE) == Heard(error="timeout")
-    assert await made.judge("does", CASE) == Heard(error="disabled")
-    assert registration.status().stuck == shadow.MAX_STUCK
-    go.set()
-    end = time.monotonic() + 10
-    while registration.health.stuck:
-        assert time.monotonic() < end
-        await asyncio.sleep(0.005)
-    assert await made.judge("does", CASE) == Heard(WIN)
-
-
-async def test_one_at_a_time_and_not_endlessly_many_wait() -> None:
-    go, running = threading.Event(), []
-
-    def work() -> Judgement:
-        running.append(1)
-        assert len(running) == 1
-        go.wait(30)
-        running.pop()
-        return WIN
-
-    made, _ = seated(Does(work))
-    asked = [asyncio.ensure_future(made.judge("does", CASE)) for _ in range(shadow.MOST_WAITING + 3)]
-    await asyncio.sleep(0.05)
-    go.set()
-    found = await asyncio.gather(*asked)
-    assert found.count(Heard(error="busy")) == 3
-    assert found.count(Heard(WIN)) == shadow.MOST_WAITING
-
-
-async def test_the_base_where_there_is_one() -> None:
-    without, _ = seated(Reads())
-    assert await without.judge("reads", CASE) == Heard(error="no-base")
-    asked: list[float] = []
-
-    def base_for(timeout: float) -> FakeBase:
-        asked.append(timeout)
-        return FakeBase()
-
-    made, _ = seated(Reads(), base_for=base_for)
-    heard = await made.judge("reads", CASE)
-    assert heard.judgement is not None
-    assert heard.judgement.numbers["mean"] < 0
-    assert asked == [5.0]
-
-
-async def test_a_reloaded_judge_takes_over_at_once() -> None:
-    table = {"does": JudgeRegistration(Does(lambda: WIN), "p", 5.0)}
-    made = JudgePanel(lambda: table)
-    assert await made.judge("does", CASE) == Heard(WIN)
-    table["does"] = JudgeRegistration(Does(lambda: Judgement(-1)), "p", 5.0)
-    assert await made.judge("does", CASE) == Heard(Judgement(-1))
-    table.clear()
-    assert await made.judge("does", CASE) == Heard(error="unknown")

@@ -183,12 +183,12 @@ def test_a_file_overrides_the_built_in_one_of_its_name(
     write("examples.py")
     text = (folder / "examples.py").read_text()
     (below / "examples.py").write_text(text.replace("priority=100", "priority=1"))
-    (below / "judges.py").write_text(text.replace('"shout"', '"more"'))
+    (below / "multilingual.py").write_text(text.replace('"shout"', '"more"'))
     host = PluginHost([folder, below])
     host.refresh()
     assert {(s.name, s.built_in, s.warnings) for s in host.status()} == {
         ("examples", False, ()),
-        ("judges", True, ()),
+        ("multilingual", True, ()),
     }
     assert {r.name: r.priority for r in host.registrations()} == {"shout": 100, "more": 100}
     (folder / "examples.py").unlink()

@@ -258,7 +258,8 @@ async def shared() -> Facts:
         before = {process.pid for process in processes()}
         processes()[0].send_signal(number)
         asked = [outcome(edge.submit(job(adapter=adapter.digest))) for edge in (one, two) for _ in range(8)]
-        texts = {text for text, _ in await asyncio.gather(*asked)}
+        name = f"[{adapter.digest[:8]}]"
+        texts = {text.replace(name, "[a]") for text, _ in await asyncio.gather(*asked)}
         await until(lambda before=before: len(before & {process.pid for process in processes()}) == 1)
         await until(lambda: len(processes()) == 2)
         await until(lambda: all(r.up for edge in (one, two) for r in edge.replicas))

@@ -96,11 +96,10 @@ readings = st.builds(
     PoolingRequest,
     tokens=tokens,
     context=tokens,
-    depth=st.none() | st.floats(0, 1),
+    depth=st.floats(0, 1),
     ends=unsigned,
     deadline=st.none(),
     background=st.booleans(),
-    scope=st.integers(-(2**63), 2**63 - 1),
     candidates=st.just(()),  # an engine reads these for itself, and what goes with them
     adapter=st.none(),
     tenant=st.just(""),

@@ -107,7 +107,7 @@ def test_edges_share_replicas_and_what_one_loses_both_have_again() -> None:
     found = facts("shared")
     assert (found["replicas"], found["homes"]) == (2, [1, 1])
     for number in ("SIGKILL", "SIGSTOP"):
-        assert found[number] == {"texts": ["[ca978112] one two three"], "same": 1, "all": 2}
+        assert found[number] == {"texts": ["[a] one two three"], "same": 1, "all": 2}
     assert found["stream"] == 100
     assert found["stay"] == 2  # they outlive their edges for a while
     assert found["gone"] < 90

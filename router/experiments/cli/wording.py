@@ -85,7 +85,7 @@ def _rules(spec: Spec) -> list[tuple[str, str]]:
     from router.experiments.report.source import duration
 
     modes = {
-        "shadow": f"shadow: others answer {spec.shadow_share:.0%} of requests unseen, judged by {spec.judge}",
+        "shadow": f"shadow: others answer {spec.shadow_share:.0%} of requests unseen",
         "holdout": f"holdout: {HOLDOUT}",
     }
     size = [

@@ -60,7 +60,7 @@ from router.experiments.verdict import (
     VerdictDecision,
     judge,
 )
-from router.experiments.words import at, judged_pairs, quantity
+from router.experiments.words import at, pairs_in_words, quantity
 
 POINTS = 200
 NOT_STARTED = Ruling(VerdictDecision.UNDECIDED, "not-started", "nobody is assigned before the start")
@@ -235,7 +235,7 @@ def _allowed(source: PhaseEvidence, ruling: Ruling) -> Ruling:
 
 def _shadow_arm(arm: ArmReport, control: str, pairs: Pairs) -> ArmReport:
     """A shadow arm's report: its pairs in place of a verdict, or with the one that it is invalid."""
-    text = f"{judged_pairs(pairs, control)}; nobody saw these answers"
+    text = f"{pairs_in_words(pairs, control)}; nobody saw these answers"
     ruling = Ruling(VerdictDecision.UNDECIDED, "shadow", text)
     if arm.verdict.decision == VerdictDecision.INVALID:
         return replace(arm, blocked=ruling, pairs=pairs)

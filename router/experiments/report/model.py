@@ -64,11 +64,10 @@ class MetricReport:
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """A shadow arm's answers against the served ones, by the judge. Nobody saw these answers."""
+    """How many answers of a shadow arm there are, and how many equal the served one. Nobody saw them."""
 
-    wins: int
-    losses: int
-    ties: int
+    answers: int
+    same: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,8 +22,7 @@ if TYPE_CHECKING:
 
 MODE_NOTES = {
     Mode.SHADOW: (
-        "the comparisons are by the judge {judge}: they say what it prefers and how the arms run, not what"
-        " users prefer"
+        "nobody saw the answers of the other arms: the log says how these arms run, not what users prefer"
     ),
     Mode.HOLDOUT: (
         "this compares those who took part in any experiment with those whom the server keeps out of all;"
@@ -40,7 +39,7 @@ def notes_of(source: PhaseEvidence, health: PipelineHealth) -> tuple[str, ...]:
 def _notes(source: PhaseEvidence, health: PipelineHealth) -> Iterator[str]:
     spec = source.spec
     if text := MODE_NOTES.get(spec.mode):
-        yield text.format(judge=spec.judge)
+        yield text
     yield from _withdrawal_notes(spec)
     young = health.maturity.exposed - health.maturity.matured
     if young:

@@ -4,7 +4,7 @@ Each response is kept once in a phase, each unit once, each outcome key once. Th
 fixes its arm, its time and its segments, in the transaction that writes it, so that servers agree. An
 outcome belongs to the units of its response, or to the unit that it names; where there is none yet, it waits
 for its exposure. An outcome from before a phase is the unit's past in it, which a covariate may read, in
-whatever experiment it was recorded. Judged pairs of shadow arms come with them.
+whatever experiment it was recorded. Pairs of shadow arms come with them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from sqlalchemy import ColumnElement, Connection, case, delete, func, select
+from sqlalchemy import ColumnElement, Connection, delete, func, select
 
 from router.experiments.model import (
     BUILT_IN,
@@ -434,13 +434,13 @@ def keep_pairs(session: WriteSession, found: Sequence[ShadowPair]) -> None:
     for p in reversed(found):
         if info := infos.get((p.experiment, p.phase)):
             key = (info.id, p.arm, p.response_id)
-            rows[key] = (*key, p.time, p.result, json.dumps(dict(p.numbers)), p.unit)
+            rows[key] = (*key, p.time, int(p.same), json.dumps(dict(p.numbers)), p.unit)
     session.bulk.write(session.conn, pairs, (rows[key] for key in sorted(rows)), Clash.KEEP)
 
 
 def count_pairs(conn: Connection, info: PhaseInfo) -> dict[str, PairCounts]:
     """By arm."""
     of = pairs.c
-    results = (func.sum(case((of.result == result, 1), else_=0)) for result in (1, -1, 0))
-    rows = conn.execute(select(of.arm, *results).where(of.phase == info.id).group_by(of.arm))
+    counts = select(of.arm, func.count(), func.sum(of.same)).where(of.phase == info.id)
+    rows = conn.execute(counts.group_by(of.arm))
     return {arm: PairCounts(*map(int, found)) for arm, *found in sorted(rows)}

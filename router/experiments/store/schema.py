@@ -213,13 +213,13 @@ _VALUES = View(
 )
 _PAIRS = View(
     PREFIX + "v_pairs",
-    "a served answer and a shadow arm's to the same request, judged",
+    "a served answer and a shadow arm's to the same request",
     _where(
         ViewColumn("arm", ColumnType.TEXT, "the shadow arm", pairs.c.arm),
         ViewColumn("response_id", ColumnType.TEXT, "the served answer's", pairs.c.response_id),
-        ViewColumn("time", ColumnType.TIME, "when it was judged", pairs.c.time),
-        ViewColumn("result", ColumnType.INTEGER, "1: the shadow won, 0: a tie, -1: it lost", pairs.c.result),
-        ViewColumn("numbers", ColumnType.TEXT, "what the judge measured, as JSON", pairs.c.numbers),
+        ViewColumn("time", ColumnType.TIME, "when both were there", pairs.c.time),
+        ViewColumn("same", ColumnType.INTEGER, "1: their texts are equal", pairs.c.same),
+        ViewColumn("numbers", ColumnType.TEXT, "tokens and seconds of both, as JSON", pairs.c.numbers),
         ViewColumn(
             "unit", ColumnType.TEXT, "the hash of the unit that asked; empty if there was none", pairs.c.unit
         ),

@@ -365,11 +365,10 @@ class TimeBucket:
 
 
 class PairCounts(NamedTuple):
-    """A shadow arm's judged pairs."""
+    """A shadow arm's answers, and how many equal the served ones."""
 
-    wins: int = 0
-    losses: int = 0
-    ties: int = 0
+    answers: int = 0
+    same: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -312,7 +312,7 @@ class ExperimentStore:
         return {(row[0], row[1]): UnitsByAge(int(row[2]), float(row[3]), float(row[4])) for row in rows}
 
     def paired(self, name: str, phase: int) -> Mapping[str, PairCounts]:
-        """Judged pairs by shadow arm."""
+        """Pairs by shadow arm."""
         with self.reading() as conn:
             return count_pairs(conn, self._phases.one(conn, name, phase))
 

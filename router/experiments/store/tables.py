@@ -225,7 +225,7 @@ pairs = _table(
     _text("arm"),
     _text("response_id"),
     _real("time"),
-    Column("result", SmallInteger, nullable=False),
+    Column("same", SmallInteger, nullable=False),  # 1: the texts are equal
     _text("numbers"),  # JSON
     _text("unit", server_default=""),
     PrimaryKeyConstraint("phase", "arm", "response_id"),

@@ -24,7 +24,7 @@ def sentences(spec: Spec, answer: pb.PlanExperimentResponse | None) -> Iterator[
     part = "" if spec.enrolment == 1 else f" {percent(spec.enrolment, 0)} of {spec.unit}s take part."
     match spec.mode:
         case Mode.SHADOW:
-            yield f"{_who(spec.arms[0])} answers; the others answer unseen, and a judge compares them."
+            yield f"{_who(spec.arms[0])} answers; the others answer the same requests unseen."
         case _:
             keeps = f"Each {unit} keeps one version."
             yield f"Requests for {spec.route} are split by {unit}: {arms}.{part} {keeps}"

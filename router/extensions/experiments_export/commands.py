@@ -51,7 +51,7 @@ def export(
     """Write what is kept of a phase to files.
 
     units has a row for each unit: arm, first exposure, segments; outcomes what was recorded; values each
-    unit's value of each metric, as the report has it; pairs what judges said of shadow answers. Units are
+    unit's value of each metric, as the report has it; pairs the answers of shadow arms. Units are
     hashes; the documentation has the formula, to join by. The database is read as it is at
     one moment, beside a running server or without one.
 

@@ -139,7 +139,7 @@ def _whole() -> Report:
         arm,
         blocked=Ruling("promote", "primary-better", "blocked"),
         unadjusted=unadjusted,
-        pairs=Pairs(30, 10, 5),
+        pairs=Pairs(30, 5),
     )
     return replace(made, arms=(whole,), audit=TRAIL, notes=("not counted: 2 outcomes that came too late",))
 

@@ -153,13 +153,13 @@ def test_a_ratio_without_answers_yet_is_no_error():
     assert report(store, "medical-v2", now=LONG_AFTER).verdict.rule in ("too-few-units", "missing-outcomes")
 
 
-def test_shadow_arms_report_pairs_and_no_preference():
+def test_shadow_arms_report_pairs_and_no_verdict():
     spec = replace(SPEC, mode=Mode.SHADOW)
-    store = SumsStore([bucket("control", 3000, 1500)], running(spec), pairs={"new": PairCounts(300, 100, 50)})
+    store = SumsStore([bucket("control", 3000, 1500)], running(spec), pairs={"new": PairCounts(300, 50)})
     found = report(store, "medical-v2", now=LONG_AFTER)
     assert (found.verdict.decision, found.verdict.rule) == ("undecided", "shadow")
-    assert found.arms[0].pairs == Pairs(300, 100, 50)
-    assert "better than control in 300 of 450 comparisons, worse in 100" in found.verdict.text
+    assert found.arms[0].pairs == Pairs(300, 50)
+    assert "new: 300 requests answered, 50 of them with the same text as control" in found.verdict.text
     assert found.points == ()
     assert "not what users prefer" in found.notes[0]
 

@@ -235,15 +235,14 @@ def test_nothing_changes_nothing(running):
     assert running.data("x", 1).buckets == ()
 
 
-def pair(response: str, result: int, arm: str = "b", unit: str = "") -> ShadowPair:
-    return ShadowPair("x", 1, arm, response, START, result, {"likelihood": -1.5}, unit)
+def pair(response: str, same: bool, arm: str = "b", unit: str = "") -> ShadowPair:
+    return ShadowPair("x", 1, arm, response, START, same, {"shadow_tokens": 3.0}, unit)
 
 
 def test_pairs_are_counted_once(running):
-
-    running.pairs([pair("r1", 1), pair("r2", 1), pair("r3", -1), pair("r4", 0), pair("r1", 1, "c")])
-    running.pairs([pair("r1", -1), pair("r5", 0), ShadowPair("gone", 1, "b", "r", START, 1)])
-    assert running.paired("x", 1) == {"b": (2, 1, 2), "c": (1, 0, 0)}
+    running.pairs([pair("r1", True), pair("r2", True), pair("r3", False), pair("r1", True, "c")])
+    running.pairs([pair("r1", False), pair("r5", False), ShadowPair("gone", 1, "b", "r", START, True)])
+    assert running.paired("x", 1) == {"b": (4, 2), "c": (1, 1)}
 
 
 NAMED, OPEN = SegmentSpec("plan", ("free", "paid")), SegmentSpec("country")

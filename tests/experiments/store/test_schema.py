@@ -107,7 +107,7 @@ def viewed(sql_store) -> ExperimentStore:
     sql_store.record(
         [*said_of, unit_outcome("u3", "minutes", 4.0, at=20, name="x"), outcome("r9"), outcome("r1", "other")]
     )
-    sql_store.pairs([ShadowPair("x", 1, "b", "r1", START + 1, -1, {"agreed": 0.5}, "u1")])
+    sql_store.pairs([ShadowPair("x", 1, "b", "r1", START + 1, False, {"shadow_tokens": 3.0}, "u1")])
     sql_store.delete("gone")
     return sql_store
 
@@ -179,8 +179,8 @@ def test_a_unit_with_nothing_but_a_past_has_no_largest_and_no_last(sql_store):
 
 def test_pairs(viewed):
     (found,) = read(viewed, "pairs", "response_id")
-    told_of = {"arm": "b", "response_id": "r1", "time": START + 1, "result": -1, "numbers": '{"agreed": 0.5}'}
-    assert found == PLACE | told_of | {"unit": "u1"}
+    told_of = {"arm": "b", "response_id": "r1", "time": START + 1, "same": 0, "unit": "u1"}
+    assert found == PLACE | told_of | {"numbers": '{"shadow_tokens": 3.0}'}
 
 
 def test_columns_are_those_that_are_told(viewed):

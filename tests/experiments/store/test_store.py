@@ -191,7 +191,7 @@ def test_nothing_of_a_deleted_experiment_stays(sql_store, monkeypatch):
         labels = {"segments": {"plan": "free"}}
         sql_store.expose([exposed(f"u{i}", f"{name}{i}", name=name, **labels) for i in range(8)])
         sql_store.record([outcome(f"{name}{i}") for i in range(8)])
-        sql_store.pairs([ShadowPair(name, 1, "b", "r", START, 1)])
+        sql_store.pairs([ShadowPair(name, 1, "b", "r", START, True)])
     before = rows(sql_store)
     sql_store.delete("x")
     assert remove_all(sql_store) == 4
@@ -348,7 +348,7 @@ def test_every_large_table_is_searched_by_an_index(sql_store):
     sql_store.expose([exposed("u", "r1", name="y"), exposed("u", "r2", name="y")])
     sql_store.record([outcome("r1", "n"), unit_outcome("u", "n"), unit_outcome("u", "n", at=-5)])
     sql_store.data("x", 1)
-    sql_store.pairs([ShadowPair("x", 1, "b", "r1", START, 1, {}, "u")])
+    sql_store.pairs([ShadowPair("x", 1, "b", "r1", START, True, {}, "u")])
     sql_store.paired("x", 1)
     later = MetricSpec("later", Kind.MEAN, covariate=True)
     sql_store.replace(with_secondary(sql_store.get("x"), later), act())

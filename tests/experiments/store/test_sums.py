@@ -69,11 +69,11 @@ def some(kind: str, *parts: st.SearchStrategy) -> st.SearchStrategy:
 EXPOSE = some("expose", PHASES, UNITS, RESPONSES, ARMS, TIMES, WHY, LABELS)
 RECORD = some("record", st.integers(0, 12), RESPONSES, NAMES, VALUES, TIMES, CAME)
 TELL = some("tell", st.integers(0, 12), UNITS, NAMES, VALUES, TIMES, CAME, PHASES)
-JUDGE = some("judge", PHASES, ARMS, RESPONSES, st.sampled_from([1, 0, -1]), st.sampled_from(["u", "v", ""]))
+PAIR = some("pair", PHASES, ARMS, RESPONSES, st.booleans(), st.sampled_from(["u", "v", ""]))
 CHANGE = some("change", st.sampled_from("xy"), st.lists(st.sampled_from(SECONDARY), max_size=3, unique=True))
 BATCHES = st.lists(
     st.one_of(
-        *(st.lists(found, min_size=1, max_size=6) for found in (EXPOSE, RECORD | TELL, JUDGE)),
+        *(st.lists(found, min_size=1, max_size=6) for found in (EXPOSE, RECORD | TELL, PAIR)),
         st.lists(CHANGE, min_size=1, max_size=1),
     ),
     max_size=14,
@@ -94,16 +94,16 @@ def event(run: str, kind: str, *parts):
         key, unit, metric, value, at, came, (name, _) = parts
         made = unit_outcome(run + unit, metric, value, at, run + name)
         return replace(made, key=f"{run}{key}", received=START + came if came else 0.0)
-    if kind == "judge":
-        (name, phase), arm, response, result, unit = parts
-        return ShadowPair(run + name, phase, arm, response, START, result, {}, unit)
+    if kind == "pair":
+        (name, phase), arm, response, same, unit = parts
+        return ShadowPair(run + name, phase, arm, response, START, same, {}, unit)
     return run + parts[0], parts[1]  # a change
 
 
 def apply(store, batch: list):
     if batch[0][0] == "expose":
         return store.expose([found for _, found in batch])
-    if batch[0][0] == "judge":
+    if batch[0][0] == "pair":
         return store.pairs([found for _, found in batch])
     if batch[0][0] == "change":
         ((_, (name, secondary)),) = batch

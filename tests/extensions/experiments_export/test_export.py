@@ -64,7 +64,7 @@ def store(url) -> Iterator[ExperimentStore]:
     found.record(
         [outcome("r1"), outcome("r3", value=0.1), late, outcome("r3", "ü=1", 5.0, key='a "quoted", ü\nkey')]
     )
-    found.pairs([ShadowPair("x", 1, "b", "r1", START + 1, -1, {"agreed": 0.5})])
+    found.pairs([ShadowPair("x", 1, "b", "r1", START + 1, False, {"shadow_tokens": 3.0})])
     yield found
     found.close()
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
 from collections import defaultdict
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,8 +12,6 @@ from recipes.execution.metric import is_right, is_right_anywhere, query_judge
 from recipes.execution.sql import same_result, same_text
 from router.errors import ConfigError
 from router.extensions.training.data import TrainingRow, read_rows
-from router.plugins import PluginHost
-from router.types import Request, Turn
 
 DATA = Path(__file__).parents[4] / "recipes" / "data"
 SCHEMA = (("singer", ("id", "name", "age", "country")), ("song", ("song id", "id", "plays")))
@@ -156,16 +152,3 @@ def test_shipped_queries_are_told_apart() -> None:
             same += [(gold, other) for other in rows if other != gold and is_right(other, judged)]
     assert len(same) <= 10
     assert all("ORDER BY" not in gold or sorted(gold) == sorted(other) for gold, other in same)
-
-
-def test_the_folder_is_a_plugin_whose_judge_compares_answers(tmp_path):
-    shutil.copytree(DATA.parent / "execution", tmp_path / "execution")
-    host = PluginHost([tmp_path])
-    host.refresh()
-    judge = host.judges()["execution"].judge
-    prompt = "Tables: singer(id, name, age); song(id, plays)\nQuestion: What are the ages?"
-    request = Request("r", turns=(Turn("user", prompt),), labels={"reference": "SELECT age FROM singer"})
-    answers = ("select singer.age from singer", "SELECT id FROM singer", "nothing")
-    assert [judge.score(request, answer) for answer in answers] == [1.0, 0.0, 0.0]
-    assert judge.score(replace(request, labels={}), answers[0]) is None
-    assert judge.score(replace(request, labels={"reference": "SELECT"}), answers[0]) is None
