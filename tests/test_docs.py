@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
 from deploy.pages import anchors, links
 from router import errors, hookspecs
@@ -157,7 +158,7 @@ def commands() -> Iterator[tuple[str, list[str]]]:
                 name,
                 [
                     o
-                    for p in command.params
+                    for p in command.get_params(typer.Context(command))
                     for o in (*p.opts, *p.secondary_opts)
                     if o.startswith("--") and not getattr(p, "hidden", False)
                 ],

@@ -38,8 +38,8 @@ from router.cli.command import (
     report,
 )
 from router.cli.flags import connecting
-from router.cli.replica import replica
-from router.cli.serve import serve
+from router.cli.replica import ReplicaCommand, replica
+from router.cli.serve import ServeCommand, serve
 
 ROOT = Path(__file__).resolve().parents[2]
 app = typer.Typer(
@@ -48,7 +48,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(serve)
+app.command(cls=ServeCommand)(serve)
 app.command()(connecting(ask))
 app.command()(connecting(chat))
 routing = typer.Typer(
@@ -139,7 +139,7 @@ def bench(context: typer.Context) -> None:
     os.execv(sys.executable, [sys.executable, "-m", "benchmarks.engine", *context.args])  # noqa: S606
 
 
-app.command()(replica)
+app.command(cls=ReplicaCommand)(replica)
 
 
 def _print_version(wanted: bool) -> None:
