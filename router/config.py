@@ -31,7 +31,7 @@ class Settings(BaseSettings):
     """Everything an operator can set."""
 
     model_config = SettingsConfigDict(
-        env_prefix="LORA_ROUTER_", toml_file=CONFIG_FILE, extra="ignore", frozen=True
+        env_prefix="LORA_ROUTER_", toml_file=CONFIG_FILE, extra="forbid", frozen=True
     )
 
     listen: str = Field("127.0.0.1:50051", description="gRPC address, HOST:PORT")
