@@ -20,10 +20,11 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from router.types import Continuity, Keeping
+from router.types import Keeping
 
 CONFIG_FILE = "lora-router.toml"
 MOST_FOUND = 16  # replicas of DNS names, for the bound on the streams of one connection
+FLUSH_SECONDS = 5.0  # of a shutdown: experiments write what is queued
 REST_SECONDS = 3.0  # of a shutdown: the engine's end and what only takes moments
 
 
@@ -161,16 +162,6 @@ class Settings(BaseSettings):
     calibration: str = Field(
         "auto", description="calibration file; auto: calibration.json in an adapters folder; empty: none"
     )
-    task_first: bool = Field(True, description="a task instruction beats the topic")
-    domain_first: bool = Field(True, description="a question in a domain beats plain question answering")
-    routing_continuity: Continuity = Field(
-        "adaptive", description="whether a conversation keeps its adapter: adaptive, sticky or none"
-    )
-    multilingual: Literal["auto", "off"] = Field(
-        "auto",
-        description="classifiers for requests in another language than the examples: auto, where their model "
-        "is cached, or off",
-    )
     corrections: Keeping = Field(
         "off", description="corrections that are kept: off, labels, or texts (the requests, too)"
     )
@@ -185,9 +176,6 @@ class Settings(BaseSettings):
     )
     experiments_holdout: float = Field(
         0.0, ge=0, lt=1, description="share of units that takes part in no experiment"
-    )
-    experiments_look_seconds: float = Field(
-        10.0, gt=0, description="seconds between checks of running experiments, which stop harm"
     )
     experiments_price_prompt: float = Field(
         0.0,
@@ -207,9 +195,6 @@ class Settings(BaseSettings):
     experiments_webhook_secret: SecretStr | None = Field(
         None, description="secret that signs messages to the webhook; is never shown"
     )
-    max_waiting_outcomes: int = Field(
-        1_000_000, ge=1000, description="outcomes kept for unknown responses or units; more are refused"
-    )
     shared_state: str = Field(
         "",
         description="database where edges share default versions, clients and quotas: postgresql://..., or "
@@ -219,26 +204,17 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(
         2 << 20, ge=1 << 16, le=64 << 20, description="largest message of an inference request, in bytes"
     )
-    body_memory_mb: int = Field(256, ge=1, description="request bodies read or held at once")
-    body_seconds: float = Field(
-        10.0, gt=0, description="longest time in which the body of a request must arrive"
-    )
     max_deadline_seconds: float = Field(600.0, gt=0, description="deadline of requests without one")
     lame_duck_seconds: float = Field(
         1.0, ge=0, description="time between NOT_SERVING and the first refusal at shutdown"
     )
     drain_seconds: float = Field(20.0, ge=0, description="time running requests get at shutdown")
-    flush_seconds: float = Field(
-        5.0, ge=0, description="time experiments get at shutdown to write what is queued"
-    )
     stall_seconds: float = Field(
         10.0,
         gt=0,
         description="seconds without a step, with work queued, after which the server is NOT_SERVING",
     )
-    log_prompts: bool = Field(False, description="write prompt text to the log")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="log level")
-    reflection: bool = Field(True, description="serve gRPC reflection")
 
     _tables: Mapping[str, Any] = PrivateAttr(default_factory=dict)
 
@@ -256,7 +232,7 @@ class Settings(BaseSettings):
     @property
     def shutdown_seconds(self) -> float:
         """After so long a process that was asked to end is gone: the parts, and some time for the rest."""
-        return self.lame_duck_seconds + self.drain_seconds + self.flush_seconds + REST_SECONDS
+        return self.lame_duck_seconds + self.drain_seconds + FLUSH_SECONDS + REST_SECONDS
 
     @model_validator(mode="after")
     def _certificates_are_whole(self) -> Self:

@@ -258,11 +258,10 @@ def _text(value: object) -> str:
 def rule_of(settings: Settings, calibration: CalibrationFile | None = None) -> RuleInForce:
     """The rule of a server with these settings, with the calibration of that file (None: of the settings)."""
     from router.routing.in_force import RuleInForce
-    from router.routing.policy import Axes, Rule
+    from router.routing.policy import Rule
 
-    rule = Rule(settings.abstain_threshold, axes=Axes(settings.task_first, settings.domain_first))
     used = load_calibration(settings) if calibration is None else calibration.value()
-    return RuleInForce(rule, used, multilingual=settings.multilingual != "off")
+    return RuleInForce(Rule(settings.abstain_threshold), used)
 
 
 def calibration_file(settings: Settings) -> CalibrationFile:

@@ -375,7 +375,6 @@ def log_fields(call: Call, code: str, error: str, bound: str = "") -> dict[str, 
         "field": call.refused_field,
         "bound": bound,
         "finish": call.finish,
-        "prompt": call.prompt,
         "labels": labels,
     }
     line.update({key: value for key, value in optional.items() if value})
