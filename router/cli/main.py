@@ -37,7 +37,6 @@ from router.cli.command import (
     or_help,
     report,
 )
-from router.cli.flags import connecting
 from router.cli.replica import ReplicaCommand, replica
 from router.cli.serve import ServeCommand, serve
 
@@ -49,14 +48,14 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command(cls=ServeCommand)(serve)
-app.command()(connecting(ask))
-app.command()(connecting(chat))
+app.command()(ask)
+app.command()(chat)
 routing = typer.Typer(
     cls=PromptOrCommand,
     rich_markup_mode=None,
     help="Where requests go: one request, and how well the classifiers here do.",
 )
-routing.command(DEFAULT_COMMAND)(connecting(route.route))
+routing.command(DEFAULT_COMMAND)(route.route)
 routing.add_typer(group("Who should have answered.", list=route.list_, clear=route.clear), name="corrections")
 app.add_typer(routing, name="route")
 of_answers = typer.Typer(
@@ -64,10 +63,10 @@ of_answers = typer.Typer(
     rich_markup_mode=None,
     help="What users think of answers: kept, listed, exported and deleted.",
 )
-of_answers.command(OF_RESPONSE)(connecting(feedback.record))
-of_answers.command("list")(connecting(feedback.list_))
-of_answers.command("export")(connecting(feedback.export))
-of_answers.command("delete")(connecting(feedback.delete))
+of_answers.command(OF_RESPONSE)(feedback.record)
+of_answers.command("list")(feedback.list_)
+of_answers.command("export")(feedback.export)
+of_answers.command("delete")(feedback.delete)
 app.add_typer(of_answers, name="feedback")
 app.add_typer(
     group(
