@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -30,7 +29,6 @@ from router.cli.command import (
     FAILED,
     INTERRUPTED,
     OF_RESPONSE,
-    CliError,
     PromptOrCommand,
     ResponseOrCommand,
     group,
@@ -40,7 +38,6 @@ from router.cli.command import (
 from router.cli.replica import ReplicaCommand, replica
 from router.cli.serve import ServeCommand, serve
 
-ROOT = Path(__file__).resolve().parents[2]
 app = typer.Typer(
     cls=plugins.WithPlugins,
     rich_markup_mode=None,
@@ -105,37 +102,11 @@ app.add_typer(
     name="clients",
 )
 app.add_typer(
-    group("Who administered what, and who was refused.", show=audit.show, verify=audit.verify),
+    group("The file of administrative calls and refusals.", verify=audit.verify),
     name="audit",
     hidden=True,
 )
 app.add_typer(group("Settings.", show=settings.show), name="config")
-
-
-@app.command(hidden=True, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
-def bench(context: typer.Context) -> None:
-    """Measure this engine on this machine, beside PEFT.
-
-    Each contestant has a process of its own. Arguments go to the benchmark. It lives in the source checkout,
-    not in the installed package.
-
-    \b
-    Arguments:
-      --rounds N     counted rounds (5)
-      --model MODEL  the base
-      --dtype DTYPE  as for serve
-      --no-peft      leave the PEFT baseline out
-
-    \b
-    Example:
-      lora-router bench --rounds 3 --no-peft
-    """
-    if not (ROOT / "benchmarks" / "engine.py").is_file():
-        raise CliError("the benchmark comes with the source: run `make bench` in a checkout of lora-router")
-    os.chdir(ROOT)
-    sys.stdout.flush()
-    # In this process' place, so that Ctrl-C and other signals reach the one that ends all contestants.
-    os.execv(sys.executable, [sys.executable, "-m", "benchmarks.engine", *context.args])  # noqa: S606
 
 
 app.command(cls=ReplicaCommand)(replica)
@@ -162,7 +133,7 @@ def root(
       lora-router ask "Translate to French: high-level client library"
       lora-router COMMAND --help
 
-    Advanced, not in the list: audit, bench.
+    Advanced, not in the list: audit.
     """
     or_help(context)
 
