@@ -26,16 +26,9 @@ if TYPE_CHECKING:
 
 BUILT_IN = "built-in"
 SHOWN_BELOW = ("register_classifiers", "register_judges")  # by what they register
-Dirs = Annotated[
-    list[Path] | None,
-    typer.Option(
-        "--plugins-dir", metavar="DIR", help="Folder of plugin files; repeatable. Default: ./plugins."
-    ),
-]
 
 
 def list_(
-    plugins_dir: Dirs = None,
     server: flags.Server = "",
     timeout: flags.Timeout = 10.0,
     json: flags.Json = False,
@@ -43,7 +36,7 @@ def list_(
     """List the plugins of a server: version, state, hooks, classifiers and judges.
 
     Built-in ones are listed, too, and broken ones with the reason. Where no server answers and none is named,
-    and with --plugins-dir, they are those that a server started here would load.
+    they are those that a server started here would load.
 
     \b
     Example:
@@ -51,8 +44,7 @@ def list_(
     """
     from router.cli.output import print_json, print_table
 
-    here = plugins_dir is not None
-    found = load_plugins(plugins_dir).status() if here else plugins_of(server, timeout)
+    found = plugins_of(server, timeout)
     if json:
         print_json(found)
     elif found:
@@ -76,7 +68,7 @@ def plugins_of(server: str, timeout: float) -> Sequence[PluginStatus | Plugin]:
             raise
         print(f"not asked of a server: {error}", file=sys.stderr)
         print("a server that is started here loads these:", file=sys.stderr)
-        return load_plugins(None).status()
+        return load_plugins().status()
 
 
 def rows(plugin: PluginStatus | Plugin) -> list[tuple[str, ...]]:
@@ -103,7 +95,7 @@ def rows(plugin: PluginStatus | Plugin) -> list[tuple[str, ...]]:
     return [(*first, *part, source, note) for part in parts or [("", "", "")]]
 
 
-def doctor(plugins_dir: Dirs = None, json: flags.Json = False) -> None:
+def doctor(json: flags.Json = False) -> None:
     """Load every plugin as a server would, and try classifiers and judges.
 
     Warm up, fit, odd texts, batches against single calls, repetition, speed. Exit code 1 if anything
@@ -111,12 +103,12 @@ def doctor(plugins_dir: Dirs = None, json: flags.Json = False) -> None:
 
     \b
     Example:
-      lora-router plugins doctor --plugins-dir ./plugins
+      lora-router plugins doctor
     """
     from router.cli.output import print_json, print_table
     from router.plugins.doctor import doctor as examine
 
-    host = load_plugins(plugins_dir)
+    host = load_plugins()
     findings = examine(host)
     if json:
         print_json(findings)
@@ -130,11 +122,11 @@ def doctor(plugins_dir: Dirs = None, json: flags.Json = False) -> None:
         raise typer.Exit(1)
 
 
-def load_plugins(dirs: list[Path] | None) -> PluginHost:
+def load_plugins() -> PluginHost:
     """Load the plugins that `serve` would load here."""
     from router.cli.settings import folders, load_settings
 
-    settings = load_settings({"plugins_dir": tuple(dirs)} if dirs else None)
+    settings = load_settings()
     found = settings.model_copy(
         update={"plugins_dir": folders(settings.plugins_dir, "plugins", settings.bare)}
     )
@@ -162,17 +154,17 @@ def new(
         str,
         typer.Option("--adapter", "-a", metavar="ADAPTER", help="Adapter (or domain, or task) to vote for."),
     ] = "medical",
-    plugins_dir: Annotated[
-        Path, typer.Option("--plugins-dir", metavar="DIR", help="Folder for the plugin file.")
-    ] = Path("plugins"),
     force: Annotated[bool, typer.Option("--force", help="Overwrite files that exist.")] = False,
 ) -> None:
-    """Write a new classifier, and its test into tests/.
+    """Write a new classifier into the first plugins folder of the settings, and its test into tests/.
 
     \b
     Example:
       lora-router plugins new contracts --adapter legal
     """
+    from router.cli.settings import load_settings
+
+    plugins_dir = next(iter(load_settings().plugins_dir), Path("plugins"))
     plugin, test = write_plugin(name, adapter, plugins_dir, Path("tests"), force)
     print(f"wrote {plugin}\nwrote {test}\n\ntry it:\n  python -m pytest {test}")
     print(f'  lora-router route "something about {name.replace("-", " ").replace("_", " ")}"')

@@ -51,9 +51,6 @@ def replica(
     set_: Sets = None,
     insecure_listen: serve.Insecure = False,
     insecure_metrics: serve.InsecureMetrics = False,
-    fake: Annotated[
-        str, typer.Option(hidden=True, metavar="JSON", help="Options of the fake engine, for tests.")
-    ] = "{}",
     child: Annotated[
         bool, typer.Option("--child", hidden=True, help="Settings come from standard input.")
     ] = False,
@@ -72,6 +69,7 @@ def replica(
       lora-router replica
       lora-router replica --listen 10.0.0.7:50060 --tls-cert r.pem --tls-key r.key --tls-client-ca edges.pem
     """
+    fake: dict[str, Any] = {}
     forsaken = 0.0
     if child:
         from pydantic import SecretStr
@@ -100,7 +98,7 @@ def replica(
         }
         settings = loaded.model_copy(update=own)
         check_reach(settings, insecure_listen, insecure_metrics)
-    raise typer.Exit(run(settings, json.loads(fake), child, forsaken))
+    raise typer.Exit(run(settings, child=child, fake=fake, forsaken_seconds=forsaken))
 
 
 def check_reach(settings: Settings, insecure: bool, insecure_metrics: bool) -> None:
@@ -124,8 +122,9 @@ def check_reach(settings: Settings, insecure: bool, insecure_metrics: bool) -> N
         )
 
 
-def run(settings: Settings, fake: Mapping[str, Any], child: bool, forsaken_seconds: float = 0.0) -> int:
-    """Serve until a signal, or as a child until standard input ends; returns the exit code."""
+def run(settings: Settings, *, child: bool, fake: Mapping[str, Any], forsaken_seconds: float = 0.0) -> int:
+    """Serve until a signal, or as a child until standard input ends; returns the exit code. `fake`: options
+    of the fake engine."""
     from router.server.logs import logging_to
 
     announce: TextIO | None = None

@@ -65,12 +65,6 @@ NewOutput = Annotated[
     Path | None, typer.Option("--output", "-o", metavar="DIR", help="Folder. Default: NAME.")
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace recipe and data that exist.")]
-Header = Annotated[
-    bool | None,
-    typer.Option(
-        "--header/--no-header", help="The first line of a CSV names the columns. Default: found out."
-    ),
-]
 Timing = Annotated[
     bool,
     typer.Option("--timing/--no-timing", help="Time some steps, to say how long training takes."),
@@ -90,7 +84,6 @@ def new(
     group_column: Group = "",
     steps: Steps = None,
     output: NewOutput = None,
-    header: Header = None,
     timing: Timing = True,
     force: Force = False,
 ) -> None:
@@ -118,7 +111,6 @@ def new(
         model=settings.model,
         steps=steps or 0,
         force=force,
-        header=header,
         timing=timing,
     )
     recipe = new_recipe(request, device=settings.device)
@@ -158,7 +150,6 @@ def evaluate(
     prompt_column: Prompt = "",
     response_column: Response = "",
     rows: Rows = None,
-    header: Header = None,
     fit_labels: FitLabels = False,
     json: flags.Json = False,
 ) -> None:
@@ -194,7 +185,7 @@ def evaluate(
     else:
         from router.extensions.training.evaluation import evaluate_rows
 
-        common |= {**own, "base": settings.model, "header": header}
+        common |= {**own, "base": settings.model}
         reports = evaluate_rows(names or [], data=data, **common)
     if json:
         print_json(reports)

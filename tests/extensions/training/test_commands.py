@@ -98,7 +98,6 @@ def test_evaluate_on_rows_of_ones_own(cli, monkeypatch):
     assert (done.code, done.out) == (0, "measuring\n")
     options = {"data": Path("own.csv"), "metric": "chrf", "base": "smollm2-135m-instruct", "rows": None}
     options |= {"prompt_column": "q", "response_column": "", "adapters": Path("adapters"), "device": "auto"}
-    options |= {"header": None}
     assert made == [(["mine"], options)]
     monkeypatch.setenv("LORA_ROUTER_MODEL", "b")
     assert cli("adapters", "evaluate", "mine", "--data", "d", "--metric", "m").code == 0
