@@ -18,7 +18,6 @@ from router import errors, hookspecs
 from router.built_in import built_in_modules, name_of
 from router.client.sync import Adapters, Client
 from router.client.values import SAMPLING, GenerateOptions
-from router.config import Settings
 from router.errors import RouterError
 from router.experiments.client import Experiments
 from router.judging import Case, Judgement
@@ -81,25 +80,6 @@ def test_every_method_is_told(proto):
     told = page("grpc.md")
     for service in proto.DESCRIPTOR.services_by_name.values():
         assert [m.name for m in service.methods if f"| `{service.name}.{m.name}` |" not in told] == []
-
-
-def test_every_setting_is_told_with_its_default():
-    told = section(page("cli.md"), "## Settings")
-    for name, field in Settings.model_fields.items():
-        default = "" if field.default in (None, ()) else f"`{str(field.default).lower()}`"
-        assert f"| `{name}` | {default} | {field.description} |" in told
-
-
-def test_every_setting_of_a_built_in_plugin_is_told_with_its_default():
-    told = section(page("cli.md"), "## Settings")
-    host = PluginHost([], built_in=True)
-    host.refresh()
-    tables = {plugin.name: loaded.settings for loaded, plugin in host.running().items() if loaded.settings}
-    assert tables
-    for plugin, table in tables.items():
-        for name, field in type(table).model_fields.items():
-            default = "" if field.default == () else f"`{str(field.default).lower()}`"
-            assert f"| `{plugin}.{name}` | {default} | {field.description} |" in told
 
 
 def subclasses(kind: type[RouterError]) -> Iterator[type[RouterError]]:
