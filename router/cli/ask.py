@@ -57,8 +57,6 @@ def ask(
     prompt: connect.Words = None,
     adapter: connect.Adapter = "",
     mix: connect.Mix = "",
-    domain: connect.Domain = "",
-    task: connect.Task = "",
     system: connect.System = "",
     max_tokens: MaxTokens = None,
     temperature: Temperature = None,
@@ -93,8 +91,6 @@ def ask(
     said: dict[str, Any] = {
         "adapter": adapter,
         "mixture": connect.read_mixture(mix),
-        "domain": domain,
-        "task": task,
         "system": system,
         "unit": unit,
     }

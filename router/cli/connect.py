@@ -32,8 +32,6 @@ Mix = Annotated[
         "--mix", metavar="NAME[@VERSION]=WEIGHT,...", help="Adapters that answer together, four at most."
     ),
 ]
-Domain = Annotated[str, typer.Option("--domain", metavar="DOMAIN", help="Only adapters of this domain.")]
-Task = Annotated[str, typer.Option("--task", metavar="TASK", help="Only adapters for this task.")]
 System = Annotated[
     str, typer.Option("--system", metavar="TEXT", help="Replace the adapter's own system text.")
 ]

@@ -31,14 +31,6 @@ ShouldHaveBeen = Annotated[
     str,
     typer.Option("--should-have-been", metavar="NAME", help="Who should have answered; base: no adapter."),
 ]
-Text = Annotated[
-    str,
-    typer.Option(
-        "--text",
-        metavar="TEXT",
-        help="With --should-have-been: what was asked, for a server that has not kept it.",
-    ),
-]
 Comment = Annotated[str, typer.Option("--comment", metavar="TEXT", help="Why, in words.")]
 AdapterName = Annotated[str, typer.Argument(metavar="ADAPTER", help="NAME, or base.")]
 Since = Annotated[
@@ -59,7 +51,6 @@ def record(
     corrected: Corrected = "",
     should_have_been: ShouldHaveBeen = "",
     comment: Comment = "",
-    text: Text = "",
     server: flags.Server = "",
     timeout: flags.Timeout = 30.0,
     json: flags.Json = False,
@@ -80,12 +71,10 @@ def record(
 
     if good + bad + bool(corrected) + bool(should_have_been) != 1:
         raise CliError("say one of --good, --bad, --corrected FILE and --should-have-been NAME", MISUSED)
-    if text and not should_have_been:
-        raise CliError("--text goes with --should-have-been", MISUSED)
     if comment and should_have_been:
         raise CliError("--comment goes with --good, --bad and --corrected", MISUSED)
     if should_have_been:
-        _correct(response_id, should_have_been, text, server, timeout, json)
+        _correct(response_id, should_have_been, server, timeout, json)
         return
     right = _text(corrected) if corrected else ""
     with connected(server, timeout) as client:
@@ -99,13 +88,13 @@ def record(
     print(what + ("; it replaces earlier feedback" if done.replaced else ""))
 
 
-def _correct(response_id: str, name: str, text: str, server: str, timeout: float, json: bool) -> None:
+def _correct(response_id: str, name: str, server: str, timeout: float, json: bool) -> None:
     """Record who should have answered."""
     from router.cli.connect import connected
     from router.cli.output import print_json
 
     with connected(server, timeout) as client:
-        kept = client.record_correction(response_id, name, text)
+        kept = client.record_correction(response_id, name)
     if json:
         print_json({"response_id": response_id, "adapter": name, "kept": kept})
     elif kept == "texts":

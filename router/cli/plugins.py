@@ -154,7 +154,6 @@ def new(
         str,
         typer.Option("--adapter", "-a", metavar="ADAPTER", help="Adapter (or domain, or task) to vote for."),
     ] = "medical",
-    force: Annotated[bool, typer.Option("--force", help="Overwrite files that exist.")] = False,
 ) -> None:
     """Write a new classifier into the first plugins folder of the settings, and its test into tests/.
 
@@ -165,7 +164,7 @@ def new(
     from router.cli.settings import load_settings
 
     plugins_dir = next(iter(load_settings().plugins_dir), Path("plugins"))
-    plugin, test = write_plugin(name, adapter, plugins_dir, Path("tests"), force)
+    plugin, test = write_plugin(name, adapter, plugins_dir, Path("tests"))
     print(f"wrote {plugin}\nwrote {test}\n\ntry it:\n  python -m pytest {test}")
     print(f'  lora-router route "something about {name.replace("-", " ").replace("_", " ")}"')
     print(f"\na server that watches {plugins_dir} asks it from the next request on")
@@ -350,7 +349,7 @@ def test_it_declines_what_it_does_not_know():
 """
 
 
-def write_plugin(name: str, adapter: str, plugins: Path, tests: Path, force: bool) -> tuple[Path, Path]:
+def write_plugin(name: str, adapter: str, plugins: Path, tests: Path) -> tuple[Path, Path]:
     """Write plugins/NAME.py and tests/test_NAME.py; returns both paths."""
     if not NAME.fullmatch(name) or len(name) > 40:
         raise CliError(f"{name!r} is no plugin name: lower-case letters, digits, - and _", MISUSED)
@@ -367,8 +366,8 @@ def write_plugin(name: str, adapter: str, plugins: Path, tests: Path, force: boo
     }
     written = (plugins / f"{module}.py", tests / f"test_{module}.py")
     for path in written:
-        if path.exists() and not force:
-            raise CliError(f"{path} exists already; take another name, or --force to overwrite it")
+        if path.exists():
+            raise CliError(f"{path} exists already; take another name, or remove it first")
     for path, template in zip(written, (PLUGIN, TEST), strict=True):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(template.format(**values), encoding="utf-8")

@@ -24,8 +24,6 @@ LEARNING = "not ready yet"  # nothing is wrong: it reads its examples, for a min
 
 def route(
     prompt: connect.Words = None,
-    domain: connect.Domain = "",
-    task: connect.Task = "",
     server: flags.Server = "",
     timeout: flags.Timeout = 30.0,
     json: flags.Json = False,
@@ -44,7 +42,7 @@ def route(
 
     text = connect.read_prompt(prompt)
     with connected(server, timeout) as client:
-        decision = client.route(text, domain=domain, task=task, explain=True)
+        decision = client.route(text, explain=True)
     if json:
         print_json(decision)
     else:

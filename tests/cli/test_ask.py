@@ -27,13 +27,11 @@ def test_the_answer_is_on_stdout_and_the_decision_on_stderr(cli, remote):
 
 
 def test_flags_become_fields(cli, remote):
-    arguments = (
-        "--adapter medical@1.2.0 --domain d --task t --system s -n 5 -t 0 --seed 7 --stop END --stop X"
-    )
+    arguments = "--adapter medical@1.2.0 --system s -n 5 -t 0 --seed 7 --stop END --stop X"
     assert cli("ask", "hi", *arguments.split(), "--unit", "user-1").code == 0
     request = remote.inference.requests[0]
     assert request.routing.adapter == "adapters/medical/versions/1.2.0"
-    assert (request.routing.domain, request.routing.task, request.routing.unit) == ("d", "t", "user-1")
+    assert request.routing.unit == "user-1"
     sampling = request.sampling
     assert (sampling.max_tokens, sampling.seed, list(sampling.stop)) == (5, 7, ["END", "X"])
     assert sampling.HasField("temperature")

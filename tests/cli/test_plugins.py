@@ -50,14 +50,13 @@ def test_a_new_plugin_works_and_so_does_its_test(cli, own_folder, monkeypatch):
     assert (doctor.code, doctor.out) == (0, "nothing is wrong with lease_law\n")
 
 
-def test_nothing_is_overwritten_unless_forced(cli, own_folder):
+def test_nothing_is_overwritten(cli, own_folder):
     assert cli("plugins", "new", "one").code == 0
     (own_folder / "plugins" / "one.py").write_text("mine")
     done = cli("plugins", "new", "one")
     assert done.code == 1
     assert "plugins/one.py exists already" in done.err
     assert (own_folder / "plugins" / "one.py").read_text() == "mine"
-    assert cli("plugins", "new", "one", "--force").code == 0
 
 
 def test_names_that_are_no_names_are_refused(cli, own_folder):

@@ -73,7 +73,6 @@ Timing = Annotated[
 # -- flags of convert
 ConvertSource = Annotated[Path, typer.Argument(metavar="SRC", help="Adapter folder; it stays as it is.")]
 ConvertTarget = Annotated[Path, typer.Argument(metavar="DST", help="Folder to write.")]
-ConvertForce = Annotated[bool, typer.Option("--force", help="Replace an adapter folder that exists.")]
 
 
 def new(
@@ -212,7 +211,7 @@ def _say_on_stderr(text: str) -> None:
     print(text, file=sys.stderr)
 
 
-def convert(src: ConvertSource, dst: ConvertTarget, force: ConvertForce = False) -> None:
+def convert(src: ConvertSource, dst: ConvertTarget) -> None:
     """Make an adapter folder one that can be served.
 
     Reads adapter_model.bin and shards; leaves out a tokenizer with a new pad token, whole matrices that equal
@@ -231,8 +230,8 @@ def convert(src: ConvertSource, dst: ConvertTarget, force: ConvertForce = False)
     from router.registry.format.artifact import FolderRules, validate_folder
 
     settings = load_settings()
-    if dst.exists() and not force:
-        raise CliError(f"{dst} exists already; name another folder, or --force to replace it")
+    if dst.exists():
+        raise CliError(f"{dst} exists already; name another folder, or remove it first")
     folder, base = find_base(settings.model), base_for(settings.model, [src])
     if folder is None or base is None:
         raise CliError("the base is not here yet: `lora-router models fetch` gets it")

@@ -49,7 +49,7 @@ def test_the_state_of_the_calibration_is_shown(cli, remote, monkeypatch):
 def test_what_is_no_sub_command_is_a_prompt(cli, remote):
     for arguments in (
         ["evaluate this contract"],
-        ["--domain", "legal", "calibrated", "scales"],
+        ["--timeout", "9", "calibrated", "scales"],
         ["PROMPT", "hi"],
     ):
         assert cli("route", *arguments).code == 0
