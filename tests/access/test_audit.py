@@ -7,9 +7,7 @@ import json
 import os
 import stat
 import threading
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -21,16 +19,11 @@ from router.access.audit import (
     AuditedCall,
     RecentAudit,
     chained,
-    last_entries,
     last_hash,
     verify,
 )
 from router.errors import ConfigError
-
-
-def entries(path: Path) -> Iterator[dict[str, Any]]:
-    """All lines of a file."""
-    return iter(last_entries(path, 1 << 30))
+from tests.audited import entries
 
 
 def act(number: int = 0, **more: str) -> AuditedCall:

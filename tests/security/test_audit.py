@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
-from router.access.audit import last_entries, verify
+from router.access.audit import verify
 from router.v1 import adapters_pb2 as pb
+from tests.audited import entries
 from tests.security.helpers import bearer, write_clients
 from tests.server.helpers import Connect, Start, ask, failure
 
 LOAD = "router.v1.AdapterService/LoadAdapter"
-
-
-def entries(path: Path) -> Iterator[dict[str, Any]]:
-    """All lines of a file."""
-    return iter(last_entries(path, 1 << 30))
 
 
 @pytest.fixture
