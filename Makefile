@@ -39,7 +39,7 @@ FUZZER ?= hypothesis
 TARGETS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-locked demo demo-cluster serve test test-fast test-long fuzz check format proto bench bench-peers bench-gpu soak answers lock audit wheel sbom docs docs-serve clean
+.PHONY: help install install-locked demo demo-cluster serve test test-fast test-long fuzz check format proto bench bench-peers bench-gpu soak answers lock audit wheel sbom reference docs docs-serve clean
 
 help: ## show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -152,6 +152,9 @@ $(DOCS_STAMP): deploy/docs.txt
 	$(PY) -m venv $(DOCS)
 	$(DOCS)/bin/pip install -q --disable-pip-version-check -r deploy/docs.txt
 	@touch $@
+
+reference: $(STAMP) ## write the tables of settings in docs/cli.md
+	$(BIN)/python -m deploy.reference
 
 docs: $(DOCS_STAMP) ## make the documentation a site in SITE (site); fails where a link, an anchor or the list of pages is wrong
 	$(MKDOCS) build --site-dir "$(abspath $(SITE))"

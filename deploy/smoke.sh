@@ -56,7 +56,7 @@ done
 [ "$(status_of /healthz)" = 200 ] || fail "/healthz does not say 200"
 cat "$work/out"
 grep -q "^kernels .*native (" "$work/out" || fail "it serves without the native operations"
-(run ask -q -n 8 "Which ICD-10-CM chapter does Beard ringworm belong to?") || fail "no answer"
+(run ask -n 8 "Which ICD-10-CM chapter does Beard ringworm belong to?") || fail "no answer"
 kill -TERM "$server"
 code=0
 wait "$server" || code=$?

@@ -20,10 +20,11 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from router.types import Continuity, Keeping
+from router.types import Keeping
 
 CONFIG_FILE = "lora-router.toml"
 MOST_FOUND = 16  # replicas of DNS names, for the bound on the streams of one connection
+FLUSH_SECONDS = 5.0  # of a shutdown: experiments write what is queued
 REST_SECONDS = 3.0  # of a shutdown: the engine's end and what only takes moments
 
 
@@ -31,16 +32,33 @@ class Settings(BaseSettings):
     """Everything an operator can set."""
 
     model_config = SettingsConfigDict(
-        env_prefix="LORA_ROUTER_", toml_file=CONFIG_FILE, extra="ignore", frozen=True
+        env_prefix="LORA_ROUTER_", toml_file=CONFIG_FILE, extra="forbid", frozen=True
     )
 
     listen: str = Field("127.0.0.1:50051", description="gRPC address, HOST:PORT")
+    http_listen: str = Field(
+        "127.0.0.1:8000",
+        description="HTTP address of OpenAI's API and the console, HOST:PORT; empty: off. The default is not "
+        "taken where something else listens",
+    )
+    http_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="origins whose pages may call OpenAI's API from a browser (CORS): comma list of "
+        "SCHEME://HOST[:PORT], or * where `clients` is set; empty: none",
+    )
+    metrics_listen: str = Field(
+        "127.0.0.1:9464", description="HTTP address of metrics and probes; empty: off"
+    )
     admin_listen: str | None = Field(
         None, description="unix:/PATH of a socket; methods of the role admin then work only there"
     )
     sidecar_listen: str | None = Field(
         None,
         description="HOST:PORT on loopback, or unix:/PATH, for a proxy that sets x-forwarded-client-cert",
+    )
+    console_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="names by which HTTP, console and metrics are reached beside their address (comma list)",
     )
     clients: Path | None = Field(
         None,
@@ -54,23 +72,6 @@ class Settings(BaseSettings):
     tls_key: Path | None = Field(None, description="private key of `tls_cert` (PEM)")
     tls_client_ca: Path | None = Field(
         None, description="clients must show a certificate of this CA (PEM); none: no certificate is needed"
-    )
-    http_listen: str = Field(
-        "127.0.0.1:8000",
-        description="HTTP address of OpenAI's API and the console, HOST:PORT; empty: off. The default is not "
-        "taken where something else listens",
-    )
-    http_origins: Annotated[tuple[str, ...], NoDecode] = Field(
-        (),
-        description="origins whose pages may call OpenAI's API from a browser (CORS): comma list of "
-        "SCHEME://HOST[:PORT], or * where `clients` is set; empty: none",
-    )
-    console_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
-        (),
-        description="names by which HTTP, console and metrics are reached beside their address (comma list)",
-    )
-    metrics_listen: str = Field(
-        "127.0.0.1:9464", description="HTTP address of metrics and probes; empty: off"
     )
     engine: str = Field("torch", description="what runs the base: torch (our own engine) or a plugin's")
     model: str = Field(
@@ -91,6 +92,61 @@ class Settings(BaseSettings):
         "", description="folder of native operations built ahead; nothing is compiled then"
     )
     threads: int = Field(0, ge=0, description="CPU threads of the engine; 0: all cores")
+    max_running: int = Field(32, ge=1, le=1024, description="requests in one step")
+    max_queue: int = Field(256, ge=0, description="requests that wait for a place; more are refused")
+    max_step_tokens: int = Field(512, ge=16, description="tokens in one step; longer prompts go in chunks")
+    max_context: int = Field(0, ge=0, description="tokens of prompt and answer; 0: the base's own limit")
+    cache_tokens: Annotated[int, Field(ge=256)] | Literal["auto"] = Field(
+        "auto",
+        description="tokens of the KV cache, which running requests share; auto: 32768, on CUDA what fits",
+    )
+    stall_seconds: float = Field(
+        10.0,
+        gt=0,
+        description="seconds without a step, with work queued, after which the server is NOT_SERVING",
+    )
+    adapters_dir: Annotated[tuple[Path, ...], NoDecode] = Field(
+        (), description="adapter folders, watched; default ./adapters and the built-in ones"
+    )
+    plugins_dir: Annotated[tuple[Path, ...], NoDecode] = Field(
+        (), description="plugin folders, watched; default ./plugins and the built-in ones"
+    )
+    bare: bool = Field(
+        False, description="leave out the built-in adapters, and the built-in plugins where ./plugins exists"
+    )
+    load_plugins: str | None = Field(
+        None, description="load only these plugin files (comma list; empty: none)"
+    )
+    installed_plugins: str = Field(
+        "", description="plugins of installed packages to load (comma list: NAME or PACKAGE:NAME)"
+    )
+    slots: int = Field(32, ge=1, le=4096, description="adapters on the device at once")
+    max_rank: int = Field(64, ge=1, le=512, description="largest LoRA rank accepted")
+    host_memory_mb: int = Field(2048, ge=16, description="host memory for adapter weights")
+    gate: Literal["replacements", "strict", "off"] = Field(
+        "replacements",
+        description="which versions need a report with a gain, or a won experiment, to be routed to: "
+        "replacements of one that serves; strict: all, by a report; off: none",
+    )
+    require_signed: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="minisign public keys of adapters (comma list of files or base64); empty: any adapter"
+    )
+    adapters_lock: str = Field("", description="file that lists digests of adapters; empty: any adapter")
+    abstain_threshold: float = Field(
+        0.5, ge=0, le=1, description="confidence a classifier needs to route, without a calibration"
+    )
+    calibration: str = Field(
+        "auto", description="calibration file; auto: calibration.json in an adapters folder; empty: none"
+    )
+    corrections: Keeping = Field(
+        "off", description="corrections that are kept: off, labels, or texts (the requests, too)"
+    )
+    feedback: Keeping = Field(
+        "labels",
+        description="feedback on answers that is kept: off, labels (the verdict), or texts (the requests and "
+        "answers, too)",
+    )
+    feedback_days: int = Field(90, ge=1, le=3650, description="days after which feedback is deleted")
     replicas: int = Field(
         0, ge=0, le=1024, description="engines in processes of their own; 0: one, in this process"
     )
@@ -120,74 +176,16 @@ class Settings(BaseSettings):
         "",
         description="name under which edges share the replicas in `ray`; empty: they are one edge's own",
     )
-    adapters_dir: Annotated[tuple[Path, ...], NoDecode] = Field(
-        (), description="adapter folders, watched; default ./adapters and the built-in ones"
+    shared_state: str = Field(
+        "",
+        description="database where edges share default versions, clients and quotas: postgresql://..., or "
+        "experiments for the same database; empty: none",
     )
-    plugins_dir: Annotated[tuple[Path, ...], NoDecode] = Field(
-        (), description="plugin folders, watched; default ./plugins and the built-in ones"
-    )
-    bare: bool = Field(
-        False, description="leave out the built-in adapters, and the built-in plugins where ./plugins exists"
-    )
-    load_plugins: str | None = Field(
-        None, description="load only these plugin files (comma list; empty: none)"
-    )
-    installed_plugins: str = Field(
-        "", description="plugins of installed packages to load (comma list: NAME or PACKAGE:NAME)"
-    )
-    max_running: int = Field(32, ge=1, le=1024, description="requests in one step")
-    max_queue: int = Field(256, ge=0, description="requests that wait for a place; more are refused")
-    max_step_tokens: int = Field(512, ge=16, description="tokens in one step; longer prompts go in chunks")
-    max_context: int = Field(0, ge=0, description="tokens of prompt and answer; 0: the base's own limit")
-    cache_tokens: Annotated[int, Field(ge=256)] | Literal["auto"] = Field(
-        "auto",
-        description="tokens of the KV cache, which running requests share; auto: 32768, on CUDA what fits",
-    )
-    slots: int = Field(32, ge=1, le=4096, description="adapters on the device at once")
-    max_rank: int = Field(64, ge=1, le=512, description="largest LoRA rank accepted")
-    host_memory_mb: int = Field(2048, ge=16, description="host memory for adapter weights")
-    gate: Literal["replacements", "strict", "off"] = Field(
-        "replacements",
-        description="which versions need a report with a gain, or a won experiment, to be routed to: "
-        "replacements of one that serves; strict: all, by a report; off: none",
-    )
-    require_signed: Annotated[tuple[str, ...], NoDecode] = Field(
-        (), description="minisign public keys of adapters (comma list of files or base64); empty: any adapter"
-    )
-    adapters_lock: str = Field("", description="file that lists digests of adapters; empty: any adapter")
-    abstain_threshold: float = Field(
-        0.5, ge=0, le=1, description="confidence a classifier needs to route, without a calibration"
-    )
-    calibration: str = Field(
-        "auto", description="calibration file; auto: calibration.json in an adapters folder; empty: none"
-    )
-    task_first: bool = Field(True, description="a task instruction beats the topic")
-    domain_first: bool = Field(True, description="a question in a domain beats plain question answering")
-    routing_continuity: Continuity = Field(
-        "adaptive", description="whether a conversation keeps its adapter: adaptive, sticky or none"
-    )
-    multilingual: Literal["auto", "off"] = Field(
-        "auto",
-        description="classifiers for requests in another language than the examples: auto, where their model "
-        "is cached, or off",
-    )
-    corrections: Keeping = Field(
-        "off", description="corrections that are kept: off, labels, or texts (the requests, too)"
-    )
-    feedback: Keeping = Field(
-        "labels",
-        description="feedback on answers that is kept: off, labels (the verdict), or texts (the requests and "
-        "answers, too)",
-    )
-    feedback_days: int = Field(90, ge=1, le=3650, description="days after which feedback is deleted")
     experiments: str = Field(
         "auto", description="database of experiments: a URL; auto: SQLite in the state folder; empty: off"
     )
     experiments_holdout: float = Field(
         0.0, ge=0, lt=1, description="share of units that takes part in no experiment"
-    )
-    experiments_look_seconds: float = Field(
-        10.0, gt=0, description="seconds between checks of running experiments, which stop harm"
     )
     experiments_price_prompt: float = Field(
         0.0,
@@ -207,38 +205,16 @@ class Settings(BaseSettings):
     experiments_webhook_secret: SecretStr | None = Field(
         None, description="secret that signs messages to the webhook; is never shown"
     )
-    max_waiting_outcomes: int = Field(
-        1_000_000, ge=1000, description="outcomes kept for unknown responses or units; more are refused"
-    )
-    shared_state: str = Field(
-        "",
-        description="database where edges share default versions, clients and quotas: postgresql://..., or "
-        "experiments for the same database; empty: none",
-    )
     max_tokens_limit: int = Field(4096, ge=1, description="largest max_tokens accepted")
     max_body_bytes: int = Field(
         2 << 20, ge=1 << 16, le=64 << 20, description="largest message of an inference request, in bytes"
-    )
-    body_memory_mb: int = Field(256, ge=1, description="request bodies read or held at once")
-    body_seconds: float = Field(
-        10.0, gt=0, description="longest time in which the body of a request must arrive"
     )
     max_deadline_seconds: float = Field(600.0, gt=0, description="deadline of requests without one")
     lame_duck_seconds: float = Field(
         1.0, ge=0, description="time between NOT_SERVING and the first refusal at shutdown"
     )
     drain_seconds: float = Field(20.0, ge=0, description="time running requests get at shutdown")
-    flush_seconds: float = Field(
-        5.0, ge=0, description="time experiments get at shutdown to write what is queued"
-    )
-    stall_seconds: float = Field(
-        10.0,
-        gt=0,
-        description="seconds without a step, with work queued, after which the server is NOT_SERVING",
-    )
-    log_prompts: bool = Field(False, description="write prompt text to the log")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="log level")
-    reflection: bool = Field(True, description="serve gRPC reflection")
 
     _tables: Mapping[str, Any] = PrivateAttr(default_factory=dict)
 
@@ -256,7 +232,7 @@ class Settings(BaseSettings):
     @property
     def shutdown_seconds(self) -> float:
         """After so long a process that was asked to end is gone: the parts, and some time for the rest."""
-        return self.lame_duck_seconds + self.drain_seconds + self.flush_seconds + REST_SECONDS
+        return self.lame_duck_seconds + self.drain_seconds + FLUSH_SECONDS + REST_SECONDS
 
     @model_validator(mode="after")
     def _certificates_are_whole(self) -> Self:

@@ -252,7 +252,7 @@ SAMPLING_RANGES: dict[str, Range] = {
 class RoutingHints:
     """What the caller says about routing. `adapter` is a resource name and pins it; so are the names in
     `mixture`, each with its weight. `conversation` names what the request belongs to; `fresh` begins it
-    anew. `continuity` is the server's own where it is empty."""
+    anew. Where `continuity` is empty it is adaptive."""
 
     adapter: str = ""
     domain: str = ""

@@ -278,14 +278,6 @@ def verify(path: Path, looked_for: str = "") -> Verified:
     return Verified(count, tuple(problems[:MOST_PROBLEMS]), first, last or START, when, has)
 
 
-def entries(path: Path) -> Iterator[dict[str, Any]]:
-    """The lines that can be read. Raises OSError."""
-    with path.open("rb") as file:
-        for line in file:
-            if (fields := _parsed(line)) is not None:
-                yield fields
-
-
 # -- The last acts and refusals, in memory, with a file for the audit or without.
 
 

@@ -437,8 +437,6 @@ def entry(
     expires: datetime | None = None,
     tenant: str = "",
     experiments: Iterable[str] = (),
-    corrections: str = "",
-    feedback: str = "",
 ) -> str:
     """The lines of one client."""
     lines = ["[[client]]", f"id = {_quoted(name)}"]
@@ -452,10 +450,6 @@ def entry(
     lines.append(f"adapters = [{', '.join(map(_quoted, adapters))}]")
     if seen := ", ".join(map(_quoted, experiments)):
         lines.append(f"experiments = [{seen}]")
-    if corrections:
-        lines.append(f"corrections = {_quoted(corrections)}")
-    if feedback:
-        lines.append(f"feedback = {_quoted(feedback)}")
     if expires is not None:
         lines.append(f"expires = {expires.isoformat()}")
     return "\n".join(lines) + "\n"

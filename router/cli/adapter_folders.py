@@ -241,14 +241,6 @@ def _print_added(added: Added) -> None:
 
 
 Paths = Annotated[list[Path], typer.Argument(metavar="FOLDER...", help="Adapter folders.")]
-Ignore = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--ignore-field", metavar="KEY", help="Unknown key of adapter_config.json to let pass; repeatable."
-    ),
-]
-
-
 Beside = Annotated[
     list[Path] | None,
     typer.Option(
@@ -263,7 +255,6 @@ Beside = Annotated[
 def validate(
     paths: Paths,
     no_base: NoBase = False,
-    ignore_field: Ignore = None,
     beside: Beside = None,
     json: flags.Json = False,
 ) -> None:
@@ -286,9 +277,8 @@ def validate(
 
     settings = load_settings()
     base = None if no_base else base_for(settings.model, paths)
-    ignored = tuple(ignore_field or ())
     trust = Trust.of(settings.require_signed, settings.adapters_lock)
-    rules = FolderRules(base, max_rank=settings.max_rank, ignore_fields=ignored, trust=trust)
+    rules = FolderRules(base, max_rank=settings.max_rank, trust=trust)
     reports = [_constraint_checked(validate_folder(path, rules), settings) for path in paths]
     lines: dict[str, list[str]] = {}
     if beside and (own := [report.inspection.manifest.profile() for report in reports if report.ok]):

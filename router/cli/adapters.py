@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 Name = Annotated[
     str, typer.Argument(metavar="NAME[@VERSION]", help="The adapter; without a version, the default one.")
 ]
-Domain = Annotated[str, typer.Option("--domain", metavar="DOMAIN", help="Only this domain.")]
-Task = Annotated[str, typer.Option("--task", metavar="TASK", help="Only this task.")]
 Pin = Annotated[
     bool | None, typer.Option("--pin/--unpin", help="Never evict it; without the flag the pin stays.")
 ]
@@ -32,13 +30,7 @@ PAGE = 500  # adapters asked for at once
 COLUMNS = ["NAME", "VERSION", "STATE", "DOMAIN", "TASK", "RANK", "SIZE", "IN USE", "LAST USED", "NOTE"]
 
 
-def list_(
-    domain: Domain = "",
-    task: Task = "",
-    server: flags.Server = "",
-    timeout: flags.Timeout = 30.0,
-    json: flags.Json = False,
-) -> None:
+def list_(server: flags.Server = "", timeout: flags.Timeout = 30.0, json: flags.Json = False) -> None:
     """List the adapters of a server.
 
     Every version, quarantined ones with the reason; * marks the default version. A version that did not
@@ -46,13 +38,13 @@ def list_(
 
     \b
     Example:
-      lora-router adapters list --domain medical
+      lora-router adapters list
     """
     from router.cli.connect import connected
     from router.cli.output import print_json, print_table
 
     with connected(server, timeout) as client:
-        found = client.adapters.list(domain=domain, task=task, page_size=PAGE)
+        found = client.adapters.list(page_size=PAGE)
     if json:
         print_json(found)
     elif found:

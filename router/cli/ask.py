@@ -43,22 +43,7 @@ Quote = Annotated[
     str | None,
     typer.Option("--quote", metavar="TEXT|@FILE", help="It is a span of this text, word for word."),
 ]
-FromPrompt = Annotated[
-    str | None,
-    typer.Option(
-        "--from-prompt", metavar="TEMPLATE", help="It holds to the prompt: quote, sql or a plugin's."
-    ),
-]
-Unconstrained = Annotated[
-    bool, typer.Option("--unconstrained", help="It is free, whatever the adapter's own constraint.")
-]
 Unit = Annotated[str, typer.Option("--unit", metavar="ID", help="User or session, for experiments.")]
-Conversation = Annotated[
-    str,
-    typer.Option(
-        "--conversation", metavar="ID", help="What this is a turn of: its adapter stays where unsure."
-    ),
-]
 Labels = Annotated[
     bool | None,
     typer.Option(
@@ -66,15 +51,12 @@ Labels = Annotated[
         help="Show how likely each choice is. By default an adapter that has them shows doubt only.",
     ),
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only the answer: no decision, no usage.")]
 
 
 def ask(
     prompt: connect.Words = None,
     adapter: connect.Adapter = "",
     mix: connect.Mix = "",
-    domain: connect.Domain = "",
-    task: connect.Task = "",
     system: connect.System = "",
     max_tokens: MaxTokens = None,
     temperature: Temperature = None,
@@ -85,21 +67,17 @@ def ask(
     choice: Choice = None,
     grammar: Grammar = None,
     quote: Quote = None,
-    from_prompt: FromPrompt = None,
-    unconstrained: Unconstrained = False,
     unit: Unit = "",
-    conversation: Conversation = "",
     raw: connect.Raw = False,
     labels: Labels = None,
-    quiet: Quiet = False,
     server: flags.Server = "",
     timeout: flags.Timeout = 120.0,
     json: flags.Json = False,
 ) -> None:
     """Ask, and stream the answer.
 
-    Who answers, and why, is told first, on stderr. Ctrl-C cancels the request on the server,
-    too. The prompt is never cut: one that is too long is refused.
+    Who answers, and why, is told first, on stderr, and the usage last: 2>/dev/null leaves the answer alone.
+    Ctrl-C cancels the request on the server, too. The prompt is never cut: one that is too long is refused.
 
     \b
     Examples:
@@ -113,17 +91,18 @@ def ask(
     said: dict[str, Any] = {
         "adapter": adapter,
         "mixture": connect.read_mixture(mix),
-        "domain": domain,
-        "task": task,
         "system": system,
         "unit": unit,
-        "conversation": conversation,
     }
     said |= {"max_tokens": max_tokens, "temperature": temperature, "seed": seed, "stop": stop, "raw": raw}
-    said |= {"choices": choice, "unconstrained": unconstrained}
+    said |= {"choices": choice}
     options: Any = {name: value for name, value in said.items() if _is_said(value)}
-    texts = {"json_schema": _read(json_schema), "regex": regex, "grammar": _read(grammar)}
-    texts |= {"quote": _read(quote), "from_prompt": from_prompt}
+    texts = {
+        "json_schema": _read(json_schema),
+        "regex": regex,
+        "grammar": _read(grammar),
+        "quote": _read(quote),
+    }
     # An empty one is sent, too: the server refuses it, where a free answer would surprise.
     options |= {name: value for name, value in texts.items() if value is not None}
     if labels is not None:
@@ -134,7 +113,7 @@ def ask(
         if json:
             _print_whole(client, text, options)
         else:
-            _print_stream(client.stream(text, **options), quiet, bool(labels))
+            _print_stream(client.stream(text, **options), bool(labels))
 
 
 def _read(value: str | None) -> str | None:
@@ -158,8 +137,6 @@ def _check_one_constraint(options: Mapping[str, Any]) -> None:
         "choices": "--choice",
         "grammar": "--grammar",
         "quote": "--quote",
-        "from_prompt": "--from-prompt",
-        "unconstrained": "--unconstrained",
     }
     given = [flag for name, flag in flags.items() if name in options]
     if len(given) > 1:
@@ -176,7 +153,7 @@ def _print_whole(client: Client, text: str, options: Any) -> None:
     print_json(client.generate(text, **options))
 
 
-def _print_stream(events: Iterable[Event], quiet: bool, labels: bool) -> None:
+def _print_stream(events: Iterable[Event], labels: bool) -> None:
     from router.cli.connect import decision_line, usage_line
     from router.cli.output import clean
     from router.client import Delta, Started
@@ -186,7 +163,7 @@ def _print_stream(events: Iterable[Event], quiet: bool, labels: bool) -> None:
     try:
         for event in events:
             if isinstance(event, Started):
-                _note(decision_line(event.decision), quiet)
+                _note(decision_line(event.decision))
             elif isinstance(event, Delta):
                 last = event.text or last
                 print(clean(event.text) if on_terminal else event.text, end="", flush=True)
@@ -198,8 +175,8 @@ def _print_stream(events: Iterable[Event], quiet: bool, labels: bool) -> None:
     if labels and shown:
         print(shown)
     else:
-        _note(shown, quiet or not shown)
-    _note(usage, quiet or not usage)
+        _note(shown)
+    _note(usage)
 
 
 def labels_text(end: Finished, *, wanted: bool) -> str:
@@ -214,6 +191,6 @@ def labels_text(end: Finished, *, wanted: bool) -> str:
     return head + "\n".join(lines)
 
 
-def _note(text: str, quiet: bool) -> None:
-    if not quiet:
+def _note(text: str) -> None:
+    if text:
         print(text, file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""`lora-router audit show|verify`: the file of the setting `audit`."""
+"""`lora-router audit verify`: the file of the setting `audit`."""
 
 from __future__ import annotations
 
@@ -7,43 +7,15 @@ from typing import Annotated
 
 import typer
 
-from router.cli import flags
 from router.cli.command import CliError
 
 File = Annotated[Path, typer.Argument(metavar="FILE", help="The file of the setting `audit`.")]
-Who = Annotated[str, typer.Option("--client", metavar="ID", help="Only what this client did.")]
-Last = Annotated[int, typer.Option("--last", metavar="N", min=1, help="So many lines from the end.")]
 Follows = Annotated[
     str, typer.Option("--after", metavar="HASH", help="The hash that the file before this one ended with.")
 ]
 Has = Annotated[
     str, typer.Option("--has", metavar="HASH", help="A hash that `verify` printed before, kept elsewhere.")
 ]
-COLUMNS = ["TIME", "CLIENT", "FROM", "METHOD", "ABOUT", "CODE", "REASON"]
-
-
-def show(file: File, client: Who = "", last: Last = 50, json: flags.Json = False) -> None:
-    """Show who administered what, and who was refused.
-
-    \b
-    Example:
-      lora-router audit show audit.jsonl --client billing
-    """
-    from collections import deque
-
-    from router.access.audit import entries
-    from router.cli.output import print_json, print_table
-
-    found = deque((one for one in entries(file) if client in ("", one.get("client"))), maxlen=last)
-    if json:
-        print_json(list(found))
-        return
-    keys = ("time", "client", "peer", "method", "resource", "code", "reason")
-    rows = [[str(one.get(key, "")) for key in keys] for one in found]
-    for one, row in zip(found, rows, strict=True):
-        if left_out := one.get("left_out"):
-            row[-1] = f"{row[-1]} (and {left_out} refusals more)".strip()
-    print_table(COLUMNS, rows)
 
 
 def verify(file: File, after: Follows = "", has: Has = "") -> None:

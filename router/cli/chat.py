@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from router.cli import connect, flags
-from router.cli.ask import MaxTokens, Seed, Temperature, Unit
+from router.cli.ask import MaxTokens, Temperature, Unit
 
 if TYPE_CHECKING:
     from router.client import Client
@@ -38,12 +38,9 @@ System = Annotated[str, typer.Option("--system", metavar="TEXT", help="An instru
 
 def chat(
     adapter: Adapter = "",
-    domain: connect.Domain = "",
-    task: connect.Task = "",
     system: System = "",
     max_tokens: MaxTokens = None,
     temperature: Temperature = None,
-    seed: Seed = None,
     unit: Unit = "",
     server: flags.Server = "",
     timeout: flags.Timeout = 120.0,
@@ -60,8 +57,7 @@ def chat(
     """
     from router.cli.connect import connected
 
-    options: dict[str, Any] = {"domain": domain, "task": task, "unit": unit}
-    options |= {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
+    options: dict[str, Any] = {"unit": unit, "max_tokens": max_tokens, "temperature": temperature}
     given = {name: value for name, value in options.items() if value not in ("", None)}
     with connected(server, timeout) as client:
         Conversation(client, connect.target_of(server), adapter, system, given).run()

@@ -15,14 +15,6 @@ from router.cli import flags
 from router.errors import ConfigError
 
 DEFAULT_FILE = Path("clients.toml")
-File = Annotated[
-    Path | None,
-    typer.Option(
-        "--clients",
-        metavar="FILE",
-        help="The clients file; without it, the setting `clients`, else ./clients.toml.",
-    ),
-]
 Name = Annotated[str, typer.Argument(metavar="ID", help="The client: a-z, 0-9 and -.")]
 Roles = Annotated[
     list[str] | None,
@@ -42,22 +34,6 @@ Experiments = Annotated[
 ]
 Tenant = Annotated[
     str, typer.Option("--tenant", metavar="ID", help="Whom it belongs to, with others; itself without it.")
-]
-Corrections = Annotated[
-    str,
-    typer.Option(
-        "--corrections",
-        metavar="off|labels|texts",
-        help="The most that is kept of its corrections; labels without it.",
-    ),
-]
-Feedback = Annotated[
-    str,
-    typer.Option(
-        "--feedback",
-        metavar="off|labels|texts",
-        help="The most that is kept of its feedback; without it what its tenant says, else labels.",
-    ),
 ]
 Cert = Annotated[
     str,
@@ -82,15 +58,14 @@ def new(
     adapter: Adapters = None,
     experiment: Experiments = None,
     tenant: Tenant = "",
-    corrections: Corrections = "",
-    feedback: Feedback = "",
     cert: Cert = "",
     expires: Expires = "",
-    clients: File = None,
 ) -> None:
     """Add a client, and print its token.
 
-    The token is shown this once; the file keeps its hash. A server that runs takes the client at once.
+    The token is shown this once; the file keeps its hash. A server that runs takes the client at once. The
+    file is that of the setting `clients`, else ./clients.toml. Quotas, and what is kept of feedback, are
+    written there by hand.
 
     \b
     Examples:
@@ -100,7 +75,7 @@ def new(
     """
     from router.access.clients import added, entry, hash_of, new_token
 
-    path = file_of(clients)
+    path = clients_file()
     token = "" if cert else new_token(name)
     lines = entry(
         name,
@@ -111,8 +86,6 @@ def new(
         _time(expires),
         tenant,
         experiment or (),
-        corrections,
-        feedback,
     )
     write(path, added(_text(path), lines))
     print(f"{name} is in {path}", file=sys.stderr)
@@ -120,7 +93,7 @@ def new(
         print(token)
 
 
-def list_(clients: File = None, json: flags.Json = False) -> None:
+def list_(json: flags.Json = False) -> None:
     """List the clients.
 
     \b
@@ -130,7 +103,7 @@ def list_(clients: File = None, json: flags.Json = False) -> None:
     from router.access.clients import read_clients
     from router.cli.output import print_json, print_table
 
-    found = read_clients(file_of(clients)).all
+    found = read_clients(clients_file()).all
     now = time.time()
     rows = [
         {
@@ -158,7 +131,7 @@ def list_(clients: File = None, json: flags.Json = False) -> None:
         print("no clients; `lora-router clients new ID --role infer --adapter '*'` adds one")
 
 
-def check(clients: File = None) -> None:
+def check() -> None:
     """Say whether the file is right.
 
     Exit code 2 and one line if it is not: a server that runs would go on with what it said before.
@@ -169,7 +142,7 @@ def check(clients: File = None) -> None:
     """
     from router.access.clients import read_clients
 
-    path = file_of(clients)
+    path = clients_file()
     whole, now = read_clients(path), time.time()
     belonging = {client.tenant for client in whole.all}
     print(f"{path} is right: {_number(len(whole.all), 'client')} of {_number(len(belonging), 'tenant')}")
@@ -185,7 +158,7 @@ def check(clients: File = None) -> None:
             print(f"{client.id} may know of no adapter, so the base answers")
 
 
-def revoke(name: Name, clients: File = None) -> None:
+def revoke(name: Name) -> None:
     """Take a client out.
 
     A server that runs refuses it within a second, and ends its calls.
@@ -196,17 +169,15 @@ def revoke(name: Name, clients: File = None) -> None:
     """
     from router.access.clients import removed
 
-    path = file_of(clients)
+    path = clients_file()
     if not path.exists():
         raise ConfigError(f"{path}: no such file")
     write(path, removed(_text(path), name))
     print(f"{name} is no longer in {path}")
 
 
-def file_of(said: Path | None) -> Path:
-    """The file that is meant."""
-    if said is not None:
-        return said
+def clients_file() -> Path:
+    """The file of the setting `clients`, else ./clients.toml."""
     from router.cli.settings import load_settings
 
     return load_settings().clients or DEFAULT_FILE

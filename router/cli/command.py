@@ -14,8 +14,6 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from router.cli.flags import connecting
-
 FAILED, MISUSED, INTERRUPTED = 1, 2, 130
 DEFAULT_COMMAND = "PROMPT"  # of `lora-router route`: what is no name of a sub-command is a prompt
 OF_RESPONSE = "RESPONSE_ID"  # likewise of `lora-router feedback`
@@ -69,7 +67,7 @@ def group(help_text: str, **commands: Callable[..., Any]) -> typer.Typer:
     """A command with sub-commands, in the order given."""
     made = typer.Typer(rich_markup_mode=None, callback=or_help, invoke_without_command=True, help=help_text)
     for name, function in commands.items():
-        made.command(name)(connecting(function))
+        made.command(name)(function)
     return made
 
 

@@ -74,7 +74,6 @@ class Composition:
             rule=rule_of(settings, calibration),
             calibration=calibration,
             keep=state_dir(settings.adapters_dir),
-            continuity=settings.routing_continuity,
         )
         parts = (for_all, engine, self.registry, self.router, self._start, self._ready, self.hooks)
         self.app = ServerApp(*parts, encoder=WholeTexts())

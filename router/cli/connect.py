@@ -32,8 +32,6 @@ Mix = Annotated[
         "--mix", metavar="NAME[@VERSION]=WEIGHT,...", help="Adapters that answer together, four at most."
     ),
 ]
-Domain = Annotated[str, typer.Option("--domain", metavar="DOMAIN", help="Only adapters of this domain.")]
-Task = Annotated[str, typer.Option("--task", metavar="TASK", help="Only adapters for this task.")]
 System = Annotated[
     str, typer.Option("--system", metavar="TEXT", help="Replace the adapter's own system text.")
 ]
@@ -54,7 +52,7 @@ def connected(server: str, timeout: float) -> Iterator[Client]:
 
 
 def secured_for(target: str) -> Secured:
-    """What the flags say of TLS and of who calls. Raises CliError where that does not fit the target."""
+    """What the environment says of TLS and of who calls. Raises CliError if it does not fit the target."""
     from router.client.channel import channel_credentials
 
     secured = flags.secured()
@@ -62,8 +60,8 @@ def secured_for(target: str) -> Secured:
         channel_credentials(target, secured)
     except ValueError as error:
         text = str(error)
-        for name in flags.SECURED:
-            text = text.replace(name, f"--{name.replace('_', '-')}")
+        for name, variable in flags.SECURED.items():
+            text = text.replace(name, variable)
         raise CliError(text, MISUSED) from None
     return secured
 
@@ -87,7 +85,7 @@ def explain_call(error: ClientError, target: str) -> CliError:
             return CliError(f"the connection to {target} broke; is the server still running?")
         if "handshake" in error.message.lower() or "certificate" in error.message.lower():
             return CliError(
-                f"no TLS with {target}: {error.message}; --tls-ca names who signs its certificate"
+                f"no TLS with {target}: {error.message}; LORA_ROUTER_TLS_CA names who signs its certificate"
             )
         start = "start one with `lora-router serve`, or name another with --server HOST:PORT"
         return CliError(f"no server answers at {target}: {start}")
@@ -101,7 +99,7 @@ def explain_call(error: ClientError, target: str) -> CliError:
         "QUEUE_FULL": "try again later",
         "DRAINING": "the server is stopping",
         "CHANGED_ELSEWHERE": "`lora-router adapters list` shows what holds now",
-        "TOKEN_MISSING": "--token, or LORA_ROUTER_TOKEN",
+        "TOKEN_MISSING": "LORA_ROUTER_TOKEN",
         "TOKEN_INVALID": "is it of this server, and not expired? `lora-router clients` keeps them",
         "ADMIN_LISTENER": "on its machine: --server unix:/PATH, as in its setting `admin_listen`",
         "QUOTA": "quotas are given in the server's clients file",

@@ -78,7 +78,7 @@ def demonstrate() -> int:
 def serve_and_kill(where: Sequence[str], mark: str) -> None:
     """Ask, ask while a replica is killed, ask when there are two again. Raises CliError for a lost answer."""
     began = time.monotonic()
-    with demo_server("--set=replicas=2", "--set=threads=1", "--log-level=debug", *where) as server:
+    with demo_server("--set=replicas=2", "--set=threads=1", "--set=log_level=debug", *where) as server:
         server.wait_until_serving()
         print(f"serving after {time.monotonic() - began:.1f} s on {server.address}\n", flush=True)
         first = asyncio.run(ask_all(server))[0]

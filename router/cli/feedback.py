@@ -31,29 +31,17 @@ ShouldHaveBeen = Annotated[
     str,
     typer.Option("--should-have-been", metavar="NAME", help="Who should have answered; base: no adapter."),
 ]
-Text = Annotated[
-    str,
-    typer.Option(
-        "--text",
-        metavar="TEXT",
-        help="With --should-have-been: what was asked, for a server that has not kept it.",
-    ),
-]
 Comment = Annotated[str, typer.Option("--comment", metavar="TEXT", help="Why, in words.")]
 AdapterName = Annotated[str, typer.Argument(metavar="ADAPTER", help="NAME, or base.")]
 Since = Annotated[
     str,
     typer.Option("--since", metavar="TIME", help="What came since then, such as 2027-01-31 (UTC)."),
 ]
-Last = Annotated[int, typer.Option("--last", metavar="N", min=1, help="So many from the end.")]
-Out = Annotated[Path, typer.Option("--out", metavar="FILE", help="File of JSON lines, which is replaced.")]
 Unit = Annotated[str, typer.Option("--unit", metavar="UNIT", help="A user or session, as requests name it.")]
-UnitHash = Annotated[
-    str, typer.Option("--unit-hash", metavar="HASH", help="The same by its hash, as exports have it.")
-]
 Tenant = Annotated[str, typer.Option("--tenant", metavar="ID", help="Only of this tenant.")]
 COLUMNS = ["TIME", "TENANT", "UNIT", "VERSION", "VERDICT", "ASKED", "SHOULD HAVE BEEN"]
 SHOWN = 60  # characters of a text
+MOST_SHOWN = 50  # lines of a table
 
 
 def record(
@@ -63,7 +51,6 @@ def record(
     corrected: Corrected = "",
     should_have_been: ShouldHaveBeen = "",
     comment: Comment = "",
-    text: Text = "",
     server: flags.Server = "",
     timeout: flags.Timeout = 30.0,
     json: flags.Json = False,
@@ -84,12 +71,10 @@ def record(
 
     if good + bad + bool(corrected) + bool(should_have_been) != 1:
         raise CliError("say one of --good, --bad, --corrected FILE and --should-have-been NAME", MISUSED)
-    if text and not should_have_been:
-        raise CliError("--text goes with --should-have-been", MISUSED)
     if comment and should_have_been:
         raise CliError("--comment goes with --good, --bad and --corrected", MISUSED)
     if should_have_been:
-        _correct(response_id, should_have_been, text, server, timeout, json)
+        _correct(response_id, should_have_been, server, timeout, json)
         return
     right = _text(corrected) if corrected else ""
     with connected(server, timeout) as client:
@@ -103,13 +88,13 @@ def record(
     print(what + ("; it replaces earlier feedback" if done.replaced else ""))
 
 
-def _correct(response_id: str, name: str, text: str, server: str, timeout: float, json: bool) -> None:
+def _correct(response_id: str, name: str, server: str, timeout: float, json: bool) -> None:
     """Record who should have answered."""
     from router.cli.connect import connected
     from router.cli.output import print_json
 
     with connected(server, timeout) as client:
-        kept = client.record_correction(response_id, name, text)
+        kept = client.record_correction(response_id, name)
     if json:
         print_json({"response_id": response_id, "adapter": name, "kept": kept})
     elif kept == "texts":
@@ -120,26 +105,24 @@ def _correct(response_id: str, name: str, text: str, server: str, timeout: float
 
 def list_(
     adapter: AdapterName,
-    since: Since = "",
-    last: Last = 50,
     server: flags.Server = "",
     timeout: flags.Timeout = 30.0,
     json: flags.Json = False,
 ) -> None:
-    """List the feedback on an adapter, the newest last.
+    """List the latest feedback on an adapter, the newest last; with --json all of it.
 
     \b
     Example:
-      lora-router feedback list medical --since 2027-01-31
+      lora-router feedback list medical
     """
     from router.cli.connect import connected
     from router.cli.output import print_json, print_table
 
     with connected(server, timeout) as client:
-        found = list(client.feedback.list(adapter, since=_time(since)))
-    shown = found[-last:]
+        found = list(client.feedback.list(adapter))
+    shown = found[-MOST_SHOWN:]
     if json:
-        print_json(shown)
+        print_json(found)
     elif shown:
         print_table(COLUMNS, [_row(one) for one in shown])
         print(f"\n{len(shown)} of {len(found)}")
@@ -149,41 +132,39 @@ def list_(
 
 def export(
     adapter: AdapterName,
-    out: Out,
     since: Since = "",
     server: flags.Server = "",
     timeout: flags.Timeout = 30.0,
 ) -> None:
     """Write corrected and praised answers as rows that an adapter can be trained on.
 
-    Each row has the prompt and the response that it should get. Nothing is screened: rows may hold personal
-    data and wrong corrections.
+    They go to standard output as lines of JSON, each with the prompt and the response that it should get.
+    Nothing is screened: rows may hold personal data and wrong corrections.
 
     \b
     Example:
-      lora-router feedback export medical --out rows.jsonl
+      lora-router feedback export medical > rows.jsonl
     """
     from router.cli.connect import connected
     from router.feedback.examples import Example, example_of
 
     left: Counter[str] = Counter()
     count = 0
-    with connected(server, timeout) as client, out.open("w", encoding="utf-8") as file:
+    with connected(server, timeout) as client:
         for one in client.feedback.list(adapter, since=_time(since)):
             made = example_of(one)
             if isinstance(made, Example):
-                file.write(json_.dumps(_exported(made), ensure_ascii=False) + "\n")
+                print(json_.dumps(_exported(made), ensure_ascii=False))
                 count += 1
             else:
                 left[made.value] += 1
-    print(f"{count} rows are in {out}")
+    print(f"{count} rows", file=sys.stderr)
     for reason, number in left.most_common():
-        print(f"{number} left out: {reason}")
+        print(f"{number} left out: {reason}", file=sys.stderr)
 
 
 def delete(
     unit: Unit = "",
-    unit_hash: UnitHash = "",
     tenant: Tenant = "",
     server: flags.Server = "",
     timeout: flags.Timeout = 30.0,
@@ -197,10 +178,10 @@ def delete(
     """
     from router.cli.connect import connected
 
-    if bool(unit) + bool(unit_hash) > 1 or not (unit or unit_hash or tenant):
-        raise CliError("say whose: --unit UNIT or --unit-hash HASH, --tenant ID, or both", MISUSED)
+    if not (unit or tenant):
+        raise CliError("say whose: --unit UNIT, --tenant ID, or both", MISUSED)
     with connected(server, timeout) as client:
-        print(f"{client.feedback.delete(unit=unit, unit_hash=unit_hash, tenant=tenant)} deleted")
+        print(f"{client.feedback.delete(unit=unit, tenant=tenant)} deleted")
 
 
 def _text(source: str) -> str:

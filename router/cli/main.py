@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -30,33 +29,30 @@ from router.cli.command import (
     FAILED,
     INTERRUPTED,
     OF_RESPONSE,
-    CliError,
     PromptOrCommand,
     ResponseOrCommand,
     group,
     or_help,
     report,
 )
-from router.cli.flags import connecting
-from router.cli.replica import replica
-from router.cli.serve import serve
+from router.cli.replica import ReplicaCommand, replica
+from router.cli.serve import ServeCommand, serve
 
-ROOT = Path(__file__).resolve().parents[2]
 app = typer.Typer(
     cls=plugins.WithPlugins,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(serve)
-app.command()(connecting(ask))
-app.command()(connecting(chat))
+app.command(cls=ServeCommand)(serve)
+app.command()(ask)
+app.command()(chat)
 routing = typer.Typer(
     cls=PromptOrCommand,
     rich_markup_mode=None,
     help="Where requests go: one request, and how well the classifiers here do.",
 )
-routing.command(DEFAULT_COMMAND)(connecting(route.route))
+routing.command(DEFAULT_COMMAND)(route.route)
 routing.add_typer(group("Who should have answered.", list=route.list_, clear=route.clear), name="corrections")
 app.add_typer(routing, name="route")
 of_answers = typer.Typer(
@@ -64,10 +60,10 @@ of_answers = typer.Typer(
     rich_markup_mode=None,
     help="What users think of answers: kept, listed, exported and deleted.",
 )
-of_answers.command(OF_RESPONSE)(connecting(feedback.record))
-of_answers.command("list")(connecting(feedback.list_))
-of_answers.command("export")(connecting(feedback.export))
-of_answers.command("delete")(connecting(feedback.delete))
+of_answers.command(OF_RESPONSE)(feedback.record)
+of_answers.command("list")(feedback.list_)
+of_answers.command("export")(feedback.export)
+of_answers.command("delete")(feedback.delete)
 app.add_typer(of_answers, name="feedback")
 app.add_typer(
     group(
@@ -106,40 +102,14 @@ app.add_typer(
     name="clients",
 )
 app.add_typer(
-    group("Who administered what, and who was refused.", show=audit.show, verify=audit.verify),
+    group("The file of administrative calls and refusals.", verify=audit.verify),
     name="audit",
     hidden=True,
 )
 app.add_typer(group("Settings.", show=settings.show), name="config")
 
 
-@app.command(hidden=True, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
-def bench(context: typer.Context) -> None:
-    """Measure this engine on this machine, beside PEFT.
-
-    Each contestant has a process of its own. Arguments go to the benchmark. It lives in the source checkout,
-    not in the installed package.
-
-    \b
-    Arguments:
-      --rounds N     counted rounds (5)
-      --model MODEL  the base
-      --dtype DTYPE  as for serve
-      --no-peft      leave the PEFT baseline out
-
-    \b
-    Example:
-      lora-router bench --rounds 3 --no-peft
-    """
-    if not (ROOT / "benchmarks" / "engine.py").is_file():
-        raise CliError("the benchmark comes with the source: run `make bench` in a checkout of lora-router")
-    os.chdir(ROOT)
-    sys.stdout.flush()
-    # In this process' place, so that Ctrl-C and other signals reach the one that ends all contestants.
-    os.execv(sys.executable, [sys.executable, "-m", "benchmarks.engine", *context.args])  # noqa: S606
-
-
-app.command()(replica)
+app.command(cls=ReplicaCommand)(replica)
 
 
 def _print_version(wanted: bool) -> None:
@@ -163,7 +133,7 @@ def root(
       lora-router ask "Translate to French: high-level client library"
       lora-router COMMAND --help
 
-    Advanced, not in the list: audit, bench.
+    Advanced, not in the list: audit.
     """
     or_help(context)
 

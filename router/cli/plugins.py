@@ -26,16 +26,9 @@ if TYPE_CHECKING:
 
 BUILT_IN = "built-in"
 SHOWN_BELOW = ("register_classifiers",)  # by what they register
-Dirs = Annotated[
-    list[Path] | None,
-    typer.Option(
-        "--plugins-dir", metavar="DIR", help="Folder of plugin files; repeatable. Default: ./plugins."
-    ),
-]
 
 
 def list_(
-    plugins_dir: Dirs = None,
     server: flags.Server = "",
     timeout: flags.Timeout = 10.0,
     json: flags.Json = False,
@@ -43,7 +36,7 @@ def list_(
     """List the plugins of a server: version, state, hooks and classifiers.
 
     Built-in ones are listed, too, and broken ones with the reason. Where no server answers and none is named,
-    and with --plugins-dir, they are those that a server started here would load.
+    they are those that a server started here would load.
 
     \b
     Example:
@@ -51,8 +44,7 @@ def list_(
     """
     from router.cli.output import print_json, print_table
 
-    here = plugins_dir is not None
-    found = load_plugins(plugins_dir).status() if here else plugins_of(server, timeout)
+    found = plugins_of(server, timeout)
     if json:
         print_json(found)
     elif found:
@@ -76,7 +68,7 @@ def plugins_of(server: str, timeout: float) -> Sequence[PluginStatus | Plugin]:
             raise
         print(f"not asked of a server: {error}", file=sys.stderr)
         print("a server that is started here loads these:", file=sys.stderr)
-        return load_plugins(None).status()
+        return load_plugins().status()
 
 
 def rows(plugin: PluginStatus | Plugin) -> list[tuple[str, ...]]:
@@ -102,7 +94,7 @@ def rows(plugin: PluginStatus | Plugin) -> list[tuple[str, ...]]:
     return [(*first, *part, source, note) for part in parts or [("", "", "")]]
 
 
-def doctor(plugins_dir: Dirs = None, json: flags.Json = False) -> None:
+def doctor(json: flags.Json = False) -> None:
     """Load every plugin as a server would, and try the classifiers.
 
     Warm up, fit, odd texts, batches against single calls, repetition, speed. Exit code 1 if anything
@@ -110,12 +102,12 @@ def doctor(plugins_dir: Dirs = None, json: flags.Json = False) -> None:
 
     \b
     Example:
-      lora-router plugins doctor --plugins-dir ./plugins
+      lora-router plugins doctor
     """
     from router.cli.output import print_json, print_table
     from router.plugins.doctor import doctor as examine
 
-    host = load_plugins(plugins_dir)
+    host = load_plugins()
     findings = examine(host)
     if json:
         print_json(findings)
@@ -129,11 +121,11 @@ def doctor(plugins_dir: Dirs = None, json: flags.Json = False) -> None:
         raise typer.Exit(1)
 
 
-def load_plugins(dirs: list[Path] | None) -> PluginHost:
+def load_plugins() -> PluginHost:
     """Load the plugins that `serve` would load here."""
     from router.cli.settings import folders, load_settings
 
-    settings = load_settings({"plugins_dir": tuple(dirs)} if dirs else None)
+    settings = load_settings()
     found = settings.model_copy(
         update={"plugins_dir": folders(settings.plugins_dir, "plugins", settings.bare)}
     )
@@ -161,18 +153,17 @@ def new(
         str,
         typer.Option("--adapter", "-a", metavar="ADAPTER", help="Adapter (or domain, or task) to vote for."),
     ] = "medical",
-    plugins_dir: Annotated[
-        Path, typer.Option("--plugins-dir", metavar="DIR", help="Folder for the plugin file.")
-    ] = Path("plugins"),
-    force: Annotated[bool, typer.Option("--force", help="Overwrite files that exist.")] = False,
 ) -> None:
-    """Write a new classifier, and its test into tests/.
+    """Write a new classifier into the first plugins folder of the settings, and its test into tests/.
 
     \b
     Example:
       lora-router plugins new contracts --adapter legal
     """
-    plugin, test = write_plugin(name, adapter, plugins_dir, Path("tests"), force)
+    from router.cli.settings import load_settings
+
+    plugins_dir = next(iter(load_settings().plugins_dir), Path("plugins"))
+    plugin, test = write_plugin(name, adapter, plugins_dir, Path("tests"))
     print(f"wrote {plugin}\nwrote {test}\n\ntry it:\n  python -m pytest {test}")
     print(f'  lora-router route "something about {name.replace("-", " ").replace("_", " ")}"')
     print(f"\na server that watches {plugins_dir} asks it from the next request on")
@@ -357,7 +348,7 @@ def test_it_declines_what_it_does_not_know():
 """
 
 
-def write_plugin(name: str, adapter: str, plugins: Path, tests: Path, force: bool) -> tuple[Path, Path]:
+def write_plugin(name: str, adapter: str, plugins: Path, tests: Path) -> tuple[Path, Path]:
     """Write plugins/NAME.py and tests/test_NAME.py; returns both paths."""
     if not NAME.fullmatch(name) or len(name) > 40:
         raise CliError(f"{name!r} is no plugin name: lower-case letters, digits, - and _", MISUSED)
@@ -374,8 +365,8 @@ def write_plugin(name: str, adapter: str, plugins: Path, tests: Path, force: boo
     }
     written = (plugins / f"{module}.py", tests / f"test_{module}.py")
     for path in written:
-        if path.exists() and not force:
-            raise CliError(f"{path} exists already; take another name, or --force to overwrite it")
+        if path.exists():
+            raise CliError(f"{path} exists already; take another name, or remove it first")
     for path, template in zip(written, (PLUGIN, TEST), strict=True):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(template.format(**values), encoding="utf-8")

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 import typer
 
 from router.cli import serve
+from router.cli.setting_flags import WithSettings
 from router.cli.settings import ConfigFile, Sets
 from router.errors import ConfigError
 
@@ -29,43 +30,27 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LISTEN, METRICS_LISTEN = "127.0.0.1:50060", "127.0.0.1:9465"
-NO_SETTINGS = ("engine", "fake", "child", "config", "set_", "insecure_listen", "insecure_metrics")
 PATIENCE = 3  # times `stall_seconds` without a step, after which the process ends
 LOOK_SECONDS = 0.25
 ENGINE_SECONDS = 10.0  # for the end of an engine
-EngineFlag = Annotated[
-    str, typer.Option("--engine", metavar="NAME", help="What runs the base; fake is for tests.")
-]
-Listen = Annotated[
-    str | None, typer.Option(metavar="HOST:PORT", help=f"Address for edges. Default: {LISTEN}.")
-]
-ServerMetrics = Annotated[
-    str | None,
-    typer.Option(
-        metavar="HOST:PORT",
-        help=f"HTTP address of metrics and probes; '' for none. Default: {METRICS_LISTEN}.",
-    ),
-]
+
+
+class ReplicaCommand(WithSettings):
+    """With the settings that people type."""
+
+    settings = (
+        *("listen", "metrics_listen", "tls_cert", "tls_key", "tls_client_ca"),
+        *("engine", "model", "quantize", "device"),
+    )
+    defaults = {"listen": LISTEN, "metrics_listen": METRICS_LISTEN}  # noqa: RUF012 -- never changed
 
 
 def replica(
-    engine: EngineFlag = "torch",
-    listen: Listen = None,
-    metrics_listen: ServerMetrics = None,
-    tls_cert: serve.TlsCert = None,
-    tls_key: serve.TlsKey = None,
-    tls_client_ca: serve.TlsClientCa = None,
-    model: serve.Model = None,
-    quantize: serve.Quantize = None,
-    device: serve.Device = None,
-    log_level: serve.LogLevel = None,
+    context: typer.Context,
     config: ConfigFile = None,
     set_: Sets = None,
     insecure_listen: serve.Insecure = False,
     insecure_metrics: serve.InsecureMetrics = False,
-    fake: Annotated[
-        str, typer.Option(hidden=True, metavar="JSON", help="Options of the fake engine, for tests.")
-    ] = "{}",
     child: Annotated[
         bool, typer.Option("--child", hidden=True, help="Settings come from standard input.")
     ] = False,
@@ -84,7 +69,7 @@ def replica(
       lora-router replica
       lora-router replica --listen 10.0.0.7:50060 --tls-cert r.pem --tls-key r.key --tls-client-ca edges.pem
     """
-    given = {name: value for name, value in locals().items() if name not in NO_SETTINGS and value}
+    fake: dict[str, Any] = {}
     forsaken = 0.0
     if child:
         from pydantic import SecretStr
@@ -97,22 +82,23 @@ def replica(
             name: SettingsTable.of_json(values)
             for name, values in start["settings"].pop("tables", {}).items()
         }
-        made = Settings.model_construct(**start["settings"], replica_secret=SecretStr(start["secret"]))
+        made = Settings.model_construct(
+            **start["settings"], engine=start["engine"], replica_secret=SecretStr(start["secret"])
+        )
         settings = made.with_tables(tables)
-        engine, fake, forsaken = start["engine"], start["fake"], start["forsaken_seconds"]
+        fake, forsaken = start["fake"], start["forsaken_seconds"]
     else:
         from router.cli.settings import load_settings, parse_sets
 
-        if metrics_listen is not None:
-            given["metrics_listen"] = metrics_listen
-        loaded = load_settings(
-            parse_sets(set_ or []) | {"engine": "torch" if engine == "fake" else engine} | given, config
-        )
-        defaults = {"listen": LISTEN, "metrics_listen": METRICS_LISTEN}
-        own = {name: value for name, value in defaults.items() if name not in loaded.model_fields_set}
+        loaded = load_settings(parse_sets(set_ or []) | context.obj, config)
+        own = {
+            name: value
+            for name, value in ReplicaCommand.defaults.items()
+            if name not in loaded.model_fields_set
+        }
         settings = loaded.model_copy(update=own)
         check_reach(settings, insecure_listen, insecure_metrics)
-    raise typer.Exit(run(settings, engine, json.loads(fake), child, forsaken))
+    raise typer.Exit(run(settings, child=child, fake=fake, forsaken_seconds=forsaken))
 
 
 def check_reach(settings: Settings, insecure: bool, insecure_metrics: bool) -> None:
@@ -136,10 +122,9 @@ def check_reach(settings: Settings, insecure: bool, insecure_metrics: bool) -> N
         )
 
 
-def run(
-    settings: Settings, engine: str, fake: Mapping[str, Any], child: bool, forsaken_seconds: float = 0.0
-) -> int:
-    """Serve until a signal, or as a child until standard input ends; returns the exit code."""
+def run(settings: Settings, *, child: bool, fake: Mapping[str, Any], forsaken_seconds: float = 0.0) -> int:
+    """Serve until a signal, or as a child until standard input ends; returns the exit code. `fake`: options
+    of the fake engine."""
     from router.server.logs import logging_to
 
     announce: TextIO | None = None
@@ -148,7 +133,7 @@ def run(
         os.dup2(2, 1)
     try:
         with logging_to(settings.log_level):
-            made, base = make_engine(settings, engine, fake)
+            made, base = make_engine(settings, fake)
             read = folder_reader(settings, made, base)
             return asyncio.run(ReplicaProcess(settings, made, read, announce, forsaken_seconds).run())
     except ConfigError as error:
@@ -158,12 +143,12 @@ def run(
         return 2
 
 
-def make_engine(settings: Settings, engine: str, fake: Mapping[str, Any]) -> tuple[Engine, Path | None]:
-    """The engine of that name, not started, and the folder of its base; None without one.
+def make_engine(settings: Settings, fake: Mapping[str, Any]) -> tuple[Engine, Path | None]:
+    """The engine of the settings, not started, and the folder of its base; None without one.
 
     Raises ConfigError.
     """
-    if engine == "fake":
+    if settings.engine == "fake":
         from router.engine.fake import FakeEngine
 
         return FakeEngine(max_running=settings.max_running, max_queue=settings.max_queue, **fake), None
@@ -172,7 +157,7 @@ def make_engine(settings: Settings, engine: str, fake: Mapping[str, Any]) -> tup
 
     plugins = host_of(settings)
     plugins.refresh()
-    return engine_of(settings.model_copy(update={"engine": engine}), plugins)
+    return engine_of(settings, plugins)
 
 
 def folder_reader(settings: Settings, engine: Engine, base: Path | None) -> Callable[[Path], AdapterArtifact]:

@@ -24,10 +24,6 @@ LEARNING = "not ready yet"  # nothing is wrong: it reads its examples, for a min
 
 def route(
     prompt: connect.Words = None,
-    adapter: connect.Adapter = "",
-    mix: connect.Mix = "",
-    domain: connect.Domain = "",
-    task: connect.Task = "",
     server: flags.Server = "",
     timeout: flags.Timeout = 30.0,
     json: flags.Json = False,
@@ -44,12 +40,9 @@ def route(
     from router.cli.connect import connected
     from router.cli.output import print_json
 
-    mixture = connect.read_mixture(mix)
     text = connect.read_prompt(prompt)
     with connected(server, timeout) as client:
-        decision = client.route(
-            text, adapter=adapter, mixture=mixture, domain=domain, task=task, explain=True
-        )
+        decision = client.route(text, explain=True)
     if json:
         print_json(decision)
     else:
@@ -100,32 +93,28 @@ Before = Annotated[
     str, typer.Option("--before", metavar="TIME", help="Only those from before, such as 2027-01-31 (UTC).")
 ]
 All = Annotated[bool, typer.Option("--all", help="Every tenant's, from whenever.")]
-Last = Annotated[int, typer.Option("--last", metavar="N", min=1, help="So many from the end.")]
+MOST_SHOWN = 50  # lines of a table
 COLUMNS = ["TIME", "TENANT", "ANSWERED BY", "SHOULD HAVE BEEN", "REASON", "TEXT"]
 SHOWN = 70  # characters of a request
 
 
-def list_(
-    tenant: Tenant = None,
-    last: Last = 50,
-    json: flags.Json = False,
-) -> None:
-    """List what is kept of who should have answered, the newest last.
+def list_(json: flags.Json = False) -> None:
+    """List the latest corrections of who should have answered, the newest last; with --json all of them.
 
     Read from the state folder of a server over the adapters here.
 
     \b
     Example:
-      lora-router route corrections list --tenant acme
+      lora-router route corrections list
     """
     from dataclasses import asdict
 
     from router.cli.output import print_json, print_table
 
-    found = store_here().read(checked_tenant(tenant))
-    shown = found.corrections[-last:]
+    found = store_here().read()
+    shown = found.corrections[-MOST_SHOWN:]
     if json:
-        print_json([asdict(one) for one in shown])
+        print_json([asdict(one) for one in found.corrections])
     elif shown:
         print_table(COLUMNS, [_correction_row(one) for one in shown])
         rest = f", {found.damaged} lines are damaged" if found.damaged else ""

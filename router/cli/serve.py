@@ -10,88 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from router.cli.setting_flags import WithSettings
 from router.cli.settings import ConfigFile, Sets
 from router.errors import ConfigError
 
 if TYPE_CHECKING:
     from router.config import Settings
 
-NO_SETTINGS = ("config", "set_", "insecure_listen", "insecure_metrics")
-Listen = Annotated[
-    str | None, typer.Option(metavar="HOST:PORT", help="gRPC address. Default: 127.0.0.1:50051.")
-]
-Metrics = Annotated[
-    str | None,
-    typer.Option(
-        metavar="HOST:PORT", help="HTTP address of metrics and probes; '' for none. Default: 127.0.0.1:9464."
-    ),
-]
-Adapters = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="DIR",
-        help="Adapters folder, watched; repeatable. Default: ./adapters, and those that are built in.",
-    ),
-]
-Plugins = Annotated[
-    list[Path] | None,
-    typer.Option(
-        metavar="DIR",
-        help="Plugins folder, watched; repeatable. Default: ./plugins, and those that are built in.",
-    ),
-]
-Bare = Annotated[
-    bool | None,
-    typer.Option(
-        "--bare/--no-bare",
-        help="Leave out built-in adapters, and built-in plugins where ./plugins is there. Default: no.",
-    ),
-]
-Model = Annotated[
-    str | None,
-    typer.Option(
-        metavar="MODEL", help="Base: a known name, folder, GGUF file or hub id. Default: SmolLM2-135M."
-    ),
-]
-Quantize = Annotated[
-    str | None,
-    typer.Option(
-        metavar="none|int8|int4", help="Linear layers: as dtype says, or in 8 or 4 bits. Default: none."
-    ),
-]
-Device = Annotated[
-    str | None, typer.Option(metavar="DEVICE", help="auto, cpu, cuda or cuda:N. Default: auto.")
-]
-GateFlag = Annotated[
-    str | None,
-    typer.Option(
-        "--gate",
-        metavar="replacements|strict|off",
-        help="Which versions need proof of a gain to be routed to: those that replace one that serves, all, "
-        "or none. Default: replacements.",
-    ),
-]
-Calibration = Annotated[
-    str | None,
-    typer.Option(
-        metavar="FILE", help="Calibration file; '' for none. Default: calibration.json in an adapters folder."
-    ),
-]
-CorrectionsFlag = Annotated[
-    str | None,
-    typer.Option(
-        "--corrections",
-        metavar="off|labels|texts",
-        help="Kept of who should have answered: nothing, that, or texts of requests, too. Default: off.",
-    ),
-]
-LogLevel = Annotated[
-    str | None,
-    typer.Option(
-        metavar="debug|info|warning|error",
-        help="On a terminal a line for each request is shown with debug only. Default: info.",
-    ),
-]
 Insecure = Annotated[
     bool,
     typer.Option(
@@ -108,49 +33,19 @@ InsecureMetrics = Annotated[
         help="Allow it for --metrics-listen alone; callers' addresses still need TLS and --clients.",
     ),
 ]
-ClientsFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--clients", metavar="FILE", help="Who may call, and what; without it, everybody everything."
-    ),
-]
-HttpListen = Annotated[
-    str | None,
-    typer.Option(
-        "--http-listen",
-        metavar="HOST:PORT",
-        help="HTTP address of OpenAI's API and the console; '' for none. Default: 127.0.0.1:8000.",
-    ),
-]
-TlsCert = Annotated[
-    Path | None,
-    typer.Option("--tls-cert", metavar="FILE", help="Certificate chain (PEM), read again when it changes."),
-]
-TlsKey = Annotated[Path | None, typer.Option("--tls-key", metavar="FILE", help="Its private key (PEM).")]
-TlsClientCa = Annotated[
-    Path | None,
-    typer.Option("--tls-client-ca", metavar="FILE", help="Clients must show a certificate of this CA (PEM)."),
-]
+
+
+class ServeCommand(WithSettings):
+    """With the settings that people type."""
+
+    settings = (
+        *("listen", "http_listen", "metrics_listen", "clients", "tls_cert", "tls_key"),
+        *("adapters_dir", "plugins_dir", "bare", "model", "quantize", "device"),
+    )
 
 
 def serve(
-    listen: Listen = None,
-    metrics_listen: Metrics = None,
-    http_listen: HttpListen = None,
-    clients: ClientsFile = None,
-    tls_cert: TlsCert = None,
-    tls_key: TlsKey = None,
-    tls_client_ca: TlsClientCa = None,
-    adapters_dir: Adapters = None,
-    plugins_dir: Plugins = None,
-    bare: Bare = None,
-    model: Model = None,
-    quantize: Quantize = None,
-    device: Device = None,
-    gate: GateFlag = None,
-    calibration: Calibration = None,
-    corrections: CorrectionsFlag = None,
-    log_level: LogLevel = None,
+    context: typer.Context,
     config: ConfigFile = None,
     set_: Sets = None,
     insecure_listen: Insecure = False,
@@ -169,9 +64,8 @@ def serve(
       lora-router serve
       lora-router serve --listen 127.0.0.1:6000 --adapters-dir ./adapters --set slots=64
     """
-    said = dict(locals())  # every flag by its name, which is that of its setting
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # it tells of each replica that ends, as the log does
-    settings = settings_of(said, set_ or [], config)
+    settings = settings_of(context.obj, set_ or [], config)
     check_reach(settings, insecure_listen, insecure_metrics)
     # Each collection would look at all that was imported, and that stays. `compose.keep` enables them again.
     gc.disable()
@@ -187,10 +81,7 @@ def settings_of(said: Mapping[str, Any], sets: list[str], config: Path | None) -
     """Of flags, of what --set gives, of the environment and the file."""
     from router.cli.settings import load_settings, parse_sets
 
-    flags = {
-        name: value for name, value in said.items() if name not in NO_SETTINGS and value not in (None, [])
-    }
-    return with_folders(load_settings(parse_sets(sets) | flags, config))
+    return with_folders(load_settings(parse_sets(sets) | dict(said), config))
 
 
 def with_folders(settings: Settings) -> Settings:

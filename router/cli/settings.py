@@ -55,7 +55,7 @@ def load_settings(flags: Mapping[str, Any] | None = None, config: Path | None = 
     if config is not None and not config.is_file():
         raise ConfigError(f"{config}: no such file; --config names a TOML file such as {CONFIG_FILE}")
     path = config or Path(CONFIG_FILE)
-    read_settings_file(path)
+    check_tables(path)
     check_environment(os.environ)
 
     class Located(Settings):
@@ -72,22 +72,12 @@ def load_settings(flags: Mapping[str, Any] | None = None, config: Path | None = 
         raise ConfigError(_first_line(error, flags or {}, path)) from None
 
 
-def read_settings_file(path: Path) -> dict[str, Any]:
-    """The file's values but its tables, which are for plugins; empty if there is none.
-
-    An unknown key is an error with the nearest name.
-    """
-    from router.config import Settings
+def check_tables(path: Path) -> None:
+    """Raises ConfigError for a settings file whose tables are not called as plugins are."""
     from router.plugins.tables import read_toml
 
-    values = read_toml(path)
-    if "plugins" in values:
+    if "plugins" in read_toml(path):
         raise ConfigError(f"{path}: [plugins.NAME] is no table: settings of the plugin NAME are in [NAME]")
-    plain = {key: value for key, value in values.items() if not isinstance(value, dict)}
-    for key in plain:
-        if key not in Settings.model_fields:
-            raise ConfigError(f"{path}: {unknown_setting(key, tuple(Settings.model_fields))}")
-    return plain
 
 
 def check_environment(environment: Mapping[str, str]) -> None:
@@ -107,13 +97,6 @@ def check_environment(environment: Mapping[str, str]) -> None:
         raise ConfigError(f"environment: {key} sets nothing; {hint}")
 
 
-def unknown_setting(key: str, known: Sequence[str]) -> str:
-    """`unknown setting 'max_runing'; did you mean 'max_running'?`"""
-    near = difflib.get_close_matches(key, known, 1)
-    hint = f"did you mean {near[0]!r}?" if near else "`lora-router config show` lists all"
-    return f"unknown setting {key!r}; {hint}"
-
-
 def _first_line(error: ValidationError, flags: Mapping[str, Any], path: Path) -> str:
     lines = []
     for problem in error.errors():
@@ -121,8 +104,19 @@ def _first_line(error: ValidationError, flags: Mapping[str, Any], path: Path) ->
             lines.append(problem["msg"].removeprefix("Value error, "))
             continue
         name = str(problem["loc"][0])
-        lines.append(f"{name} (from {origin(name, flags, path)}): {problem['msg'].lower()}")
+        where = origin(name, flags, path)
+        unknown = problem["type"] == "extra_forbidden"
+        lines.append(_unknown(name, where) if unknown else f"{name} (from {where}): {problem['msg'].lower()}")
     return "; ".join(lines)
+
+
+def _unknown(name: str, where: str) -> str:
+    """`unknown setting max_runing (from flag); did you mean 'max_running'?`"""
+    from router.config import Settings
+
+    near = difflib.get_close_matches(name, Settings.model_fields, 1)
+    hint = f"did you mean {near[0]!r}?" if near else "`lora-router config show` lists all"
+    return f"unknown setting {name} (from {where}); {hint}"
 
 
 def origin(name: str, flags: Mapping[str, Any], path: Path) -> str:
@@ -131,22 +125,19 @@ def origin(name: str, flags: Mapping[str, Any], path: Path) -> str:
         return "flag"
     if any(key.upper() == ENV_PREFIX + name.upper() for key in os.environ):
         return "environment"
-    return path.name if name in read_settings_file(path) else "default"
+    from router.plugins.tables import read_toml
+
+    return path.name if name in read_toml(path) else "default"
 
 
 def parse_sets(pairs: Sequence[str]) -> dict[str, str]:
     """`--set KEY=VALUE`, for the settings that have no flag of their own; NAME.KEY is a plugin's."""
-    from router.config import Settings
-
-    values, known = {}, tuple(Settings.model_fields)
+    values = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
-        key = key.strip().replace("-", "_")
         if not equals:
             raise ConfigError(f"--set takes KEY=VALUE, not {pair!r}")
-        if "." not in key and key not in known:
-            raise ConfigError(unknown_setting(key, known))
-        values[key] = value.strip()
+        values[key.strip().replace("-", "_")] = value.strip()
     return values
 
 
@@ -214,10 +205,14 @@ def show(config: ConfigFile = None, set_: Sets = None, json: flags.Json = False)
 
 
 def settings_of_plugins(settings: Settings) -> list[dict[str, Any]]:
-    """The tables of the plugins that a server with these settings has. Broken plugins are named on stderr."""
+    """The tables of the plugins that a server with these settings has. Broken plugins are named on stderr.
+
+    Raises ConfigError for settings of a plugin that is not there.
+    """
     from router.cli.plugins import plugins_with
 
     host = plugins_with("register_settings", settings)
+    host.check_tables()
     for status in host.status():
         if status.error:
             print(f"plugin {status.name} is broken: {status.error}", file=sys.stderr)
@@ -263,11 +258,10 @@ def _text(value: object) -> str:
 def rule_of(settings: Settings, calibration: CalibrationFile | None = None) -> RuleInForce:
     """The rule of a server with these settings, with the calibration of that file (None: of the settings)."""
     from router.routing.in_force import RuleInForce
-    from router.routing.policy import Axes, Rule
+    from router.routing.policy import Rule
 
-    rule = Rule(settings.abstain_threshold, axes=Axes(settings.task_first, settings.domain_first))
     used = load_calibration(settings) if calibration is None else calibration.value()
-    return RuleInForce(rule, used, multilingual=settings.multilingual != "off")
+    return RuleInForce(Rule(settings.abstain_threshold), used)
 
 
 def calibration_file(settings: Settings) -> CalibrationFile:

@@ -111,14 +111,14 @@ def lines_to_paste(address: str, settings: Settings, question: str) -> list[str]
 
     tls, token = settings.tls_cert is not None, settings.clients is not None
     server = "" if address == DEFAULT_TARGET else f" --server {address}"
-    server += (" --tls-ca CA.pem" if tls else "") + (" --token TOKEN" if token else "")
+    known = ("LORA_ROUTER_TLS_CA=CA.pem " if tls else "") + ("LORA_ROUTER_TOKEN=TOKEN " if token else "")
     how = "--cacert CA.pem" if tls else "--http2-prior-knowledge"
     if token:  # one whose client has the roles infer and observe: reflection needs the second
         how += ' -H "authorization: Bearer TOKEN" --reflect-header "authorization: Bearer TOKEN"'
     body = shlex.quote('{"input":{"text":"Hello"}}')
     url = f"{'https' if tls else 'http'}://{address}/router.v1.InferenceService/StreamGenerate"
     return [
-        f"lora-router ask{server} {shlex.quote(question)}",
+        f"{known}lora-router ask{server} {shlex.quote(question)}",
         f"buf curl --protocol grpc {how} -d {body} {url}",
         how_to_add(settings),
     ]

@@ -58,7 +58,7 @@ NO_RESPONSE = (
     ": no experiment was exposed in it; where that is still being written, the outcome counts by itself, "
     "and the same key tells"
 )
-FULL = "as many outcomes wait for their response or unit as may (max_waiting_outcomes)"
+FULL = "as many outcomes wait for their response or unit as may"
 FULL_RETRY = 60.0  # seconds
 NOBODYS = "-"  # begins what is no id of an answer, name of an experiment or hash of a unit
 MAX_NAMES = 8  # of metrics, in a warning

@@ -108,16 +108,16 @@ def experiments_of(server: ServerApp) -> LiveExperiments | None:
     store = store_of(settings, server.state_dir)
     if store is None:
         return None
+    from router import config
     from router.experiments.cost import Prices
     from router.experiments.runtime import LiveExperiments
 
     return LiveExperiments(
         store,
         holdout=settings.experiments_holdout,
-        look_seconds=settings.experiments_look_seconds,
         base_digest=lambda: engine.info.served_digest,
         router_digest=router.digest,
-        flush_seconds=settings.flush_seconds,
+        flush_seconds=config.FLUSH_SECONDS,
         prices=Prices(
             settings.experiments_price_prompt,
             settings.experiments_price_completion,
@@ -137,10 +137,9 @@ def store_of(settings: Settings, state: Path) -> ExperimentStore | None:
     from router.experiments.store.store import ExperimentStore
 
     if settings.experiments != AUTO:
-        return ExperimentStore(settings.experiments, max_waiting=settings.max_waiting_outcomes)
+        return ExperimentStore(settings.experiments)
     try:
-        url = f"sqlite:///{state / FILE}"
-        return ExperimentStore(url, max_waiting=settings.max_waiting_outcomes)
+        return ExperimentStore(f"sqlite:///{state / FILE}")
     except ConfigError as error:
         log.warning("experiments are off: %s", error.message)
         return None

@@ -55,7 +55,6 @@ class RegistryOptions:
     grace_seconds: float = 3.0  # a bad folder that looks the same for so long is quarantined
     room_seconds: float = 5.0  # how long a load waits for memory, or for an unload under way
     state_dir: Path | None = None  # the user's state folder if None
-    ignore_fields: tuple[str, ...] = ()
     trust: Trust | None = None  # who may bring adapters; None: who can write the folder
     equals_base: EqualsBase | None = None  # tells copies of base matrices from changed ones
 
@@ -105,7 +104,7 @@ class Registry:
             lambda: self._planner.plan_soon(),
         )
         self._chooser = Chooser(self._index, self._choices, self._gate)
-        rules = FolderRules(None, options.max_rank, options.ignore_fields, options.equals_base, options.trust)
+        rules = FolderRules(None, options.max_rank, options.equals_base, options.trust)
         reader = reader or FolderReader(engine, rules)
         prover = Prover(engine, lambda p: self._workers.run(engine.encode, p), templates)
         self._loader = Loader(

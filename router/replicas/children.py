@@ -55,7 +55,7 @@ class Child:
             "engine": engine,
             "settings": {**settings, "listen": listen, "metrics_listen": ""},
             "secret": self.secret,
-            "fake": json.dumps(dict(fake or {})),
+            "fake": dict(fake or {}),
             "forsaken_seconds": forsaken_seconds,
         }
         self.process = subprocess.Popen(

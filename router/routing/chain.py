@@ -201,41 +201,37 @@ class ClassifierChain:
         rule: Rule,
         votes_before: dict[str, Vote] | None = None,
     ) -> list[Vote]:
-        """Votes in order, up to the one that settles it; a classifier that does not count is not asked.
+        """Votes in order, up to the one that settles it.
 
         `votes_before` are earlier votes on this request by classifier; new ones are added.
         """
         known = {} if votes_before is None else votes_before
         votes: list[Vote] = []
-        for executor in await self._for_text(request, rule):
-            if not rule.counts(executor.name):
-                continue
+        for executor in await self._for_text(request):
             if executor.name not in known:
-                known[executor.name] = await self._vote(executor, request, labels, counts=True)
+                known[executor.name] = await self._vote(executor, request, labels)
             votes.append(known[executor.name])
             if rule.settled(votes, candidates):
                 break
         return votes
 
     async def everyone(
-        self, request: Request, labels: Labels, rule: Rule, votes_before: dict[str, Vote] | None = None
+        self, request: Request, labels: Labels, votes_before: dict[str, Vote] | None = None
     ) -> list[Vote]:
         """All votes, asked at once, in the order in which they count; `votes_before` as above."""
-        known, executors = {} if votes_before is None else votes_before, await self._for_text(request, rule)
+        known, executors = {} if votes_before is None else votes_before, await self._for_text(request)
         new = [executor for executor in executors if executor.name not in known]
-        votes = await asyncio.gather(
-            *(self._vote(executor, request, labels, rule.counts(executor.name)) for executor in new)
-        )
+        votes = await asyncio.gather(*(self._vote(executor, request, labels) for executor in new))
         known.update((vote.classifier, vote) for vote in votes)
         return [known[executor.name] for executor in executors]
 
-    async def _for_text(self, request: Request, rule: Rule) -> list[ClassifierExecutor]:
+    async def _for_text(self, request: Request) -> list[ClassifierExecutor]:
         """Those to be asked for this text: classifiers for other languages only where it is in one."""
         executors = self._executors.in_order()
         others = [executor for executor in executors if executor.registration.classifier.foreign]
         if not others:
             return executors
-        able = [executor for executor in others if rule.counts(executor.name) and not executor.unable]
+        able = [executor for executor in others if not executor.unable]
         if not able or self._foreign is None or not self._foreign(request.text):
             return [executor for executor in executors if executor not in others]
         left = None if request.deadline is None else max(0.0, request.deadline - time.monotonic())
@@ -252,25 +248,22 @@ class ClassifierChain:
         unable = {executor.name for executor in self._executors.in_order() if executor.unable}
         needed: list[Vote] = []
         for vote in votes:
-            if rule.counts(vote.classifier):
-                needed.append(vote)
-                if rule.settled(needed, candidates):
-                    break
+            needed.append(vote)
+            if rule.settled(needed, candidates):
+                break
         return tuple(
             LostVote(vote.classifier, vote.error)
             for vote in needed
             if vote.error and vote.classifier not in unable
         )
 
-    async def _vote(
-        self, executor: ClassifierExecutor, request: Request, labels: Labels, counts: bool
-    ) -> Vote:
+    async def _vote(self, executor: ClassifierExecutor, request: Request, labels: Labels) -> Vote:
         started = time.perf_counter()
         answer = await _in_time(executor.classify(request), request.deadline)
         vote = as_vote(executor.name, answer, labels, time.perf_counter() - started)
         if self.on_vote is not None:
             self.on_vote(vote)
-        if vote.error and counts and not executor.unable:
+        if vote.error and not executor.unable:
             self._losses.note(LostVote(vote.classifier, vote.error))
         return vote
 
@@ -308,14 +301,8 @@ class Executors:
         self._predecessors: dict[str, ClassifierExecutor] = {}
         self._order: tuple[str, ...] = ()
 
-    def sync(
-        self,
-        registrations: Sequence[Registration],
-        profiles: Sequence[AdapterProfile],
-        asked: Callable[[str], bool] = lambda name: True,
-    ) -> None:
-        """Open executors for new classifiers, close those of removed ones. One that is not `asked` now learns
-        with the next `fit`: it would delay the others.
+    def sync(self, registrations: Sequence[Registration], profiles: Sequence[AdapterProfile]) -> None:
+        """Open executors for new classifiers, close those of removed ones.
 
         A reloaded classifier takes over when it is warmed up and fitted; until then its predecessor answers.
         """
@@ -326,15 +313,14 @@ class Executors:
         for name, registration in wanted.items():
             executor = self._executors.get(name)
             if executor is None or executor.registration is not registration:
-                self._open(registration, profiles if asked(name) else None)
+                self._open(registration, profiles)
         self._order = tuple(r.name for r in registrations)
 
-    def _open(self, registration: Registration, profiles: Sequence[AdapterProfile] | None) -> None:
+    def _open(self, registration: Registration, profiles: Sequence[AdapterProfile]) -> None:
         before = self._executors.get(registration.name)
         executor = ClassifierExecutor(registration, self._base_for, self._keep, others=self._running)
         self._executors[registration.name] = executor
-        if profiles is not None:
-            executor.fit(profiles)
+        executor.fit(profiles)
         if before is not None and before.ready:
             self._retire(executor.name)
             self._predecessors[executor.name] = before
@@ -363,26 +349,20 @@ class Executors:
             executor.fit(profiles)
         await self.wait_for_fits(wait)
 
-    async def wait_for_fits(
-        self, seconds: float, asked: Callable[[str], bool] = lambda name: True, with_base: bool = False
-    ) -> None:
-        """Wait at most so many seconds for fits in progress of classifiers that are `asked`, save those for
-        other languages.
+    async def wait_for_fits(self, seconds: float, with_base: bool = False) -> None:
+        """Wait at most so many seconds for fits in progress, save those of classifiers for other languages.
 
         `with_base`: also for those that ask the base, whose fits give way to all requests.
         """
-        if running := self._running(asked, with_base):
+        if running := self._running(with_base):
             await asyncio.wait(running, timeout=seconds)
 
-    def _running(
-        self, asked: Callable[[str], bool] = lambda name: True, with_base: bool = False
-    ) -> set[asyncio.Task[None]]:
+    def _running(self, with_base: bool = False) -> set[asyncio.Task[None]]:
         """Fits in progress, as `wait_for_fits` has it."""
         executors = (
             executor
             for executor in self._executors.values()
-            if asked(executor.name)
-            and (with_base or not executor.registration.wants_base)
+            if (with_base or not executor.registration.wants_base)
             and not executor.registration.classifier.foreign
         )
         return {task for executor in executors if (task := executor.fitter.running) is not None}

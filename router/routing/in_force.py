@@ -22,13 +22,10 @@ NEWCOMER = "the calibration has no requests for this adapter"
 
 
 class RuleInForce:
-    """Keeps the rule of `now` in step. Without `multilingual` classifiers for other languages are not
-    asked."""
+    """Keeps the rule of `now` in step."""
 
-    def __init__(
-        self, rule: Rule, calibration: Calibration | None = None, *, multilingual: bool = True
-    ) -> None:
-        self._uncalibrated, self._multilingual = rule.threshold, multilingual
+    def __init__(self, rule: Rule, calibration: Calibration | None = None) -> None:
+        self._uncalibrated = rule.threshold
         self.now = rule
         self.calibration_is(calibration)
 
@@ -36,8 +33,7 @@ class RuleInForce:
         """These are asked now."""
         required = frozenset(r.name for r in registrations if r.required)
         voices = frozenset(r.name for r in registrations if r.classifier.foreign)
-        idle = frozenset[str]() if self._multilingual else voices
-        self.now = replace(self.now, required=required, voices=voices, idle=idle)
+        self.now = replace(self.now, required=required, voices=voices)
 
     def adapters_are(self, profiles: Sequence[AdapterProfile]) -> None:
         """These are routed to now."""

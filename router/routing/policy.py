@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from router.types import AdapterProfile, Reason, Vote
@@ -45,33 +45,22 @@ def axis_of(profile: AdapterProfile) -> Axis:
     return Axis.BOTH
 
 
-@dataclass(frozen=True, slots=True)
-class Axes:
-    """Which axes win over others."""
+# Axes that win over an axis, strongest first: a task instruction beats the topic, a question in a domain
+# beats plain question answering.
+STRONGER = {Axis.DOMAIN: (Axis.TASK,), Axis.PLAIN: (Axis.TASK, Axis.DOMAIN)}
 
-    task_first: bool = True
-    domain_first: bool = True
 
-    def prefer(self, confidences: Mapping[str, float], axes: Mapping[str, Axis]) -> str:
-        """The adapter that wins; "" if there are no confidences. Ties go to the later name."""
-        ranked = sorted(((c, name) for name, c in confidences.items()), reverse=True)
-        if not ranked:
-            return ""
-        confidence, leader = ranked[0]
-        for stronger in self._stronger(axes.get(leader, Axis.BOTH)):
-            for other, name in ranked[1:]:
-                if axes.get(name) is stronger and other >= max(LEAST_CONFIDENCE, NEAR * confidence):
-                    return name
-        return leader
-
-    def _stronger(self, axis: Axis) -> tuple[Axis, ...]:
-        """Axes that win over this one, strongest first."""
-        stronger = []
-        if self.task_first and axis in (Axis.DOMAIN, Axis.PLAIN):
-            stronger.append(Axis.TASK)
-        if self.domain_first and axis is Axis.PLAIN:
-            stronger.append(Axis.DOMAIN)
-        return tuple(stronger)
+def prefer(confidences: Mapping[str, float], axes: Mapping[str, Axis]) -> str:
+    """The adapter that wins; "" if there are no confidences. Ties go to the later name."""
+    ranked = sorted(((c, name) for name, c in confidences.items()), reverse=True)
+    if not ranked:
+        return ""
+    confidence, leader = ranked[0]
+    for stronger in STRONGER.get(axes.get(leader, Axis.BOTH), ()):
+        for other, name in ranked[1:]:
+            if axes.get(name) is stronger and other >= max(LEAST_CONFIDENCE, NEAR * confidence):
+                return name
+    return leader
 
 
 class Kinds(Mapping[str, Axis]):
@@ -122,20 +111,12 @@ class Rule:
     The `voices` are asked only for texts in another language than the examples, before the others. Where one
     has an opinion and is not sure, another classifier decides only for the adapter that it names with at
     least SUPPORTING: in such a text the others read little more than names and single words.
-
-    Votes of the `idle` do not count.
     """
 
     threshold: float = THRESHOLD
     required: frozenset[str] = frozenset()
-    axes: Axes = Axes()
     kinds: Mapping[str, Axis] = field(default_factory=dict)
     voices: frozenset[str] = frozenset()
-    idle: frozenset[str] = frozenset()
-
-    def counts(self, classifier: str) -> bool:
-        """Whether that classifier's vote counts."""
-        return classifier not in self.idle
 
     def settled(self, votes: Sequence[Vote], candidates: Collection[str]) -> bool:
         """Whether no further vote can change the conclusion."""
@@ -144,7 +125,6 @@ class Rule:
     def conclude(self, votes: Sequence[Vote], candidates: Collection[str]) -> Conclusion:
         """What the first vote decides that can; else abstention with the best guess, or fallback where no
         classifier could be asked."""
-        votes = [vote for vote in votes if self.counts(vote.classifier)]
         foreign = self._voice(votes) is not None
         for count, vote in enumerate(votes, 1):
             if self._broken(vote):
@@ -160,7 +140,6 @@ class Rule:
 
     def leaning(self, votes: Sequence[Vote], candidates: Collection[str]) -> Leaning:
         """The surest of the votes. Where a voice has an opinion it counts alone."""
-        votes = [vote for vote in votes if self.counts(vote.classifier)]
         if (voice := self._voice(votes)) is not None:
             votes = [voice]
         named = [one for vote in votes if (one := self._named(vote, candidates)) is not None]
@@ -192,7 +171,7 @@ class Rule:
     def _named(self, vote: Vote, candidates: Collection[str]) -> Conclusion | None:
         """The candidate that this vote prefers, sure of it or not; None for two that are level."""
         among = {name: c for name, c in vote.scores.items() if name in candidates}
-        name = "" if vote.error else self.axes.prefer(among, self.kinds)
+        name = "" if vote.error else prefer(among, self.kinds)
         if not name or among[name] == 0:
             return None
         best = max(among.values())
@@ -203,6 +182,6 @@ class Rule:
     def digest(self, fingerprints: Mapping[str, str]) -> str:
         """sha256 over all that decides beside the adapters: configuration, and the classifiers' fingerprints
         in the order in which they are asked."""
-        parts: list[object] = [self.threshold, sorted(self.required), asdict(self.axes), sorted(self.voices)]
-        parts.append([[name, text] for name, text in fingerprints.items() if self.counts(name)])
+        parts: list[object] = [self.threshold, sorted(self.required), sorted(self.voices)]
+        parts.append([[name, text] for name, text in fingerprints.items()])
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -37,7 +37,6 @@ from router.routing.state import RoutingState, routing_state
 from router.types import (
     AdapterInfo,
     AdapterProfile,
-    Continuity,
     Decision,
     MixturePart,
     Reason,
@@ -74,7 +73,6 @@ class Router:
     `rule` decides by their votes, and its calibration follows the file `calibration`; `base_for` gives
     classifiers the base model; below the folder `keep` they keep what outlives the process; `start` waits
     `ready_seconds` for classifiers at most.
-    `continuity` is how conversations carry their adapter on where a request does not say it.
     """
 
     def __init__(
@@ -87,7 +85,6 @@ class Router:
         calibration: CalibrationFile | None = None,
         keep: Path | None = None,
         ready_seconds: float = READY_SECONDS,
-        continuity: Continuity = "adaptive",
     ) -> None:
         self._catalog, self._host, self._ready_seconds = catalog, host, ready_seconds
         self.rule = rule or RuleInForce(Rule())
@@ -101,7 +98,6 @@ class Router:
         self._watch: asyncio.Task[None] | None = None
         self._digested: tuple[object, object] = (None, None)  # what the digest is of
         self._digest = ""
-        self._continuity: Continuity = continuity
         # By the names that callers give.
         self._conversations: RecentByTenant[Previous] = RecentByTenant(QUIET_SECONDS)
         # By a keyed hash of the text, of the rule `_classified_by`.
@@ -121,7 +117,7 @@ class Router:
         self.rule.adapters_are(self._catalog_view.learned)
         self._classifiers_changed()
         if self._catalog_view.learned:  # else there is nothing to choose from
-            await self._executors.wait_for_fits(self._ready_seconds, self.rule.now.counts, with_base=True)
+            await self._executors.wait_for_fits(self._ready_seconds, with_base=True)
         await self._executors.fit(self._catalog_view.learned, wait=0)
         self._watch = asyncio.create_task(self._host.watch(), name="plugins watch")
         if self._follower is not None:
@@ -129,12 +125,17 @@ class Router:
 
     @property
     def flaws(self) -> list[str]:
-        """Why decisions may be worse now: classifiers that the rule in force asks and that give no votes,
+        """Why decisions may be worse now: classifiers that give no votes,
         adapters that could not be learned, a calibration file that cannot be used."""
-        used = (executor for executor in self._executors.in_order() if self.rule.now.counts(executor.name))
         unused = self._follower.flaws if self._follower is not None else []
         return [
-            flaw for flaw in (self._catalog_view.flaw, *(executor.flaw for executor in used), *unused) if flaw
+            flaw
+            for flaw in (
+                self._catalog_view.flaw,
+                *(executor.flaw for executor in self._executors.in_order()),
+                *unused,
+            )
+            if flaw
         ]
 
     async def close(self) -> None:
@@ -162,7 +163,7 @@ class Router:
     def _classifiers_changed(self) -> None:
         registrations = self._host.registrations()
         self.rule.classifiers_are(registrations)
-        self._executors.sync(registrations, self._catalog_view.learned, self.rule.now.counts)
+        self._executors.sync(registrations, self._catalog_view.learned)
 
     def _is_foreign(self, text: str) -> bool:
         return is_foreign(text, self._catalog_view.languages)
@@ -215,7 +216,7 @@ class Router:
                 return own, votes
             none = self._decision(Conclusion("", Reason.ABSTAINED), None)
             return replace(none, note=note or self._catalog.why_none(request.visible)), votes
-        mode = hints.continuity or self._continuity
+        mode = hints.continuity or "adaptive"
         remembered = None
         if hints.conversation and not hints.fresh and mode != "none":
             remembered = self._conversations.get(request.tenant, hints.conversation)
@@ -249,7 +250,7 @@ class Router:
     def answered(self, request: Request, decision: Decision) -> None:
         """The request is being answered as decided: the conversation that it names goes on from here."""
         hints = request.routing
-        if not hints.conversation or (hints.continuity or self._continuity) == "none" or decision.mixture:
+        if not hints.conversation or (hints.continuity or "adaptive") == "none" or decision.mixture:
             return
         if decision.undecided and decision.continuity != "kept":
             self._conversations.drop(request.tenant, hints.conversation)
@@ -336,7 +337,7 @@ class TextClassifier:
             shown = replace(request, turns=(Turn("user", text),), raw_prompt=None)
         known, labels = self._known_votes.setdefault(text, {}), router._catalog_view.labels
         if request.routing.explain and not again:
-            votes = await router._chain.everyone(shown, labels, rule, known)
+            votes = await router._chain.everyone(shown, labels, known)
         else:
             votes = await router._chain.until_settled(shown, labels, candidates, rule, known)
         conclusion = rule.conclude(votes, candidates)

@@ -3,7 +3,7 @@
 First the phase: a server that loads or drains takes no request (`PhaseGate`). Then bounds: the requests in
 flight, by place, tenant and deadline; the calls whose body is awaited; the memory of bodies; the calls that
 have no end of their own. Every refusal by a bound has the error reason QUEUE_FULL and the status UNAVAILABLE,
-except for a body that does not come within `body_seconds` (`bodies.py`): BODY_INCOMPLETE and
+except for a body that does not come within BODY_SECONDS (`bodies.py`): BODY_INCOMPLETE and
 DEADLINE_EXCEEDED. The error's metadata name the bound, and `lora_router_shed_total` counts it.
 
 docs/grpc.md#load says when each bound is met. Here are `queue`, `part`, `tenant`, `deadline`, `turns`,
@@ -49,6 +49,9 @@ ENDING_SECONDS = 0.1  # before its deadline gRPC may end a request that is late
 SAMPLES = 256  # answers of a queue that the likely time is made of
 FEWEST = 32  # of them, before it counts
 
+BODY_MEMORY = 256 << 20  # bytes of request bodies that are read or held at once
+BODY_SECONDS = 10.0  # in which the body of a request must arrive
+
 MOST_WATCHES = 1000  # calls without an end of their own, in all
 WATCHES_EACH = {"connection": 100, "address": 500}
 
@@ -63,8 +66,8 @@ class Admission:
         running: int,
         queue: int,
         *,
-        memory: int = 1 << 28,
-        body_seconds: float = 10.0,
+        memory: int = BODY_MEMORY,
+        body_seconds: float = BODY_SECONDS,
         largest: int = 1 << 21,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:

@@ -21,7 +21,7 @@ from router.feedback.recorder import FeedbackRecorder
 from router.plugins import Hooks, PluginHost
 from router.ports import AdapterRegistry, Experiments, TextEncoder
 from router.registry.state import state_dir
-from router.server.admission import Admission, PhaseGate, ServerPhase
+from router.server.admission import BODY_MEMORY, BODY_SECONDS, Admission, PhaseGate, ServerPhase
 from router.server.bodies import Bodies
 from router.server.call import Endpoint
 from router.server.embedding import Embedding
@@ -82,11 +82,11 @@ class ServerApp:
         self.admission = Admission(
             settings.max_running,
             settings.max_queue,
-            memory=settings.body_memory_mb << 20,
-            body_seconds=settings.body_seconds,
+            memory=BODY_MEMORY,
+            body_seconds=BODY_SECONDS,
             largest=settings.max_body_bytes,
         )
-        self._bodies = Bodies(self.admission.memory, settings.body_seconds)
+        self._bodies = Bodies(self.admission.memory, BODY_SECONDS)
         self._sending = Sending(lambda: self.admission.pressed)
         self.metrics = ServerMetrics()
         self.metrics.registry.register(PluginsCollector(self.hooks))

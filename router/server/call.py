@@ -137,7 +137,6 @@ class Call:
     resource: str = ""  # what an administrative call is about
     labels: Mapping[str, str] = field(default_factory=dict)
     meter: UsageMeter | None = None  # of a client with quotas
-    prompt: str = ""  # only where the operator asked for prompts in the log
     request: Request | None = None  # of an inference method, once it is valid
     rewritten: Request | None = None  # the same as plugins left it
     trace: Trace | None = None  # where it is recorded

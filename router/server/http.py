@@ -96,7 +96,7 @@ class Route:
     bytes of a JSON body, or is a `Decoder`; without it the route has no body and `request` is None.
     `error_json` makes the body of an error from HTTP status, reason, message and field. `call` is the class
     of its calls. `operation` is the method of a service that the route carries out, whose name permissions
-    and audit show.
+    and the audit have.
     """
 
     verb: str

@@ -76,7 +76,6 @@ class InferenceService(InferenceServiceServicer):
         registry: AdapterRegistry,
     ) -> None:
         self._limits = RequestLimits(settings.max_body_bytes // PROMPT_PART, settings.max_tokens_limit)
-        self._log_prompts = settings.log_prompts
         self.pipeline, self._registry = pipeline, registry
 
     @property
@@ -178,8 +177,6 @@ class InferenceService(InferenceServiceServicer):
         call.model = model_asked(message.routing)
         request = read(message, call.response_id, self._limits)
         call.request, call.labels = request, request.labels
-        if self._log_prompts:
-            call.prompt = request.text
         call.on_request(call)
         return replace(
             request,

@@ -373,7 +373,6 @@ def log_fields(call: Call, code: str, error: str, bound: str = "") -> dict[str, 
         "field": call.refused_field,
         "bound": bound,
         "finish": call.finish,
-        "prompt": call.prompt,
         "labels": call.labels,
     }
     line.update({key: value for key, value in optional.items() if value})

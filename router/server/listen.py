@@ -253,10 +253,7 @@ def add_reflection(services: Iterable[str], server: GrpcServer) -> None:
         from grpc_reflection.v1alpha._async import ReflectionServicer
         from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest, ServerReflectionResponse
     except ModuleNotFoundError:
-        log.warning(
-            "no reflection: it needs the package grpcio-reflection: %s; or set reflection = false",
-            install_extra("reflection"),
-        )
+        log.warning("no reflection: it needs the package grpcio-reflection: %s", install_extra("reflection"))
         return
 
     servicer = ReflectionServicer((*services, reflection.SERVICE_NAME))
@@ -702,8 +699,7 @@ class Transports:
         refuse_absent(self.grpc, server.no_experiments)
         known.know(registered.services, registered.problems)
         await known.register(self.grpc)
-        if self._settings.reflection:
-            add_reflection((*known.names[1:], health.SERVICE_NAME), self.grpc)
+        add_reflection((*known.names[1:], health.SERVICE_NAME), self.grpc)
         return registered
 
     async def stop(self, seconds: float) -> None:

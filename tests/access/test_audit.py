@@ -19,11 +19,11 @@ from router.access.audit import (
     AuditedCall,
     RecentAudit,
     chained,
-    entries,
     last_hash,
     verify,
 )
 from router.errors import ConfigError
+from tests.audited import entries
 
 
 def act(number: int = 0, **more: str) -> AuditedCall:

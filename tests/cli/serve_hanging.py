@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from router import config
 from router.cli import compose, engines
 from router.config import Settings
 from router.engine.base import Engine
@@ -40,6 +41,7 @@ def main(folder: Path, what: str, drain: float) -> int:
     else:
         engines.make_engine = real_engine()
     engines.resolve_model = lambda name: None  # type: ignore[assignment,return-value]
+    config.FLUSH_SECONDS = 0.5
     settings = Settings(
         listen="127.0.0.1:0",
         metrics_listen="",
@@ -51,7 +53,6 @@ def main(folder: Path, what: str, drain: float) -> int:
         native=False,
         cache_tokens=2048,
         drain_seconds=drain,
-        flush_seconds=0.5,
         lame_duck_seconds=0.2,
     )
     return compose.serve_until_stopped(settings)

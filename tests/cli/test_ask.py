@@ -27,13 +27,11 @@ def test_the_answer_is_on_stdout_and_the_decision_on_stderr(cli, remote):
 
 
 def test_flags_become_fields(cli, remote):
-    arguments = (
-        "--adapter medical@1.2.0 --domain d --task t --system s -n 5 -t 0 --seed 7 --stop END --stop X"
-    )
+    arguments = "--adapter medical@1.2.0 --system s -n 5 -t 0 --seed 7 --stop END --stop X"
     assert cli("ask", "hi", *arguments.split(), "--unit", "user-1").code == 0
     request = remote.inference.requests[0]
     assert request.routing.adapter == "adapters/medical/versions/1.2.0"
-    assert (request.routing.domain, request.routing.task, request.routing.unit) == ("d", "t", "user-1")
+    assert request.routing.unit == "user-1"
     sampling = request.sampling
     assert (sampling.max_tokens, sampling.seed, list(sampling.stop)) == (5, 7, ["END", "X"])
     assert sampling.HasField("temperature")
@@ -48,7 +46,6 @@ def test_a_mixture_is_sent_in_the_order_said(cli, remote):
     ]
 
 
-@pytest.mark.parametrize("command", [["ask"], ["route"]])
 @pytest.mark.parametrize(
     ("mix", "message"),
     [
@@ -59,8 +56,8 @@ def test_a_mixture_is_sent_in_the_order_said(cli, remote):
         ("medical=0.5,medical=0.2", "--mix names medical twice"),
     ],
 )
-def test_a_mixture_that_is_none_is_one_line(cli, remote, command, mix, message):
-    done = cli(*command, "--mix", mix, "hi")
+def test_a_mixture_that_is_none_is_one_line(cli, remote, mix, message):
+    done = cli("ask", "--mix", mix, "hi")
     assert (done.code, done.err.count("\n")) == (2, 1)
     assert message in done.err
     assert not remote.inference.requests
@@ -84,7 +81,7 @@ def test_json_is_one_document(cli, remote):
 def test_stdin_is_taken_whole(cli, remote, monkeypatch, arguments):
     text = "line one\n" + "x" * 200_000 + "\nlast\n"
     say(monkeypatch, text.encode())
-    assert cli("ask", *arguments, "--quiet").code == 0
+    assert cli("ask", *arguments).code == 0
     assert remote.inference.requests[0].input.text == text
 
 
@@ -95,11 +92,6 @@ def test_bad_stdin_is_refused(cli, remote, monkeypatch, data, said):
     assert done.code == 2
     assert said in done.err
     assert not remote.inference.requests
-
-
-def test_quiet_prints_the_answer_only(cli, remote):
-    done = cli("ask", "-q", "hi")
-    assert (done.out, done.err) == ("Chapter I\n", "")
 
 
 def test_doubt_is_shown_and_all_choices_where_wanted(cli, remote):
@@ -144,8 +136,6 @@ def test_what_the_answer_must_look_like(cli, remote, tmp_path):
         (["--regex", "[0-9]+"], "regex", "[0-9]+"),
         (["--grammar", "start: WORD"], "grammar", "start: WORD"),
         (["--quote", "a text"], "quote", "a text"),
-        (["--from-prompt", "sql"], "from_prompt", "sql"),
-        (["--unconstrained"], "unconstrained", True),
     ):
         assert cli("ask", "hi", *arguments).code == 0
         sampling = remote.inference.requests[-1].sampling
@@ -154,7 +144,7 @@ def test_what_the_answer_must_look_like(cli, remote, tmp_path):
     assert list(remote.inference.requests[-1].sampling.choices.values) == ["yes", "no"]
 
 
-@pytest.mark.parametrize("flag", ["json-schema", "regex", "grammar", "quote", "from-prompt"])
+@pytest.mark.parametrize("flag", ["json-schema", "regex", "grammar", "quote"])
 def test_an_empty_constraint_is_sent_and_not_dropped(cli, remote, flag):
     assert cli("ask", "hi", f"--{flag}", "").code == 0
     assert remote.inference.requests[-1].sampling.WhichOneof("constraint") == flag.replace("-", "_")

@@ -14,16 +14,6 @@ def write(path, number=3):
     audit.close()
 
 
-def test_lines_are_shown(cli, own_folder):
-    write(own_folder / "audit.jsonl")
-    rows = cli("audit", "show", "audit.jsonl").out.splitlines()
-    assert len(rows) == 4
-    assert rows[1].split()[1:] == ["billing", "127.0.0.1", "S/Load", "adapters/m", "OK"]
-    assert len(cli("audit", "show", "audit.jsonl", "--client", "ops", "--last", "1").out.splitlines()) == 2
-    shown = json.loads(cli("audit", "show", "audit.jsonl", "--json").out)
-    assert [one["request_id"] for one in shown] == ["r-0", "r-1", "r-2"]
-
-
 def test_a_chain_is_followed(cli, own_folder):
     file = own_folder / "audit.jsonl"
     write(file)

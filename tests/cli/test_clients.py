@@ -17,7 +17,6 @@ def test_a_client_is_made_listed_checked_and_revoked(cli, own_folder):
     assert token not in file.read_text()
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     seen = ("--adapter", "m-*", "--adapter", "legal", "--experiment", "m-*", "--tenant", "acme")
-    seen = (*seen, "--corrections", "texts")
     assert cli("clients", "new", "grafana", *seen, "--role", "observe", "--cert", "grafana.svc").out == ""
     rows = [line.split() for line in cli("clients", "list").out.splitlines()]
     assert rows[1:] == [
@@ -26,9 +25,6 @@ def test_a_client_is_made_listed_checked_and_revoked(cli, own_folder):
     ]
     (first, second) = json.loads(cli("clients", "list", "--json").out)
     assert (second["tenant"], second["experiments"]) == ("acme", ["m-*"])
-    assert (first["corrections"], second["corrections"]) == ("labels", "texts")
-    odd = cli("clients", "new", "third", "--corrections", "all")
-    assert (odd.code, "corrections must be off, labels or texts" in odd.err) == (2, True)
     assert (first["id"], first["roles"], first["tokens"], first["expired"]) == (
         "billing",
         ["infer"],
@@ -46,8 +42,7 @@ def test_the_file_is_the_settings(cli, own_folder):
     (own_folder / "lora-router.toml").write_text('clients = "who.toml"\n')
     cli("clients", "new", "a", "--role", "infer")
     assert (own_folder / "who.toml").is_file()
-    cli("clients", "new", "b", "--clients", "other.toml")
-    assert [one.id for one in read_clients(own_folder / "other.toml").all] == ["b"]
+    assert [one.id for one in read_clients(own_folder / "who.toml").all] == ["a"]
 
 
 def test_a_link_stays_one(cli, own_folder):
@@ -85,17 +80,28 @@ def test_check_says_what_is_odd(cli, own_folder):
         (("new", "b", "--role", "root"), 2, "unknown role 'root'"),
         (("new", "b", "--expires", "soon"), 2, "--expires takes a time"),
         (("revoke", "b"), 1, "client 'b' not found"),
-        (("revoke", "a", "--clients", "none.toml"), 2, "no such file"),
-        (("list", "--clients", "none.toml"), 2, "No such file"),
-        (("check", "--clients", "bad.toml"), 2, "bad.toml: not valid TOML"),
-        (("new", "b", "--clients", "bad.toml"), 2, "not valid TOML"),
     ],
 )
 def test_mistakes(cli, own_folder, arguments, code, said):
-    (own_folder / "bad.toml").write_text("[[client]")
     cli("clients", "new", "a")
     before = (own_folder / "clients.toml").read_bytes()
     done = cli("clients", *arguments)
     assert (done.code, said in done.err) == (code, True), done.err
     assert (own_folder / "clients.toml").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "file", "said"),
+    [
+        (("revoke", "a"), "none.toml", "no such file"),
+        (("list",), "none.toml", "No such file"),
+        (("check",), "bad.toml", "bad.toml: not valid TOML"),
+        (("new", "b"), "bad.toml", "not valid TOML"),
+    ],
+)
+def test_mistakes_of_the_file(cli, own_folder, monkeypatch, arguments, file, said):
+    (own_folder / "bad.toml").write_text("[[client]")
+    monkeypatch.setenv("LORA_ROUTER_CLIENTS", file)
+    done = cli("clients", *arguments)
+    assert (done.code, said in done.err) == (2, True), done.err
     assert (own_folder / "bad.toml").read_text() == "[[client]"

@@ -256,7 +256,9 @@ def test_nobody_is_told_to_put_adapters_into_the_package():
 def test_lines_to_paste_say_what_a_guarded_server_needs():
     settings = Settings(tls_cert="c.pem", tls_key="k.pem", clients="clients.toml")
     ask, curl, _ = lines_to_paste("10.0.0.1:50051", settings, "who's there?")
-    assert ask.startswith("lora-router ask --server 10.0.0.1:50051 --tls-ca CA.pem --token TOKEN ")
+    assert ask.startswith(
+        "LORA_ROUTER_TLS_CA=CA.pem LORA_ROUTER_TOKEN=TOKEN lora-router ask --server 10.0.0.1:50051 "
+    )
     assert ask.endswith(shlex.quote("who's there?"))
     assert '--cacert CA.pem -H "authorization: Bearer TOKEN"' in curl
     assert " https://10.0.0.1:50051/" in curl

@@ -51,9 +51,7 @@ def test_ctrl_c_while_it_is_imported_leaves_no_traceback(command, tmp_path):
     assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
 
 
-@pytest.mark.parametrize(
-    ("group", "name"), [((), "audit"), ((), "bench"), (("experiments",), "aa")], ids=["audit", "bench", "aa"]
-)
+@pytest.mark.parametrize(("group", "name"), [((), "audit"), (("experiments",), "aa")], ids=["audit", "aa"])
 def test_what_is_seldom_needed_is_out_of_the_first_view(cli, group, name):
     listed = cli(*group, "--help").out.partition("Commands:")[2]
     assert f"\n  {name} " not in listed

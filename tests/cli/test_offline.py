@@ -22,7 +22,7 @@ python=%s
 $1 $python -m router.cli serve --listen $2 --metrics-listen= > out 2> err &
 server=$!
 for _ in $(seq 200); do grep -q 'is ready' out && break; kill -0 $server || break; sleep 0.5; done
-$1 $python -m router.cli ask --server $2 -q -n 5 Hello > answer
+$1 $python -m router.cli ask --server $2 -n 5 Hello > answer 2> said
 asked=$?
 kill -TERM $(cat /proc/$server/task/$server/children) $server
 wait $server

@@ -35,7 +35,7 @@ def write(folder, body, timeout=50):
 
 
 @pytest.mark.slow
-def test_a_new_plugin_works_and_so_does_its_test(cli, own_folder):
+def test_a_new_plugin_works_and_so_does_its_test(cli, own_folder, monkeypatch):
     done = cli("plugins", "new", "lease-law", "--adapter", "legal")
     assert done.code == 0
     assert "wrote plugins/lease_law.py" in done.out
@@ -45,18 +45,18 @@ def test_a_new_plugin_works_and_so_does_its_test(cli, own_folder):
     assert "passed" in ran.stdout, ran.stdout
     assert "failed" not in ran.stdout
     assert int(ran.stdout.split(" passed")[0].split()[-1]) > 2
-    doctor = cli("plugins", "doctor", "--plugins-dir", "plugins")
+    monkeypatch.setenv("LORA_ROUTER_PLUGINS_DIR", "plugins")
+    doctor = cli("plugins", "doctor")
     assert (doctor.code, doctor.out) == (0, "nothing is wrong with lease_law\n")
 
 
-def test_nothing_is_overwritten_unless_forced(cli, own_folder):
+def test_nothing_is_overwritten(cli, own_folder):
     assert cli("plugins", "new", "one").code == 0
     (own_folder / "plugins" / "one.py").write_text("mine")
     done = cli("plugins", "new", "one")
     assert done.code == 1
     assert "plugins/one.py exists already" in done.err
     assert (own_folder / "plugins" / "one.py").read_text() == "mine"
-    assert cli("plugins", "new", "one", "--force").code == 0
 
 
 def test_names_that_are_no_names_are_refused(cli, own_folder):
@@ -65,8 +65,9 @@ def test_names_that_are_no_names_are_refused(cli, own_folder):
     assert not list(own_folder.iterdir())
 
 
-def test_the_test_must_not_become_a_plugin(cli):
-    assert cli("plugins", "new", "one", "--plugins-dir", "tests").code == 2
+def test_the_test_must_not_become_a_plugin(cli, monkeypatch):
+    monkeypatch.setenv("LORA_ROUTER_PLUGINS_DIR", "tests")
+    assert cli("plugins", "new", "one").code == 2
 
 
 def test_list_marks_what_is_built_in(cli, own_folder):
@@ -120,8 +121,9 @@ def test_a_warning_alone_is_no_failure(cli, plugins):
     assert "warning" in done.out
 
 
-def test_a_folder_that_is_not_there_is_named(cli):
-    done = cli("plugins", "list", "--plugins-dir", "absent")
+def test_a_folder_that_is_not_there_is_named(cli, monkeypatch):
+    monkeypatch.setenv("LORA_ROUTER_PLUGINS_DIR", "absent")
+    done = cli("plugins", "list")
     assert done.code == 2
     assert "absent is no folder" in done.err
 
@@ -166,4 +168,3 @@ def test_a_server_says_what_it_has_and_not_what_lies_here(cli, plugins, remote):
     assert "SyntaxError" in broken
     found = {p["name"]: p for p in json.loads(cli("plugins", "list", "--json").out)}
     assert found["words"]["classifiers"][0]["problem"] == "no examples"
-    assert cli("plugins", "list", "--plugins-dir", "plugins").out.splitlines()[1].split()[0] == "it"

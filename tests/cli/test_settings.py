@@ -2,8 +2,10 @@ import json
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from router.cli.settings import check_environment, load_settings
+from router.config import Settings
 from router.errors import ConfigError
 
 
@@ -80,8 +82,8 @@ def test_an_unknown_key_is_an_error_with_the_nearest_name(cli, file):
     file("max_runing = 3\n")
     done = cli("config", "show")
     assert done.code == 2
-    expected = "lora-router: lora-router.toml: unknown setting 'max_runing'; did you mean 'max_running'?\n"
-    assert done.err == expected
+    said = "unknown setting max_runing (from lora-router.toml); did you mean 'max_running'?"
+    assert done.err == f"lora-router: {said}\n"
 
 
 @pytest.mark.parametrize(
@@ -119,6 +121,29 @@ def test_bad_sets_are_refused(cli, pair, said):
     done = cli("config", "show", "--set", pair)
     assert done.code == 2
     assert said in done.err
+
+
+@pytest.mark.parametrize("place", ["file", "environment", "flag"])
+def test_settings_of_no_plugin_are_refused_with_the_nearest_name(cli, file, monkeypatch, place):
+    sets = []
+    if place == "file":
+        file('[otl]\nendpoint = "env"\n')
+    elif place == "environment":
+        monkeypatch.setenv("LORA_ROUTER_OTL__ENDPOINT", "env")
+    else:
+        sets = ["--set", "otl.endpoint=env"]
+    done = cli("config", "show", *sets)
+    assert done.code == 2
+    assert "no plugin is called so; did you mean [otel]?" in done.err
+
+
+def test_a_name_that_is_no_setting_is_refused_without_a_command(file):
+    """By tests and benchmarks, which make settings themselves, and by a file that is beside them."""
+    with pytest.raises(ValidationError, match="max_runing"):
+        Settings(max_runing=3)  # type: ignore[call-arg]
+    file("max_runing = 3\n")
+    with pytest.raises(ValidationError, match="max_runing"):
+        Settings()
 
 
 def test_settings_that_do_not_go_together_are_told(cli):

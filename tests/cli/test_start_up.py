@@ -34,11 +34,18 @@ def slow_plugin(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_help_imports_nothing_heavy(slow_plugin):
-    asked = [["--help"], ["--version"], ["ask", "--help"], ["serve", "--help"]]
+def heavy_modules_of(*asked: list[str]) -> set[str]:
+    """Those that the commands import."""
     code = f"from router.cli.main import run, sys; [run(one) for one in {asked}]; print(sorted(sys.modules))"
-    loaded = set(ast.literal_eval(run("-c", code).splitlines()[-1]))
-    assert not loaded & HEAVY
+    return set(ast.literal_eval(run("-c", code).splitlines()[-1])) & HEAVY
+
+
+def test_help_imports_nothing_heavy(slow_plugin):
+    assert heavy_modules_of(["--help"], ["--version"], ["ask", "--help"]) == set()
+
+
+def test_the_help_of_serve_imports_the_settings_alone(slow_plugin):
+    assert heavy_modules_of(["serve", "--help"], ["replica", "--help"]) == {"pydantic_settings"}
 
 
 @pytest.mark.alone

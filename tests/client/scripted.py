@@ -21,6 +21,7 @@ from router.v1 import (
     inference_pb2_grpc,
 )
 
+KEPT = inference_pb2.CORRECTION_KEPT_LABELS  # of a correction without its request
 DECISION = inference_pb2.Decision(
     adapter="adapters/medical/versions/1.2.0",
     digest="ab" * 32,
@@ -135,7 +136,7 @@ class Scripted(inference_pb2_grpc.InferenceServiceServicer):
 
     def RecordCorrection(self, request, context):
         self._enter(request, context)
-        kept = inference_pb2.CORRECTION_KEPT_TEXT if request.text else inference_pb2.CORRECTION_KEPT_LABELS
+        kept = inference_pb2.CORRECTION_KEPT_TEXT if request.text else KEPT
         return inference_pb2.RecordCorrectionResponse(kept=kept)
 
 

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -57,6 +58,13 @@ def test_the_build_gets_what_it_reads_and_no_more() -> None:
     """That it is enough shows in the build below, which has nothing else."""
     assert IGNORED[0] == "*"
     assert [name for name in LET_IN if not (ROOT / name).exists()] == []
+
+
+def test_what_makes_the_package_is_let_in() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    hook = project["tool"]["hatch"]["build"]["hooks"]["custom"].get("path", "hatch_build.py")
+    needed = ("pyproject.toml", "router", "recipes/execution", hook)
+    assert [name for name in needed if name not in LET_IN] == []
 
 
 @pytest.mark.parametrize("script", ["build.sh", "smoke.sh"])

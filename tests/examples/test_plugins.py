@@ -169,7 +169,7 @@ def test_words_choose_an_adapter(place: Place, monkeypatch: pytest.MonkeyPatch) 
     place("urgent_words")
     monkeypatch.setenv("LORA_ROUTER_URGENT_WORDS__LABEL", "support")
     monkeypatch.setenv("LORA_ROUTER_URGENT_WORDS__WORDS", "now, Fire")
-    (registered,) = load_plugins(None).registrations()
+    (registered,) = load_plugins().registrations()
     asked = [Request(text, (Turn("user", text),)) for text in ("There is a FIRE!", "Fireworks?")]
     urgent, other = registered.classifier.classify_batch(asked)
     assert (urgent.values, urgent.evidence, other) == ({"support": 0.95}, "fire", None)
@@ -199,6 +199,9 @@ def test_all_are_listed(place: Place, capsys: pytest.CaptureFixture[str]) -> Non
     assert [name for name in NAMES if listed[name]["error"] or not listed[name]["hooks"]] == []
 
 
-def test_the_doctor_finds_nothing_wrong(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["plugins", "doctor", "--plugins-dir", str(EXAMPLES)]) == 0
+def test_the_doctor_finds_nothing_wrong(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LORA_ROUTER_PLUGINS_DIR", str(EXAMPLES))
+    assert run(["plugins", "doctor"]) == 0
     assert capsys.readouterr().out == f"nothing is wrong with {', '.join(NAMES)}\n"

@@ -55,8 +55,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     install(WEAKER, ROUTE, OLD, folder)
     install(SHIPPED, ROUTE, NEW, folder)
     (folder / "plugins").mkdir()
-    flags = ("--set", "gate=off", "--set", "experiments_look_seconds=1")
-    with serving(folder, *flags, XDG_STATE_HOME=str(folder / "state")) as (_, where):
+    with serving(folder, "--set", "gate=off", XDG_STATE_HOME=str(folder / "state")) as (_, where):
         yield where
 
 

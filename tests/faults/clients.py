@@ -15,6 +15,7 @@ from benchmarks.outcome_intake import Sender, counted
 from router.access import audit
 from router.v1 import experiments_pb2 as pb
 from router.v1.inference_pb2 import GenerateResponse
+from tests.audited import entries
 from tests.faults.served import MEDICAL, VERSIONS, Served, ask, long_answer
 
 UNITS = 40
@@ -97,7 +98,7 @@ class Clients:
         """Everything acknowledged is on the disk, while nobody serves."""
         assert counted(self.url) >= self.sender.acknowledged
         assert audit.verify(self.audit).problems == ()
-        kept = sum(e["method"] == CHOICE and e["code"] == "OK" for e in audit.entries(self.audit))
+        kept = sum(e["method"] == CHOICE and e["code"] == "OK" for e in entries(self.audit))
         assert kept >= self.chooser.answers
 
     async def finish(self, server: Served) -> None:

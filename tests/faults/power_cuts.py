@@ -89,7 +89,7 @@ def kept(what: str, folder: Path) -> int:
     if what == "choices":
         return int(json.loads((folder / "state/defaults.json").read_bytes())["defaults"]["medical"])
     if what == "audit":
-        from router.access.audit import entries
+        from tests.audited import entries
 
         return sum(1 for _ in entries(folder / LINES))
     from benchmarks.outcome_intake import counted

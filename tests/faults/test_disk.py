@@ -15,6 +15,7 @@ import pytest
 from router.access import audit
 from router.v1 import experiments_pb2 as pb
 from router.v1.experiments_pb2 import OutcomeStatus
+from tests.audited import entries
 from tests.faults.clients import begin_experiment, of_unit
 from tests.faults.machine import inside, need_mounts, need_trace, on_a_disk_of
 from tests.faults.served import MEDICAL, Served, ask, folders, served, unavailable
@@ -101,7 +102,7 @@ async def test_the_disk_of_all_that_is_kept_is_full(tmp_path: Path) -> None:
         assert await server.default() == f"{MEDICAL}/versions/1.1.0"
         assert await server.metric("lora_router_experiment_store_up") == 1
         assert audit.verify(seen / "audit.jsonl").problems == ()
-        assert list(audit.entries(seen / "audit.jsonl"))[-1]["code"] == "OK"
+        assert list(entries(seen / "audit.jsonl"))[-1]["code"] == "OK"
 
 
 @asynccontextmanager

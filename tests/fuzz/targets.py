@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
-from router.access.audit import START, chained, entries, verify
+from router.access.audit import START, chained, verify
 from router.access.clients import Clients, hash_of, parse_clients
 from router.cli.command import CliError
 from router.cli.settings import load_settings
@@ -40,6 +40,7 @@ from router.routing.calibration import Calibration, read_calibration
 from router.server.call import caller_of, request_id_of
 from router.server.grpc_adapter import status_of
 from router.types import CONSTRAINT_KINDS, Constraint
+from tests.audited import entries
 from tests.fuzz import doors, messages
 from tests.fuzz.inputs import Change, bytes_changed, json_changed, message_changed, toml_changed
 from tests.registry.signing import Signer

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import subprocess
 import sys
 from asyncio.subprocess import Process
@@ -22,12 +21,12 @@ from router.replicas.membership import FixedMembership
 from router.v1 import fleet_pb2 as pb
 from router.v1 import fleet_pb2_grpc, inference_pb2_grpc
 from tests.engine.contract import answer, job
+from tests.replicas.standing import STEP
 from tests.server.helpers import launch
 
 OWN = {"max_running": 8, "max_queue": 64, "stall_seconds": 10.0, "drain_seconds": 5.0, "log_level": "warning"}
 OWN |= dict.fromkeys(("tls_cert", "tls_key", "tls_client_ca"))
 SECRET = "of all"
-STEP = {"step_seconds": 0.01}
 
 
 class Cable:
@@ -158,8 +157,8 @@ class Standing:
 
     def replica(self, at: int) -> None:
         """Start one there."""
-        command = [sys.executable, "-m", "router.cli", "replica", "--engine", "fake", "--metrics-listen", ""]
-        command += ["--listen", self.address(at), "--fake", json.dumps({"step_seconds": 0.01})]
+        command = [sys.executable, "-m", "tests.replicas.standing", "--metrics-listen", ""]
+        command += ["--listen", self.address(at)]
         process = self.replicas[at] = subprocess.Popen(command)
         self._stack.callback(process.wait)
         self._stack.callback(process.kill)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import signal
 import subprocess
@@ -28,7 +27,7 @@ from router.server.admission import PhaseGate, ServerPhase
 from router.server.health import ServerHealth
 from tests.engine.contract import answer, job, until
 from tests.engine.test_contract import fake_adapter
-from tests.replicas.processes import OWN, SECRET, STEP, free_port, outcomes
+from tests.replicas.processes import OWN, SECRET, free_port, outcomes
 
 pytestmark = pytest.mark.slow
 
@@ -138,8 +137,7 @@ def standing() -> Iterator[Any]:
     processes: list[subprocess.Popen[bytes]] = []
 
     def start(port: int, *more: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "router.cli", "replica", "--engine", "fake"]
-        command += ["--listen", f"127.0.0.1:{port}", "--fake", json.dumps(STEP), *more]
+        command = [sys.executable, "-m", "tests.replicas.standing", "--listen", f"127.0.0.1:{port}", *more]
         if "--metrics-listen" not in more:
             command += ["--metrics-listen", ""]
         environment = os.environ | {"LORA_ROUTER_REPLICA_SECRET": SECRET}

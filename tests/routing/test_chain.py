@@ -238,7 +238,7 @@ def chain_with(kit: Any, voice: Voice) -> tuple[Executors, ClassifierChain]:
 
 async def voted(kit: Any, chain: ClassifierChain, text: str) -> list[str]:
     request, labels = kit.asking(text), Labels((kit.medical,))
-    everyone = [vote.classifier for vote in await chain.everyone(request, labels, Rule())]
+    everyone = [vote.classifier for vote in await chain.everyone(request, labels)]
     votes = await chain.until_settled(request, labels, {"medical"}, Rule())
     assert [vote.classifier for vote in votes] == everyone[: len(votes)]
     return everyone

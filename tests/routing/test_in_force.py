@@ -44,19 +44,11 @@ def test_the_rule_follows_adapters_and_classifiers(kit: Any, says: Any) -> None:
     assert in_force.now.kinds == {"medical": Axis.DOMAIN}
 
 
-def test_the_setting_switches_voices_off(kit: Any, says: Any) -> None:
-    for on in (True, False):
-        in_force = RuleInForce(Rule(0.5), multilingual=on)
-        in_force.classifiers_are([voice(kit), says])
-        assert in_force.now.counts("voice") is on
-        assert in_force.now.counts("c")
-
-
 def test_a_calibration_replaces_the_threshold_of_the_settings_alone(kit: Any) -> None:
-    in_force = RuleInForce(Rule(0.5, idle=frozenset({"x"})), kit.calibration(threshold=0.7))
-    assert in_force.now == Rule(0.7, idle=frozenset({"x"}))
+    in_force = RuleInForce(Rule(0.5, required=frozenset({"x"})), kit.calibration(threshold=0.7))
+    assert in_force.now == Rule(0.7, required=frozenset({"x"}))
     in_force.calibration_is(None)
-    assert in_force.now == Rule(0.5, idle=frozenset({"x"}))
+    assert in_force.now == Rule(0.5, required=frozenset({"x"}))
 
 
 def test_the_status_says_whether_the_calibration_covers_an_adapter(kit: Any) -> None:

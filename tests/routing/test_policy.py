@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.routing.policy import NEAR, SUPPORTING, Axes, Axis, Kinds, Leaning, Rule, axis_of
+from router.routing.policy import NEAR, SUPPORTING, Axis, Kinds, Leaning, Rule, axis_of, prefer
 from router.types import AdapterProfile, Reason, Vote, VoteError
 
 NAMES = ["a", "b", "c", "d"]
@@ -36,7 +36,6 @@ RULES = st.builds(
     required=SOME,
     kinds=st.dictionaries(st.sampled_from(NAMES), st.sampled_from(Axis)),
     voices=st.just(frozenset()) | st.just(frozenset({"c0"})),
-    idle=SOME,
 )
 
 
@@ -76,10 +75,9 @@ def test_stopping_early_concludes_what_all_votes_conclude(
     """So that a request to be explained goes where it would have gone."""
     cast: list[Vote] = []
     for vote in votes:
-        if rule.counts(vote.classifier):
-            cast.append(vote)
-            if rule.settled(cast, candidates):
-                break
+        cast.append(vote)
+        if rule.settled(cast, candidates):
+            break
     assert rule.conclude(cast, candidates) == rule.conclude(votes, candidates)
 
 
@@ -98,7 +96,6 @@ def test_only_a_candidate_is_chosen(rule: Rule, votes: list[Vote], candidates: f
     assert found.adapter in candidates | {""}
     assert 0 <= found.confidence <= 1
     if found.adapter:
-        assert rule.counts(found.classifier)
         assert found.confidence >= rule.threshold
 
 
@@ -116,7 +113,7 @@ def test_an_abstention_tells_the_best_guess() -> None:
     assert (found.confidence, found.classifier) == (0.45, "y")
 
 
-# -- votes that are lost, and those that do not count
+# -- votes that are lost
 
 
 @given(RULES, ballots(), CANDIDATES)
@@ -124,11 +121,10 @@ def test_fallback_is_for_when_nobody_could_be_asked_or_a_required_vote_is_lost(
     rule: Rule, votes: list[Vote], candidates: frozenset[str]
 ) -> None:
     found = rule.conclude(votes, candidates)
-    counted = [vote for vote in votes if rule.counts(vote.classifier)]
-    if all(vote.error for vote in counted):
+    if all(vote.error for vote in votes):
         assert found.reason is Reason.FALLBACK
     elif found.reason is Reason.FALLBACK:
-        assert any(vote.error and vote.classifier in rule.required for vote in counted)
+        assert any(vote.error and vote.classifier in rule.required for vote in votes)
 
 
 def test_without_a_required_vote_the_base_answers_unless_another_decided_before() -> None:
@@ -141,22 +137,12 @@ def test_without_a_required_vote_the_base_answers_unless_another_decided_before(
     assert rule.settled([lost], {"a"})
 
 
-@given(ballots(), CANDIDATES, SOME)
-def test_idle_votes_are_as_if_they_were_not_cast(
-    votes: list[Vote], candidates: frozenset[str], some: frozenset[str]
-) -> None:
-    without = [vote for vote in votes if vote.classifier not in some]
-    rule = Rule(idle=some)
-    assert rule.conclude(votes, candidates) == Rule().conclude(without, candidates)
-    assert rule.leaning(votes, candidates) == Rule().leaning(without, candidates)
-
-
 # -- what votes lean to that decide nothing
 
 
 def test_votes_lean_to_the_surest_candidate() -> None:
-    votes = [Vote("x", {"a": 0.3, "b": 0.2}), Vote("y", {"b": 0.4}), Vote("z", {"c": 0.45})]
-    rule = Rule(idle=frozenset({"z"}))
+    votes = [Vote("x", {"a": 0.3, "b": 0.2}), Vote("y", {"b": 0.4})]
+    rule = Rule()
     assert rule.leaning(votes, NAMES) == Leaning("b", 0.4, 0.6)
     assert rule.leaning(votes, ["a"]) == Leaning("a", 0.3, 0.7)
     assert rule.leaning([Vote("x", declined=True)], NAMES) == Leaning()
@@ -217,7 +203,6 @@ ADAPTERS = (
     AdapterProfile("anything", "1"),
 )
 KINDS = Kinds(ADAPTERS)
-OFF = Axes(task_first=False, domain_first=False)
 
 
 def test_the_axis_comes_from_the_manifest() -> None:
@@ -235,31 +220,28 @@ def test_the_axis_comes_from_the_manifest() -> None:
 
 
 @pytest.mark.parametrize(
-    ("case", "confidences", "axes", "winner"),
+    ("case", "confidences", "winner"),
     [
-        ("a medical text, to summarize", {"medical": 0.5, "code": 0.45}, Axes(), "code"),
-        ("hardly an instruction", {"medical": 0.6, "summary": 0.3}, Axes(), "medical"),
-        ("the same, the axes off", {"medical": 0.5, "summary": 0.45}, OFF, "medical"),
-        ("a question on tax law", {"qa": 0.5, "legal": 0.42}, Axes(), "legal"),
-        ("a trivia question", {"qa": 0.7, "legal": 0.2}, Axes(), "qa"),
-        ("domain first is off", {"qa": 0.5, "legal": 0.42}, Axes(domain_first=False), "qa"),
-        ("task first is off", {"qa": 0.5, "legal": 0.42, "code": 0.45}, Axes(task_first=False), "legal"),
-        ("a task before a domain", {"qa": 0.4, "legal": 0.38, "code": 0.35}, Axes(), "code"),
-        ("the task leads already", {"summary": 0.5, "medical": 0.49}, Axes(), "summary"),
-        ("the stronger task", {"medical": 0.4, "code": 0.36, "summary": 0.33}, Axes(), "code"),
-        ("who has both yields to none", {"briefs": 0.5, "summary": 0.49}, Axes(), "briefs"),
-        ("nothing is near at all", {"medical": 0.06, "summary": 0.05}, Axes(), "medical"),
-        ("who is unknown is on no axis", {"stranger": 0.5, "summary": 0.49}, Axes(), "stranger"),
-        ("nobody", {}, Axes(), ""),
+        ("a medical text, to summarize", {"medical": 0.5, "code": 0.45}, "code"),
+        ("hardly an instruction", {"medical": 0.6, "summary": 0.3}, "medical"),
+        ("a question on tax law", {"qa": 0.5, "legal": 0.42}, "legal"),
+        ("a trivia question", {"qa": 0.7, "legal": 0.2}, "qa"),
+        ("a task before a domain", {"qa": 0.4, "legal": 0.38, "code": 0.35}, "code"),
+        ("the task leads already", {"summary": 0.5, "medical": 0.49}, "summary"),
+        ("the stronger task", {"medical": 0.4, "code": 0.36, "summary": 0.33}, "code"),
+        ("who has both yields to none", {"briefs": 0.5, "summary": 0.49}, "briefs"),
+        ("nothing is near at all", {"medical": 0.06, "summary": 0.05}, "medical"),
+        ("who is unknown is on no axis", {"stranger": 0.5, "summary": 0.49}, "stranger"),
+        ("nobody", {}, ""),
     ],
 )
-def test_who_wins_over_whom(case: str, confidences: dict[str, float], axes: Axes, winner: str) -> None:
-    assert axes.prefer(confidences, KINDS) == winner, case
+def test_who_wins_over_whom(case: str, confidences: dict[str, float], winner: str) -> None:
+    assert prefer(confidences, KINDS) == winner, case
 
 
 @given(st.dictionaries(st.sampled_from([a.name for a in ADAPTERS]), UNIT, min_size=1))
 def test_the_winner_leads_or_is_near_the_leader_on_a_stronger_axis(confidences: dict[str, float]) -> None:
-    winner = Axes().prefer(confidences, KINDS)
+    winner = prefer(confidences, KINDS)
     most = max(confidences.values())
     if confidences[winner] < most:
         assert confidences[winner] >= NEAR * most
@@ -280,13 +262,7 @@ TWO = ["legal", "summary"]
 
 
 def test_digests_are_of_what_decides() -> None:
-    rules = (
-        RULE,
-        replace(RULE, threshold=0.6),
-        replace(RULE, axes=replace(RULE.axes, task_first=False)),
-        replace(RULE, axes=replace(RULE.axes, domain_first=False)),
-        replace(RULE, idle=frozenset({"dear"})),
-    )
+    rules = (RULE, replace(RULE, threshold=0.6))
     found = [rule.digest(PRINTS) for rule in rules]
     assert len(set(found)) == len(rules)
     assert found == [rule.digest(PRINTS) for rule in rules]
@@ -296,8 +272,6 @@ def test_digests_are_of_what_decides() -> None:
         assert more.digest(PRINTS) != found[0]
 
 
-def test_a_digest_does_not_change_with_adapters_nor_with_classifiers_that_do_not_count() -> None:
+def test_a_digest_does_not_change_with_adapters() -> None:
     more = replace(RULE, kinds=Kinds([*ADAPTERS, AdapterProfile("new", "1")]))
     assert more.digest(PRINTS) == RULE.digest(PRINTS)
-    idle = replace(RULE, idle=frozenset({"other"}))
-    assert idle.digest({**PRINTS, "other": "other/1"}) == RULE.digest(PRINTS)

@@ -135,13 +135,13 @@ async def test_a_lost_vote_on_an_earlier_turn_is_asked_for_again(kit: Any, start
     assert (await turn(router, chat(kit, "legal?", "1", "and?")))[0] == "legal"
 
 
-async def test_the_server_says_how_conversations_go_on_unless_the_request_does(
-    kit: Any, start: Start
-) -> None:
-    router = await start(kit.registered(kit.says("c", by_word)), continuity="none")
-    assert await turn(router, chat(kit, "legal?", "1", "and?")) == ("", "", "")
-    asked = chat(kit, "legal?", "1", "and?", continuity="adaptive")
+async def test_the_request_says_how_its_conversation_goes_on(kit: Any, start: Start) -> None:
+    router = await start(kit.registered(kit.says("c", by_word)))
+    asked = chat(kit, "legal?", "1", "and?")
     assert await turn(router, asked) == ("legal", "kept", "legal")
+    assert await turn(router, chat(kit, "legal?", "1", "and?", continuity="none")) == ("", "", "")
+    adaptive = chat(kit, "legal?", "1", "and?", continuity="adaptive")
+    assert await turn(router, adaptive) == ("legal", "kept", "legal")
     sticky = chat(kit, "legal?", "1", "medical?", continuity="sticky")
     assert await turn(router, sticky) == ("legal", "kept", "legal")
 

@@ -7,8 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from router.access.audit import entries, verify
+from router.access.audit import verify
 from router.v1 import adapters_pb2 as pb
+from tests.audited import entries
 from tests.security.helpers import bearer, write_clients
 from tests.server.helpers import Connect, Start, ask, failure
 

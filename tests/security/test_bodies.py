@@ -99,7 +99,7 @@ async def attacked(
     return found, peak - before, sum(seen.cpu_times()[:2]) - used
 
 
-LARGE = ("--set", f"max_body_bytes={16 << 20}", "--set", "body_memory_mb=512")
+LARGE = ("--set", f"max_body_bytes={16 << 20}")
 
 
 @pytest.mark.slow

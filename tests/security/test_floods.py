@@ -72,9 +72,12 @@ async def quiet(server: ServerApp) -> None:
 # -- Calls.
 
 
-async def test_half_open_calls_take_no_place_from_others(begin: Begin) -> None:
+async def test_half_open_calls_take_no_place_from_others(
+    begin: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Without turns they would take all places, and the neighbour's call would be refused for 30 s."""
-    server, neighbour = await begin(body_seconds=30.0)
+    monkeypatch.setattr("router.server.app.BODY_SECONDS", 30.0)
+    server, neighbour = await begin()
     seen, answers = await beside(floods.half_open(server.address, 700, 2, seconds=2), neighbour)
     assert answers
     assert server.admission.limit < 700
@@ -88,7 +91,8 @@ async def test_half_open_calls_from_everywhere_give_way(
     """More connections than turns, each with a call or two."""
     monkeypatch.setattr("router.server.admission.READ_SLOTS", 16)
     monkeypatch.setattr("router.server.admission.GRACE_SECONDS", 0.05)
-    server, neighbour = await begin(body_seconds=30.0)
+    monkeypatch.setattr("router.server.app.BODY_SECONDS", 30.0)
+    server, neighbour = await begin()
     seen, answers = await beside(floods.half_open(server.address, 120, 60, seconds=2), neighbour)
     assert answers
     assert seen["ended"] >= answers // 2  # most answers took a turn from one of them
@@ -96,8 +100,11 @@ async def test_half_open_calls_from_everywhere_give_way(
     await quiet(server)
 
 
-async def test_bodies_that_come_byte_by_byte_end_in_time(begin: Begin) -> None:
-    server, neighbour = await begin(body_seconds=0.5)
+async def test_bodies_that_come_byte_by_byte_end_in_time(
+    begin: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("router.server.app.BODY_SECONDS", 0.5)
+    server, neighbour = await begin()
     seen, _ = await beside(floods.slow_writers(server.address, 60, 2, seconds=3), neighbour)
     assert seen["ended"] == 60
     counted = await shed(server)

@@ -71,7 +71,7 @@ async def test_each_request_is_one_line(
 ) -> None:
     stream, made = kind(), 0
     with logging_to("debug", stream):  # a terminal shows requests at that level only
-        stubs = connect(await start_server(log_prompts=True))
+        stubs = connect(await start_server())
         before = stream.getvalue().count("\n")
         for call in calls(stubs, (("x-request-id", "forged id"),)):
             await ended(call)
@@ -96,7 +96,7 @@ async def test_no_secret_is_in_log_or_answer(
     secret = clients.billing.split("_", 2)[2]  # which may have one itself
     stream = io.StringIO()
     with logging_to("debug", stream):
-        server = await start_server(clients=clients.path, log_prompts=True)
+        server = await start_server(clients=clients.path)
         stubs = connect(server)
         assert (await stubs.inference.Generate(ask("hi"), metadata=bearer(clients.billing))).text
         told = []

@@ -349,28 +349,34 @@ def test_half_of_a_certificate_is_an_error(half: dict[str, str]) -> None:
 
 
 async def test_commands_speak_tls(
-    start_server: Start, files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    start_server: Start,
+    files: Files,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     clients = write_clients(tmp_path)
     server = await start_server(clients=clients.path, **files.settings)
-    flags = ["--server", server.address, "--tls-ca", str(files.ca), "--token"]
 
-    async def command(*arguments: str) -> tuple[int, str]:
+    async def command(*arguments: str, token: str = "", server: str = server.address) -> tuple[int, str]:
+        monkeypatch.setenv("LORA_ROUTER_TOKEN", token)
         capsys.readouterr()
-        code = await asyncio.to_thread(run, list(arguments))
+        code = await asyncio.to_thread(run, [*arguments, "--server", server])
         out, err = capsys.readouterr()
         return code, out + err
 
-    assert (await command("ask", "hi there", *flags, clients.infer))[0] == 0
-    assert "medical" in (await command("adapters", "list", *flags, clients.observe))[1]
-    code, text = await command("adapters", "load", "medical", *flags, clients.observe)
+    monkeypatch.setenv("LORA_ROUTER_TLS_CA", str(files.ca))
+    assert (await command("ask", "hi there", token=clients.infer))[0] == 0
+    assert "medical" in (await command("adapters", "list", token=clients.observe))[1]
+    code, text = await command("adapters", "load", "medical", token=clients.observe)
     assert (code, "needs the role admin" in text) == (1, True)
-    assert "LORA_ROUTER_TOKEN" in (await command("route", "hi", *flags[:-1]))[1]
+    assert "LORA_ROUTER_TOKEN" in (await command("route", "hi"))[1]
     trustme.CA().cert_pem.write_to_path(tmp_path / "foreign.pem")
-    foreign = ["--server", server.address, "--tls-ca", str(tmp_path / "foreign.pem")]
-    assert "--tls-ca names who signs" in (await command("route", "hi", *foreign))[1]
-    code, text = await command("route", "hi", "--server", "elsewhere:1", "--token", "x")
-    assert (code, text.count("--tls-ca")) == (2, 1)
+    monkeypatch.setenv("LORA_ROUTER_TLS_CA", str(tmp_path / "foreign.pem"))
+    assert "LORA_ROUTER_TLS_CA names who signs" in (await command("route", "hi"))[1]
+    monkeypatch.delenv("LORA_ROUTER_TLS_CA")
+    code, text = await command("route", "hi", token="x", server="elsewhere:1")
+    assert (code, text.count("LORA_ROUTER_TLS_CA")) == (2, 1)
 
 
 async def test_the_line_to_paste_works(start_server: Start, files: Files, tmp_path: Path) -> None:

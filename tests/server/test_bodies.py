@@ -97,8 +97,11 @@ async def test_a_half_open_call_ends_at_its_deadline(
     await until(lambda: server.admission.in_flight == 0)
 
 
-async def test_half_open_calls_end_at_the_servers_limit(start_server: Start, connect: Connect) -> None:
-    server = await start_server(body_seconds=0.3)
+async def test_half_open_calls_end_at_the_servers_limit(
+    start_server: Start, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("router.server.app.BODY_SECONDS", 0.3)
+    server = await start_server()
     stubs = connect(server)
     assert (await stubs.inference.Generate(ask())).text  # it knows then how many calls a connection takes
     calls = [half_open(stubs) for _ in range(90)]
@@ -150,9 +153,13 @@ async def test_large_bodies_are_decoded_in_one_thread(
     assert most == [1, 1, 1, 1]
 
 
-async def test_a_budget_that_is_used_up(start_server: Start, connect: Connect) -> None:
+async def test_a_budget_that_is_used_up(
+    start_server: Start, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A call that brings no body holds its connection's only slot: others wait, health does not."""
-    server = await start_server(body_memory_mb=4, max_body_bytes=2 << 20, body_seconds=1.5)
+    monkeypatch.setattr("router.server.app.BODY_MEMORY", 4 << 20)
+    monkeypatch.setattr("router.server.app.BODY_SECONDS", 1.5)
+    server = await start_server(max_body_bytes=2 << 20)
     stubs = connect(server)
     held = half_open(stubs, timeout=5)
     await until(lambda: server.admission.in_flight == 1)
@@ -164,10 +171,12 @@ async def test_a_budget_that_is_used_up(start_server: Start, connect: Connect) -
 
 
 async def test_who_waits_too_long_for_the_budget_is_refused(
-    start_server: Start, connect: Connect, fakes: SimpleNamespace
+    start_server: Start, connect: Connect, fakes: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fakes.engine.hold()
-    server = await start_server(**vars(fakes), body_memory_mb=1, max_body_bytes=1 << 20, body_seconds=0.1)
+    monkeypatch.setattr("router.server.app.BODY_MEMORY", 1 << 20)
+    monkeypatch.setattr("router.server.app.BODY_SECONDS", 0.1)
+    server = await start_server(**vars(fakes), max_body_bytes=1 << 20)
     stubs = connect(server)
     held = asyncio.ensure_future(stubs.inference.Generate(ask("w " * 1000)))
     await until(lambda: fakes.engine.status().busy)

@@ -11,7 +11,6 @@ from typing import Any
 import grpc
 import pytest
 
-from router.access.audit import entries
 from router.engine.fake import FakeEngine
 from router.extensions import replicas as replicas_plugin
 from router.replicas import host, members, replica
@@ -19,6 +18,7 @@ from router.replicas.engine import FleetEngine
 from router.replicas.link import LinkLost
 from router.replicas.membership import FixedMembership
 from router.v1 import fleet_pb2 as pb
+from tests.audited import entries
 from tests.engine.contract import until
 from tests.replicas.local import LocalLink
 from tests.security.helpers import bearer, write_clients

@@ -167,14 +167,6 @@ async def test_an_answer_is_streamed(server: ServerApp, tmp_path: Path) -> None:
     assert events[-1]["finished"]["reason"] == "FINISH_REASON_STOP"
 
 
-async def test_it_can_be_switched_off(start_server: Start, connect: Connect) -> None:
-    stubs = connect(await start_server(reflection=False))
-    for version in ("v1", "v1alpha"):
-        method = f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo"
-        refused = await failure(stubs.channel.stream_stream(method)(iter([b""])))
-        assert refused.code().name == "UNIMPLEMENTED"
-
-
 LIMIT = Settings().max_running + Settings().max_queue
 EXAMPLES = ROOT / "examples"
 
@@ -388,8 +380,11 @@ async def test_between_requests_there_is_time(start_web: StartWeb, monkeypatch: 
 @pytest.mark.parametrize(
     "body", [b"Content-Length: 100\r\n\r\n{", b"Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n"]
 )
-async def test_a_body_that_does_not_end_is_the_clients_fault(start_web: StartWeb, body: bytes) -> None:
-    server = await start_web(body_seconds=0.3)
+async def test_a_body_that_does_not_end_is_the_clients_fault(
+    start_web: StartWeb, body: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("router.server.app.BODY_SECONDS", 0.3)
+    server = await start_web()
     head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     answer = await answered(server, head + body)
     assert answer.startswith(b"HTTP/1.1 408")

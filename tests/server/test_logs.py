@@ -35,15 +35,15 @@ def test_one_json_line_a_record() -> None:
 
 
 def test_fields_are_cut() -> None:
-    (line,) = written(io.StringIO(), prompt="x" * 1000, labels={"k": "y" * 1000})
-    assert len(json.loads(line)["prompt"]) == 256
+    (line,) = written(io.StringIO(), path="x" * 1000, labels={"k": "y" * 1000})
+    assert len(json.loads(line)["path"]) == 256
     assert len(json.loads(line)["labels"]["k"]) == 256
 
 
 def test_text_for_a_terminal() -> None:
-    (line,) = written(Terminal(), adapter=NASTY, prompt="two words", seconds=0.123456, empty="")
+    (line,) = written(Terminal(), adapter=NASTY, client="two words", seconds=0.123456, empty="")
     assert line.isprintable()
-    assert 'prompt="two words"' in line
+    assert 'client="two words"' in line
     assert "seconds=0.1235" in line
     assert "empty" not in line
 

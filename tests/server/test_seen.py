@@ -277,11 +277,16 @@ async def sent(address: str, data: bytes) -> bytes:
 
 
 async def test_what_is_no_request_of_this_server(
-    start_web: Start, connect: Connect, http: Http, caplog: pytest.LogCaptureFixture
+    start_web: Start,
+    connect: Connect,
+    http: Http,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A page that has its own name point here; a head that is none; a body that does not come; a slash."""
     caplog.set_level(logging.INFO, "router.server.access")
-    server = await start_web(before=traced, body_seconds=0.1, http_origins=("https://app.example",))
+    monkeypatch.setattr("router.server.app.BODY_SECONDS", 0.1)
+    server = await start_web(before=traced, http_origins=("https://app.example",))
     at = Watched(server, connect(server), http(server), "", caplog, None)
     head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     slow = head + b"Content-Length: 9\r\n\r\n{"

@@ -157,7 +157,7 @@ class Local:
         """The rows of each part, with a progress bar on a terminal. Raises CliError where votes are lost."""
         from router.cli.plugins import load_plugins
 
-        host = load_plugins(None)
+        host = load_plugins()
         wanted = any(r.wants_base for r in host.registrations())
         with resident_base(self.settings) if wanted else nullcontext() as base:
             found = iter(asyncio.run(self._route([row for part in parts for row in part], host, base)))

@@ -17,9 +17,8 @@ def register_commands(app: typer.Typer) -> None:
     if not has_experiments():
         return
     from router.cli.command import group
-    from router.cli.flags import connecting
     from router.extensions.experiments_aa.commands import aa
 
     experiments = group("Whether experiments work.")
-    experiments.command("aa", hidden=True)(connecting(aa))
+    experiments.command("aa", hidden=True)(aa)
     app.add_typer(experiments, name="experiments")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from router.errors import FailedPrecondition
@@ -16,15 +15,8 @@ if TYPE_CHECKING:
 
 SEEN_SECONDS = 60.0  # until a server has noticed a new folder
 ASKED_SECONDS = 0.5
-
-
-@dataclass(frozen=True, slots=True)
-class Canary:
-    """The experiment: share of the users, window in seconds, users planned. Feedback decides."""
-
-    share: float = 0.1
-    window: float = 86_400.0
-    units: int = 5000
+WINDOW_SECONDS = 86_400.0  # in which outcomes of a user count
+UNITS = 5000  # users planned
 
 
 def await_version(client: Client, name: str, version: str) -> None:
@@ -45,16 +37,17 @@ def await_version(client: Client, name: str, version: str) -> None:
         time.sleep(ASKED_SECONDS)
 
 
-def plan(name: str, old: str, new: str, canary: Canary, alpha: float) -> Spec:
-    """Users, `share` of them with the new version; errors and broken-off answers are watched."""
+def plan(name: str, old: str, new: str, share: float, alpha: float) -> Spec:
+    """Users, `share` of them with the new version. Feedback decides; errors and broken-off answers are
+    watched."""
     from router.client import ArmSpec, Spec, metric
 
     return Spec(
         hypothesis=f"{name} {new}, trained on feedback, pleases more users than {old}",
         route=name,
         arms=(
-            ArmSpec("old", 1 - canary.share, AdapterRef(name, old)),
-            ArmSpec("new", canary.share, AdapterRef(name, new)),
+            ArmSpec("old", 1 - share, AdapterRef(name, old)),
+            ArmSpec("new", share, AdapterRef(name, new)),
         ),
         control="old",
         primary=metric("feedback", missing="excluded"),
@@ -63,17 +56,17 @@ def plan(name: str, old: str, new: str, canary: Canary, alpha: float) -> Spec:
             metric("cancelled", higher_is_better=False, margin=0.1),
         ),
         alpha=alpha,
-        planned_units=canary.units,
-        window=canary.window,
+        planned_units=UNITS,
+        window=WINDOW_SECONDS,
     )
 
 
-def start(client: Client, name: str, old: str, new: str, canary: Canary, alpha: float) -> str:
+def start(client: Client, name: str, old: str, new: str, share: float, alpha: float) -> str:
     """Create and start the experiment, unless it is there; returns its name: improve-medical-1-1-0."""
     called = re.sub(r"[^a-z0-9-]+", "-", f"improve-{name}-{new}".lower())[:63].strip("-")
     known: Mapping[str, str] = {one.name: str(one.state) for one in client.experiments.list()}
     if called not in known:
-        client.experiments.create(called, plan(name, old, new, canary, alpha))
+        client.experiments.create(called, plan(name, old, new, share, alpha))
     if known.get(called, "draft").lower() == "draft":
         client.experiments.start(called)
     return called

@@ -26,10 +26,6 @@ Feedback = Annotated[
 Share = Annotated[
     float, typer.Option("--canary", metavar="SHARE", min=0.0, max=0.5, help="Of the users; 0: no experiment.")
 ]
-Window = Annotated[
-    str, typer.Option("--window", metavar="TIME", help="How long outcomes of a user count: 20s, 12h, 1d.")
-]
-Units = Annotated[int, typer.Option("--units", metavar="N", min=200, help="Users planned for the canary.")]
 Promote = Annotated[bool, typer.Option("--promote", help="A version that won its canary serves all users.")]
 Status = Annotated[bool, typer.Option("--status", help="Show the runs, and do nothing.")]
 
@@ -38,8 +34,6 @@ def improve(
     name: Name,
     feedback: Feedback = None,
     canary: Share = 0.1,
-    window: Window = "1d",
-    units: Units = 5000,
     promote: Promote = False,
     status: Status = False,
     server: flags.Server = "",
@@ -59,16 +53,13 @@ def improve(
       lora-router adapters improve medical --status
     """
     from router.cli.connect import connected
-    from router.experiments.cli.create import seconds_from_flag
     from router.extensions.improve import state, words
-    from router.extensions.improve.canary import Canary
     from router.extensions.improve.run import Improvement, ImproveRequest
 
     if status:
         _show(name, json)
         return
-    experiment = Canary(canary, seconds_from_flag(window, "--window"), units) if canary else None
-    request = ImproveRequest(name, _adapters_folder(), RECIPES, RUNS, feedback, experiment, promote)
+    request = ImproveRequest(name, _adapters_folder(), RECIPES, RUNS, feedback, canary, promote)
 
     def connect() -> AbstractContextManager[Client]:
         return connected(server, timeout)

@@ -12,7 +12,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 from router.errors import ConfigError, FailedPrecondition
 from router.extensions.improve import canary as canaries
 from router.extensions.improve import state, words
-from router.extensions.improve.canary import Canary
 from router.extensions.improve.processes import run_command
 from router.extensions.improve.recipes import SourceRecipe, find_recipe, next_version, write_recipe
 from router.extensions.improve.rows import AdapterRows, Taken, digest_of, read_records, rows_from
@@ -49,7 +48,7 @@ class ImproveRequest:
     recipes: Path = Path("recipes")
     work: Path = state.WORK
     feedback: Path | None = None  # None: the server's
-    canary: Canary | None = field(default_factory=Canary)  # None: no experiment
+    canary: float = 0.1  # share of the users who get a better version first; 0: no experiment
     promote: bool = False
 
 
@@ -127,7 +126,7 @@ class Improvement:
                 f"{self._request.adapters} holds no adapter {name!r}; --adapters-dir names another folder"
             )
         version = max(folders, key=version_key)
-        if self._request.feedback is None or self._request.canary is not None:
+        if self._request.feedback is None or self._request.canary:
             with self._connect() as client:
                 version = client.adapters.get(name).ref.version
         if version not in folders:
@@ -256,8 +255,8 @@ class Improvement:
     # -- 5 and 6: among the adapters, and before users
 
     def _offer(self, folder: RunFolder) -> None:
-        run, canary = folder.run, self._request.canary
-        if canary is None:
+        run, share = folder.run, self._request.canary
+        if not share:
             self._say("without a canary the version stays in the work folder")
             return
         before = sum(bool(one.experiment) for one in self._others(run))
@@ -267,9 +266,9 @@ class Improvement:
                 self._install(folder)
             canaries.await_version(client, run.name, run.version)
             alpha = level(before + 1)
-            run.experiment = canaries.start(client, run.name, run.base, run.version, canary, alpha)
+            run.experiment = canaries.start(client, run.name, run.base, run.version, share, alpha)
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime())
-        folder.end(Result.CANARY, f"{run.why}; {100 * canary.share:g} % of the users get it since {when}")
+        folder.end(Result.CANARY, f"{run.why}; {100 * share:g} % of the users get it since {when}")
 
     def _install(self, folder: RunFolder) -> None:
         run, candidate = folder.run, _candidate(folder)

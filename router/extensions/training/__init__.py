@@ -23,7 +23,6 @@ __all__ = ["train"]
 def register_commands(app: typer.Typer) -> None:
     """`adapters new`, `train`, `evaluate`, `convert`, and `compare`."""
     from router.cli.command import group
-    from router.cli.flags import connecting
     from router.extensions.training import commands
     from router.extensions.training.comparison.commands import compare
 
@@ -35,7 +34,7 @@ def register_commands(app: typer.Typer) -> None:
         evaluate=commands.evaluate,
     )
     app.add_typer(adapters, name="adapters")
-    app.command()(connecting(compare))
+    app.command()(compare)
 
 
 def train(

@@ -65,12 +65,6 @@ NewOutput = Annotated[
     Path | None, typer.Option("--output", "-o", metavar="DIR", help="Folder. Default: NAME.")
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace recipe and data that exist.")]
-Header = Annotated[
-    bool | None,
-    typer.Option(
-        "--header/--no-header", help="The first line of a CSV names the columns. Default: found out."
-    ),
-]
 Timing = Annotated[
     bool,
     typer.Option("--timing/--no-timing", help="Time some steps, to say how long training takes."),
@@ -79,7 +73,6 @@ Timing = Annotated[
 # -- flags of convert
 ConvertSource = Annotated[Path, typer.Argument(metavar="SRC", help="Adapter folder; it stays as it is.")]
 ConvertTarget = Annotated[Path, typer.Argument(metavar="DST", help="Folder to write.")]
-ConvertForce = Annotated[bool, typer.Option("--force", help="Replace an adapter folder that exists.")]
 
 
 def new(
@@ -90,7 +83,6 @@ def new(
     group_column: Group = "",
     steps: Steps = None,
     output: NewOutput = None,
-    header: Header = None,
     timing: Timing = True,
     force: Force = False,
 ) -> None:
@@ -118,7 +110,6 @@ def new(
         model=settings.model,
         steps=steps or 0,
         force=force,
-        header=header,
         timing=timing,
     )
     recipe = new_recipe(request, device=settings.device)
@@ -158,7 +149,6 @@ def evaluate(
     prompt_column: Prompt = "",
     response_column: Response = "",
     rows: Rows = None,
-    header: Header = None,
     fit_labels: FitLabels = False,
     json: flags.Json = False,
 ) -> None:
@@ -194,7 +184,7 @@ def evaluate(
     else:
         from router.extensions.training.evaluation import evaluate_rows
 
-        common |= {**own, "base": settings.model, "header": header}
+        common |= {**own, "base": settings.model}
         reports = evaluate_rows(names or [], data=data, **common)
     if json:
         print_json(reports)
@@ -221,7 +211,7 @@ def _say_on_stderr(text: str) -> None:
     print(text, file=sys.stderr)
 
 
-def convert(src: ConvertSource, dst: ConvertTarget, force: ConvertForce = False) -> None:
+def convert(src: ConvertSource, dst: ConvertTarget) -> None:
     """Make an adapter folder one that can be served.
 
     Reads adapter_model.bin and shards; leaves out a tokenizer with a new pad token, whole matrices that equal
@@ -240,8 +230,8 @@ def convert(src: ConvertSource, dst: ConvertTarget, force: ConvertForce = False)
     from router.registry.format.artifact import FolderRules, validate_folder
 
     settings = load_settings()
-    if dst.exists() and not force:
-        raise CliError(f"{dst} exists already; name another folder, or --force to replace it")
+    if dst.exists():
+        raise CliError(f"{dst} exists already; name another folder, or remove it first")
     folder, base = find_base(settings.model), base_for(settings.model, [src])
     if folder is None or base is None:
         raise CliError("the base is not here yet: `lora-router models fetch` gets it")

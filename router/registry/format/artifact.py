@@ -6,7 +6,7 @@ All three are one examination: every check, in the order in which its inputs bec
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -174,7 +174,6 @@ class FolderRules:
 
     base: BaseInfo | None
     max_rank: int = DEFAULT_MAX_RANK
-    ignore_fields: Collection[str] = ()  # unknown keys that the operator knows to be harmless
     equals_base: EqualsBase | None = None
     trust: Trust | None = None  # None: every adapter may be served
 
@@ -382,7 +381,7 @@ class Examination:
 
     def _config(self, data: bytes | None) -> None:
         if data is not None:
-            self.settings, findings = config_of(data, self.rules.ignore_fields)
+            self.settings, findings = config_of(data)
             self.found.items.extend(findings)
         if self.settings is not None and self.rules.base is not None:
             check_invocation(self.settings.invocation_tokens, self.rules.base.vocab_size, self.found)
@@ -393,7 +392,7 @@ class Examination:
             return
         rules = self.rules
         compared = rules.equals_base is not None
-        against = CheckedAgainst(rules.base, rules.max_rank, tuple(rules.ignore_fields), compared)
+        against = CheckedAgainst(rules.base, rules.max_rank, compared)
         layout = layout_of(file.head(LENGTH_BYTES + length), file.size, config, against)
         self.found.extend(layout.findings)
         if layout.header is None or layout.tensors is None:

@@ -305,7 +305,6 @@ class CheckedAgainst:
 
     base: BaseInfo | None
     max_rank: int
-    ignore_fields: tuple[str, ...]
     full_compared: bool  # whole matrices are compared with the base's later; else they are refused
 
     def __eq__(self, other: object) -> bool:
@@ -316,13 +315,13 @@ class CheckedAgainst:
 
     @property
     def _rest(self) -> tuple[object, ...]:
-        return self.max_rank, self.ignore_fields, self.full_compared
+        return self.max_rank, self.full_compared
 
 
-def config_of(data: bytes, ignore_fields: Collection[str]) -> Config:
+def config_of(data: bytes) -> Config:
     """See `parse_lora_config`."""
     read = _kept_config if len(data) <= MOST_BYTES else _last_config
-    return read(data, tuple(ignore_fields))
+    return read(data)
 
 
 def layout_of(raw: bytes, file_size: int, config: bytes | None, against: CheckedAgainst) -> TensorLayout:
@@ -341,7 +340,7 @@ def _layout(raw: bytes, file_size: int, config: bytes | None, against: CheckedAg
     tensors = match_sites(header.tensors, sites, found)
     if not against.full_compared:
         refuse_full(tensors.full, "cannot be compared with the base's here", found)
-    settings = None if config is None else config_of(config, against.ignore_fields)[0]
+    settings = None if config is None else config_of(config)[0]
     if settings is None:
         return TensorLayout(header, tensors, (), tuple(found))
     if sites is not None and tensors.complete:

@@ -369,13 +369,11 @@ class LoraSettings:
         return int(max([self.r, *self.rank_pattern.values]))
 
 
-def parse_lora_config(
-    data: bytes, ignore_fields: Collection[str] = ()
-) -> tuple[LoraSettings | None, tuple[FolderFinding, ...]]:
+def parse_lora_config(data: bytes) -> tuple[LoraSettings | None, tuple[FolderFinding, ...]]:
     """Read adapter_config.json. Never raises: all problems are findings.
 
-    `ignore_fields` names unknown keys that the operator knows to be harmless. The settings are None if the
-    file cannot be read at all; with refusals among the findings they are usable for further checks only.
+    The settings are None if the file cannot be read at all; with refusals among the findings they are usable
+    for further checks only.
     """
     found = FolderFindings()
     document: Any = None
@@ -393,7 +391,7 @@ def parse_lora_config(
     _check_init(values)
     _check_refused(values)
     _check_without_effect(values)
-    _check_unknown(values, ignore_fields)
+    _check_unknown(values)
     return _settings(values), tuple(found)
 
 
@@ -473,16 +471,16 @@ def _check_without_effect(values: ConfigValues) -> None:
             values.refuse(key, f"must be {names}, is {show(value)}")
 
 
-def _check_unknown(values: ConfigValues, ignore_fields: Collection[str]) -> None:
+def _check_unknown(values: ConfigValues) -> None:
     known = HONOURED | WITHOUT_EFFECT.keys() | REFUSED.keys()
     for key, value in values.document.items():
         if key in known or is_unset(value):
             continue
-        if key in HARMLESS or key in ignore_fields:
+        if key in HARMLESS:
             values.found.note(Code.CONFIG_IGNORED, f"ignored: {show(value)}", f"{CONFIG} {show(key)}")
         else:
             message = (
                 f"unknown field {show(key)} = {show(value)} may change the adapter's answers; "
-                f"if it is known to be harmless, ignore it with --ignore-field"
+                "if it is known to be harmless, take it out of the file"
             )
             values.found.refuse(Code.CONFIG_UNKNOWN, message, CONFIG)

@@ -49,14 +49,9 @@ def test_the_state_of_the_calibration_is_shown(cli, remote, monkeypatch):
 def test_what_is_no_sub_command_is_a_prompt(cli, remote):
     for arguments in (
         ["evaluate this contract"],
-        ["--domain", "legal", "calibrated", "scales"],
+        ["--timeout", "9", "calibrated", "scales"],
         ["PROMPT", "hi"],
     ):
         assert cli("route", *arguments).code == 0
     prompts = [r.input.text for r in remote.inference.requests]
     assert prompts == ["evaluate this contract", "calibrated scales", "hi"]
-
-
-def test_a_mixture_is_asked_about(cli, remote):
-    assert cli("route", "--mix", "medical=0.7,legal=0.3", "hi").code == 0
-    assert [p.weight for p in remote.inference.requests[0].routing.mixture] == [0.7, 0.3]

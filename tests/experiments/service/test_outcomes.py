@@ -230,7 +230,7 @@ async def test_what_may_not_wait_is_refused_and_told_why(
     monkeypatch.setattr(lab.store, "record", full)
     found = await refused(lab, response_id="nope")
     assert (found["code"], found["ErrorInfo"].reason) == ("UNAVAILABLE", "QUEUE_FULL")
-    assert "max_waiting_outcomes" in found["text"]
+    assert "as many outcomes wait" in found["text"]
     call = lab.experiments.RecordOutcomes()
     batch = [
         outcome(response_id=one, value=v) for one, v in (("no", 1), (rid, 1), (rid, math.nan), ("no", 1))
@@ -244,7 +244,7 @@ async def test_what_may_not_wait_is_refused_and_told_why(
         "outcomes[2].value",
         "outcomes[3]",
     ]
-    assert "max_waiting_outcomes" in told.errors[0]
+    assert "as many outcomes wait" in told.errors[0]
     assert lab.live.counts.outcomes == {"not-kept": 3, "counted": 1, "invalid": 1}
 
 

@@ -76,7 +76,7 @@ def improve(place, server=None, **options):
         adapters=place / "adapters",
         recipes=place / "recipes",
         work=place / "work",
-        **{"feedback": place / "feedback.jsonl"} | ({"canary": None} if server is None else {}) | options,
+        **{"feedback": place / "feedback.jsonl"} | ({"canary": 0.0} if server is None else {}) | options,
     )
     return Improvement(request, server.connect if server else None, print).run()
 
@@ -101,11 +101,11 @@ def test_command_makes_a_version_from_feedback_and_puts_it_before_users(
     monkeypatch.chdir(place)
     line = ["adapters", "improve", "colours"]
     feedback = ["--feedback", "feedback.jsonl"]
-    assert run([*line, *feedback, "--window", "2h"]) == 0
+    assert run([*line, *feedback]) == 0
     printed = capsys.readouterr().out
     assert "colours@1.1.0: better, a canary runs: +50.0 points (40.0 to 60.0)" in printed
     (spec,) = server.made.values()
-    assert (spec.primary.name, spec.window) == ("feedback", 7200.0)
+    assert (spec.primary.name, spec.window) == ("feedback", 86_400.0)
     assert run([*line, "--status"]) == 0
     assert "run 1, verdict 1: colours@1.1.0: better, a canary runs" in capsys.readouterr().out
     server.verdict = Ruling("promote", "primary-better", "0.8 against 0.5")
@@ -204,7 +204,7 @@ def test_first_version_that_is_gone_is_asked_for(place, commands, server):
 
 
 def test_run_whose_opponent_no_longer_serves_ends(place, commands, server):
-    assert improve(place, server, canary=None, feedback=place / "feedback.jsonl").result is Result.BETTER
+    assert improve(place, server, canary=0.0, feedback=place / "feedback.jsonl").result is Result.BETTER
     write_version(place, "2.0.0")
     server.default = "2.0.0"
     made = improve(place, server)

@@ -34,7 +34,7 @@ async def test_corrections_sent_to_a_server_become_rows(place, commands, start_s
         place / "adapters",
         place / "recipes",
         place / "work",
-        canary=None,
+        canary=0.0,
     )
     made = Improvement(request, lambda: connected(server.address, 10.0), print)
     run = await asyncio.to_thread(made.run)

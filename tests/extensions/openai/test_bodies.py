@@ -171,7 +171,7 @@ FOREIGN = "https://elsewhere.example"
 async def test_another_type_is_refused_unread(start_web: StartWeb) -> None:
     paths = (CHAT, "/v1/completions", "/v1/feedback", "/ofrep/v1/evaluate/flags")
     types = ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "")
-    server = await start_web(body_seconds=5.0)
+    server = await start_web()
     host, _, port = server.http_address.rpartition(":")
     for path, origin, content_type in product(paths, ("", FOREIGN), types):
         reader, writer = await asyncio.open_connection(host, int(port))
@@ -186,7 +186,7 @@ async def test_another_type_is_refused_unread(start_web: StartWeb) -> None:
 
 
 async def test_a_form_of_another_origin_is_refused_unread(start_web: StartWeb) -> None:
-    server = await start_web(body_seconds=5.0, **{"console.enabled": True})
+    server = await start_web(**{"console.enabled": True})
     host, _, port = server.http_address.rpartition(":")
     kinds: dict[str, Literal[403, 415]] = {"application/x-www-form-urlencoded": 403, "text/plain": 415}
     for kind, status in kinds.items():

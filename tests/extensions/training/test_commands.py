@@ -98,7 +98,6 @@ def test_evaluate_on_rows_of_ones_own(cli, monkeypatch):
     assert (done.code, done.out) == (0, "measuring\n")
     options = {"data": Path("own.csv"), "metric": "chrf", "base": "smollm2-135m-instruct", "rows": None}
     options |= {"prompt_column": "q", "response_column": "", "adapters": Path("adapters"), "device": "auto"}
-    options |= {"header": None}
     assert made == [(["mine"], options)]
     monkeypatch.setenv("LORA_ROUTER_MODEL", "b")
     assert cli("adapters", "evaluate", "mine", "--data", "d", "--metric", "m").code == 0
@@ -140,8 +139,7 @@ def test_a_pickled_folder_becomes_one_that_is_valid(cli, pickled):
     assert cli("adapters", "validate", "adapters/m").code == 0
     again = cli("adapters", "convert", pickled, "adapters/m")
     assert again.code == 1
-    assert "--force" in again.err
-    assert cli("adapters", "convert", pickled, "adapters/m", "--force").code == 0
+    assert "name another folder, or remove it first" in again.err
 
 
 def test_what_cannot_be_served_either_way_is_not_written(cli, pickled, own_folder):

@@ -123,7 +123,7 @@ VARIANTS = (
         False,
         "config-unknown-key",
         _configured(future_option=3),
-        ("'future_option'", "--ignore-field"),
+        ("'future_option'", "take it out of the file"),
     ),
     # these change the base's weights
     Variant(

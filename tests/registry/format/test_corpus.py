@@ -54,15 +54,6 @@ def test_each_folder_gets_its_finding(variant, base, clean, tmp_path):
     assert [word for word in variant.words if word not in text] == []
 
 
-def test_unknown_fields_can_be_ignored_by_name(base, clean, tmp_path):
-    folder = tmp_path / "adapter"
-    next(v for v in VARIANTS if v.name == "unknown key").build(folder, clean)
-    with pytest.raises(AdapterRejected, match="future_option"):
-        read_artifact(folder, FolderRules(base, ignore_fields=("other",)))
-    _, inspection = read_artifact(folder, FolderRules(base, ignore_fields=("future_option",)))
-    assert [f.code for f in inspection.findings] == ["config-ignored"]
-
-
 def test_untrained_adapters_change_nothing_and_are_refused(base, tmp_path):
     model = train()
     for name, parameter in model.named_parameters():

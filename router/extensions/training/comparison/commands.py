@@ -41,9 +41,6 @@ GroupColumn = Annotated[
     str,
     typer.Option("--group-column", metavar="COLUMN", help="Rows alike here depend on each other: a chat."),
 ]
-Rows = Annotated[
-    int | None, typer.Option("--rows", metavar="N", min=20, help="Rows at most, spread over the file.")
-]
 MaxTokens = Annotated[int, typer.Option("--max-tokens", "-n", metavar="N", min=1, help="Of an answer.")]
 Margin = Annotated[
     float | None,
@@ -80,7 +77,6 @@ def compare(
     prompt_column: PromptColumn = "",
     response_column: ResponseColumn = "",
     group_column: GroupColumn = "",
-    rows: Rows = None,
     max_tokens: MaxTokens = 256,
     margin: Margin = None,
     require: Require = "",
@@ -117,7 +113,6 @@ def compare(
         data,
         columns={"prompt": prompt_column, "response": response_column, "group": group_column},
         metric=metric,
-        most=rows,
         max_tokens=max_tokens,
     )
     share = None if margin is None else margin / 100
@@ -173,7 +168,6 @@ def _run(
     metric: str,
     judge: str,
     judge_prompt: Path | None,
-    most: int | None,
     max_tokens: int,
     server: str,
     timeout: float,
@@ -190,7 +184,7 @@ def _run(
         raise ConfigError(f"compare needs {error.name}: {install_extra('train')}") from error
 
     template = read_template(judge_prompt)
-    rows = run.read_prompts(data, Columns(**columns), judged=bool(judge), most=most)
+    rows = run.read_prompts(data, Columns(**columns), judged=bool(judge))
     target = connect.target_of(server)
 
     async def compared(done: Any) -> VersionComparison:
@@ -220,7 +214,6 @@ def _run_offline(
     *,
     columns: dict[str, str],
     metric: str,
-    most: int | None,
     max_tokens: int,
 ) -> VersionComparison:
     from router.cli.command import quiet_libraries
@@ -234,7 +227,7 @@ def _run_offline(
 
     settings = load_settings()
     quiet_libraries()
-    rows = read_prompts(data, Columns(**columns), judged=False, most=most)
+    rows = read_prompts(data, Columns(**columns), judged=False)
     with _progress(rows) as done:
         return compare_folders(
             old,

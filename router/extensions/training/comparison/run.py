@@ -100,13 +100,13 @@ class VersionComparison:
         return worse[:most]
 
 
-def read_prompts(path: Path, columns: Columns, *, judged: bool, most: int | None) -> list[PromptRow]:
-    """The rows of a CSV, TSV, JSON-lines or JSON file, each prompt once, `most` of them evenly spread.
+def read_prompts(path: Path, columns: Columns, *, judged: bool) -> list[PromptRow]:
+    """The rows of a CSV, TSV, JSON-lines or JSON file, each prompt once.
 
     `columns` names some, or none. A system text and a context stand in the prompt. With a judge (`judged`) a
     row needs no answer. Raises ConfigError naming the file and what is missing.
     """
-    table = read_table(path)
+    table = read_table(path, (columns.prompt, columns.response))
     names = table.columns
     prompt = columns.prompt or PROMPT
     alone = prompt in names and (columns.prompt or set(names) == {PROMPT, *filter(None, [columns.group])})
@@ -125,10 +125,7 @@ def read_prompts(path: Path, columns: Columns, *, judged: bool, most: int | None
             )
     if len(rows) < FEWEST:
         raise ConfigError(f"{path.name} has {len(rows)} usable rows; a comparison needs {FEWEST} at least")
-    usable = list(rows.values())
-    if most is not None and most < len(usable):
-        usable = [usable[place] for place in np.linspace(0, len(usable) - 1, most).astype(int)]
-    return usable
+    return list(rows.values())
 
 
 Answered = tuple[PromptRow, Side, Side, PairJudgement | None]

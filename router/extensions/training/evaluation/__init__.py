@@ -61,22 +61,20 @@ def evaluate_rows(
     response_column: str = "",
     adapters: Path = Path("adapters"),
     rows: int | None = None,
-    header: bool | None = None,
     device: str = "auto",
     say: Callable[[str], None] = print,
 ) -> list[dict[str, Any]]:
     """Measure any adapter folders against `base` on the rows of a file: no recipe, no manifest needed.
 
-    `data` is CSV, TSV, JSON lines or JSON with a column that asks and one that answers; `header` says whether
-    a CSV's first line names the columns; `metric` is exact_match, token_f1, rouge_l or chrf. Writes
-    report.json and REPORT.md into each folder.
+    `data` is CSV, TSV, JSON lines or JSON with a column that asks and one that answers; `metric` is
+    exact_match, token_f1, rouge_l or chrf. Writes report.json and REPORT.md into each folder.
 
     Raises ConfigError (no such adapter, bad data, unknown metric, too few rows), AdapterRejected.
     """
     require_extra("evaluation")
     from router.extensions.training.evaluation.own_rows import OwnRows, evaluate_own_rows
 
-    request = OwnRows(data, metric, base, prompt_column, response_column, rows, header)
+    request = OwnRows(data, metric, base, prompt_column, response_column, rows)
     return evaluate_own_rows(names, request, adapters, device, say)
 
 

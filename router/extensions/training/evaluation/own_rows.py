@@ -56,7 +56,6 @@ class OwnRows:
     prompt_column: str = ""
     response_column: str = ""
     rows: int | None = None
-    header: bool | None = None  # whether the first line of a CSV names the columns; None: found out
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,9 +106,7 @@ def read_rows(request: OwnRows, say: Say) -> list[TrainingRow]:
     if request.metric not in TEXT_METRICS:
         hint, known = nearest(request.metric, TEXT_METRICS), ", ".join(TEXT_METRICS)
         raise ConfigError(f"--metric {request.metric!r} is not known here{hint}; known: {known}")
-    pairs, _, _ = read_pairs(
-        request.data, Columns(request.prompt_column, request.response_column), say, request.header
-    )
+    pairs, _, _ = read_pairs(request.data, Columns(request.prompt_column, request.response_column), say)
     rows = [TrainingRow(pair.prompt, pair.response, request.data.name) for pair in pairs]
     _require_enough(rows, request)
     check_rows(request.metric, rows)

@@ -116,14 +116,13 @@ SPLIT_ROWS = 300  # at most, in each of them: more cost time and say little more
 
 
 def read_pairs(
-    path: Path, wanted: Columns, say: Callable[[str], None], header: bool | None = None
+    path: Path, wanted: Columns, say: Callable[[str], None]
 ) -> tuple[Sequence[PromptPair], Columns, int]:
     """The usable rows of a file, the columns they come from, and how many rows were found; says all that.
 
-    `header`: whether the first line of a CSV names the columns; None finds out. Raises ConfigError that names
-    the file and the line, or the columns there are.
+    Raises ConfigError that names the file and the line, or the columns there are.
     """
-    table = read_table(path, header)
+    table = read_table(path, (wanted.prompt, wanted.response))
     columns = choose_columns(table.columns, wanted.prompt, wanted.response, wanted.group)
     records: Sequence[TableRow] = table.records
     if LATER in table.columns and (columns.prompt, columns.response) == (PROMPT, RESPONSE):
@@ -183,16 +182,16 @@ class DataTable:
     records: tuple[TableRow, ...]
 
 
-def read_table(path: Path, header: bool | None = None) -> DataTable:
-    """Read `path` by its suffix. Raises ConfigError that names the file and the line.
+def read_table(path: Path, named: Sequence[str] = ()) -> DataTable:
+    """Read `path` by its suffix. The first line of a CSV names its columns.
 
-    `header`: whether the first line of a CSV names the columns; None raises ConfigError where that is
-    unlikely.
+    Raises ConfigError that names the file and the line, also where the first line of a CSV looks like a row
+    and has none of the columns that are `named`.
     """
     suffix = path.suffix.lower()
     if suffix in (".csv", ".tsv", ".tab", ".txt"):
         delimiter = "\t" if suffix in (".tsv", ".tab") else ""
-        return _delimited(path, _decoded(path), delimiter, header)
+        return _delimited(path, _decoded(path), delimiter, named)
     if suffix in (".jsonl", ".ndjson", ".json"):
         read = _json_list if suffix == ".json" else _json_lines
         records = tuple(TableRow(place, values) for place, values in read(path.name, _decoded(path)))
@@ -218,23 +217,20 @@ def _decoded(path: Path) -> str:
     return text
 
 
-def _delimited(path: Path, text: str, delimiter: str, header: bool | None) -> DataTable:
+def _delimited(path: Path, text: str, delimiter: str, named: Sequence[str]) -> DataTable:
     delimiter = delimiter or _sniff(text)
     lines = list(_lines(path.name, text, delimiter))
-    first = lines[0][1]
-    if header is None and (why := _why_a_row(first, [fields for _, fields in lines[1:]])):
+    columns = tuple(name.strip() for name in lines[0][1])
+    if set(columns).isdisjoint(named) and (why := _why_a_row(columns, [fields for _, fields in lines[1:]])):
         raise ConfigError(
-            f"{path.name}: the first line looks like a row, not like names of columns ({why}); say "
-            "--no-header if it is a row, --header if it names the columns"
+            f"{path.name}: the first line looks like a row, not like names of columns ({why}); write a line "
+            f"such as {delimiter.join((PROMPT, RESPONSE))} above it, or name a column of it with "
+            "--prompt-column"
         )
-    columns = tuple(name.strip() for name in first)
-    if header is False:
-        two = len(first) == len((PROMPT, RESPONSE))
-        columns = (PROMPT, RESPONSE) if two else tuple(f"column {n + 1}" for n in range(len(first)))
     if twice := sorted({name for name in columns if columns.count(name) > 1}):
         raise ConfigError(f"{path.name}: the first line names {', '.join(map(repr, twice))} more than once")
     records = []
-    for number, fields in lines if header is False else lines[1:]:
+    for number, fields in lines[1:]:
         if len(fields) != len(columns):
             raise ConfigError(
                 f"{path.name}:{number} has {len(fields)} fields, the first line names {len(columns)}: "
@@ -264,9 +260,8 @@ def _names_of(records: Sequence[TableRow]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for record in records for name in record.values))
 
 
-def _why_a_row(first: Sequence[str], others: Sequence[Sequence[str]]) -> str:
+def _why_a_row(names: Sequence[str], others: Sequence[Sequence[str]]) -> str:
     """Why the first line of a CSV is no line of names; empty if it may be one."""
-    names = [name.strip() for name in first]
     lowered = {name.lower() for name in names}
     if any(lowered >= set(usual) for usual in (*USUAL_PAIRS, *USUAL_TRIPLES)):
         return ""

@@ -110,7 +110,6 @@ class RecipeRequest:
     model: str = RecipeBase().model
     steps: int = 0
     force: bool = False
-    header: bool | None = None  # whether the first line of a CSV names the columns; None: found out
     timing: bool = True  # time some steps, to say how long training takes
 
 
@@ -295,7 +294,7 @@ def new_recipe(request: RecipeRequest, *, device: str = "auto", say: Say = print
     _check(request)
     refuse_to_overwrite(request.folder, request.force)
     said = Columns(request.prompt_column, request.response_column, request.group_column)
-    pairs, columns, found = read_pairs(request.data, said, say, request.header)
+    pairs, columns, found = read_pairs(request.data, said, say)
     require_enough(len(pairs), found, request.data.name)
     if len(answers := {pair.response for pair in pairs}) == 1:
         raise ConfigError(

@@ -127,38 +127,38 @@ def written(tmp_path, records):
 
 def test_rows_are_read_once_each_with_their_conversation(tmp_path):
     records = [{"prompt": f"q {n // 2}", "response": "a", "chat": f"c{n % 3}"} for n in range(60)]
-    found = read_prompts(written(tmp_path, records), Columns("", "", "chat"), judged=False, most=None)
+    found = read_prompts(written(tmp_path, records), Columns("", "", "chat"), judged=False)
     assert len(found) == 30
     assert {row.group for row in found} == {"c0", "c1", "c2"}
 
 
 def test_judged_rows_need_no_answer(tmp_path):
     file = written(tmp_path, [{"prompt": f"q {n}"} for n in range(60)])
-    assert len(read_prompts(file, Columns("", ""), judged=True, most=25)) == 25
+    assert len(read_prompts(file, Columns("", ""), judged=True)) == 60
     with pytest.raises(ConfigError, match="which column"):
-        read_prompts(file, Columns("", ""), judged=False, most=None)
+        read_prompts(file, Columns("", ""), judged=False)
 
 
 def test_context_and_system_text_are_part_of_the_prompt(tmp_path):
     alpaca = [{"instruction": "Shorten.", "input": f"text {n}", "output": "a"} for n in range(20)]
-    (first, *_) = read_prompts(written(tmp_path, alpaca), Columns("", ""), judged=False, most=None)
+    (first, *_) = read_prompts(written(tmp_path, alpaca), Columns("", ""), judged=False)
     assert (first.prompt, first.response) == ("Shorten.\n\ntext 0", "a")
     turns = [[{"role": r, "content": f"{r} {n}"} for r in ("system", "user", "assistant")] for n in range(20)]
     file = written(tmp_path, [{"messages": one} for one in turns])
-    (first, *_) = read_prompts(file, Columns("", ""), judged=False, most=None)
+    (first, *_) = read_prompts(file, Columns("", ""), judged=False)
     assert (first.prompt, first.response) == ("system 0\n\nuser 0", "assistant 0")
 
 
 def test_a_judged_file_may_have_other_columns_beside_the_named_prompt(tmp_path):
     file = written(tmp_path, [{"q": f"q {n}", "id": n} for n in range(20)])
-    (first, *_) = read_prompts(file, Columns("q", ""), judged=True, most=None)
+    (first, *_) = read_prompts(file, Columns("q", ""), judged=True)
     assert (first.prompt, first.response) == ("q 0", "")
 
 
 def test_few_rows_are_refused(tmp_path):
     file = written(tmp_path, [{"prompt": f"q {n}", "response": "a"} for n in range(19)])
     with pytest.raises(ConfigError, match="needs 20 at least"):
-        read_prompts(file, Columns("", ""), judged=False, most=None)
+        read_prompts(file, Columns("", ""), judged=False)
 
 
 @pytest.mark.parametrize(

@@ -194,11 +194,11 @@ def test_a_missing_file(tmp_path: Path) -> None:
 def pairs_of(tmp_path: Path):
     """The pairs of a file, its columns, and the warnings about it."""
 
-    def read(text: str, suffix: str, header: bool | None = None):
+    def read(text: str, suffix: str, prompt: str = ""):
         path = tmp_path / f"rows{suffix}"
         path.write_text(text)
         said: list[str] = []
-        found, columns, _ = read_pairs(path, Columns("", ""), said.append, header)
+        found, columns, _ = read_pairs(path, Columns(prompt, ""), said.append)
         return [(pair.prompt, pair.response) for pair in found], columns, "\n".join(said)
 
     return read
@@ -256,11 +256,13 @@ def test_what_an_instruction_is_about_stands_below_it(pairs_of, context: str, an
     ],
 )
 def test_a_csv_without_a_line_of_names_is_asked_about(pairs_of, text: str) -> None:
-    with pytest.raises(ConfigError, match=r"the first line looks like a row.*--no-header.*--header"):
+    with pytest.raises(
+        ConfigError, match=r"the first line looks like a row.*such as prompt,response above it"
+    ):
         pairs_of(text, ".csv")
-    found, _, _ = pairs_of(text, ".csv", header=False)
+    found, _, _ = pairs_of("prompt,response\n" + text, ".csv")
     assert len(found) == 2
-    found, _, _ = pairs_of(text, ".csv", header=True)
+    found, _, _ = pairs_of(text, ".csv", text.partition(",")[0])  # a column that is called so
     assert len(found) == 1
 
 
@@ -269,11 +271,6 @@ def test_a_line_of_names_is_not_asked_about(pairs_of, names: str) -> None:
     again = "label,text\n" if names == "text,label" else ""  # words that come again
     found, _, _ = pairs_of(f"{names}\nlost parcel,shipping\n{again}", ".csv")
     assert found[0] == ("lost parcel", "shipping")
-
-
-def test_without_names_two_columns_ask_and_answer_and_more_are_numbered(pairs_of) -> None:
-    with pytest.raises(ConfigError, match="'column 1', 'column 2', 'column 3'"):
-        pairs_of("a,b,c\nd,e,f\n", ".csv", header=False)
 
 
 def test_labels_that_differ_in_case_and_spaces_are_one(pairs_of) -> None:

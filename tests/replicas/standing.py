@@ -1,0 +1,27 @@
+"""`lora-router replica ARGUMENTS` whose fake engine takes some time for a step."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from router.cli import main, replica
+from router.config import Settings
+
+STEP = {"step_seconds": 0.01}
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command; returns its exit code."""
+    real = replica.run
+
+    def slowly(settings: Settings, *, child: bool, fake: Mapping[str, Any], forsaken_seconds: float) -> int:
+        return real(settings, child=child, fake={**STEP, **fake}, forsaken_seconds=forsaken_seconds)
+
+    replica.run = slowly  # type: ignore[assignment]
+    return main.run(["replica", "--engine", "fake", *arguments])
+
+
+if __name__ == "__main__":
+    sys.exit(run(sys.argv[1:]))
