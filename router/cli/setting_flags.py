@@ -55,7 +55,7 @@ class WithSettings(TyperCommand):
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
         given = {name: ctx.params.pop(name) for name in self.settings}
-        ctx.obj = {name: value for name, value in given.items() if value is not None}
+        ctx.obj = {name: value for name, value in given.items() if value not in (None, ())}
         return super().invoke(ctx)
 
 

@@ -14,12 +14,12 @@ PAGE = Path(__file__).parents[3] / "docs" / "http.md"
 KINDS = {"chat": requests.ChatCompletion, "plain": requests.Completion}
 
 
-def rows() -> Iterator[tuple[list[str], dict[str, str], str]]:
-    """Each row: the fields, what happens to them in each kind of completion, and what they mean."""
+def rows() -> Iterator[tuple[list[str], dict[str, str]]]:
+    """Each row: the fields, and what happens to them in each kind of completion."""
     table = PAGE.read_text().partition("| field | chat | plain |")[2].partition("\n\n")[0]
     for line in table.splitlines()[2:]:
-        names, chat, plain, meaning = (cell.strip() for cell in line.strip("|").split("|", 3))
-        yield re.findall(r"`(\w+)`", names), {"chat": chat, "plain": plain}, meaning
+        names, chat, plain, _ = (cell.strip() for cell in line.strip("|").split("|", 3))
+        yield re.findall(r"`(\w+)`", names), {"chat": chat, "plain": plain}
 
 
 def forms(kind: type[requests.CompletionFields]) -> dict[str, str]:
@@ -35,15 +35,5 @@ def forms(kind: type[requests.CompletionFields]) -> dict[str, str]:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_table_has_every_field_and_its_form(kind: str) -> None:
-    told = {name: form[kind] for names, form, _ in rows() for name in names if form[kind]}
+    told = {name: form[kind] for names, form in rows() for name in names if form[kind]}
     assert told == forms(KINDS[kind])
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_table_says_why(kind: str) -> None:
-    rules = KINDS[kind].rules
-    why = {**rules.ignored, **{name: refusal.why for name, refusal in rules.refused.items()}}
-    for names, form, meaning in rows():
-        for name in names:
-            if form[kind] and name in why:
-                assert why[name] in meaning, name
