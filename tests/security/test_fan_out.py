@@ -16,7 +16,6 @@ from router.server.adapters import MAX_FILTER_BYTES, MAX_REASON_BYTES, MAX_TOKEN
 from router.server.inference import (
     MAX_HINT_BYTES,
     MAX_LABEL_BYTES,
-    MAX_REFERENCE_BYTES,
     MAX_UNIT_BYTES,
     RequestLimits,
     generate_request,
@@ -144,7 +143,6 @@ CAPS: dict[str, tuple[int, Made]] = {
     "labels": (MAX_LABELS, lambda n: ask(labels=dict.fromkeys(distinct(n), "x"))),
     "labels.key": (MAX_LABEL_BYTES, lambda n: ask(labels={"x" * n: "x"})),
     "labels.value": (MAX_LABEL_BYTES, lambda n: ask(labels={"x": "x" * n})),
-    "labels.value of the reference": (MAX_REFERENCE_BYTES, lambda n: ask(labels={"reference": "x" * n})),
 }
 
 
