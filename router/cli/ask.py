@@ -76,8 +76,8 @@ def ask(
 ) -> None:
     """Ask, and stream the answer.
 
-    Who answers, and why, is told first, on stderr, and the usage last: 2>/dev/null leaves the answer alone.
-    Ctrl-C cancels the request on the server, too. The prompt is never cut: one that is too long is refused.
+    The answer goes to stdout. The decision goes to stderr before it, the usage after it. Ctrl-C cancels the
+    request on the server, too. The prompt is never cut: one that is too long is refused.
 
     \b
     Examples:

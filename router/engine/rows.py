@@ -252,7 +252,7 @@ class BatchRow:
     computed: int = 0  # tokens whose keys and values are in the cache
     cached: int = 0  # of these, taken from the prefix cache when it was first admitted
     preempted: int = 0  # times
-    sat_out: int = 0  # steps
+    skipped: int = 0  # steps of others, since its masks were much work
     allocation: CacheAllocation | None = None
 
     @property
@@ -276,8 +276,8 @@ class BatchRow:
         return 0
 
     @property
-    def to_sit_out(self) -> int:
-        """Steps of others that it does not take part in."""
+    def steps_to_skip(self) -> int:
+        """Steps of others that it has to skip, by the work of its masks."""
         return 0
 
     @property
@@ -345,9 +345,9 @@ class AnswerRow(BatchRow):
         return read + ANSWER_COST * (self.generated + masks)
 
     @property
-    def to_sit_out(self) -> int:
-        """As its masks count more tokens than it has made: it has as much of a step as other answers."""
-        return 0 if self.grammar is None else max(0, self.grammar.cost - self.generated - self.sat_out)
+    def steps_to_skip(self) -> int:
+        """By how many tokens its masks count more than it has made: so it gets the share of other answers."""
+        return 0 if self.grammar is None else max(0, self.grammar.cost - self.generated - self.skipped)
 
     @property
     def room(self) -> int:

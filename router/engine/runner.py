@@ -279,7 +279,6 @@ class PoolingStep:
     """
 
     def __init__(self, chunks: Sequence[Chunk], bounds: Sequence[int]) -> None:
-        self.rows: list[int] = []
         ended: list[tuple[PoolingRow, int]] = []  # whose candidates come behind that token of the step
         pooled: dict[int, list[tuple[PoolingRow, slice]]] = defaultdict(list)
         for chunk, start in zip(chunks, bounds, strict=False):
@@ -292,7 +291,7 @@ class PoolingStep:
             elif wanted := row.wanted(chunk.count):
                 pooled[row.layer].append((row, slice(start + wanted.start, start + wanted.stop)))
         self._ended = [row for row, _ in ended]
-        self.rows += [place for _, place in ended]
+        self.rows = [place for _, place in ended]
         taps = {layer: _tap(spans) for layer, spans in pooled.items()}
         self.taps = Taps(taps, _last_layer(chunks)) if taps else None
 

@@ -50,8 +50,8 @@ class Scheduler:
     of a tenant is preempted only for one ahead of it. A row of a tenant of which nothing runs has less
     patience, and gets the place, the blocks or the slot of rows whose tenants were served more.
 
-    An answer whose masks are much work sits out as many steps as they count tokens, unless nothing else is to
-    be computed: the next token of others never waits for more of it than what counts as a token.
+    An answer whose masks are much work skips as many steps as they count tokens, unless nothing else is to be
+    computed: the next token of others waits no longer for it than for an answer without masks.
 
     Pooling requests have a queue and places of their own: they neither take nor wait for an answer's place.
     Of a step they get what answers leave, up to a bound, but an eighth always; those in the background get no
@@ -130,7 +130,7 @@ class Scheduler:
         if self.pooling or self.background or len(running) > self._max_step_tokens:
             return []
         for row in running:
-            if len(row.tokens) - row.computed != 1 or row.to_sit_out:
+            if len(row.tokens) - row.computed != 1 or row.steps_to_skip:
                 return []
         if not self._decoded:
             self._decoded = sorted((Chunk(row, 1, samples=True) for row in running), key=_step_order)
@@ -139,7 +139,7 @@ class Scheduler:
     def _mixed(self) -> list[Chunk]:
         eighth = max(1, self._max_step_tokens // 8)
         kept = eighth if self.pooling else 0
-        running = _taking_part(self.running, beside=bool(self.pooling))
+        running = _not_skipping(self.running, beside=bool(self.pooling))
         chunks = list(_answers(running, self._max_step_tokens - kept, self._fair))
         if any(chunk.row.remaining == 1 for chunk in chunks):
             chunks = list(self._lighter(chunks))
@@ -148,7 +148,7 @@ class Scheduler:
             chunks += self._pooling_chunks(left, min(left, kept) if self.running else left)
         if self.background:
             left = self._left(chunks)
-            background = _taking_part(self.background, beside=bool(chunks))
+            background = _not_skipping(self.background, beside=bool(chunks))
             chunks += _answers(background, min(left, eighth) if chunks else left, self._fair)
         return sorted(_parted(chunks), key=_step_order)
 
@@ -463,15 +463,15 @@ def _parted(chunks: Iterable[Chunk]) -> Iterator[Chunk]:
             yield chunk
 
 
-def _taking_part(rows: Sequence[BatchRow], *, beside: bool) -> Sequence[BatchRow]:
-    """Those that do not sit this step out; `beside`: there is something else to compute.
+def _not_skipping(rows: Sequence[BatchRow], *, beside: bool) -> Sequence[BatchRow]:
+    """Those that do not skip this step; `beside`: there is something else to compute.
 
-    Where nothing is left, the steps that all would sit out are passed over.
+    Where all rows would skip it, they count as many steps as skipped as the next one needs.
     """
-    owed = {row: steps for row in rows if (steps := row.to_sit_out)}
+    owed = {row: steps for row in rows if (steps := row.steps_to_skip)}
     passed = 0 if beside or len(owed) < len(rows) else min(owed.values(), default=0)
     for row, steps in owed.items():
-        row.sat_out += passed + (steps > passed)
+        row.skipped += passed + (steps > passed)
     return [row for row in rows if owed.get(row, 0) <= passed]
 
 

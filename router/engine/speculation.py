@@ -198,7 +198,7 @@ class Speculation:
         return prices
 
     def _drafts(self, row: AnswerRow, floor: float) -> list[Draft]:
-        if row.sat_out:  # its masks are much work, and each draft makes one more in the same step
+        if row.skipped:  # its masks are much work, and each draft makes one more in the same step
             return []
         drafter = self._drafter(row)
         if drafter is None:

@@ -43,3 +43,12 @@ def test_a_value_that_its_setting_does_not_take_is_refused(cli):
     done = cli("serve", "--quantize", "int3")
     said = "lora-router: quantize (from flag): input should be 'none', 'int8' or 'int4'\n"
     assert (done.code, done.err) == (2, said)
+
+
+@pytest.mark.parametrize(
+    ("flags", "refused"), [((), "absent"), (("--adapters-dir", "missing"), "missing")], ids=["none", "one"]
+)
+def test_a_flag_replaces_the_environment_only_where_it_is_given(cli, monkeypatch, flags, refused):
+    monkeypatch.setenv("LORA_ROUTER_ADAPTERS_DIR", "absent")
+    done = cli("serve", *flags)
+    assert (done.code, done.err.startswith(f"lora-router: {refused} is no folder; ")) == (2, True)

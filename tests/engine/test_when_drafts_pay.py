@@ -116,7 +116,7 @@ def test_a_chunk_that_does_not_end_its_prompt_has_none() -> None:
 def test_one_whose_masks_are_much_work_has_none() -> None:
     """Each draft makes a mask of its own, all of them in one step."""
     made, chunks = speculating()
-    chunks[0].row.sat_out = 1
+    chunks[0].row.skipped = 1
     assert made.add(chunks) is chunks
 
 

@@ -39,7 +39,7 @@ from router.experiments.store.tables import (
     version,
 )
 
-VERSION = 7
+VERSION = 8
 
 
 def migrate(conn: Connection) -> None:
