@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from enum import IntEnum
 from itertools import islice
 from pathlib import Path
 
@@ -41,7 +40,6 @@ from router.types import AdapterRef
 COUNTING = (MANIFEST, CONFIG, PROBES, SIGNATURE, "chat_template.jinja")
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".gguf")  # also the refused ones: they explain a refusal
 MOST_FILES = 1_000  # of one folder; an adapter has about ten
-SHARE = 200  # folders whose files are looked at in each compare even if nothing hints at a change
 LONG_UNTOUCHED = 10.0  # seconds; more than clocks of file servers are off by
 
 FileStamp = tuple[str, int, int, int, int]  # name, bytes, mtime ns, ctime ns, inode
@@ -104,53 +102,35 @@ class Scan:
         return Changes(tuple(there), tuple(path for path in before.found if path not in self.found))
 
 
-class Depth(IntEnum):
-    """How much a scan looks at beside what changed for sure."""
-
-    NAMES = 0  # what folders there are: one listing of each adapters folder
-    FOLDERS = 1  # one `stat` for each folder, which shows new, removed and renamed files; files in turns
-    FILES = 2  # one `stat` for each file
-
-
-@dataclass(frozen=True, slots=True)
-class _Top:
-    folders: Mapping[Path, tuple[int, int]]  # ctime ns and inode: new, removed and renamed files show here
-    found: Mapping[Path, FoundFolder]
-
-
 class Scanner:
     """Compares adapters folders with what they were. Used from one worker thread at a time.
 
-    New and removed folders are found by any scan. New, removed and renamed files change their folder, so one
-    `stat` for each folder finds them. Files written in place do not: they are found through `dirty` (what the
-    kernel reported) or in turns.
+    Any scan finds new and removed folders. It finds changed files in `dirty`, what the kernel reported, and,
+    where it looks at `every_file`, in all folders.
     """
 
     def __init__(self, dirs: Sequence[Path]) -> None:
         self._dirs = tuple(dirs)
-        self._tops: dict[Path, _Top] = {}
+        self._tops: dict[Path, dict[Path, FoundFolder]] = {}
         self._paths: dict[Path, dict[str, Path]] = {}  # of each adapters folder: what is in it, by name
-        self._turn = 0
 
-    def scan(self, dirty: Collection[Path] = (), depth: Depth = Depth.FILES) -> Scan:
-        """All adapter folders. Those in `dirty` are looked into, others as far as `depth` says."""
+    def scan(self, dirty: Collection[Path] = (), every_file: bool = True) -> Scan:
+        """All adapter folders. An `every_file` scan costs one `stat` for each file, another one costs a
+        listing of each adapters folder and what is in `dirty`.
+        """
         unreadable: dict[Path, str] = {}
         tops = dict(self._list(unreadable))
-        due = self._due(list(tops), depth) | self._touched(dirty)
-        stat = depth is Depth.FOLDERS
-        now: dict[Path, _Top] = {}
+        due = tops.keys() if every_file else self._touched(dirty)
+        now: dict[Path, dict[Path, FoundFolder]] = {}
         for top, root in tops.items():
             old = self._tops.get(top)
-            if old is None or top in due or (stat and _folders(old.folders) != old.folders):
-                now[top] = _look(top, root, old)
-            else:
-                now[top] = old
+            now[top] = _look(top, root, old or {}) if old is None or top in due else old
         if unreadable:
             for top, kept in self._tops.items():
                 if any(top.is_relative_to(root) for root in unreadable):
                     now.setdefault(top, kept)
         self._tops = now
-        return Scan({p: f for top in now.values() for p, f in top.found.items()}, unreadable)
+        return Scan({p: f for top in now.values() for p, f in top.items()}, unreadable)
 
     def _list(self, unreadable: dict[Path, str]) -> Iterator[tuple[Path, Path]]:
         """What is in the adapters folders, each with its folder. A folder overrides a later built-in one of
@@ -176,14 +156,6 @@ class Scanner:
             self._paths[root] = paths
             yield from ((top, root) for top in paths.values())
 
-    def _due(self, tops: Sequence[Path], depth: Depth) -> set[Path]:
-        if depth is not Depth.FOLDERS:
-            return set(tops) if depth is Depth.FILES else set()
-        start, self._turn = self._turn, self._turn + SHARE
-        if self._turn >= len(tops):
-            self._turn = 0
-        return set(tops[start : start + SHARE])
-
     def _touched(self, dirty: Collection[Path]) -> set[Path]:
         """The entries of the adapters folders in which these paths are."""
         touched: set[Path] = set()
@@ -195,39 +167,25 @@ class Scanner:
         return touched
 
 
-def _look(top: Path, root: Path, old: _Top | None) -> _Top:
+def _look(top: Path, root: Path, old: Mapping[Path, FoundFolder]) -> dict[Path, FoundFolder]:
     """What is in an entry of an adapters folder; what looks as it did is the very same object."""
     found: dict[Path, FoundFolder] = {}
-    # The folders first: what changes while the files are looked at is seen again the next time.
     try:
         inside = places(top)
     except FileNotFoundError:
-        return _Top({}, {})
+        return found
     except OSError:
         inside = [AdapterPlace(top, top.name)]  # its stamp says why
-    folders = _folders(dict.fromkeys([top, *(p.folder for p in inside)]))
     for place in inside:
         try:
             stamps = stamp_of(place.folder, root), report_stamp_of(place.folder)
             now = FoundFolder(place, root, *stamps, built_in=is_built_in(top, "adapters"))
         except FileNotFoundError:
             continue
-        before = old.found.get(place.folder) if old is not None else None
+        before = old.get(place.folder)
         same = before is not None and (before, before.report) == (now, now.report)
         found[place.folder] = before if same and before is not None else now
-    return _Top(folders, found)
-
-
-def _folders(paths: Collection[Path]) -> dict[Path, tuple[int, int]]:
-    stats: dict[Path, tuple[int, int]] = {}
-    for path in paths:
-        try:
-            info = os.stat(path)
-        except OSError:
-            stats[path] = (0, 0)
-        else:
-            stats[path] = (info.st_ctime_ns, info.st_ino)
-    return stats
+    return found
 
 
 def is_ignored(name: str) -> bool:

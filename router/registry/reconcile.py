@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -11,11 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from router.errors import RouterError
 from router.registry.folders import (
     Changes,
     Debouncer,
-    Depth,
     DueFolders,
     Examined,
     FolderReader,
@@ -23,7 +20,6 @@ from router.registry.folders import (
     Scan,
     Scanner,
     examine,
-    read_whole,
     sketch,
 )
 from router.registry.format.manifest import ReportCard, read_report
@@ -83,68 +79,28 @@ class Claims:
         return sorted(found, key=lambda e: bool(e.problem))
 
 
-class Conflicts:
-    """Compares such folders in a task of its own: it reads both, and there may be many."""
+class Duplicates:
+    """Lists a folder that claims the version of another one: quarantined, beside that version."""
 
-    def __init__(self, claims: Claims, index: Index, reader: FolderReader, workers: Workers) -> None:
-        self._claims, self._index, self._reader, self._workers = claims, index, reader, workers
-        self._shown: dict[tuple[AdapterRef, Path], VersionRecord] = {}
-        self._due: dict[AdapterRef, None] = {}
-        self._task: asyncio.Task[None] | None = None
+    def __init__(self, claims: Claims, index: Index) -> None:
+        self._claims, self._index = claims, index
+        self._shown: dict[AdapterRef, dict[Path, VersionRecord]] = {}
 
-    def check(self, refs: Iterable[AdapterRef]) -> None:
-        """Look at these versions again, soon."""
-        shown = {ref for ref, _ in self._shown}
-        self._due.update((r, None) for r in refs if len(self._claims.claimants(r)) > 1 or r in shown)
-        if self._due and (self._task is None or self._task.done()):
-            self._task = asyncio.get_running_loop().create_task(self._work())
+    def show(self, ref: AdapterRef) -> None:
+        """Make what is listed agree with the claims of a version."""
+        claimants = self._claims.claimants(ref)
+        wanted = {one.found.place.folder: _refusal(one, claimants[0]) for one in claimants[1:]}
+        shown = self._shown.pop(ref, {})
+        for folder in [f for f, record in shown.items() if record.error != wanted.get(f)]:
+            self._index.remove(shown.pop(folder))
+        for one in claimants[1:]:
+            folder = one.found.place.folder
+            if folder not in shown:
+                shown[folder] = self._add(ref, one, wanted[folder])
+        if shown:
+            self._shown[ref] = shown
 
-    async def close(self) -> None:
-        """Stop comparing."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-
-    async def _work(self) -> None:
-        while self._due:
-            ref = next(iter(self._due))
-            del self._due[ref]
-            claimants = self._claims.claimants(ref)
-            problems = [(other, await self._problem(claimants[0], other)) for other in claimants[1:]]
-            if any(self._claims.get(e.found.place.folder) is not e for e in claimants):
-                self._due[ref] = None  # changed meanwhile
-            else:
-                self._show(ref, [(other, text) for other, text in problems if text])
-
-    async def _problem(self, first: Examined, other: Examined) -> str:
-        if other.problem:
-            return other.problem
-        try:
-            mine = await self._workers.run(read_whole, self._reader, other.found)
-            theirs = await self._workers.run(read_whole, self._reader, first.found)
-        except RouterError as error:
-            return error.message
-        if mine.artifact.digest == theirs.artifact.digest:
-            return ""
-        mine_in, theirs_in = other.found.place.folder.name, first.found.place.folder.name
-        return (
-            f"folder {mine_in!r} claims {other.ref}, which folder {theirs_in!r} holds with other contents; "
-            "give one of them another name or version"
-        )
-
-    def _show(self, ref: AdapterRef, problems: Sequence[tuple[Examined, str]]) -> None:
-        folders = {e.found.place.folder for e, _ in problems}
-        for key in [k for k in self._shown if k[0] == ref and k[1] not in folders]:
-            self._index.remove(self._shown.pop(key))
-        for examined, text in problems:
-            key = (ref, examined.found.place.folder)
-            shown = self._shown.get(key)
-            if shown is None:
-                self._shown[key] = self._new(ref, examined, text)
-            else:
-                shown.conflict_changed(text)
-
-    def _new(self, ref: AdapterRef, examined: Examined, text: str) -> VersionRecord:
+    def _add(self, ref: AdapterRef, examined: Examined, problem: str) -> VersionRecord:
         number = 1
         while self._index.get(duplicate_ref(ref, number)) is not None:
             number += 1
@@ -153,11 +109,19 @@ class Conflicts:
             examined.found,
             examined.inspection,
             self._index.changed,
-            problem=text,
+            problem=problem,
             duplicate=True,
         )
         self._index.add(record)
         return record
+
+
+def _refusal(examined: Examined, first: Examined) -> str:
+    mine, theirs = (one.found.place.folder.name for one in (examined, first))
+    return examined.problem or (
+        f"folder {mine!r} claims {examined.ref}, which folder {theirs!r} holds; remove one of them, or give "
+        "one another name or version"
+    )
 
 
 def duplicate_ref(ref: AdapterRef, number: int) -> AdapterRef:
@@ -198,7 +162,7 @@ class Reconciler:
         self._folders = Debouncer(settle)
         self._reports = Debouncer(settle, lambda found: found.report)
         self._claims = Claims()
-        self._conflicts = Conflicts(self._claims, index, reader, workers)
+        self._duplicates = Duplicates(self._claims, index)
         self._unreadable: dict[Path, str] = {}
         self._again: dict[Path, float] = {}
         self._seen = Scan({})  # the last one that the debouncers know of
@@ -213,7 +177,7 @@ class Reconciler:
         """Whether something was left that may not be routed to until it is read."""
         return self._left and self._gate.on
 
-    async def look(self, dirty: Collection[Path] = (), depth: Depth = Depth.FILES) -> bool:
+    async def look(self, dirty: Collection[Path] = (), every_file: bool = True) -> bool:
         """Look once; whether another look is needed soon."""
         now = time.monotonic()
         again = [p for p, due in self._again.items() if due <= now]
@@ -221,7 +185,7 @@ class Reconciler:
             del self._again[path]
             self._folders.again(path)
         paths = {*dirty, *self._unsure, *again}
-        scan, changes = await self._workers.in_order(self._scan, paths, depth, self._seen)
+        scan, changes = await self._workers.in_order(self._scan, paths, every_file, self._seen)
         self.scan_seconds = time.monotonic() - now
         self._log_unreadable(dict(scan.unreadable))
         due = self._folders.look(changes, time.monotonic())
@@ -236,8 +200,8 @@ class Reconciler:
             self._caught_up()
         return due.unsettled or more or len(examined) < len(due.ready)
 
-    def _scan(self, paths: Collection[Path], depth: Depth, seen: Scan) -> tuple[Scan, Changes]:
-        scan = self._scanner.scan(paths, depth)
+    def _scan(self, paths: Collection[Path], every_file: bool, seen: Scan) -> tuple[Scan, Changes]:
+        scan = self._scanner.scan(paths, every_file)
         return scan, scan.since(seen)
 
     def _new_first(self, ready: Sequence[FoundFolder]) -> list[FoundFolder]:
@@ -324,13 +288,9 @@ class Reconciler:
             touched.update(dict.fromkeys(self._put(one)))
         for ref in touched:
             self._apply(ref)
-        self._conflicts.check(touched)
+            self._duplicates.show(ref)
         for name in dict.fromkeys(ref.name for ref in touched):
             self._index.settle_default(name)
-
-    async def close(self) -> None:
-        """Stop what runs in the background."""
-        await self._conflicts.close()
 
     def _too_early(self, examined: Examined) -> bool:
         """A folder may be bad because it is still being written: it gets some time of quiet first."""

@@ -305,13 +305,6 @@ class VersionRecord:
         self._removed = True
         return live
 
-    def conflict_changed(self, reason: str) -> None:
-        """The duplicate is refused for another reason than before."""
-        assert self.duplicate
-        if self._error != reason:
-            self._error = reason
-            self._changed()
-
     # -- loading
 
     def preload_wanted(self) -> None:

@@ -172,7 +172,6 @@ class Registry:
         self._closed = True
         await self._mixtures.close()
         await self._look_loop.close()
-        await self._reconciler.close()
         await self._hasher.close()
         self._planner.close()
         await self._loader.close()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import watchfiles
 
-from router.registry.folders import Depth, is_ignored
+from router.registry.folders import is_ignored
 from router.registry.reconcile import Reconciler
 from router.reread import problem_of
 
@@ -41,19 +41,19 @@ class LookLoop:
         self._watcher = FolderWatcher(dirs, self._note_changed)
         self._wake = asyncio.Event()
         self._dirty: set[Path] = set()
-        self._due = dict.fromkeys(Depth, 0.0)  # when the next regular look of each depth is due, monotonic
+        self._due = 0.0  # when the next look at every file is due, monotonic
         self._task: asyncio.Task[None] | None = None
         self.problem = ""  # why the last look failed; empty if it did not
 
     async def start(self) -> None:
         """Look until what is there is known, and judged as far as time allows; go on in the background."""
         self._watcher.start()
-        if await self._look(Depth.FILES):
+        if await self._look(every_file=True):
             await asyncio.sleep(self._settle)
-            await self._look(Depth.NAMES)
+            await self._look()
         end = time.monotonic() + START_SECONDS
         while self._reconciler.behind and time.monotonic() < end:
-            await self._look(Depth.NAMES)
+            await self._look()
         self._plan()
         self._task = asyncio.get_running_loop().create_task(self._run())
         self._wake.set()
@@ -74,12 +74,11 @@ class LookLoop:
         self._wake.set()
 
     async def _run(self) -> None:
-        depth = Depth.NAMES
         while True:
             started = time.monotonic()
             unsettled = False
             try:
-                unsettled = await self._look(depth)
+                unsettled = await self._look(every_file=self._due <= started)
                 self._plan()
             except Exception as error:
                 self._failed(error)
@@ -88,7 +87,6 @@ class LookLoop:
                 self.problem = ""
             await asyncio.sleep(max(LEAST_GAP, time.monotonic() - started))
             await self._pause(unsettled)
-            depth = self._depth()
 
     def _failed(self, error: Exception) -> None:
         """Note it, with one traceback for each problem: looks go on, several a second."""
@@ -97,36 +95,21 @@ class LookLoop:
             log.error("looking at adapter folders failed; it is tried again", exc_info=error)
         self.problem = problem
 
-    async def _look(self, depth: Depth) -> bool:
+    async def _look(self, every_file: bool = False) -> bool:
         dirty, self._dirty = self._dirty, set()
         try:
-            return await self._reconciler.look(dirty, depth)
+            return await self._reconciler.look(dirty, every_file)
         except BaseException:
             self._dirty |= dirty
             raise
         finally:
-            self._looked(depth)
-
-    def _looked(self, depth: Depth) -> None:
-        """When looks of this depth and of those that it includes are due again."""
-        now, least = time.monotonic(), self._poll
-        for shallower in range(depth):
-            self._due[Depth(shallower)] = max(self._due[Depth(shallower)], now + least)
-        self._due[depth] = now + max(least, self._reconciler.scan_seconds / SHARE)
-
-    @property
-    def _regular(self) -> tuple[Depth, ...]:
-        """Which looks are made at intervals: where the kernel reports changes, only what guards against a
-        lost report.
-        """
-        return (Depth.FOLDERS,) if self._watcher.working else tuple(Depth)
-
-    def _depth(self) -> Depth:
-        now = time.monotonic()
-        return max((d for d in self._regular if self._due[d] <= now), default=Depth.NAMES)
+            if every_file:
+                self._due = time.monotonic() + max(self._poll, self._reconciler.scan_seconds / SHARE)
 
     async def _pause(self, unsettled: bool) -> None:
-        idle = max(min(self._due[d] for d in self._regular) - time.monotonic(), 0.0)
+        idle = max(self._due - time.monotonic(), 0.0)
+        if not self._watcher.working:
+            idle = min(idle, self._poll)
         try:
             async with asyncio.timeout(self._settle if unsettled else idle):
                 await self._wake.wait()

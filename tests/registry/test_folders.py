@@ -14,7 +14,6 @@ from router.registry.folders import (
     AdapterPlace,
     Changes,
     Debouncer,
-    Depth,
     DueFolders,
     FoundFolder,
     Scan,
@@ -148,8 +147,8 @@ def test_order_is_that_of_the_dirs_then_names(tmp_path):
     assert not scan.unreadable
 
 
-def test_new_removed_and_renamed_files_are_found_without_looking_at_every_file(tmp_path):
-    for name in "abc":
+def test_new_removed_renamed_and_rewritten_files_are_found(tmp_path):
+    for name in "abce":
         adapter(tmp_path / name)
     scanner = Scanner([tmp_path])
     first = scanner.scan()
@@ -160,29 +159,11 @@ def test_new_removed_and_renamed_files_are_found_without_looking_at_every_file(t
     for file in (tmp_path / "c").iterdir():
         file.unlink()
     (tmp_path / "c").rmdir()
-    second = scanner.scan(depth=Depth.FOLDERS)
-    assert names(second) == ["a", "b", "d"]
-    assert all(second.found[tmp_path / n].stamp != first.found[tmp_path / n].stamp for n in "ab")
-
-
-def test_files_written_in_place_are_found_by_hint_or_in_turns(tmp_path, monkeypatch):
-    monkeypatch.setattr("router.registry.folders.SHARE", 2)
-    for name in "abcde":
-        adapter(tmp_path / name)
-    scanner = Scanner([tmp_path])
-    first = scanner.scan()
-
-    def rewrite(name: str, text: str) -> None:
-        with (tmp_path / name / "adapter_model.safetensors").open("r+") as file:
-            file.write(text)
-
-    rewrite("e", "x")
-    weights = tmp_path / "e/adapter_model.safetensors"
-    hinted = scanner.scan({weights}, depth=Depth.FOLDERS).found[tmp_path / "e"]
-    assert hinted.stamp != first.found[tmp_path / "e"].stamp
-    rewrite("d", "yy")
-    seen = [scanner.scan(depth=Depth.FOLDERS).found[tmp_path / "d"].stamp for _ in range(3)]
-    assert first.found[tmp_path / "d"].stamp != seen[-1]
+    with (tmp_path / "e/adapter_model.safetensors").open("r+") as file:
+        file.write("x")
+    second = scanner.scan()
+    assert names(second) == ["a", "b", "d", "e"]
+    assert all(second.found[tmp_path / n].stamp != first.found[tmp_path / n].stamp for n in "abe")
 
 
 def test_versions_inside_a_name_are_watched_too(tmp_path):
@@ -191,7 +172,7 @@ def test_versions_inside_a_name_are_watched_too(tmp_path):
     scanner = Scanner([tmp_path])
     before = scanner.scan()
     (tmp_path / "m/2.0/adapter.toml").write_text("")
-    after = scanner.scan(depth=Depth.FOLDERS)
+    after = scanner.scan()
     assert names(after) == ["1.0", "2.0"]
     assert before.found[tmp_path / "m/2.0"].stamp != after.found[tmp_path / "m/2.0"].stamp
 
@@ -222,23 +203,7 @@ def test_a_link_as_adapters_dir_is_followed_each_time(tmp_path):
     assert names(scanner.scan()) == ["a"]
     link.unlink()
     link.symlink_to("v2")
-    assert names(scanner.scan(depth=Depth.FOLDERS)) == ["b"]
-
-
-def test_an_idle_compare_looks_into_few_folders(tmp_path, monkeypatch):
-    monkeypatch.setattr("router.registry.folders.SHARE", 5)
-    for i in range(50):
-        adapter(tmp_path / f"a{i}")
-    scanner, real, listed = Scanner([tmp_path]), os.scandir, list[Path]()
-    scanner.scan()
-
-    def counting(path: os.PathLike[str]) -> object:
-        listed.append(Path(path))
-        return real(path)
-
-    monkeypatch.setattr(os, "scandir", counting)
-    assert len(scanner.scan(depth=Depth.FOLDERS).found) == 50
-    assert len(set(listed)) == 1 + 5
+    assert names(scanner.scan()) == ["b"]
 
 
 def test_a_scan_gives_the_same_object_for_what_did_not_change(tmp_path):
@@ -251,7 +216,7 @@ def test_a_scan_gives_the_same_object_for_what_did_not_change(tmp_path):
     (tmp_path / "a/probes.jsonl").write_text("")
     (tmp_path / "b").rename(tmp_path / "d")
     hand_in(tmp_path / "c")  # a report alone is a change, too
-    changes = scanner.scan(depth=Depth.FOLDERS).since(first)
+    changes = scanner.scan().since(first)
     assert [f.place.name for f in changes.there] == ["a", "c", "d"]
     assert changes.missing == (tmp_path / "b",)
 
@@ -272,7 +237,7 @@ def test_a_scan_by_names_looks_into_what_is_new_or_named_and_no_other(tmp_path, 
 
     monkeypatch.setattr(os, "scandir", counting)
     dirty = {tmp_path / "a01/probes.jsonl", tmp_path / "m/1.0/probes.jsonl", Path("/elsewhere/a02")}
-    changes = scanner.scan(dirty, Depth.NAMES).since(first)
+    changes = scanner.scan(dirty, every_file=False).since(first)
     assert [f.place.folder.relative_to(tmp_path).as_posix() for f in changes.there] == ["a01", "b", "m/1.0"]
     assert changes.missing == (tmp_path / "a00",)
     assert set(seen) == {tmp_path.name, "a01", "b", "m", "1.0"}

@@ -74,7 +74,6 @@ TRANSITIONS: dict[str, Callable[[VersionRecord], object]] = {
     "folder_taken": lambda r: r.folder_taken(OTHER),
     "superseded": lambda r: r.superseded(),
     "gone": lambda r: r.gone(),
-    "conflict_changed": lambda r: r.conflict_changed("other contents"),
     "preload_wanted": lambda r: r.preload_wanted(),
     "preload_offered": lambda r: r.preload_offered(),
     "preload_dropped": lambda r: r.preload_dropped(),
@@ -102,7 +101,6 @@ files_refused     Q!  Q!  L!      R!   R!     R!    R!   R!    Q!      -
 folder_taken      D   Q   L       R    R      R     R    R     O       -
 superseded        -   -   -       -    -      -     -    R!    -       -
 gone              D   Q   L       O    L      O     O    O     O       -
-conflict_changed  -   -   -       -    -      -     -    -     -       -
 preload_wanted    D   Q   L       R    R      R     R    R     O       O
 preload_offered   D   Q   L       R    R      R     R    R     O       O
 preload_dropped   D   Q   L       R    R      R     R    R     O       O
@@ -260,14 +258,6 @@ def test_leases_are_counted_and_told_to_nobody():
     info = counted.record.info(default=True)
     assert (info.leases, info.last_used is not None, info.default) == (1, True, True)
     assert (counted.times, counted.record.revision) == before
-
-
-def test_a_duplicate_says_another_reason_once():
-    counted = CountedRecord(problem="other contents", duplicate=True)
-    counted.record.conflict_changed("other contents")
-    assert (counted.record.state, counted.times) == ("quarantined", 0)
-    counted.record.conflict_changed("unreadable")
-    assert (counted.record.error, counted.times) == ("unreadable", 1)
 
 
 def test_weights_that_were_read_count_until_the_files_change():

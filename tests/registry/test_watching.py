@@ -5,12 +5,11 @@ import os
 import shutil
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
 import pytest
 import watchfiles
 
-from router.registry.folders import Depth
 from router.registry.watching import FolderWatcher, LookLoop
 from tests.registry.life import drop, eventually, is_ready, ref, weights
 
@@ -105,17 +104,15 @@ async def test_a_failure_is_said_once(tmp_path, unwatched, caplog):
 class Looks:
     """Stands for a reconciler over so many folders that to look at each file takes ten seconds."""
 
-    seconds: ClassVar = {Depth.NAMES: 0.0, Depth.FOLDERS: 0.01, Depth.FILES: 10.0}
-
     def __init__(self) -> None:
-        self.depths, self.dirty = list[Depth](), list[set[Path]]()
+        self.every_file, self.dirty = list[bool](), list[set[Path]]()
         self.scan_seconds, self.behind = 0.0, False
         self.fault: Exception | None = None
 
-    async def look(self, dirty: Collection[Path], depth: Depth) -> bool:
-        self.depths.append(depth)
+    async def look(self, dirty: Collection[Path], every_file: bool) -> bool:
+        self.every_file.append(every_file)
         self.dirty.append(set(dirty))
-        self.scan_seconds = self.seconds[depth]
+        self.scan_seconds = 10.0 if every_file else 0.0
         if self.fault is not None:
             fault, self.fault = self.fault, None
             raise fault
@@ -131,28 +128,25 @@ async def looking(folder: Path, looks: Looks) -> LookLoop:
 async def test_the_longer_a_look_takes_the_rarer_it_is_made(tmp_path, unwatched):
     looks = Looks()
     loop = await looking(tmp_path, looks)
-    await asyncio.sleep(1.5)
+    await eventually(lambda: len(looks.every_file) > 4)
     await loop.close()
-    assert looks.depths[0] is Depth.FILES
-    assert looks.depths.count(Depth.FILES) == 1
-    assert 2 <= looks.depths.count(Depth.FOLDERS) <= 8  # 0.01 s is a twentieth of 0.2 s
-    assert looks.depths.count(Depth.NAMES) > 2
+    assert looks.every_file[0]
+    assert looks.every_file.count(True) == 1  # 10 s are a twentieth of 200 s
 
 
 async def test_what_the_kernel_tells_of_is_looked_into_and_nothing_else_but_at_intervals(
     tmp_path, monkeypatch
 ):
     looks = Looks()
-    monkeypatch.setattr(looks, "seconds", {**Looks.seconds, Depth.FOLDERS: 10.0})
     loop = await looking(tmp_path, looks)
-    await eventually(lambda: Depth.FOLDERS in looks.depths)
+    await eventually(lambda: len(looks.every_file) > 1)
     await asyncio.sleep(0.3)
-    before = len(looks.depths)
+    before = len(looks.every_file)
     (tmp_path / "m").mkdir()
     await eventually(lambda: {tmp_path / "m"} in looks.dirty)
     loop.look_soon(tmp_path / "n")
     await eventually(lambda: {tmp_path / "n"} in looks.dirty)
-    assert set(looks.depths[before:]) == {Depth.NAMES}
+    assert not any(looks.every_file[before:])
     looks.fault = RuntimeError("bug")
     loop.look_soon(tmp_path / "o")
     await eventually(lambda: looks.dirty.count({tmp_path / "o"}) == 2)  # what was heard of is not lost
