@@ -1,11 +1,16 @@
-"""The tables of settings in docs/cli.md: `python -m deploy.reference` makes them of the pydantic models."""
+"""The tables of docs/cli.md: `python -m deploy.reference` makes those of commands of the command line, and
+those of settings of the pydantic models.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import typer.main
+
+from router.cli.main import app
 from router.config import Settings
 from router.plugins import PluginHost
 
@@ -13,7 +18,9 @@ if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
 PAGE = Path(__file__).parents[1] / "docs" / "cli.md"
-BEGIN, END = "<!-- tables of settings: make reference -->\n", "<!-- end of these tables -->\n"
+BEGIN, END = "<!-- tables of {}: make reference -->\n", "<!-- end of the tables of {} -->\n"
+ALONE = ("ask", "chat", "serve", "replica", "compare")  # commands that belong to no group, in this order
+SHARED = ("--help", "--json", "--server", "--timeout")  # options that most commands have
 GROUPS = {  # headings, by the setting that is the first below each
     "listen": "Addresses and access",
     "engine": "Base and engine",
@@ -49,8 +56,44 @@ def rows_of_plugins() -> Iterator[str]:
             yield row(f"{plugin}.{name}", field)
 
 
-def tables(fields: Mapping[str, FieldInfo]) -> str:
-    """All of them, each below its heading."""
+def all_commands() -> dict[str, Any]:
+    """Commands by what is typed, those of built-in plugins included; of a group, all below it."""
+    root: Any = typer.main.get_command(app)
+    root.list_commands(typer.Context(root))
+
+    def below(name: str, command: Any) -> Iterator[tuple[str, Any]]:
+        children = getattr(command, "commands", None)
+        if children is None:
+            yield name, command
+        for child, found in (children or {}).items():
+            yield from below(f"{name} {child}", found)
+
+    groups = sorted(name for name in root.commands if name not in ALONE)
+    return {name: found for top in (*ALONE, *groups) for name, found in below(top, root.commands[top])}
+
+
+def options(command: Any) -> list[str]:
+    """Its options, but for those that most commands have; of an option that can be turned off, both."""
+    names = [
+        name
+        for parameter in command.get_params(typer.Context(command))
+        for name in (*parameter.opts, *parameter.secondary_opts)
+        if name.startswith("--") and not getattr(parameter, "hidden", False)
+    ]
+    return [name for name in names if name not in SHARED]
+
+
+def commands() -> str:
+    """All commands, with the first sentence of their help and their options."""
+    parts = ["| command | does | options |\n|---|---|---|\n"]
+    for name, command in all_commands().items():
+        does = " ".join(str(command.help).partition("\n\n")[0].split())
+        parts.append(f"| `{name}` | {does} | {', '.join(f'`{one}`' for one in options(command))} |\n")
+    return f"{''.join(parts)}\n"
+
+
+def settings(fields: Mapping[str, FieldInfo]) -> str:
+    """All settings, each below its heading."""
     parts = []
     for name, field in fields.items():
         if name in GROUPS:
@@ -60,12 +103,15 @@ def tables(fields: Mapping[str, FieldInfo]) -> str:
 
 
 def written(page: str) -> str:
-    """The page with the tables as they are now."""
-    before, _, rest = page.partition(BEGIN)
-    _, found, after = rest.partition(END)
-    if not found:
-        raise ValueError(f"{PAGE} has no lines {BEGIN.strip()!r} and {END.strip()!r}")
-    return f"{before}{BEGIN}\n{tables(Settings.model_fields)}{END}{after}"
+    """The page with the tables as they are now. Raises ValueError where it has no place for them."""
+    for what, made in (("commands", commands()), ("settings", settings(Settings.model_fields))):
+        begin, end = BEGIN.format(what), END.format(what)
+        before, _, rest = page.partition(begin)
+        _, found, after = rest.partition(end)
+        if not found:
+            raise ValueError(f"{PAGE} has no lines {begin.strip()!r} and {end.strip()!r}")
+        page = f"{before}{begin}\n{made}{end}{after}"
+    return page
 
 
 def main() -> None:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
 
 from deploy.pages import anchors, links
 from router import errors, hookspecs
@@ -116,33 +115,6 @@ def test_every_method_and_option_of_the_client_is_told():
     assert [name for name in methods if f"{name}(" not in told and name != "close"] == []
     options = set(GenerateOptions.__annotations__) - set(SAMPLING)
     assert [name for name in options if f"`{name}" not in told] == []
-
-
-def commands() -> Iterator[tuple[str, list[str]]]:
-    stack = [("lora-router", all_commands())]
-    while stack:
-        name, command = stack.pop()
-        if children := getattr(command, "commands", None):
-            stack += [(f"{name} {child}", found) for child, found in children.items()]
-        else:
-            yield (
-                name,
-                [
-                    o
-                    for p in command.get_params(typer.Context(command))
-                    for o in (*p.opts, *p.secondary_opts)
-                    if o.startswith("--") and not getattr(p, "hidden", False)
-                ],
-            )
-
-
-@pytest.mark.parametrize(("name", "options"), list(commands()))
-def test_every_command_and_option_is_told(name, options):
-    whole = page("cli.md")
-    told = section(whole, f"## `{name}`")
-    shared = {"--help", "--server", "--timeout", "--json"}
-    assert [o for o in options if o not in shared and not re.search(rf"`{o}\b", told)] == []
-    assert all(f"`{o}" in whole for o in shared)
 
 
 def typed(text: str) -> list[str]:

@@ -1,29 +1,41 @@
+import re
+
 import pytest
 
-from deploy.reference import BEGIN, END, GROUPS, PAGE, row, written
+from deploy.reference import BEGIN, END, GROUPS, PAGE, all_commands, options, row, written
 from router.config import Settings
 
+EMPTY = "".join(f"{side.format(what)}" for what in ("commands", "settings") for side in (BEGIN, END))
 
-def test_the_page_has_the_settings_as_they_are():
+
+def test_the_page_has_commands_and_settings_as_they_are():
     page = PAGE.read_text(encoding="utf-8")
     assert written(page) == page, "run `make reference`"
 
 
+def test_every_command_has_a_row_with_its_options():
+    made = written(EMPTY)
+    for name, command in all_commands().items():
+        (row_of_command,) = [line for line in made.splitlines() if line.startswith(f"| `{name}` |")]
+        assert re.findall(r"`(--[^`]*)`", row_of_command) == options(command)
+    assert "| `experiments report` |" in made  # of an extension
+
+
 def test_every_setting_stands_once_below_a_heading():
-    told = written(f"{BEGIN}{END}")
+    made = written(EMPTY)
     for name, field in Settings.model_fields.items():
-        assert told.count(row(name, field)) == 1
+        assert made.count(row(name, field)) == 1
     for heading in GROUPS.values():
-        assert f"\n### {heading}\n" in told
-    assert "\n### Built-in plugins\n" in told
-    assert "| `otel.endpoint` |" in told
+        assert f"\n### {heading}\n" in made
+    assert "\n### Built-in plugins\n" in made
+    assert "| `otel.endpoint` |" in made
 
 
 def test_what_people_wrote_stays():
-    page = written(f"before\n{BEGIN}old\n{END}after\n")
+    page = written(f"before\n{EMPTY}after\n")
     assert page.startswith("before\n")
     assert page.endswith("after\n")
-    assert "old" not in page.split("\n")
+    assert written(page) == page
 
 
 def test_a_page_without_its_place_is_refused():
