@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from router.routing.router import Router
-
 
 class TextEncoder(Protocol):
     """A sentence encoder: vectors of whole texts, for embeddings. Of worker threads."""
@@ -355,6 +353,14 @@ class Place:
 UNIT_MISSING = "unit_missing"  # of `Place.outside`: the request has no unit
 
 
+class Routing(Protocol):
+    """What chooses an adapter."""
+
+    async def route(self, request: Request) -> Decision:
+        """Where a request goes, and why."""
+        ...
+
+
 class Experiments(Protocol):
     """Experiments as a server has them: on the event loop, and without waiting for a database."""
 
@@ -364,7 +370,7 @@ class Experiments(Protocol):
         ...
 
     async def choose(
-        self, request: Request, router: Router, counted: bool
+        self, request: Request, router: Routing, counted: bool
     ) -> tuple[Decision, Assignment | None]:
         """The decision, with the names of experiment and arm in it, and the arm; None if the request takes
         no part. Without `counted` nothing will be generated."""

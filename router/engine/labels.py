@@ -16,7 +16,7 @@ the choices behind it, as a bias of its logit.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Sequence
 from dataclasses import dataclass, replace
 from math import log
 from typing import TYPE_CHECKING, Any
@@ -24,13 +24,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from router.engine.base import Buffered, Delta, Finished, Job, PoolingRequest
-from router.engine.fairness import TenantCache
+from router.engine.tenant_cache import TenantCache
 from router.errors import FieldViolation, InvalidRequest
 from router.types import Constraint, FinishReason, LabelProbabilities, LabelSettings, LogitBias
 
 if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
+
+    from router.engine.sampling import BranchBiases
 
     Floats = NDArray[np.float64]
     Read = Callable[[PoolingRequest], Coroutine[Any, Any, NDArray[np.float32]]]
@@ -39,8 +41,6 @@ LEAST = 0.001  # of a branch that is followed
 MOST = 64  # branchings that are read for one answer
 AT_ONCE = 8  # readings of one answer
 KEPT = 32  # trees of choices
-
-BranchBiases = Mapping[tuple[int, ...], LogitBias]  # by the tokens of the answer so far
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,9 +20,7 @@ from router.engine.output import (
     PoolingResult,
     Receiver,
     TokenOutput,
-    accept_token,
     deliver,
-    start_answer,
 )
 from router.engine.rows import AnswerRow, BatchRow, Chunk, PoolingRow, note_labels
 from router.engine.runner import Runner
@@ -244,7 +242,7 @@ class StepLoop:
         if not row.first_token:
             row.first_token = time.monotonic()
         before = len(row.tokens)
-        output = accept_token(row, token.token)
+        output = row.accept(token.token)
         if self._speculation is not None and self._speculation.asked:
             self._speculation.verified(row, row.tokens[before:])
         logprob = self._sampler.logprob(token) if token.top and not output.by_token else None
@@ -261,7 +259,7 @@ class StepLoop:
         output, text, logprobs = TokenOutput(), "", list[TokenLogprob]()
         while token.token != FAILED and row.error is None:
             row.first_token = row.first_token or time.monotonic()
-            output = accept_token(row, token.token)
+            output = row.accept(token.token)
             text += output.text
             if not output.by_token and (logprob := self._sampler.logprob(token)) is not None:
                 logprobs.append(logprob)
@@ -339,7 +337,7 @@ class StepLoop:
 
     def _start_answer(self, row: AnswerRow) -> Events:
         """What its grammar forces a constrained answer to begin with, which may be all of it."""
-        output = start_answer(row)
+        output = row.start()
         if row.generated:
             row.first_token = time.monotonic()
         events: Events = []

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from router.engine.rows import AnswerRow
 
 log = logging.getLogger(__name__)
 
@@ -315,9 +314,6 @@ class _WindowText:
         return self._decode(self._pending)  # invalid bytes undid the context: leave it as it was sent
 
 
-# -- How an answer grows by a sampled token, and by those that its grammar forces after it.
-
-
 class TokenOutput(NamedTuple):
     """What became certain of an answer, and why it ends, if it does.
 
@@ -327,51 +323,6 @@ class TokenOutput(NamedTuple):
     text: str = ""
     reason: FinishReason | None = None
     by_token: bool = False
-
-
-def start_answer(row: AnswerRow) -> TokenOutput:
-    """What a grammar forces before anything is sampled: its tokens are computed with the prompt."""
-    return _forced(row, TokenOutput())
-
-
-def accept_token(row: AnswerRow, token: int) -> TokenOutput:
-    """Add a sampled token, and what is forced after it."""
-    output = _appended(row, token)
-    if row.grammar is None or output.reason is FinishReason.STOP:
-        return output
-    row.grammar.accept(token)
-    return _forced(row, output)
-
-
-def _appended(row: AnswerRow, token: int) -> TokenOutput:
-    row.tokens.append(token)
-    row.sampling.accept(token)
-    reason = row.ended_by(token)
-    by_token = reason is FinishReason.STOP
-    text = "" if by_token else row.detokenizer.push(token)
-    if row.detokenizer.stopped:
-        reason = FinishReason.STOP
-    elif reason is not None:
-        text += row.detokenizer.flush()
-    row.unsent += not by_token
-    return TokenOutput(text, reason, by_token)
-
-
-def _forced(row: AnswerRow, output: TokenOutput) -> TokenOutput:
-    """`output` and what is forced after it. An answer that is whole ends without another step."""
-    grammar = row.grammar
-    if grammar is None:
-        return output
-    forced = grammar.forced() if output.reason is None else []
-    for left, token in zip(reversed(range(len(forced))), forced, strict=True):
-        more = _appended(row, token)
-        output = more._replace(text=output.text + more.text)
-        if output.reason is not None and left:
-            return output
-    if not grammar.complete or output.reason is FinishReason.STOP:
-        return output
-    rest = row.detokenizer.flush() if output.reason is None else ""
-    return TokenOutput(output.text + rest, FinishReason.STOP)
 
 
 # -- From the engine's thread to the event loops: one hand-over a step for all rows.

@@ -17,15 +17,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
-from router.engine.ops import BLOCK, AttentionPlan
+from router.engine.ops import BLOCK
 from router.errors import ConfigError
-
-if TYPE_CHECKING:
-    from router.engine.runner import Backbone
 
 CPU_CACHE_TOKENS = 32768  # of `cache_tokens = "auto"` where there is no card whose memory is ours alone
 RESERVED_SHARE = 0.05  # of the device: fragments, sampling, what libraries take later
@@ -72,21 +68,6 @@ def measure_cuda(device: torch.device, work: Callable[[], None]) -> DeviceMemory
     )
 
 
-def fill_with_cache(
-    backbone: Backbone, tokens: int, scored: int, adapter_bytes: int, device: torch.device, measure: Measure
-) -> int:
-    """Give the backbone the largest KV cache that fits beside everything else -> blocks.
-
-    It has one for `tokens` tokens now, which are those of the largest step; `scored` of them are scored.
-    Raises ConfigError where not even the smallest fits.
-    """
-    memory = measure(device, lambda: largest_step(backbone, tokens, scored, device))
-    token_bytes = backbone.cache_bytes() // (blocks_of(tokens) * BLOCK)
-    blocks = tokens_that_fit(memory, token_bytes, adapter_bytes) // BLOCK
-    backbone.resize(blocks)
-    return blocks
-
-
 def tokens_that_fit(memory: DeviceMemory, token_bytes: int, adapter_bytes: int) -> int:
     """Tokens of a KV cache, whole blocks, with room left for adapters and a reserve.
 
@@ -119,20 +100,6 @@ def adapters_at_most(
 def blocks_of(tokens: int) -> int:
     """Blocks of the KV cache for so many tokens."""
     return -(-tokens // BLOCK)
-
-
-def largest_step(backbone: Backbone, tokens: int, scored: int, device: torch.device) -> None:
-    """Run a prompt of `tokens` tokens, `scored` of them scored: the device shows what a step takes."""
-
-    def ints(values: list[int]) -> torch.Tensor:
-        return torch.tensor(values, dtype=torch.int32, device=device)
-
-    bounds, places = [0, tokens], ints(list(range(tokens)))
-    blocks = ints(list(range(blocks_of(tokens))))[None]
-    plan = AttentionPlan(ints(bounds), ints([tokens]), blocks, places, places, tokens, bounds, [tokens])
-    last = torch.arange(scored, device=device) % tokens
-    with torch.inference_mode():
-        backbone.forward(torch.zeros(tokens, dtype=torch.int64, device=device), plan, None, last).float()
 
 
 def _mb(count: int) -> int:

@@ -25,8 +25,8 @@ import numpy as np
 import torch
 
 from router.engine.base import Finished, Job, PoolingRequest
-from router.engine.fairness import ANSWER_COST
 from router.engine.ops import BLOCK
+from router.engine.output import TokenOutput
 from router.errors import RouterError
 from router.types import FinishReason, Usage
 
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from router.engine.labels import LabelNotes
     from router.engine.output import Detokenizer, Receiver
     from router.engine.sampling import SamplingState
+
+ANSWER_COST = 2  # of a token of an answer, in tokens of a prompt
 
 
 def chain_root(base_digest: str, adapter_digest: str | None) -> bytes:
@@ -388,6 +390,47 @@ class AnswerRow(BatchRow):
     def finished(self, reason: FinishReason) -> Finished:
         """The end, with counts and times."""
         return Finished(reason, self.usage(), self.detokenizer.stopped or "")
+
+    def start(self) -> TokenOutput:
+        """Add what a grammar forces before anything is sampled: its tokens are computed with the prompt."""
+        return self._forced(TokenOutput())
+
+    def accept(self, token: int) -> TokenOutput:
+        """Add a sampled token, and what its grammar forces after it."""
+        output = self._appended(token)
+        if self.grammar is None or output.reason is FinishReason.STOP:
+            return output
+        self.grammar.accept(token)
+        return self._forced(output)
+
+    def _appended(self, token: int) -> TokenOutput:
+        self.tokens.append(token)
+        self.sampling.accept(token)
+        reason = self.ended_by(token)
+        by_token = reason is FinishReason.STOP
+        text = "" if by_token else self.detokenizer.push(token)
+        if self.detokenizer.stopped:
+            reason = FinishReason.STOP
+        elif reason is not None:
+            text += self.detokenizer.flush()
+        self.unsent += not by_token
+        return TokenOutput(text, reason, by_token)
+
+    def _forced(self, output: TokenOutput) -> TokenOutput:
+        """`output` and what is forced after it. An answer that is whole ends without another step."""
+        grammar = self.grammar
+        if grammar is None:
+            return output
+        forced = grammar.forced() if output.reason is None else []
+        for left, token in zip(reversed(range(len(forced))), forced, strict=True):
+            more = self._appended(token)
+            output = more._replace(text=output.text + more.text)
+            if output.reason is not None and left:
+                return output
+        if not grammar.complete or output.reason is FinishReason.STOP:
+            return output
+        rest = self.detokenizer.flush() if output.reason is None else ""
+        return TokenOutput(output.text + rest, FinishReason.STOP)
 
 
 @dataclass(frozen=True, slots=True)

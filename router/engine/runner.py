@@ -48,6 +48,7 @@ from router.engine.ops import (
     SiteGroup,
     Stack,
 )
+from router.engine.resources import Measure, blocks_of, tokens_that_fit
 from router.engine.rows import Chunk, PoolingRow
 from router.engine.weights import WeightSource, packed
 
@@ -546,3 +547,32 @@ def _group(prefix: str, shape: DecoderShape, names: tuple[str, ...]) -> SiteGrou
     offsets = accumulate((shape.linear(name)[0] for name in names), initial=0)
     inputs = shape.linear(names[0])[1] if names else 0
     return SiteGroup(tuple(f"{prefix}.{n}" for n in names), inputs, tuple(offsets))
+
+
+def fill_with_cache(
+    backbone: Backbone, tokens: int, scored: int, adapter_bytes: int, device: torch.device, measure: Measure
+) -> int:
+    """Give the backbone the largest KV cache that fits beside everything else -> blocks.
+
+    It has one for `tokens` tokens now, which are those of the largest step; `scored` of them are scored.
+    Raises ConfigError where not even the smallest fits.
+    """
+    memory = measure(device, lambda: largest_step(backbone, tokens, scored, device))
+    token_bytes = backbone.cache_bytes() // (blocks_of(tokens) * BLOCK)
+    blocks = tokens_that_fit(memory, token_bytes, adapter_bytes) // BLOCK
+    backbone.resize(blocks)
+    return blocks
+
+
+def largest_step(backbone: Backbone, tokens: int, scored: int, device: torch.device) -> None:
+    """Run a prompt of `tokens` tokens, `scored` of them scored: the device shows what a step takes."""
+
+    def ints(values: list[int]) -> torch.Tensor:
+        return torch.tensor(values, dtype=torch.int32, device=device)
+
+    bounds, places = [0, tokens], ints(list(range(tokens)))
+    blocks = ints(list(range(blocks_of(tokens))))[None]
+    plan = AttentionPlan(ints(bounds), ints([tokens]), blocks, places, places, tokens, bounds, [tokens])
+    last = torch.arange(scored, device=device) % tokens
+    with torch.inference_mode():
+        backbone.forward(torch.zeros(tokens, dtype=torch.int64, device=device), plan, None, last).float()

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -21,8 +20,7 @@ from torch import Tensor
 from router.engine.ops import FAILED, GREEDY, ChosenToken, TokenChoice
 from router.types import LogitBias, SamplingParams, TokenLogprob
 
-if TYPE_CHECKING:
-    from router.engine.labels import BranchBiases
+BranchBiases = Mapping[tuple[int, ...], LogitBias]  # by the tokens of the answer so far
 
 
 class SamplingState:

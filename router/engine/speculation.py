@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from router.engine.drafts import AnswerMemory, Draft, Drafter, Folded
-from router.engine.fairness import TenantCache
 from router.engine.rows import AnswerRow, BatchRow, Chunk
+from router.engine.tenant_cache import TenantCache
 
 MOST_DRAFTS = 8  # of a row in a step
 MOST_TOKENS = 64  # of a step up to which its time is kept by its number of tokens

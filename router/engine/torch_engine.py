@@ -30,7 +30,7 @@ from router.engine.constrained.compiler import CompiledGrammar, Grammars
 from router.engine.constrained.source import spec_of
 from router.engine.decoder import head_size, why_not_packed
 from router.engine.generic import GenericBackbone
-from router.engine.labels import BranchBiases, Labelled, LabelNotes, LabelTrees
+from router.engine.labels import Labelled, LabelNotes, LabelTrees
 from router.engine.loader import (
     LoadedBase,
     LoadedModel,
@@ -52,15 +52,14 @@ from router.engine.resources import (
     CPU_CACHE_TOKENS,
     adapters_at_most,
     blocks_of,
-    fill_with_cache,
     in_ending_thread,
     measure_cuda,
     usable_cpus,
     use_one_thread,
 )
 from router.engine.rows import AnswerRow, BlockPool, PoolingRow
-from router.engine.runner import Backbone, PackedBackbone, Runner
-from router.engine.sampling import Sampler, SamplingState
+from router.engine.runner import Backbone, PackedBackbone, Runner, fill_with_cache
+from router.engine.sampling import BranchBiases, Sampler, SamplingState
 from router.engine.scheduler import POOLING_TOKENS, Scheduler
 from router.engine.speculation import Speculation
 from router.errors import (

@@ -66,7 +66,7 @@ from router.ports import End, Place, Served, Watcher
 from router.types import Decision, Request
 
 if TYPE_CHECKING:
-    from router.routing.router import Router
+    from router.ports import Routing
 
 log = logging.getLogger(__name__)
 STORE_DOWN = "the store of experiments does not answer"
@@ -217,7 +217,7 @@ class LiveExperiments:
         self.availability.tell()
 
     async def choose(
-        self, request: Request, router: Router, counted: bool = True
+        self, request: Request, router: Routing, counted: bool = True
     ) -> tuple[Decision, ArmAssignment | None]:
         """As `ports.Experiments`: the router chooses the route, an experiment on it the version."""
         decision = await router.route(request)

@@ -23,9 +23,10 @@ from router.registry.format.trust import Trust
 from router.registry.gate import Gate, GateMode, WeightHasher
 from router.registry.index import Chooser, EventHub, Index
 from router.registry.loading import Loader, LoadPlanner, Prover
+from router.registry.mixtures import Mixtures
 from router.registry.reconcile import Reconciler
 from router.registry.record import Live, VersionRecord
-from router.registry.residency import Mixtures, Residency, ResidentPhase
+from router.registry.residency import Residency, ResidentPhase
 from router.registry.state import DefaultChoices, Hashed, Proven, Workers, state_dir
 from router.registry.watching import LookLoop
 from router.types import (

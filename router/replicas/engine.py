@@ -30,8 +30,8 @@ from router.engine.base import (
     check_pooling,
     tokens_before,
 )
-from router.engine.fairness import TenantCache
 from router.engine.output import EventStream
+from router.engine.tenant_cache import TenantCache
 from router.errors import (
     ConfigError,
     FailedPrecondition,

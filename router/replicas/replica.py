@@ -18,7 +18,7 @@ from router.replicas.messages import differences, error_of, status_of
 from router.v1 import engine_pb2 as pb
 
 if TYPE_CHECKING:
-    from router.replicas.members import Members
+    pass
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +28,26 @@ PATIENCE = 3  # times `stall_seconds`, until one that stalls is ended: it takes 
 
 
 State = Literal["starting", "serving", "lost", "draining"]
+
+
+class Fleet(Protocol):
+    """What a replica tells the fleet that it belongs to."""
+
+    def came(self, replica: FleetReplica) -> None:
+        """It is up again."""
+        ...
+
+    def went(self, replica: FleetReplica) -> None:
+        """It is down. Its jobs are moved or ended afterwards."""
+        ...
+
+    def stalled(self, replica: FleetReplica) -> None:
+        """It makes no steps."""
+        ...
+
+    def ends(self, replica: FleetReplica) -> None:
+        """It takes nothing new and ends itself."""
+        ...
 
 
 class Receiver(Protocol):
@@ -89,13 +109,13 @@ class FleetReplica:
         link: Link,
         edge: str,
         stall_seconds: float,
-        members: Members,
+        fleet: Fleet,
         like: pb.HelloResponse | None = None,
     ) -> None:
-        """`members` is called when it comes, goes, stalls or drains; `like`: what it must be, once that is
+        """`fleet` is called when it comes, goes, stalls or drains; `like`: what it must be, once that is
         known of the others.
         """
-        self._link, self._edge, self._stall, self._members = link, edge, stall_seconds, members
+        self._link, self._edge, self._stall, self._fleet = link, edge, stall_seconds, fleet
         self.name = link.name
         self.up = False
         self.since = time.time()  # seconds of the epoch: its state is the same since then
@@ -243,7 +263,7 @@ class FleetReplica:
                 looked = now
                 stalled, self.stalls = self.stalls, self._quiet(now, self._stall)
                 if self.stalls and not stalled:
-                    self._members.stalled(self)
+                    self._fleet.stalled(self)
                 if self.stalls and (problem := self._quiet(now, PATIENCE * self._stall)):
                     await asyncio.to_thread(self._link.kill)
                     return problem
@@ -273,7 +293,7 @@ class FleetReplica:
             self.status = status_of(batch.state)
             if batch.state.draining and not self.ending:
                 self.ending = True
-                self._members.ends(self)
+                self._fleet.ends(self)
         for event in batch.events:
             receiver = self.pending.get(event.key)
             if receiver is None:  # nobody waits for it any more
@@ -302,7 +322,7 @@ class FleetReplica:
         lost, self.pending = self.pending, {}
         level = logging.INFO if self.ending and not lost else logging.ERROR
         log.log(level, "replica %s is lost: %s", self.name, why, extra={"fields": {"waiting": len(lost)}})
-        self._members.went(self)
+        self._fleet.went(self)
         for receiver in lost.values():
             receiver.lost(f"replica {self.name} was lost ({why})")
 
@@ -330,7 +350,7 @@ class FleetReplica:
         self.ending = False
         self.since = time.time()
         log.info("replica %s is there", self.name)
-        self._members.came(self)
+        self._fleet.came(self)
 
     async def _leaves_within(self, seconds: float) -> bool:
         with suppress(TimeoutError):

@@ -25,7 +25,6 @@ from router.engine.resources import (
     LargePages,
     adapters_at_most,
     cgroup_cpus,
-    fill_with_cache,
     in_ending_thread,
     map_pages,
     shortage_as_memory_error,
@@ -33,7 +32,7 @@ from router.engine.resources import (
     usable_cpus,
     use_one_thread,
 )
-from router.engine.runner import PackedBackbone
+from router.engine.runner import PackedBackbone, fill_with_cache
 from router.engine.torch_engine import TorchEngine
 from router.engine.torch_ops import TorchOps
 from router.errors import ConfigError

@@ -15,19 +15,35 @@ not settle it, the mask is made, and the same draw is kept or made again from th
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from router.engine.constrained.state import GrammarState, make_masks
+from router.engine.constrained.state import GrammarState
 from router.engine.ops import ChosenToken
 from router.engine.sampling import Sampler
 
 if TYPE_CHECKING:
     from router.engine.rows import AnswerRow
 
+log = logging.getLogger(__name__)
+
 _DRAWS = 3  # from all tokens, before a mask is made
+
+
+def make_masks(rows: Sequence[AnswerRow]) -> None:
+    """Give constrained rows their masks. One that is too much work fails its row, the others go on."""
+    for row in rows:
+        if row.grammar is None:
+            continue
+        try:
+            row.grammar.make_mask(keep_going=row.generated < row.job.params.min_tokens)
+        except Exception:
+            log.exception("a mask cannot be made")
+            row.grammar.give_up("cannot be followed any further")
+        row.sampling.allowed = row.grammar.allowed
 
 
 def sample_rows(rows: Sequence[AnswerRow], logits: Tensor, sampler: Sampler) -> list[ChosenToken]:

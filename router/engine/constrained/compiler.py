@@ -13,14 +13,15 @@ from router.engine.constrained.source import VocabularySpec, explained, grammar_
 from router.engine.constrained.state import GrammarState
 from router.engine.constrained.trial import Trials
 from router.engine.constrained.work import Lexer, Work, counts
-from router.engine.fairness import TenantCache, VirtualCounters
+from router.engine.fairness import VirtualCounters
+from router.engine.tenant_cache import TenantCache
 from router.errors import FailedPrecondition, FieldViolation, InvalidRequest, Overloaded, Unavailable
 from router.types import Constraint
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
 
-    from router.engine.labels import BranchBiases
+    from router.engine.sampling import BranchBiases
 
 KEPT = 128  # constraints of at most SMALL characters, of all tenants
 SMALL = 4096

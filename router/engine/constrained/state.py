@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,8 +15,6 @@ from router.types import Constraint
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher
-
-    from router.engine.rows import AnswerRow
 
 
 log = logging.getLogger(__name__)
@@ -160,16 +157,3 @@ class GrammarAhead:
 
 def _all_but(bit: int) -> np.int32:
     return np.uint32(~(1 << bit) & 0xFFFFFFFF).view(np.int32)
-
-
-def make_masks(rows: Sequence[AnswerRow]) -> None:
-    """Give constrained rows their masks. One that is too much work fails its row, the others go on."""
-    for row in rows:
-        if row.grammar is None:
-            continue
-        try:
-            row.grammar.make_mask(keep_going=row.generated < row.job.params.min_tokens)
-        except Exception:
-            log.exception("a mask cannot be made")
-            row.grammar.give_up("cannot be followed any further")
-        row.sampling.allowed = row.grammar.allowed

@@ -13,7 +13,7 @@ import pytest
 from router.engine.constrained import compiler as module
 from router.engine.constrained.compiler import CompiledGrammar, Grammars
 from router.engine.constrained.source import VocabularySpec
-from router.engine.fairness import TenantCache
+from router.engine.tenant_cache import TenantCache
 from router.errors import FailedPrecondition, InvalidRequest, Overloaded, Unavailable
 from router.types import Constraint
 from tests.engine.constrained.driving import base

@@ -16,10 +16,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from router.engine.constrained.choosing import sample_rows
+from router.engine.constrained.choosing import make_masks, sample_rows
 from router.engine.constrained.compiler import CompiledGrammar, _Base, _compiled
 from router.engine.constrained.source import limits
-from router.engine.constrained.state import GrammarState, make_masks
+from router.engine.constrained.state import GrammarState
 from router.engine.constrained.work import PAIRS, PAIRS_PER_TOKEN, TOKEN_PAIRS, counts
 from router.engine.ops import ChosenToken, TokenChoice
 from router.engine.sampling import Sampler, SamplingState, TorchChooser, truncate
