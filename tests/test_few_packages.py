@@ -69,7 +69,6 @@ REFUSED: list[tuple[str, str, Callable[[], Any]]] = [
     ("cryptography", "signed", lambda: read_public_key("release.pub")),
     ("cryptography", "signed", check_library),
     ("gguf", "gguf", fetch_base),
-    ("httpx2", "hub", lambda: make_source("hub:a/b", "")),
     ("httpx2", "jwt", lambda: read_issuers([ISSUER])),
     ("httpx2", "standard", lambda: check_webhook("https://a.example/")),
     ("huggingface-hub", "hub", lambda: fetch_from_hub("a/b")),

@@ -4,7 +4,7 @@ import re
 from urllib.request import Request, urlopen
 
 from router import hookimpl
-from router.sources import FolderSource, Listing, RemoteFile, StartOver, state_of
+from router.sources import FolderSource, Listing, RemoteFile, state_of
 
 
 class HttpFolder(FolderSource):
@@ -16,16 +16,14 @@ class HttpFolder(FolderSource):
             with self.ask(name, "HEAD") as answer:
                 files.append(RemoteFile(name, int(answer.headers.get("Content-Length", 0))))
                 marks[name] = f"{answer.headers['Last-Modified']} {answer.headers['ETag']}"
-        return Listing(tuple(files), state=state_of(marks))
+        return Listing(tuple(files), pin=state_of(marks))
 
-    def read(self, file, start):
-        with self.ask(file.name, **({"Range": f"bytes={start}-"} if start else {})) as answer:
-            if start and answer.status != 206:  # the whole file instead of the rest
-                raise StartOver
+    def read(self, file):
+        with self.ask(file.name) as answer:
             yield from iter(lambda: answer.read(1 << 20), b"")
 
-    def ask(self, name="", method="GET", **headers):
-        return urlopen(Request(self.address + name, method=method, headers=headers), timeout=30)
+    def ask(self, name="", method="GET"):
+        return urlopen(Request(self.address + name, method=method), timeout=30)
 
 
 @hookimpl

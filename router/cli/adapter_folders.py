@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import re
 import sys
-import time
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -25,7 +23,6 @@ if TYPE_CHECKING:
     from router.plugins import PluginHost
     from router.registry.format.artifact import Validation
     from router.sources.adding import Added, Validate
-    from router.sources.transfer import Progress
     from router.types import AdapterProfile
 
 
@@ -76,8 +73,8 @@ def add(
     """Add an adapter from a hub, an object store or a folder.
 
     Only the files that an adapter may have are fetched, into a place that no server looks into; they are
-    checked as `adapters validate` does, and moved into the adapters folder at once. Ctrl-C keeps what came:
-    the same command goes on. A server that runs takes the adapter then as any other that is copied in.
+    checked as `adapters validate` does, and moved into the adapters folder at once. A server that runs takes
+    the adapter then as any other that is copied in.
 
     \b
     Examples:
@@ -85,7 +82,7 @@ def add(
       lora-router adapters add hub:ORG/NAME@COMMIT --digest sha256:HEX --name contracts --version 1.0.0
       lora-router adapters add s3://BUCKET/adapters/contracts/1.2.0/
     """
-    from router.cli.output import print_json
+    from router.cli.output import fetching, print_json
     from router.cli.plugins import plugins_with
     from router.cli.settings import load_settings
     from router.sources.adding import AddRequest, NameOverride
@@ -104,8 +101,8 @@ def add(
         force=force,
         vetted=bool(settings.require_signed or settings.adapters_lock),
     )
-    with _shown() as progress:
-        added = run(wish, _validation(settings, no_base), progress, _pause)
+    with fetching() as progress:
+        added = run(wish, _validation(settings, no_base), progress)
     if json:
         print_json(_plain(added))
     else:
@@ -164,33 +161,6 @@ def _constraint_checked(report: Validation, settings: Settings) -> Validation:
     seen, where = report.inspection, f"adapter.toml [generation] {constraint.kind}"
     found = FolderFinding(Code.CONSTRAINT_REFUSED, severity, message, where)
     return replace(report, inspection=replace(seen, findings=(*seen.findings, found)))
-
-
-@contextmanager
-def _shown() -> Iterator[Progress]:
-    """A bar for each file on a terminal, else a line; and what stays after Ctrl-C."""
-    from router.cli.output import fetching
-
-    seen: set[str] = set()
-    with fetching() as bars:
-
-        def progress(name: str, done: int, total: int) -> None:
-            seen.add(name)
-            bars(name, done, total)
-
-        try:
-            yield progress
-        except KeyboardInterrupt:
-            if seen:
-                print("\nwhat came is kept; the same command goes on", file=sys.stderr)
-            raise
-
-
-def _pause(fault: str, seconds: float) -> None:
-    from router.cli.output import one_line
-
-    print(f"{one_line(fault)}; again in {seconds:g} s", file=sys.stderr)
-    time.sleep(seconds)
 
 
 def _plain(added: Added) -> dict[str, object]:

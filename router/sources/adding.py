@@ -26,17 +26,14 @@ from router.registry.format.artifact import Validation, digest_of_folder
 from router.registry.format.folder import CONFIG, MANIFEST, OURS, REPORT, WEIGHTS
 from router.registry.format.manifest import Manifest, parse_manifest
 from router.registry.format.untrusted import show
-from router.sources.source import AdapterSource, Listing
+from router.sources.source import AdapterSource, Listing, Progress
 from router.sources.staging import FILE_NAME, SourceRecord, StagingArea, license_in, staged
 from router.sources.transfer import (
     LeftOut,
-    Pause,
-    Progress,
     Selection,
-    Transfer,
     choose,
-    full_disk_explained,
-    with_retries,
+    faults_explained,
+    fetch,
 )
 from router.types import AdapterRef
 
@@ -175,30 +172,22 @@ class Added:
     validation: Validation | None = None
 
 
-def add(request: AddRequest, validate: Validate, progress: Progress, pause: Pause) -> Added:
-    """Bring an adapter in. What came stays for the next attempt, unless it is refused.
-
-    Raises a RouterError that says what to do; the adapters folder then is as it was.
-    """
+def add(request: AddRequest, validate: Validate, progress: Progress) -> Added:
+    """Bring an adapter in, or raise a RouterError that says what to do and leave the folder as it was."""
     request.wanted.check()
     request = replace(request, adapters=Path(os.path.realpath(request.adapters)))
-    listing = with_retries(request.source.listing, pause)
+    with faults_explained():
+        listing = request.source.listing()
     choice = choose(listing, report=request.report, most=request.most_bytes)
     if (known := _known(request, listing, choice)) is not None:
         return known
-    key = f"{request.source.reference}\0{request.source.subfolder}\0{listing.pin}"
-    with full_disk_explained(request.adapters), staged(request.adapters, key) as place:
-        try:
-            transfer = Transfer(request.source, place.files, progress, pause)
-            sums = _fetch(request, transfer, choice)
-            if not with_retries(lambda: request.source.unchanged(listing), pause):
-                raise DataLoss(
-                    f"{request.source.reference} changed while it was read; run the same command again"
-                )
-            return _take(request, place, listing, choice, sums, validate)
-        except (DataLoss, AdapterRejected):
-            place.drop()
-            raise
+    with faults_explained(), staged(request.adapters) as place:
+        sums = _fetch(request, place.files, choice, progress)
+        if not request.source.unchanged(listing):
+            raise DataLoss(
+                f"{request.source.reference} changed while it was read; run the same command again"
+            )
+        return _take(request, place, listing, choice, sums, validate)
 
 
 def _known(request: AddRequest, listing: Listing, choice: Selection) -> Added | None:
@@ -221,32 +210,17 @@ def _repo(reference: str) -> str:
     return reference.partition("@")[0] if reference.startswith("hub:") else reference
 
 
-def _fetch(request: AddRequest, transfer: Transfer, choice: Selection) -> dict[str, str]:
+def _fetch(request: AddRequest, folder: Path, choice: Selection, progress: Progress) -> dict[str, str]:
     """All files, the manifest first: what it says may make the rest needless. Gives their sha256."""
-    _check_room(transfer.folder, choice)
-    sums = {}
-    manifest = [file for file in choice.taken if file.name == MANIFEST]
-    for file in manifest:
-        sums[file.name] = transfer.fetch(file)
-    if not request.vetted:
-        _check_early(request, _manifest(transfer.folder, transfer.folder.name), transfer.folder.name, choice)
-    for file in choice.taken:
-        if file not in manifest:
-            sums[file.name] = transfer.fetch(file)
-    for stray in transfer.folder.iterdir():  # of an attempt with other options
-        if stray.name not in sums:
-            stray.unlink()
-    return sums
-
-
-def _check_room(folder: Path, choice: Selection) -> None:
-    here = sum(path.stat().st_size for path in folder.iterdir())
     free = shutil.disk_usage(folder).free
-    if choice.bytes - here > free:
-        text = (
-            f"{folder.parent.parent}: {choice.bytes - here} bytes are to come, and {free} are free: make room"
+    if choice.bytes > free:
+        raise ResourceExhausted(
+            f"{request.adapters}: {choice.bytes} bytes are to come, and {free} are free: make room"
         )
-        raise ResourceExhausted(text)
+    sums = {file.name: fetch(request.source, file, folder, progress) for file in choice.taken[:1]}
+    if not request.vetted:
+        _check_early(request, _manifest(folder, folder.name), folder.name, choice)
+    return sums | {file.name: fetch(request.source, file, folder, progress) for file in choice.taken[1:]}
 
 
 def _check_early(request: AddRequest, says: Manifest | None, folder: str, choice: Selection) -> None:
@@ -290,7 +264,6 @@ def _take(
     )
     if target.present is not None and _digest(target.present) == digest:
         outcome = _add_report(place.files, target.present, origin)
-        place.drop()
         there = SourceRecord.read(target.present) or origin
         return Added(outcome, target.ref, target.present, there, choice.left, validation)
     if target.present is not None and not request.force:
@@ -298,7 +271,6 @@ def _take(
     _check_identity(target, place.files, request.adapters)
     origin.write(place.files)
     place.publish(target.folder, replace=target.present is not None)
-    place.drop()
     outcome = AddOutcome.ADDED if target.present is None else AddOutcome.REPLACED
     return Added(outcome, target.ref, target.folder, origin, choice.left, validation)
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 from router.errors import AdapterRejected, ConfigError, DataLoss
 from router.names import looks_like_version
@@ -21,43 +21,13 @@ HASH_BYTES = 1 << 20
 MOST_NAME_BYTES = 1_024
 
 
-class Passing(Exception):
-    """It may work in a moment: the network, a server that is busy. `after`: seconds it asked for."""
-
-    def __init__(self, message: str, after: float | None = None) -> None:
-        super().__init__(message)
-        self.message, self.after = message, after
-
-
-class StartOver(Exception):
-    """The source cannot go on in the middle of this file."""
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """What a file must hash to. `git`: as git names a blob."""
-
-    kind: Literal["sha256", "git"]
-    value: str
-
-    def fits(self, path: Path) -> bool:
-        """Whether the bytes of the file are those."""
-        digest = hashlib.sha256() if self.kind == "sha256" else hashlib.sha1(usedforsecurity=False)
-        if self.kind == "git":
-            digest.update(b"blob %d\0" % path.stat().st_size)
-        with path.open("rb") as file:
-            while block := file.read(HASH_BYTES):
-                digest.update(block)
-        return digest.hexdigest() == self.value
-
-
 @dataclass(frozen=True, slots=True)
 class RemoteFile:
     """A file as its source announces it."""
 
     name: str  # relative to the adapter's folder
     size: int
-    check: Check | None = None
+    sha256: str = ""  # hex; '' where the source has none
     link: bool = False
 
 
@@ -67,8 +37,7 @@ class Listing:
 
     files: tuple[RemoteFile, ...]
     folders: tuple[str, ...] = ()  # known to be there, not looked into
-    commit: str = ""  # of a hub: these files for ever
-    state: str = ""  # of others: changes when a file does
+    pin: str = ""  # what these very files are known by: a commit, or a value that changes when a file does
 
     def __post_init__(self) -> None:
         names = [*(file.name for file in self.files), *self.folders]
@@ -78,26 +47,13 @@ class Listing:
         if len(set(names)) < len(names):
             raise AdapterRejected("the source lists the same file twice")
 
-    @property
-    def pin(self) -> str:
-        """What these very files are known by."""
-        return self.commit or self.state
+
+Progress = Callable[[str, int, int], None]
+"""Called with a file's name, how many of its bytes are here, and how many it has."""
 
 
-class Readable(Protocol):
-    """Files that can be read from any place on."""
-
-    def read(self, file: RemoteFile, start: int) -> Generator[bytes, None, None]:
-        """The bytes of a file from `start` on. Raises StartOver where that cannot be had."""
-        ...
-
-
-class AdapterSource(Readable, Protocol):
-    """Where an adapter comes from. All of it blocks, and raises Passing, an OSError or a RouterError.
-
-    An OSError counts as Passing, but for files that are not there or may not be read, and for urllib's
-    HTTPError of a status below 500 other than 408 and 429: these are FailedPrecondition.
-    """
+class AdapterSource(Protocol):
+    """Where an adapter comes from. All of it blocks, and raises an OSError or a RouterError."""
 
     @property
     def reference(self) -> str:
@@ -123,14 +79,20 @@ class AdapterSource(Readable, Protocol):
         """What is there now."""
         ...
 
+    def fetch(self, file: RemoteFile, path: Path, progress: Progress) -> None:
+        """Write a file of the listing to `path`, and tell `progress`, which raises DataLoss where more comes
+        than was announced.
+        """
+        ...
+
     def unchanged(self, listing: Listing) -> bool:
-        """Whether what was read since is of one moment."""
+        """Whether what was fetched since is of one moment."""
         ...
 
 
 class FolderSource:
     """Base of an AdapterSource that is a folder at one address, without commits. A subclass writes `listing`,
-    whose `state` changes when a file does, and `read`.
+    whose `pin` changes when a file does, and `read`.
 
     `FolderSource("SCHEME:ADDRESS", "SUBFOLDER")` has the reference SCHEME:ADDRESS/SUBFOLDER/. It is recorded,
     so it must have no secret. Name and version are its last parts.
@@ -162,13 +124,22 @@ class FolderSource:
         """See AdapterSource."""
         raise NotImplementedError(f"{type(self).__name__} has no method listing(self)")
 
-    def read(self, file: RemoteFile, start: int) -> Generator[bytes, None, None]:
-        """See Readable."""
-        raise NotImplementedError(f"{type(self).__name__} has no method read(self, file, start)")
+    def read(self, file: RemoteFile) -> Iterator[bytes]:
+        """The bytes of a file, in blocks."""
+        raise NotImplementedError(f"{type(self).__name__} has no method read(self, file)")
+
+    def fetch(self, file: RemoteFile, path: Path, progress: Progress) -> None:
+        """See AdapterSource."""
+        done = 0
+        with path.open("wb") as out:
+            for block in self.read(file):
+                done += len(block)
+                progress(file.name, done, file.size)
+                out.write(block)
 
     def unchanged(self, listing: Listing) -> bool:
         """Lists again and compares."""
-        return self.listing().state == listing.state
+        return self.listing().pin == listing.pin
 
     def _last(self) -> tuple[str, str]:
         before, _, last = self.address.rstrip("/").rpartition("/")
@@ -214,16 +185,15 @@ class LocalFolder(FolderSource):
             raise AdapterRejected(f"{self._path}: {error.message}") from None
         files = [RemoteFile(e.name, e.size, link=not e.is_file) for e in entries if not e.is_folder]
         marks = {e.name: f"{e.size} {e.mtime_ns} {e.inode}" for e in entries}
-        return Listing(tuple(files), tuple(e.name for e in entries if e.is_folder), state=state_of(marks))
+        return Listing(tuple(files), tuple(e.name for e in entries if e.is_folder), pin=state_of(marks))
 
-    def read(self, file: RemoteFile, start: int) -> Generator[bytes, None, None]:
-        """See AdapterSource."""
+    def read(self, file: RemoteFile) -> Iterator[bytes]:
+        """See FolderSource."""
         try:
             with Folder.open(self._path) as folder, folder.file(file.name) as opened:
                 if opened.size != file.size:
                     raise DataLoss(f"{file.name} changed while it was read; run the same command again")
                 with open(opened.descriptor, "rb", closefd=False) as stream:
-                    stream.seek(start)
                     while block := stream.read(HASH_BYTES):
                         yield block
         except FolderError as error:

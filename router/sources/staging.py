@@ -1,37 +1,36 @@
 """A folder aside, inside the adapters folder, for an adapter that comes: no server looks into it.
 
-A whole folder is moved out of it by one rename; what is not whole stays for the next attempt. `source.toml`
-is the record of where the adapter came from: the server does not read it, and it is no part of the digest.
+A whole folder is moved out of it by one rename; the rest is removed. `source.toml` is the record of where the
+adapter came from: the server does not read it, and it is no part of the digest.
 """
 
 from __future__ import annotations
 
 import ctypes
-import fcntl
-import hashlib
 import os
 import re
 import shutil
+import tempfile
 import time
 import tomllib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from router.errors import AlreadyExists, Unavailable
+from router.errors import AlreadyExists
 
 PREFIX = ".add-"
-FILES, TREE, OLD, LOCK = "being-added", "tree", "old", "lock"
+FILES, TREE, OLD = "being-added", "tree", "old"
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of Linux
-KEPT_SECONDS = 7 * 86_400.0  # of what was begun and never ended
+KEPT_SECONDS = 7 * 86_400.0  # of what a killed process left
 
 
 @dataclass(frozen=True, slots=True)
 class StagingArea:
-    """The place of one adapter of one source; its holder is alone there."""
+    """The place of one adapter that comes."""
 
     folder: Path
 
@@ -90,57 +89,30 @@ class StagingArea:
                 raise
             inside.rename(target)  # somebody else added another version just now
 
-    def drop(self) -> None:
-        """Forget what came."""
-        gone = self.folder.with_name(f"{self.folder.name}-{os.getpid()}")  # free for the next who comes
-        self.folder.rename(gone)
-        shutil.rmtree(gone, ignore_errors=True)
-
 
 @contextmanager
-def staged(adapters: Path, key: str) -> Iterator[StagingArea]:
-    """The place for `key`, with what came before. Raises Unavailable while another process has it."""
+def staged(adapters: Path) -> Iterator[StagingArea]:
+    """A place of one's own, which is removed at the end."""
     made = not adapters.exists()
     adapters.mkdir(parents=True, exist_ok=True)
     try:
-        with _place(adapters, key) as place:
-            yield place
+        _forget_old(adapters)
+        folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=adapters))
+        try:
+            (folder / FILES).mkdir()
+            yield StagingArea(folder)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
     finally:
         if made and not any(adapters.iterdir()):
             adapters.rmdir()  # an empty one would be served instead of the adapters of the package
 
 
-@contextmanager
-def _place(adapters: Path, key: str) -> Iterator[StagingArea]:
-    _forget_old(adapters)
-    folder = adapters / f"{PREFIX}{hashlib.sha256(key.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}"
-    (folder / FILES).mkdir(parents=True, exist_ok=True)
-    with _alone(folder) as alone:
-        if not alone:
-            raise Unavailable("the same adapter is being added by another process: wait for it")
-        os.utime(folder)
-        yield StagingArea(folder)
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[bool]:
-    with (folder / LOCK).open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
-
-
 def _forget_old(adapters: Path) -> None:
+    """Remove what killed processes left."""
     for folder in adapters.glob(f"{PREFIX}*"):
-        try:
-            old = time.time() - folder.stat().st_mtime > KEPT_SECONDS
-        except FileNotFoundError:
-            continue
-        with _alone(folder) if old else nullcontext(False) as alone:
-            if alone:
+        with suppress(FileNotFoundError):
+            if time.time() - folder.stat().st_mtime > KEPT_SECONDS:
                 shutil.rmtree(folder, ignore_errors=True)
 
 

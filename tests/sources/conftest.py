@@ -47,14 +47,14 @@ def adapters(tmp_path):
 
 @pytest.fixture
 def added(adapters):
-    """Add a source to the adapters folder, without waiting between attempts."""
+    """Add a source to the adapters folder."""
 
     def run(
         said: str = f"hub:{REPO}@v1.0", subfolder: str = "", name: str = "", version: str = "", **wish
     ) -> Added:
         source = source_of(str(said), subfolder)
         options = {"most_bytes": 1 << 20, "wanted": NameOverride(name, version), **wish}
-        return add(AddRequest(source, adapters, **options), validate, lambda *_: None, lambda *_: None)
+        return add(AddRequest(source, adapters, **options), validate, lambda *_: None)
 
     return run
 
@@ -70,7 +70,6 @@ def in_view(adapters: Path) -> list[str]:
     return sorted(str(p) for p in paths if not any(part.startswith(".") for part in p.parts))
 
 
-def staged(adapters: Path) -> dict[str, int]:
-    """What waits for another attempt, with sizes."""
-    found = [p for p in adapters.glob(".add-*/being-added/*") if p.is_file()]
-    return {path.name: path.stat().st_size for path in found}
+def staged(adapters: Path) -> list[Path]:
+    """What is left of attempts."""
+    return list(adapters.glob(".add-*"))

@@ -31,13 +31,9 @@ class FakeHub:
     says: dict[str, Any] = field(default_factory=dict)  # of the listing, instead of what is so
     lists: dict[str, dict[str, Any]] = field(default_factory=dict)  # of a file in the listing
     sends: dict[str, bytes] = field(default_factory=dict)  # instead of the file
-    cuts: dict[str, list[int]] = field(default_factory=dict)  # the connection ends after so many bytes
-    headers: dict[str, str] = field(default_factory=dict)  # of answers with a file's bytes
     unsaid: set[str] = field(default_factory=set)  # files sent without their length
-    ranges: bool = True
     leads: str = ""  # where files are redirected to
     asked: list[tuple[str, dict[str, str]]] = field(default_factory=list)  # path, headers
-    urls: list[str] = field(default_factory=list)  # the same, with the query and as it was quoted
     url: str = ""
 
     def listing(self) -> bytes:
@@ -66,9 +62,11 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
         """Not on stderr."""
 
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
     def do_GET(self) -> None:
         hub, path = self.hub, unquote(urlsplit(self.path).path)
-        hub.urls.append(self.path)
         hub.asked.append((path, {k.lower(): v for k, v in self.headers.items()}))
         if hub.busy:
             status, headers = hub.busy.pop(0)
@@ -93,33 +91,32 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(404, b"", {"X-Error-Code": "RevisionNotFound"})
 
     def resolve(self, name: str) -> None:
-        if name.endswith(".safetensors"):
-            self.answer(302, b"", {"Location": f"{self.hub.leads}/cdn/{name}"})
-        elif name in self.hub.files:
-            self.file(name)
-        else:
+        if name not in self.hub.files:
             self.answer(404, b"", {"X-Error-Code": "EntryNotFound"})
+            return
+        if name.endswith(".safetensors"):
+            headers = {**self.known(name), "Location": f"{self.hub.leads}/cdn/{name}"}
+            self.answer(302, b"", headers)
+        else:
+            self.file(name)
+
+    def known(self, name: str) -> dict[str, str]:
+        """What a hub says of a file before its bytes."""
+        data = self.hub.files[name]
+        etag = f'"{hashlib.sha256(data).hexdigest()}"'
+        size = str(len(data))
+        return {"X-Repo-Commit": COMMIT, "X-Linked-Etag": etag, "ETag": etag, "X-Linked-Size": size}
 
     def file(self, name: str) -> None:
-        hub = self.hub
-        whole = hub.sends.get(name, hub.files[name])
-        start, said = 0, self.headers.get("range", "")
-        if said and hub.ranges:
-            start = int(said.removeprefix("bytes=").rstrip("-"))
-        status = 206 if start else 200
-        headers = dict(hub.headers)
-        if start:
-            headers["Content-Range"] = f"bytes {start}-{len(whole) - 1}/{len(whole)}"
-        cut = hub.cuts[name].pop(0) if hub.cuts.get(name) else None
-        self.answer(status, whole[start:], headers, cut, name not in hub.unsaid)
+        whole = self.hub.sends.get(name, self.hub.files[name])
+        self.answer(200, whole, self.known(name), name not in self.hub.unsaid)
 
     def answer(
         self,
         status: int,
         body: bytes,
         headers: dict[str, str] | None = None,
-        cut: int | None = None,
-        says=True,
+        says: bool = True,
     ) -> None:
         self.close_connection = True
         self.send_response(status)
@@ -130,7 +127,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Connection", "close")
         self.end_headers()
         with contextlib.suppress(ConnectionError):  # anyone who heard enough hangs up
-            self.wfile.write(body[:cut])
+            self.wfile.write(b"" if self.command == "HEAD" else body)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from router.sources.adding import AdaptersFolder, AddOutcome, NameOverride, ref_
 from router.sources.staging import SourceRecord, _exchange
 from router.types import AdapterRef
 from tests.cli.tiny import write_adapter
-from tests.sources.conftest import MANIFEST, in_view, staged
+from tests.sources.conftest import MANIFEST, in_view
 from tests.sources.fake_hub import COMMIT, REPO
 
 WEIGHTS = "adapter_model.safetensors"
@@ -155,7 +155,7 @@ def test_what_is_too_large_is_not_begun(hub, added, adapters):
     hub.lists["adapter_config.json"] = {"size": 2 << 20}
     with pytest.raises(AdapterRejected, match=r"adapter_config.json has 2097152 bytes"):
         added(most_bytes=1 << 30)
-    hub.lists = {WEIGHTS: {"lfs": {"size": 1 << 45, "sha256": "ab" * 32}}}
+    hub.lists = {WEIGHTS: {"lfs": {"size": 1 << 45, "sha256": "ab" * 32, "pointerSize": 130}}}
     with pytest.raises(AdapterRejected, match=f"{WEIGHTS} has"):
         added(most_bytes=1 << 50)
     assert not any("resolve" in path for path in hub.paths())
@@ -184,25 +184,17 @@ def test_what_is_no_adapter_is_told_by_the_names_alone(hub, added, names, messag
         added()
 
 
-def test_a_full_disk_loses_nothing(hub, added, adapters, monkeypatch):
-    real, left = os.write, [400]
+def test_a_full_disk_leaves_nothing(added, adapters, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
 
-    def write(descriptor, data):
-        if left[0] <= 0:
-            raise OSError(28, "No space left on device")
-        count = real(descriptor, data[: left[0]])
-        left[0] -= count
-        return count
-
-    monkeypatch.setattr("router.sources.transfer.os.write", write)
-    with pytest.raises(ResourceExhausted, match=r"the disk is full.*run the same command again"):
-        added()
-    assert in_view(adapters) == []
-    assert sum(staged(adapters).values()) == 400
-    monkeypatch.setattr("router.sources.transfer.os.write", real)
-    hub.asked.clear()
-    assert added().outcome is AddOutcome.ADDED
-    assert any("range" in headers for _, headers in hub.asked)
+    source = write_adapter(tmp_path / "some-lora")
+    with monkeypatch.context() as patched:
+        patched.setattr("router.sources.source.LocalFolder.fetch", full)
+        with pytest.raises(ResourceExhausted, match=r"the disk is full.*run the same command again"):
+            added(source)
+    assert not adapters.exists()
+    assert added(source).outcome is AddOutcome.ADDED
 
 
 def test_a_disk_without_room_is_told_before(hub, added, monkeypatch):
@@ -213,22 +205,15 @@ def test_a_disk_without_room_is_told_before(hub, added, monkeypatch):
     assert not any("resolve" in path for path in hub.paths())
 
 
-def test_an_interrupted_one_goes_on(hub, added, adapters, monkeypatch):
-    hub.cuts[WEIGHTS] = [300]
-
+def test_an_interrupted_one_leaves_nothing(added, adapters, tmp_path, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patched:
-        patched.setattr("router.sources.transfer.Retries.wait", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            added()
-    assert in_view(adapters) == []
-    assert staged(adapters)[f"{WEIGHTS}.part"] == 300
-    hub.asked.clear()
-    added()
-    assert [h.get("range") for path, h in hub.asked if path.startswith("/cdn/")] == ["bytes=300-"]
-    assert not any("adapter_config" in path for path in hub.paths()), "it was whole"
+    source = write_adapter(tmp_path / "some-lora")
+    monkeypatch.setattr("router.sources.source.LocalFolder.fetch", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        added(source)
+    assert not adapters.exists()
 
 
 class Killed(BaseException):
@@ -255,7 +240,7 @@ def killed_after(patched, steps):
     return left
 
 
-def test_whenever_it_is_killed_there_is_all_or_nothing_and_the_next_run_goes_on(
+def test_whenever_it_is_killed_there_is_all_or_nothing_and_the_next_run_ends_well(
     hub, added, adapters, adapter_files, monkeypatch
 ):
     whole = [f"some-lora/v1.0/{name}" for name in sorted([*adapter_files, "source.toml"])]

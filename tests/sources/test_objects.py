@@ -60,7 +60,7 @@ def test_files_that_change_are_of_no_moment(store, added, adapters, monkeypatch)
     with pytest.raises(DataLoss, match="changed while it was read"):
         added(URL)
     assert in_view(adapters) == []
-    assert staged(adapters) == {}
+    assert staged(adapters) == []
 
 
 @pytest.mark.parametrize("lie", [lambda data: data + b"x", lambda data: data[:-1]], ids=["more", "less"])
@@ -72,19 +72,9 @@ def test_other_sizes_than_announced(store, added, adapters, monkeypatch, lie):
     assert in_view(adapters) == []
 
 
-def test_it_goes_on_after_a_fault(store, added, adapter_files, monkeypatch):
+def test_a_file_comes_in_blocks(store, added, adapter_files, monkeypatch):
     monkeypatch.setattr("router.extensions.object_store.store.BLOCK", 300)
-    real, starts = type(store).cat_file, []
-
-    def faulty(self, path, start=None, end=None):
-        starts.append(start)
-        if path.endswith(WEIGHTS) and starts.count(300) == 1 and start == 300:
-            raise ConnectionError("reset")
-        return real(self, path, start=start, end=end)
-
-    monkeypatch.setattr(type(store), "cat_file", faulty)
     assert (added(URL).folder / WEIGHTS).read_bytes() == adapter_files[WEIGHTS]
-    assert starts.count(300) == 2
 
 
 class NoCredentialsError(Exception):
@@ -96,7 +86,7 @@ class NoCredentialsError(Exception):
     [
         (NoCredentialsError("Unable"), PermissionDenied, "wants credentials: AWS_ACCESS_KEY_ID"),
         (PermissionError("Forbidden"), PermissionDenied, "may not be read with these credentials"),
-        (TimeoutError("slow"), Unavailable, r"cannot be read: TimeoutError: slow \(6 attempts\)"),
+        (TimeoutError("slow"), Unavailable, "cannot be read: TimeoutError: slow; run the same"),
     ],
 )
 def test_a_store_that_does_not_answer(store, added, monkeypatch, fault, error, message):

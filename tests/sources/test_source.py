@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import subprocess
 
 import pytest
 from hypothesis import given
@@ -13,21 +11,9 @@ from hypothesis import strategies as st
 from router.errors import AdapterRejected, ConfigError, DataLoss
 from router.extensions.hub.source import Hub
 from router.sources.adding import AddOutcome
-from router.sources.source import Check, FolderSource, Listing, LocalFolder, RemoteFile, wrong_name
+from router.sources.source import FolderSource, Listing, LocalFolder, RemoteFile, wrong_name
 from tests.cli.tiny import write_adapter
 from tests.sources.sources import source_of
-
-
-def test_checks_are_sha256_and_gits_own(tmp_path):
-    path = tmp_path / "file"
-    path.write_bytes(b"some bytes\n")
-    git = subprocess.run(
-        ["git", "hash-object", path], capture_output=True, text=True, check=True
-    ).stdout.strip()
-    assert Check("git", git).fits(path)
-    assert Check("sha256", hashlib.sha256(b"some bytes\n").hexdigest()).fits(path)
-    path.write_bytes(b"some bytez\n")
-    assert not Check("git", git).fits(path)
 
 
 @given(st.text(max_size=20))
@@ -102,7 +88,7 @@ def test_a_file_that_grows_is_refused(folder):
     (file,) = (f for f in source.listing().files if f.name == "adapter_config.json")
     (folder / file.name).write_text("{}")
     with pytest.raises(DataLoss, match="changed while it was read"):
-        list(source.read(file, 0))
+        list(source.read(file))
 
 
 # -- specifier

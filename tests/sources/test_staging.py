@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.errors import AlreadyExists, Unavailable
+from router.errors import AlreadyExists
 from router.registry.folders import Scanner
 from router.sources.staging import FILE_NAME, KEPT_SECONDS, PREFIX, SourceRecord, license_in, quoted, staged
 
@@ -24,12 +24,11 @@ def filled(place, text="new"):
 
 
 def test_nothing_is_seen_before_all_of_it_is(adapters):
-    with staged(adapters, "a") as place:
+    with staged(adapters) as place:
         filled(place)
         assert seen(adapters) == []
         place.publish(adapters / "medical" / "1.0")
         assert seen(adapters) == ["medical/1.0"]
-        place.drop()
     assert os.listdir(adapters) == ["medical"]
 
 
@@ -43,17 +42,16 @@ def old(adapters):
 
 def test_a_version_is_replaced_in_one_step(adapters, old, monkeypatch):
     monkeypatch.setattr("router.sources.staging.StagingArea._replace", lambda *_: 1 / 0)
-    with staged(adapters, "a") as place:
+    with staged(adapters) as place:
         filled(place)
         place.publish(old, replace=True)
-        place.drop()
     assert (old / "adapter_config.json").read_text() == "new"
     assert os.listdir(adapters) == ["medical"]
 
 
 def test_where_folders_cannot_be_exchanged_the_old_one_is_back_if_it_fails(adapters, old, monkeypatch):
     monkeypatch.setattr("router.sources.staging._exchange", lambda *_: False)
-    with staged(adapters, "a") as place:
+    with staged(adapters) as place:
         filled(place)
         with monkeypatch.context() as patched:
             patched.setattr("router.sources.staging.StagingArea._move_in", lambda *_: 1 / 0)
@@ -66,7 +64,7 @@ def test_where_folders_cannot_be_exchanged_the_old_one_is_back_if_it_fails(adapt
 
 def test_who_comes_second_is_told(adapters):
     target = adapters / "medical" / "1.0"
-    with staged(adapters, "a") as first, staged(adapters, "b") as second:
+    with staged(adapters) as first, staged(adapters) as second:
         filled(first), filled(second, "second")
         first.publish(target)
         with pytest.raises(AlreadyExists, match=r"medical/1.0 is there already"):
@@ -76,7 +74,7 @@ def test_who_comes_second_is_told(adapters):
 
 def test_two_versions_of_a_new_name_at_once(adapters, monkeypatch):
     real = os.path.lexists
-    with staged(adapters, "a") as first, staged(adapters, "b") as second:
+    with staged(adapters) as first, staged(adapters) as second:
         filled(first), filled(second)
         first.publish(adapters / "medical" / "1.0")
         monkeypatch.setattr(os.path, "lexists", lambda path: path.name != "medical" and real(path))
@@ -84,26 +82,13 @@ def test_two_versions_of_a_new_name_at_once(adapters, monkeypatch):
     assert seen(adapters) == ["medical/1.0", "medical/1.1"]
 
 
-def test_one_process_has_a_place(adapters):
-    with (
-        staged(adapters, "a"),
-        pytest.raises(Unavailable, match="by another process"),
-        staged(adapters, "a"),
-    ):
+def test_what_a_killed_process_left_long_ago_goes(adapters):
+    for name, age in (("old", KEPT_SECONDS + 60), ("young", 60)):
+        (adapters / f"{PREFIX}{name}").mkdir(parents=True)
+        os.utime(adapters / f"{PREFIX}{name}", (time.time() - age,) * 2)
+    with staged(adapters):
         pass
-
-
-def test_what_was_begun_long_ago_goes(adapters):
-    with staged(adapters, "old") as place:
-        filled(place)
-    with staged(adapters, "held") as held:
-        long_ago = time.time() - KEPT_SECONDS - 60
-        for folder in adapters.glob(f"{PREFIX}*"):
-            os.utime(folder, (long_ago, long_ago))
-        with staged(adapters, "new"):
-            left = {folder.name for folder in adapters.glob(f"{PREFIX}*")}
-            assert place.folder.name not in left
-            assert held.folder.name in left
+    assert os.listdir(adapters) == [f"{PREFIX}young"]
 
 
 # -- origin

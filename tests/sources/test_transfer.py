@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import hashlib
 from email.message import Message
 from urllib.error import HTTPError
 
 import pytest
 
-from router.errors import DataLoss, FailedPrecondition, Unavailable
-from router.sources.source import Listing, Passing, RemoteFile, StartOver
-from router.sources.transfer import ATTEMPTS, MOST_ATTEMPTS, LeftOut, Transfer, choose, left_out, with_retries
+from router.errors import DataLoss, FailedPrecondition, ResourceExhausted, Unavailable
+from router.sources.source import FolderSource, Listing, RemoteFile
+from router.sources.transfer import LeftOut, choose, fetch, left_out
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
@@ -47,131 +47,68 @@ def test_what_was_left_is_told_by_reason():
     assert left_out([LeftOut("\x1b[2J", "code")]) == "'\\x1b[2J' (code)"
 
 
-# -- transfer
+# -- their bytes
 
 
-@dataclass
-class Scripted:
-    """A source whose reads are given: bytes, or what is raised."""
+class Scripted(FolderSource):
+    """A source whose blocks are given, and what is raised after them."""
 
-    script: list[list[bytes | Exception]]
-    starts: list[int] = field(default_factory=list)
+    def __init__(self, blocks, error=None):
+        super().__init__("scripted:x")
+        self.blocks, self.error = blocks, error
 
-    def read(self, file, start):
-        self.starts.append(start)
-        for part in self.script.pop(0):
-            if isinstance(part, Exception):
-                raise part
-            yield part
+    def read(self, file):
+        yield from self.blocks
+        if self.error is not None:
+            raise self.error
 
 
-@pytest.fixture
-def transfer(tmp_path):
-    """A transfer of what is scripted, its source, and what was waited for."""
-
-    def make(*script):
-        waited: list[tuple[str, float]] = []
-        source = Scripted(list(map(list, script)))
-        folder = tmp_path / "adapters" / ".add-x" / "files"
-        folder.mkdir(parents=True, exist_ok=True)
-        made = Transfer(source, folder, lambda *_: None, lambda why, s: waited.append((why, s)))
-        return made, source, waited
-
-    return make
+def fetched(folder, source, size, sha256=""):
+    told = []
+    digest = fetch(source, RemoteFile("a", size, sha256), folder, lambda *what: told.append(what))
+    assert digest == hashlib.sha256((folder / "a").read_bytes()).hexdigest()
+    return (folder / "a").read_bytes(), told
 
 
-def fetched(transfer, size):
-    transfer.fetch(RemoteFile("a", size))
-    return (transfer.folder / "a").read_bytes()
-
-
-def test_an_empty_file_is_one(transfer):
-    made, _, _ = transfer([])
-    assert fetched(made, 0) == b""
-
-
-def test_what_came_counts_and_the_next_failure_is_a_first_one(transfer):
-    down = Passing("down")
-    made, source, waited = transfer([b"ab", down], [down], [b"c", down], [down], [down], [b"de"])
-    assert fetched(made, 5) == b"abcde"
-    assert source.starts == [0, 2, 2, 3, 3, 3]
-    assert [seconds for _, seconds in waited] == [1, 2, 1, 2, 4]
-
-
-def test_an_oserror_of_a_source_is_tried_again(transfer):
-    made, source, waited = transfer([b"ab", ConnectionResetError("reset")], [b"", b"c"])
-    assert fetched(made, 3) == b"abc"
-    assert (source.starts, waited) == ([0, 2], [("reset", 1)])
+def test_blocks_are_written_and_told(tmp_path):
+    assert fetched(tmp_path, Scripted([b"ab", b"c"]), 3) == (
+        b"abc",
+        [("a", 0, 3), ("a", 2, 3), ("a", 3, 3)],
+    )
+    assert fetched(tmp_path, Scripted([]), 0)[0] == b""
 
 
 @pytest.mark.parametrize(
-    ("error", "final"),
+    ("blocks", "sha256", "message"),
     [
-        (FileNotFoundError("no folder"), True),
-        (PermissionError("not yours"), True),
-        (HTTPError("http://host/a", 404, "Not Found", Message(), None), True),
-        (HTTPError("http://host/a", 429, "Too Many Requests", Message(), None), False),
-        (HTTPError("http://host/a", 503, "Unavailable", Message(), None), False),
+        ([b"ab", b"cd"], "", "3 bytes were announced, and more come"),
+        ([b"ab"], "", "3 bytes were announced, and 2 came"),
+        ([b"abc"], "00" * 32, "the bytes that came are not those that were announced"),
     ],
 )
-def test_an_oserror_that_stays_is_final(error, final):
-    waited = []
-
-    def ask():
-        if not waited:
-            raise error
-        return "an answer"
-
-    if final:
-        with pytest.raises(FailedPrecondition, match=str(error)):
-            with_retries(ask, lambda why, _: waited.append(why))
-    else:
-        assert with_retries(ask, lambda why, _: waited.append(why)) == "an answer"
-        assert waited == [f"http://host/a: {error}"]
+def test_other_bytes_than_announced(tmp_path, blocks, sha256, message):
+    with pytest.raises(DataLoss, match=message):
+        fetched(tmp_path, Scripted(blocks), 3, sha256)
 
 
-def test_a_source_that_gives_nothing_is_given_up(transfer):
-    made, source, _ = transfer(*[[]] * 50)
-    with pytest.raises(Unavailable, match=r"a: 3 bytes were announced, and 0 came \(6 attempts\)"):
-        fetched(made, 3)
-    assert len(source.starts) == ATTEMPTS
+def test_no_byte_beyond_what_was_announced_is_written(tmp_path):
+    with pytest.raises(DataLoss):
+        fetched(tmp_path, Scripted([b"abc", bytes(1 << 20)]), 3)
+    assert (tmp_path / "a").read_bytes() == b"abc"
 
 
-def test_a_source_that_drips_is_given_up(transfer):
-    made, source, _ = transfer(*[[b"x", Passing("down")]] * 1000)
-    with pytest.raises(Unavailable, match="200 attempts"):
-        fetched(made, 1000)
-    assert len(source.starts) == MOST_ATTEMPTS
-
-
-def test_a_source_that_cannot_go_on_begins_again(transfer):
-    made, source, _ = transfer([b"ab", Passing("down")], [StartOver()], [b"abc"])
-    assert fetched(made, 3) == b"abc"
-    assert source.starts == [0, 2, 0]
-
-
-def test_a_part_that_is_longer_than_the_file_is_none(transfer):
-    made, source, _ = transfer([b"abc"])
-    (made.folder / "a.part").write_bytes(b"longer")
-    assert fetched(made, 3) == b"abc"
-    assert source.starts == [0]
-
-
-def test_one_byte_more_is_a_lie(transfer):
-    made, _, _ = transfer([b"ab", b"cd"])
-    with pytest.raises(DataLoss, match="3 bytes were announced, and more come"):
-        fetched(made, 3)
-
-
-def test_asking_is_patient():
-    answers = iter([Passing("busy", 7.0), Passing("busy"), "there"])
-    waited: list[float] = []
-
-    def ask():
-        answer = next(answers)
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-
-    assert with_retries(ask, lambda _, seconds: waited.append(seconds)) == "there"
-    assert waited == [7, 2]
+@pytest.mark.parametrize(
+    ("error", "ours"),
+    [
+        (FileNotFoundError("no folder"), FailedPrecondition),
+        (PermissionError("not yours"), FailedPrecondition),
+        (HTTPError("http://host/a", 404, "Not Found", Message(), None), FailedPrecondition),
+        (HTTPError("http://host/a", 429, "Too Many Requests", Message(), None), Unavailable),
+        (HTTPError("http://host/a", 503, "Unavailable", Message(), None), Unavailable),
+        (ConnectionResetError("reset"), Unavailable),
+        (OSError(28, "No space left on device"), ResourceExhausted),
+    ],
+)
+def test_faults_of_a_source_are_explained(tmp_path, error, ours):
+    with pytest.raises(ours):
+        fetched(tmp_path, Scripted([b"a"], error), 3)

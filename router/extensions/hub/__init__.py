@@ -22,9 +22,8 @@ def register_adapter_sources(register: RegisterSource) -> None:
 
 def make_source(text: str, subfolder: str) -> AdapterSource:
     """The source of such a text. Raises ConfigError."""
-    for package in ("huggingface_hub", "httpx2"):
-        if find_spec(package) is None:
-            raise ConfigError(f"{text} needs the package {package}: {install_extra('hub')}")
+    if find_spec("huggingface_hub") is None:
+        raise ConfigError(f"{text} needs the package huggingface_hub: {install_extra('hub')}")
     from router.extensions.hub.source import Hub
 
     place = text.partition(":")[2].removeprefix("//")

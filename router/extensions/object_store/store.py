@@ -6,7 +6,7 @@ looked at before and after. Address and credentials are the driver's own (AWS_â€
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, TypeVar
 
@@ -17,10 +17,11 @@ from router.errors import (
     NotFound,
     PermissionDenied,
     RouterError,
+    Unavailable,
     install_extra,
 )
 from router.registry.format.untrusted import show
-from router.sources.source import FolderSource, Listing, Passing, RemoteFile, state_of
+from router.sources.source import FolderSource, Listing, RemoteFile, state_of
 
 BLOCK = 4 << 20
 MOST_SIZE = 1 << 50
@@ -48,7 +49,7 @@ R = TypeVar("R")
 
 
 class Objects(FolderSource):
-    """The files under one prefix. See Source."""
+    """The files under one prefix. See AdapterSource."""
 
     def __init__(self, url: str, subfolder: str = "") -> None:
         check_url(url)
@@ -56,7 +57,7 @@ class Objects(FolderSource):
         self._files, self._path = open_store(self.reference.rstrip("/"))
 
     def listing(self) -> Listing:
-        """See Source."""
+        """See AdapterSource."""
         files, folders, marks = [], [], {}
         for entry in call_driver(self.reference, self._entries):
             full = str(entry.get("name", ""))
@@ -71,7 +72,7 @@ class Objects(FolderSource):
                 raise DataLoss(f"the store does not say how large {show(name)} is; nothing was added")
             files.append(RemoteFile(name, size, link=bool(entry.get("islink"))))
             marks[name] = mark_of(entry, size)
-        return Listing(tuple(files), tuple(folders), state=state_of(marks))
+        return Listing(tuple(files), tuple(folders), pin=state_of(marks))
 
     def _entries(self) -> list[Mapping[str, Any]]:
         self._files.invalidate_cache()
@@ -80,9 +81,21 @@ class Objects(FolderSource):
             raise DataLoss(f"{self.reference} holds {len(entries)} files: name the folder of the adapter")
         return list(entries)
 
-    def read(self, file: RemoteFile, start: int) -> Generator[bytes, None, None]:
-        """See Source."""
-        return read_blocks(self._files, self.reference, f"{self._path}/{file.name}", file, start)
+    def read(self, file: RemoteFile) -> Iterator[bytes]:
+        """See FolderSource. A block for each request."""
+        path, start = f"{self._path}/{file.name}", 0
+        while start < file.size:
+            end = min(start + BLOCK, file.size)
+            block: bytes = call_driver(
+                self.reference, partial(self._files.cat_file, path, start=start, end=end)
+            )
+            if len(block) != end - start:
+                text = (
+                    f"{file.name}: {file.size} bytes were announced, and {len(block)} came for {end - start}"
+                )
+                raise DataLoss(f"{text}; nothing was added")
+            yield block
+            start = end
 
 
 # -- the driver
@@ -132,23 +145,10 @@ def call_driver(reference: str, ask: Callable[[], R]) -> R:
         if kind in NO_CREDENTIALS:
             text = f"{reference} wants credentials: AWS_ACCESS_KEY_ID and the like, or FSSPEC_S3_ANON=true"
             raise PermissionDenied(text) from None
-        raise Passing(f"{reference} cannot be read: {kind}: {show(str(error), 200)[1:-1]}") from error
+        text = f"{reference} cannot be read: {kind}: {show(str(error), 200)[1:-1]}"
+        raise Unavailable(f"{text}; run the same command again") from error
 
 
 def mark_of(entry: Mapping[str, Any], size: int) -> str:
     """What tells a file from what it was, as far as the store says."""
     return f"{size} {[str(entry.get(key, '')) for key in MARKS]}"
-
-
-def read_blocks(
-    files: Any, reference: str, path: str, file: RemoteFile, start: int
-) -> Generator[bytes, None, None]:
-    """The bytes of `path` from `start` on, a block for each request. Raises DataLoss for another number."""
-    while start < file.size:
-        end = min(start + BLOCK, file.size)
-        block: bytes = call_driver(reference, partial(files.cat_file, path, start=start, end=end))
-        if len(block) != end - start:
-            text = f"{file.name}: {file.size} bytes were announced, and {len(block)} came for {end - start}"
-            raise DataLoss(f"{text}; nothing was added")
-        yield block
-        start = end

@@ -132,31 +132,6 @@ def test_what_is_wrong_is_one_line(cli, hub, arguments, code, message):
     assert done.err.count("\n") == 1
 
 
-def test_after_ctrl_c_the_same_command_goes_on(cli, hub, monkeypatch):
-    hub.cuts["adapter_model.safetensors"] = [300]
-
-    def interrupted(*_):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr("router.sources.transfer.Retries.wait", interrupted)
-        done = cli("adapters", "add", SOURCE, "--no-base")
-    assert done.code == 130
-    assert "what came is kept; the same command goes on" in done.err
-    done = cli("adapters", "add", SOURCE, "--no-base")
-    assert done.code == 0
-    assert "800 bytes, 300 are here" in done.err
-
-
-def test_a_busy_hub_is_told_while_it_is_waited_for(cli, hub, monkeypatch):
-    hub.busy = [(429, {"Retry-After": "55"})]
-    slept = []
-    monkeypatch.setattr("router.cli.adapter_folders.time.sleep", slept.append)
-    done = cli("adapters", "add", SOURCE, "--no-base")
-    assert (done.code, slept) == (0, [55])
-    assert f"{hub.url} answers 429; again in 55 s" in done.err
-
-
 def test_it_goes_where_a_server_looks(cli, hub, monkeypatch):
     monkeypatch.setenv("LORA_ROUTER_ADAPTERS_DIR", "mine:theirs")
     assert cli("adapters", "add", SOURCE, "--no-base").code == 0
