@@ -12,7 +12,6 @@ import pytest
 
 from router.errors import Findings, InvalidRequest
 from router.experiments import plan_file
-from router.experiments.cli import metric_flags
 from router.experiments.cli.wording import metric_line
 from router.experiments.client import metric
 from router.experiments.messages import plan_message, plan_of, question_message, question_of
@@ -73,8 +72,8 @@ def test_an_unknown_number_is_refused_with_all_names() -> None:
 
 
 @kinds
-def test_the_command_line_takes_it(kind: Kind) -> None:
-    given = metric_flags.metric_from_flag(f"{kind}:cost")
+def test_a_file_takes_it(kind: Kind) -> None:
+    given = {"name": "cost", "kind": kind.value}
     made = plan_file.plan_of({"hypothesis": "", "control": "a", "arms": [], "primary": given}).primary
     assert made == metric("cost", kind)
     assert metric_line(made).startswith(f"cost: {kind}, more is better")

@@ -5,13 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from router.cli import flags
 from router.cli.command import group
-from router.experiments.cli.create import Etag, Name, update
+from router.experiments.cli.create import (
+    Etag,
+    Name,
+    number_from_flag,
+    plan_from,
+    read_plan_file,
+    update,
+    weights_from_flag,
+)
 from router.experiments.cli.create import create as create_
 from router.experiments.cli.record import record as record_
 from router.experiments.cli.report import report as report_
@@ -21,26 +30,15 @@ if TYPE_CHECKING:
     from router.client import Client, Experiment, Promotion
     from router.experiments.model import SizeAnswer, SizeQuestion
 
-Route = Annotated[
+Plan = Annotated[Path | None, typer.Argument(metavar="FILE", help="Plan as TOML; left out: a proportion.")]
+Split = Annotated[
     str,
-    typer.Option(
-        "--route", metavar="ADAPTER", help="Take what is not given from the last experiment here; or base."
-    ),
-]
-Metric = Annotated[
-    str,
-    typer.Option(
-        "--metric",
-        metavar="[KIND:]NAME",
-        help="The metric; without a kind, as history has it, or proportion.",
-    ),
+    typer.Option("--split", metavar="90/10", help="Weights of the arms, control first; default: the plan's."),
 ]
 Baseline = Annotated[float | None, typer.Option("--baseline", metavar="VALUE", help="Control's value.")]
 Deviation = Annotated[
     float | None,
-    typer.Option(
-        "--deviation", metavar="VALUE", help="How much units differ: the standard deviation of their values."
-    ),
+    typer.Option("--deviation", metavar="VALUE", help="Of a mean: the standard deviation of units' values."),
 ]
 Effect = Annotated[
     str,
@@ -48,19 +46,8 @@ Effect = Annotated[
         "--effect", metavar="VALUE|+10%", help="Arm minus control; with % as a share of the baseline."
     ),
 ]
-Split = Annotated[str, typer.Option("--split", metavar="90/10", help="Weights of the arms, control first.")]
-Cap = Annotated[
-    float | None, typer.Option("--cap", metavar="VALUE", help="Of a mean: a unit counts as at most this.")
-]
 PerDay = Annotated[float | None, typer.Option("--per-day", metavar="N", help="New units a day on the route.")]
-Enrolment = Annotated[
-    float, typer.Option("--enrolment", metavar="SHARE", help="Share of them that takes part.")
-]
 Days = Annotated[float | None, typer.Option("--days", metavar="N", help="Days that it may take.")]
-Units = Annotated[
-    int | None, typer.Option("--units", metavar="N", help="Units of all arms that it may take.")
-]
-Alpha = Annotated[float, typer.Option("--alpha", metavar="P", help="Chance of a false verdict.")]
 Power = Annotated[
     float, typer.Option("--power", metavar="P", help="Chance that the effect is found by then.")
 ]
@@ -68,63 +55,53 @@ OutcomeShare = Annotated[
     float | None,
     typer.Option("--outcome-share", metavar="SHARE", help="Units with an outcome, if others are left out."),
 ]
-Lower = Annotated[bool, typer.Option("--lower-is-better", help="Less is better of this metric.")]
 SIZE_COLUMNS = ["EFFECT", "UNITS", "DAYS", "HALF BY", "ONE LOOK", "LOOKING COSTS"]
 MULTIPLES = (0.5, 1.0, 2.0, 4.0)
 
 
 def plan(
-    route: Route = "",
-    metric: Metric = "thumbs_up",
+    file: Plan = None,
+    split: Split = "",
     baseline: Baseline = None,
     deviation: Deviation = None,
     effect: Effect = "",
-    split: Split = "50/50",
-    cap: Cap = None,
     per_day: PerDay = None,
-    enrolment: Enrolment = 1.0,
     days: Days = None,
-    units: Units = None,
-    alpha: Alpha = 0.05,
     power: Power = 0.8,
     outcome_share: OutcomeShare = None,
-    lower_is_better: Lower = False,
     server: flags.Server = "",
     timeout: flags.Timeout = 30.0,
     json: flags.Json = False,
 ) -> None:
     """Tell how long an experiment takes.
 
-    With an effect: the units and days by which it is found. With days or units: the smallest effect that
-    they find. With neither: a table for 5,000 units. Units are of all arms; looking all the time, as reports
-    do, costs what the last column says. What is not given is taken from the last experiment on the route
-    that had the metric; where everything is given, no server is asked.
+    With an effect: the units and days by which it is found. With days: the smallest effect that they find.
+    With neither: a table for the planned units. Units are of all arms; looking all the time, as reports
+    do, costs what the last column says. What is not given is taken from the last experiment on the plan's
+    route that had the metric; where everything is given, no server is asked.
 
     \b
     Examples:
+      lora-router experiments plan medical-v2.toml --effect +10%
       lora-router experiments plan --baseline 0.5 --effect 0.05 --split 90/10 --per-day 800
-      lora-router experiments plan --route medical --metric thumbs_up --effect +10%
-      lora-router experiments plan --metric mean:seconds --cap 60 --baseline 12 --deviation 9 --units 5000
     """
     from router.cli.output import print_json
 
+    planned = _question(file)
     question = replace(
-        _question(metric, lower_is_better, split),
-        cap=cap,
-        route=route.removeprefix("adapters/"),
+        planned,
+        weights=weights_from_flag(split) if split else planned.weights,
+        units=None if effect or days is not None else planned.units,
         baseline=baseline,
         deviation=deviation,
         units_per_day=per_day,
-        enrolment=enrolment,
         days=days,
-        units=units,
-        alpha=alpha,
         power=power,
         outcome_share=outcome_share,
     )
     answer = _answer(question, effect, server, timeout)
     rows: tuple[SizeAnswer, ...] = (answer,)
-    if answer.effect is not None and not effect and days is None and units is None:
+    if answer.effect is not None and not effect and days is None:
         rows = _table(question, answer.effect, server, timeout)
     if json:
         print_json({"answer": answer, "table": rows})
@@ -132,25 +109,28 @@ def plan(
         _print(question, answer, rows)
 
 
-def _question(metric: str, lower: bool, split: str) -> SizeQuestion:
-    from router.cli.command import MISUSED, CliError
-    from router.experiments.cli.create import weights_from_flag
-    from router.experiments.cli.metric_flags import metric_from_flag
-    from router.experiments.model import BUILT_IN, Kind, SizeQuestion, known_metric
+def _question(file: Path | None) -> SizeQuestion:
+    from router.experiments.model import Kind, SizeQuestion
 
-    made = metric_from_flag(metric)
-    name, kind_name = made["name"], made["kind"]
-    if kind_name not in tuple(Kind):
-        kinds = ", ".join(Kind)
-        raise CliError(f"--metric {metric}: {kind_name!r} is no kind; there are {kinds}", MISUSED)
-    kind = Kind(kind_name) if ":" in metric or name in BUILT_IN else None
-    better = not (lower or known_metric(name))
-    return SizeQuestion(name, kind, better, weights=weights_from_flag(split))
+    if file is None:
+        return SizeQuestion("thumbs_up", Kind.PROPORTION, weights=(0.5, 0.5))
+    spec = plan_from(read_plan_file(file))
+    return SizeQuestion(
+        spec.primary.name,
+        spec.primary.kind,
+        spec.primary.higher_is_better,
+        spec.primary.cap,
+        spec.primary.least,
+        spec.route,
+        weights=tuple(arm.weight for arm in spec.arms),
+        enrolment=spec.enrolment,
+        units=spec.planned_units,
+        alpha=spec.alpha,
+    )
 
 
 def _answer(question: SizeQuestion, effect: str, server: str, timeout: float) -> SizeAnswer:
     from router.cli.command import MISUSED, CliError
-    from router.experiments.cli.metric_flags import number_from_flag
 
     if not effect:
         return _ask(question, server, timeout)
@@ -188,7 +168,7 @@ def _table(question: SizeQuestion, effect: float, server: str, timeout: float) -
     found = []
     for multiple in MULTIPLES:
         try:
-            found.append(_ask(replace(question, effect=multiple * effect), server, timeout))
+            found.append(_ask(replace(question, units=None, effect=multiple * effect), server, timeout))
         except CliError as error:
             if error.code != MISUSED:
                 raise

@@ -33,7 +33,7 @@ YOUNG = MetricReport("success", (40, 38), (0.1, 0.2), 0.1, -math.inf, math.inf, 
 @pytest.fixture
 def planned(cli, remote):
     cli(
-        *("experiments", "create", "medical-v2", "--route", "medical", "--metric", "success"),
+        *("experiments", "create", "medical-v2", "--metric", "success"),
         *("--arm", "control=medical@1.0.0", "--arm", "new=medical@1.1.0", "--start"),
     )
     return remote.experiments
