@@ -12,15 +12,7 @@ import typer
 
 from router.cli import flags
 from router.cli.command import group
-from router.experiments.cli.create import (
-    Etag,
-    Name,
-    number_from_flag,
-    plan_from,
-    read_plan_file,
-    update,
-    weights_from_flag,
-)
+from router.experiments.cli.create import Etag, Name, number_from_flag, read_plan_file, told, update
 from router.experiments.cli.create import create as create_
 from router.experiments.cli.record import record as record_
 from router.experiments.cli.report import report as report_
@@ -86,19 +78,21 @@ def plan(
       lora-router experiments plan --baseline 0.5 --effect 0.05 --split 90/10 --per-day 800
     """
     from router.cli.output import print_json
+    from router.experiments.plan_file import weights_of
 
-    planned = _question(file)
-    question = replace(
-        planned,
-        weights=weights_from_flag(split) if split else planned.weights,
-        units=None if effect or days is not None else planned.units,
-        baseline=baseline,
-        deviation=deviation,
-        units_per_day=per_day,
-        days=days,
-        power=power,
-        outcome_share=outcome_share,
-    )
+    with told():
+        planned = _question(file)
+        question = replace(
+            planned,
+            weights=weights_of(split) if split else planned.weights,
+            units=None if effect or days is not None else planned.units,
+            baseline=baseline,
+            deviation=deviation,
+            units_per_day=per_day,
+            days=days,
+            power=power,
+            outcome_share=outcome_share,
+        )
     answer = _answer(question, effect, server, timeout)
     rows: tuple[SizeAnswer, ...] = (answer,)
     if answer.effect is not None and not effect and days is None:
@@ -111,22 +105,11 @@ def plan(
 
 def _question(file: Path | None) -> SizeQuestion:
     from router.experiments.model import Kind, SizeQuestion
+    from router.experiments.plan_file import plan_of
 
     if file is None:
         return SizeQuestion("thumbs_up", Kind.PROPORTION, weights=(0.5, 0.5))
-    spec = plan_from(read_plan_file(file))
-    return SizeQuestion(
-        spec.primary.name,
-        spec.primary.kind,
-        spec.primary.higher_is_better,
-        spec.primary.cap,
-        spec.primary.least,
-        spec.route,
-        weights=tuple(arm.weight for arm in spec.arms),
-        enrolment=spec.enrolment,
-        units=spec.planned_units,
-        alpha=spec.alpha,
-    )
+    return SizeQuestion.of(plan_of(read_plan_file(file)))
 
 
 def _answer(question: SizeQuestion, effect: str, server: str, timeout: float) -> SizeAnswer:
@@ -147,18 +130,14 @@ def _answer(question: SizeQuestion, effect: str, server: str, timeout: float) ->
 
 def _ask(question: SizeQuestion, server: str, timeout: float) -> SizeAnswer:
     """Computed here where nothing is left open, else by the server."""
-    from router.cli.command import MISUSED, CliError
     from router.cli.connect import connected
-    from router.errors import InvalidRequest
     from router.experiments.sizing import is_whole, size_of
 
     if not is_whole(question):
         with connected(server, timeout) as client:
             return client.experiments.plan(question)
-    try:
+    with told():
         return size_of(question)
-    except InvalidRequest as error:
-        raise CliError(error.message, MISUSED) from None
 
 
 def _table(question: SizeQuestion, effect: float, server: str, timeout: float) -> tuple[SizeAnswer, ...]:
@@ -177,6 +156,7 @@ def _table(question: SizeQuestion, effect: float, server: str, timeout: float) -
 
 def _print(question: SizeQuestion, answer: SizeAnswer, rows: Sequence[SizeAnswer]) -> None:
     from router.cli.output import print_table
+    from router.experiments.sizing import sentence
 
     if answer.effect is not None:
         print_table(SIZE_COLUMNS, [_size_row(row) for row in rows])
@@ -186,34 +166,11 @@ def _print(question: SizeQuestion, answer: SizeAnswer, rows: Sequence[SizeAnswer
 
 
 def _size_row(answer: SizeAnswer) -> tuple[str, ...]:
-    days = "-" if answer.days is None else _days(answer.days)
+    from router.experiments.sizing import days_text, effect_text
+
+    days = "-" if answer.days is None else days_text(answer.days)
     units = (f"{n:,}" for n in (answer.half_units, answer.fixed_units))
     return (effect_text(answer), f"{answer.units:,}", days, *units, f"x{answer.factor:.2f}")
-
-
-def _days(days: float) -> str:
-    return f"{days:,.0f}" if days >= 10 else f"{days:.1f}"
-
-
-def effect_text(answer: SizeAnswer) -> str:
-    """The effect in the metric's own units: points of a proportion, whose deviation is its value's."""
-    effect, rate = answer.effect or 0.0, answer.baseline
-    own = 0 <= rate <= 1 and math.isclose(answer.deviation, math.sqrt(rate * (1 - rate)), abs_tol=1e-12)
-    return f"{100 * effect:+.3g} points" if own else f"{effect:+.3g}"
-
-
-def sentence(question: SizeQuestion, answer: SizeAnswer) -> str:
-    """All of it in one."""
-    split = "/".join(f"{100 * weight:.4g}" for weight in question.weights)
-    traffic = "" if answer.units_per_day is None else f" at {answer.units_per_day:,.0f} units a day"
-    share = "" if question.enrolment == 1 else f", {question.enrolment:.3g} of which take part"
-    days = "" if answer.days is None else f", about {_days(answer.days)} days"
-    found = effect_text(answer) + (" are" if effect_text(answer).endswith("points") else " is")
-    return (
-        f"{split}{traffic}{share}: {found} found with {100 * question.power:.4g} % power by"
-        f" {answer.units:,} planned units{days}; one look at the end would take {answer.fixed_units:,}"
-        f" (x{answer.factor:.2f})"
-    )
 
 
 Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why, for the audit trail.")]
@@ -287,7 +244,7 @@ def show(
 def show_one(experiment: Experiment, json: bool) -> None:
     """One experiment as pairs or JSON."""
     from router.cli.output import print_json, print_pairs
-    from router.experiments.cli.wording import pairs_of
+    from router.experiments.plan_lines import pairs_of
 
     if json:
         print_json(experiment)

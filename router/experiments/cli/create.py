@@ -3,19 +3,17 @@ what people type."""
 
 from __future__ import annotations
 
-import math
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from router.cli import flags
 from router.cli.command import MISUSED, CliError
-
-if TYPE_CHECKING:
-    from router.experiments.model import Spec
+from router.errors import InvalidRequest
 
 
 def read_plan_file(path: Path) -> dict[str, Any]:
@@ -26,13 +24,11 @@ def read_plan_file(path: Path) -> dict[str, Any]:
         raise CliError(f"{path}: not valid TOML: {error}", MISUSED) from None
 
 
-def plan_from(values: Mapping[str, Any]) -> Spec:
-    """A plan from the values of a file. Raises CliError naming every wrong field."""
-    from router.errors import InvalidRequest
-    from router.experiments.plan_file import plan_of
-
+@contextmanager
+def told() -> Iterator[None]:
+    """What is wrong with a plan as an error of the command."""
     try:
-        return plan_of(values)
+        yield
     except InvalidRequest as error:
         raise CliError(error.message, MISUSED) from None
 
@@ -45,54 +41,24 @@ def number_from_flag(text: str, flag: str) -> float:
         raise CliError(f"{flag}: {text!r} is not a number", MISUSED) from None
 
 
-def weights_from_flag(split: str, flag: str = "--split") -> tuple[float, ...]:
-    """`90/10` or `0.9/0.1` as shares that sum to 1. Raises CliError unless they add up to 100 or 1."""
-    parts = [number_from_flag(part, flag) for part in split.split("/")]
-    if len(parts) < 2 or not all(part > 0 and math.isfinite(part) for part in parts):
-        raise CliError(f"{flag} takes shares above 0 such as 90/10, control first, not {split!r}", MISUSED)
-    total = math.fsum(parts)
-    if not any(math.isclose(total, whole, rel_tol=1e-9) for whole in (1.0, 100.0)):
-        raise CliError(f"{flag} {split}: the shares add up to {total:.6g} instead of 100 (or 1)", MISUSED)
-    return tuple(part / total for part in parts)
-
-
-def _arms(texts: Sequence[str]) -> list[dict[str, Any]]:
-    """NAME=ADAPTER@VERSION or NAME=base, with equal weights."""
-    arms = []
-    for text in texts:
-        name, _, adapter = text.partition("=")
-        if not (name and adapter):
-            raise CliError(f"--arm takes NAME=ADAPTER@VERSION or NAME=base, not {text!r}", MISUSED)
-        arms.append({"name": name, "adapter": adapter, "weight": 1 / len(texts)})
-    return arms
-
-
-def _split(arms: Sequence[Mapping[str, Any]], split: str) -> list[dict[str, Any]]:
-    """The arms with the weights of `90/10`, in their order."""
-    weights = weights_from_flag(split)
-    if len(weights) != len(arms):
-        what = f"{len(weights)} weights, and there are {len(arms)} arms"
-        raise CliError(f"--split {split} has {what}: one for each, control first", MISUSED)
-    return [{**arm, "weight": weight} for arm, weight in zip(arms, weights, strict=True)]
-
-
-def _metric(text: str) -> dict[str, Any]:
-    """NAME or KIND:NAME. Built-in metrics have their kind, others are proportions."""
-    from router.experiments.model import Kind, known_metric
-
-    kind, _, name = text.rpartition(":")
-    return {"name": name, "kind": kind or known_metric(name).get("kind", Kind.PROPORTION.value)}
+def _arm(text: str) -> tuple[str, str]:
+    name, _, adapter = text.partition("=")
+    if not (name and adapter):
+        raise CliError(f"--arm takes NAME=ADAPTER@VERSION or NAME=base, not {text!r}", MISUSED)
+    return name, adapter
 
 
 def _guardrail(text: str) -> dict[str, Any]:
     """METRIC=MARGIN; 10% is of control's value."""
+    from router.experiments.plan_file import metric_of
+
     name, equals, margin = text.partition("=")
     if not equals:
         example = "total_time_over_4s=0.02"
         raise CliError(f"--guardrail takes METRIC=MARGIN, such as {example}, not {text!r}", MISUSED)
     relative = margin.endswith("%")
     value = number_from_flag(margin.removesuffix("%"), "--guardrail")
-    return _metric(name) | {"margin": value / 100 if relative else value, "relative": relative}
+    return metric_of(name) | {"margin": value / 100 if relative else value, "relative": relative}
 
 
 def _set(pair: str) -> tuple[str, Any]:
@@ -184,7 +150,7 @@ def create(
     """
     from router.cli.connect import connected
     from router.experiments.cli import show_one
-    from router.experiments.plan_file import example_plan
+    from router.experiments.plan_file import example_plan, plan_of, typed
 
     if example:
         print(example_plan(), end="")
@@ -192,19 +158,16 @@ def create(
     if not name:
         raise CliError("an experiment needs a NAME; `--example` prints a plan to begin with", MISUSED)
     values = read_plan_file(file) if file else {}
-    if arm:
-        arms = _arms(arm)
-        route = next((one["adapter"].partition("@")[0] for one in arms if one["adapter"] != "base"), "base")
-        values |= {"arms": arms, "control": arms[0]["name"], "route": route}
-    if split:
-        values["arms"] = _split(values.get("arms") or [], split)
-    if metric:
-        values["primary"] = _metric(metric)
     if guardrail:
         values["guardrails"] = [_guardrail(text) for text in guardrail]
-    values |= dict(map(_set, set_ or []))
-    values.setdefault("hypothesis", f"{metric or 'the metric'} is better with {' or '.join((arm or [])[1:])}")
-    plan = plan_from(values)
+    with told():
+        values = typed(values, [_arm(text) for text in arm or []], split, metric) | dict(
+            map(_set, set_ or [])
+        )
+        values.setdefault(
+            "hypothesis", f"{metric or 'the metric'} is better with {' or '.join((arm or [])[1:])}"
+        )
+        plan = plan_of(values)
     with connected(server, timeout) as client:
         made = client.experiments.create(name, plan)
         if start:
@@ -237,13 +200,14 @@ def update(
     """
     from router.cli.connect import connected
     from router.experiments.cli import show_one
-    from router.experiments.plan_file import values_of
+    from router.experiments.plan_file import plan_of, values_of
 
     values = (read_plan_file(file) if file else {}) | dict(map(_set, set_ or []))
     if not values:
         raise CliError("nothing to change: give a FILE or --set FIELD=VALUE", MISUSED)
     with connected(server, timeout) as client:
-        plan = plan_from(values_of(client.experiments.get(name).spec) | values)
+        with told():
+            plan = plan_of(values_of(client.experiments.get(name).spec) | values)
         changes = {field: getattr(plan, field) for field in values}
         made = client.experiments.update(name, changes, etag=etag, new_phase=new_phase)
     show_one(made, json)

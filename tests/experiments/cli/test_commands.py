@@ -171,7 +171,7 @@ def test_what_the_server_does_not_know_is_told(cli, remote):
         (("--effect", "x%"), "--effect: 'x' is not a number"),
         (("--effect", "0"), "effect: must be a finite number other than 0"),
         (("--effect", "0.7"), "effect: is impossible: 0.5 and +0.7 make 1.2"),
-        (("--split", "100"), "--split takes shares above 0"),
+        (("--split", "100"), "split: must be shares above 0"),
         (("--baseline", "1.5"), "baseline: of a proportion lies within 0 and 1"),
         (("--days", "-1"), "days: must be above 0"),
         (("--deviation", "1"), "deviation: of a proportion follows from"),

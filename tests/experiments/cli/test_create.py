@@ -127,11 +127,12 @@ def test_flags_replace_what_the_file_says(cli, remote, tmp_path):
         (("x", *SHORT, "--set", "windw=1d"), "windw: unknown field; did you mean 'window'?"),
         (("x", *SHORT, "--set", "window=soon"), "window: must be a time such as 90s, 30min, 12h or 1d"),
         (("x", *SHORT, "--set", "alpha"), "--set takes FIELD=VALUE, not 'alpha'"),
-        (("x", *SHORT, "--split", "90/5/5"), "--split 90/5/5 has 3 weights, and there are 1 arms"),
-        (("x", *SHORT, "--split", "90/20"), "--split 90/20: the shares add up to 110 instead of 100 (or 1)"),
-        (("x", *SHORT, "--split", "90"), "--split takes shares above 0 such as 90/10"),
-        (("x", *SHORT, "--split", "90/-1"), "--split takes shares above 0"),
-        (("x", *SHORT, "--split", "a/b"), "--split: 'a' is not a number"),
+        (("x", *SHORT, "--split", "90/5/5"), "split: has 3 weights, and there are 1 arms"),
+        (("x", *SHORT, "--split", "90/20"), "split: the shares add up to 110 instead of 100 (or 1)"),
+        (("x", *SHORT, "--split", "90"), "split: must be shares above 0 such as 90/10"),
+        (("x", *SHORT, "--split", "90/-1"), "split: must be shares above 0"),
+        (("x", *SHORT, "--split", "a/b"), "split: must be shares above 0"),
+        (("x", *SHORT, "--split", "1e308/1e308"), "split: the shares add up to inf instead of 100"),
         (("x",), "control: must be set"),
     ],
 )
@@ -158,6 +159,12 @@ def test_a_wrong_file_is_told(cli, remote, tmp_path, text, told):
     done = cli("experiments", "create", "x", "plan.toml")
     assert done.code == 2
     assert told in done.err
+
+
+def test_a_split_of_what_are_no_arms_is_told(cli, remote, tmp_path):
+    (tmp_path / "plan.toml").write_text("arms = [3, 4]")
+    done = cli("experiments", "create", "x", "plan.toml", "--split", "90/10")
+    assert (done.code, "arms[0]: must be a table" in done.err) == (2, True)
 
 
 def test_bad_fields_of_the_server_are_told_by_name(cli, remote):

@@ -12,9 +12,9 @@ import pytest
 from router.experiments import check_words, words
 from router.experiments import report_tables as tables
 from router.experiments.cli.report import document, print_report
-from router.experiments.cli.wording import pairs_of
 from router.experiments.model import Aggregate, Kind, MetricSpec, Mode, NoInterval, SegmentSpec
 from router.experiments.next_step import following
+from router.experiments.plan_lines import pairs_of
 from router.experiments.report.model import (
     MetricReport,
     Pairs,
