@@ -35,6 +35,7 @@ from router.client.values import (
     TokenCount,
     Unloaded,
 )
+from router.conversion import read
 from router.feedback.model import Feedback
 from router.types import AdapterEvent, Decision, Keeping
 from router.v1 import (
@@ -84,7 +85,7 @@ class AsyncClient:
     async def generate(self, prompt: Prompt, **options: Unpack[GenerateOptions]) -> Answer:
         """The whole answer in one message."""
         request = messages.generate_request(prompt, options)
-        return messages.to_answer(await self._caller.unary(self._stub.Generate, request, options))
+        return read(Answer, await self._caller.unary(self._stub.Generate, request, options))
 
     def stream(self, prompt: Prompt, **options: Unpack[GenerateOptions]) -> AsyncIterator[Event]:
         """Started, then Delta as text becomes certain, then Finished."""
@@ -101,12 +102,12 @@ class AsyncClient:
         """Where the request would go, with every vote; generates nothing."""
         request = messages.route_request(prompt, options)
         answer = await self._caller.unary(self._stub.Route, request, options)
-        return messages.to_decision(answer.decision)
+        return read(Decision, answer.decision)
 
     async def count_tokens(self, prompt: Prompt, **options: Unpack[RouteOptions]) -> TokenCount:
         """Prompt tokens under the template of the adapter it would get."""
         request = messages.count_request(prompt, options)
-        return messages.to_count(await self._caller.unary(self._stub.CountTokens, request, options))
+        return read(TokenCount, await self._caller.unary(self._stub.CountTokens, request, options))
 
     async def record_correction(
         self, response_id: str, adapter: str, text: str = "", **options: Unpack[CallOptions]
@@ -154,7 +155,7 @@ class AsyncAdapters:
     async def plugins(self, **options: Unpack[CallOptions]) -> tuple[Plugin, ...]:
         """The plugins whose classifiers choose among the adapters, broken ones with their reason."""
         answer = await self._caller.unary(self._stub.ListPlugins, adapters_pb2.ListPluginsRequest(), options)
-        return tuple(map(messages.to_plugin, answer.plugins))
+        return tuple(read(Plugin, one) for one in answer.plugins)
 
     async def get(self, name: str, **options: Unpack[CallOptions]) -> Adapter:
         """One version."""
@@ -252,7 +253,7 @@ class AsyncReplicas:
     async def list(self, **options: Unpack[CallOptions]) -> tuple[Replica, ...]:
         """All."""
         answer = await self._caller.unary(self._stub.ListReplicas, fleet_pb2.ListReplicasRequest(), options)
-        return tuple(map(messages.to_replica, answer.replicas))
+        return tuple(read(Replica, one) for one in answer.replicas)
 
     async def drain(self, name: str, **options: Unpack[CallOptions]) -> None:
         """Have one end when it has finished; what started it starts it again."""

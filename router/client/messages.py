@@ -6,16 +6,13 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
-from typing import Any, Literal, TypeVar
-
-from google.protobuf.duration_pb2 import Duration
+from typing import Any, TypeVar
 
 from router.client.values import (
     CONSTRAINTS,
     ROUTING,
     SAMPLING,
     Adapter,
-    Answer,
     DefaultChange,
     Delta,
     Event,
@@ -23,42 +20,24 @@ from router.client.values import (
     FeedbackRecorded,
     Finished,
     GenerateOptions,
-    Label,
-    Plugin,
-    PluginClassifier,
     Prompt,
-    Replica,
     RouteOptions,
     Started,
-    TokenCount,
     ToolCallDelta,
     Unloaded,
     check_known,
 )
+from router.conversion import logprob_of, read
 from router.feedback.model import RAW, VERDICTS, Feedback
-from router.names import BASE, bare_response_id
+from router.names import BASE, bare_response_id, split_adapter
 from router.types import (
     CONTINUITIES,
     AdapterEvent,
-    AdapterEventKind,
-    AdapterRef,
-    AdapterState,
-    Decision,
-    FinishReason,
     Keeping,
-    LostVote,
-    MixturePart,
     Override,
-    Progress,
-    Reason,
-    TokenLogprob,
-    ToolCall,
     Turn,
-    Usage,
-    Vote,
-    VoteError,
 )
-from router.v1 import adapters_pb2, feedback_pb2, fleet_pb2
+from router.v1 import adapters_pb2, feedback_pb2
 from router.v1 import inference_pb2 as pb
 
 E = TypeVar("E", bound=StrEnum)
@@ -157,29 +136,6 @@ def feedback_page_request(adapter: str, since: float, token: str) -> feedback_pb
     if since:
         request.since.FromNanoseconds(round(since * 1e9))
     return request
-
-
-def to_feedback(message: feedback_pb2.Feedback) -> Feedback:
-    """One entry."""
-    ref = _ref(message.adapter)
-    name = ref.name if ref is not None else message.adapter.removeprefix("adapters/")
-    verdict = feedback_pb2.FeedbackVerdict.Name(message.verdict).removeprefix("FEEDBACK_VERDICT_").lower()
-    raw = message.input.WhichOneof("input") == "raw_prompt"
-    turns = ((_ROLE_NAMES.get(turn.role, "user"), turn.text) for turn in message.input.chat.messages)
-    return Feedback(
-        message.response_id,
-        message.time.ToNanoseconds() / 1e9,
-        message.tenant,
-        message.unit_hash,
-        name,
-        ref.version if ref is not None else "",
-        next((one for one in VERDICTS if one == verdict), "bad"),
-        ((RAW, message.input.raw_prompt),) if raw else tuple(turns),
-        message.answer if message.HasField("answer") else None,
-        message.corrected if message.HasField("corrected") else None,
-        message.comment,
-        message.digest,
-    )
 
 
 def resource_name(adapter: str) -> str:
@@ -316,144 +272,25 @@ def _check_texts(value: Any, where: str) -> None:
 
 # -- What servers answer. A member that a newer server sends becomes the one that says the least.
 
-
-def to_answer(message: pb.GenerateResponse) -> Answer:
-    """A unary answer."""
-    return Answer(
-        message.response_id,
-        message.text,
-        _finish_reason(message.finish_reason),
-        _usage(message.usage),
-        to_decision(message.decision),
-        _logprobs(message.logprobs),
-        _calls(message.tool_calls),
-        _labels(message.labels),
-        message.labels_calibrated,
-    )
-
-
-def _labels(messages: Iterable[pb.Label]) -> tuple[Label, ...]:
-    return tuple(Label(label.text, label.probability) for label in messages)
-
-
-def _calls(messages: Iterable[pb.ToolCall]) -> tuple[ToolCall, ...]:
-    return tuple(ToolCall(call.id, call.name, call.arguments) for call in messages)
+EVENTS: Mapping[str, type[Started | Finished]] = {"started": Started, "finished": Finished}
 
 
 def to_event(message: pb.StreamGenerateResponse) -> Event | None:
     """One event of a stream; None for a kind that a newer server sends."""
     kind = message.WhichOneof("event")
-    if kind == "started":
-        return Started(message.started.response_id, to_decision(message.started.decision))
-    if kind == "delta":
+    if kind == "delta":  # on the path of every token
         delta = message.delta
         calls = (ToolCallDelta(one.index, one.arguments, one.id, one.name) for one in delta.tool_calls)
-        return Delta(delta.text, delta.tokens, _logprobs(delta.logprobs), tuple(calls))
-    if kind == "finished":
-        end = message.finished
-        return Finished(
-            _finish_reason(end.reason),
-            _usage(end.usage),
-            _calls(end.tool_calls),
-            _labels(end.labels),
-            end.labels_calibrated,
-        )
-    return None
-
-
-def to_count(message: pb.CountTokensResponse) -> TokenCount:
-    """A prompt's length."""
-    return TokenCount(message.prompt_tokens, message.context_length, to_decision(message.decision))
-
-
-def to_decision(message: pb.Decision) -> Decision:
-    """The routing decision."""
-    reason = pb.DecisionReason.Name(message.reason).removeprefix("DECISION_REASON_").lower()
-    votes = (
-        Vote(v.classifier, dict(v.scores), v.declined, _vote_error(v.error), _seconds(v.latency), v.evidence)
-        for v in message.votes
-    )
-    return Decision(
-        adapter=_ref(message.adapter),
-        reason=_known_member(Reason, reason, Reason.FALLBACK),
-        digest=message.digest,
-        domain=message.domain,
-        task=message.task,
-        confidence=message.confidence,
-        classifier=message.classifier,
-        threshold=message.threshold,
-        votes=tuple(votes),
-        latency=_seconds(message.route_latency),
-        experiment=message.experiment,
-        arm=message.arm,
-        calibration=message.calibration,
-        note=message.note,
-        continuity=_progress(message.continuity),
-        previous=message.previous.removeprefix("adapters/"),
-        mixture=tuple(
-            MixturePart(ref, part.weight)
-            for part in message.mixture
-            if (ref := _ref(part.adapter)) is not None
-        ),
-        votes_lost=tuple(
-            LostVote(lost.classifier, _known_member(VoteError, lost.reason, VoteError.OTHER))
-            for lost in message.votes_lost
-        ),
-    )
+        return Delta(delta.text, delta.tokens, tuple(map(logprob_of, delta.logprobs)), tuple(calls))
+    return read(EVENTS[kind], getattr(message, kind)) if kind in EVENTS else None
 
 
 def to_adapter(message: adapters_pb2.Adapter) -> Adapter:
     """One adapter version."""
-    state = adapters_pb2.Adapter.State.Name(message.state).removeprefix("STATE_").lower()
-    return Adapter(
-        ref=_ref(message.name) or AdapterRef(message.name.removeprefix("adapters/"), message.version),
-        state=_known_member(AdapterState, state, AdapterState.DISCOVERED),
-        digest=message.digest,
-        domain=message.domain,
-        task=message.task,
-        description=message.description,
-        base_model=message.base_model,
-        rank=message.rank,
-        target_modules=tuple(message.target_modules),
-        invocation_tokens=tuple(message.invocation_tokens),
-        built_in=message.built_in,
-        size_bytes=message.size_bytes,
-        default=message.default,
-        pinned=message.pinned,
-        leases=message.leases,
-        last_used=message.last_used.ToNanoseconds() / 1e9 if message.HasField("last_used") else None,
-        error=message.error,
-        notes=tuple(message.notes),
-        routable=message.routable,
-        routing=message.routing,
-        gate=message.gate,
-        gate_advice=message.gate_advice,
-        override=_override(message),
-        etag=message.etag,
-    )
-
-
-def to_plugin(message: adapters_pb2.Plugin) -> Plugin:
-    """One plugin."""
-    return Plugin(
-        name=message.name,
-        source=message.source,
-        path=message.file,
-        version=message.version,
-        digest=message.digest,
-        enabled=message.enabled,
-        error=message.error,
-        warnings=tuple(message.warnings),
-        classifiers=tuple(
-            PluginClassifier(
-                c.name, c.priority, c.timeout_ms, c.state, c.breaker, c.requests, c.errors, c.problem
-            )
-            for c in message.classifiers
-        ),
-        package=message.package,
-        built_in=message.built_in,
-        hooks=tuple(message.hooks),
-    )
+    override = None
+    if message.HasField("override"):
+        override = read(Override, message.override, version=message.version)
+    return read(Adapter, message, override=override)
 
 
 def to_unloaded(message: adapters_pb2.UnloadAdapterResponse) -> Unloaded:
@@ -465,90 +302,25 @@ def to_default_change(
     message: adapters_pb2.SetDefaultVersionResponse | adapters_pb2.ResetDefaultVersionResponse,
 ) -> DefaultChange:
     """The new default and the old one."""
-    return DefaultChange(to_adapter(message.adapter), _ref(message.previous))
+    return read(DefaultChange, message, adapter=to_adapter(message.adapter))
 
 
 def to_adapter_event(message: adapters_pb2.WatchAdaptersResponse) -> AdapterEvent:
     """A lifecycle event."""
-    kind = adapters_pb2.WatchAdaptersResponse.Kind.Name(message.kind).removeprefix("KIND_").lower()
-    known = _known_member(AdapterEventKind, kind, AdapterEventKind.CHANGED)
-    return AdapterEvent(known, to_adapter(message.adapter), message.time.ToNanoseconds() / 1e9)
+    return read(AdapterEvent, message, adapter=to_adapter(message.adapter))
 
 
-def _usage(message: pb.Usage) -> Usage:
-    return Usage(
-        message.prompt_tokens,
-        message.cached_tokens,
-        message.completion_tokens,
-        _seconds(message.queue_time),
-        _seconds(message.time_to_first_token),
-        _seconds(message.total_time),
-        message.accepted_draft_tokens,
-    )
-
-
-def _logprobs(messages: Iterable[pb.TokenLogprob]) -> tuple[TokenLogprob, ...]:
-    return tuple(
-        TokenLogprob(
-            m.token,
-            m.token_id,
-            m.logprob,
-            tuple((a.token, a.token_id, a.logprob) for a in m.top),
-            m.bytes,
-            tuple(a.bytes for a in m.top) if any(a.bytes for a in m.top) else (),
-        )
-        for m in messages
-    )
-
-
-def _override(message: adapters_pb2.Adapter) -> Override | None:
-    if not message.HasField("override"):
-        return None
-    made = message.override
-    when = made.time.ToNanoseconds() / 1e9
-    return Override(message.version, made.by, when, made.reason, made.finding, made.weights_sha256)
-
-
-def _vote_error(error: str) -> VoteError | Literal[""]:
-    return _known_member(VoteError, error, VoteError.OTHER) if error else ""
-
-
-def _finish_reason(value: int) -> FinishReason:
-    name = pb.FinishReason.Name(value).removeprefix("FINISH_REASON_").lower()
-    return _known_member(FinishReason, name, FinishReason.ERROR)
-
-
-def _known_member(kind: type[E], value: str, unknown: E) -> E:
-    """The member with that value; `unknown` for one that a newer server sends."""
-    return next((member for member in kind if member.value == value), unknown)
-
-
-def _progress(value: str) -> Progress:
-    """Empty for one that a newer server sends."""
-    known: tuple[Progress, ...] = ("initial", "kept", "switched")
-    return next((one for one in known if one == value), "")
-
-
-def _ref(resource: str) -> AdapterRef | None:
-    """adapters/NAME/versions/VERSION; None for the empty name, which is the base."""
-    parts = resource.split("/")
-    return AdapterRef(parts[1], parts[3]) if len(parts) == 4 else None
-
-
-def _seconds(value: Duration) -> float:
-    """A duration in seconds."""
-    return value.seconds + value.nanos / 1e9
-
-
-def to_replica(message: fleet_pb2.Replica) -> Replica:
-    """Without proto types."""
-    return Replica(
-        message.name,
-        fleet_pb2.Replica.State.Name(message.state).removeprefix("STATE_").lower(),
-        message.since.ToNanoseconds() / 1e9,
-        message.problem,
-        message.running,
-        message.waiting,
-        message.adapters,
-        message.device,
+def to_feedback(message: feedback_pb2.Feedback) -> Feedback:
+    """One entry."""
+    name, version = split_adapter(message.adapter) or (message.adapter, "")
+    verdict = feedback_pb2.FeedbackVerdict.Name(message.verdict).removeprefix("FEEDBACK_VERDICT_").lower()
+    raw = message.input.WhichOneof("input") == "raw_prompt"
+    turns = ((_ROLE_NAMES.get(turn.role, "user"), turn.text) for turn in message.input.chat.messages)
+    return read(
+        Feedback,
+        message,
+        adapter=name,
+        version=version,
+        verdict=next((one for one in VERDICTS if one == verdict), "bad"),
+        messages=((RAW, message.input.raw_prompt),) if raw else tuple(turns),
     )

@@ -34,6 +34,7 @@ from router.client.values import (
     TokenCount,
     Unloaded,
 )
+from router.conversion import read
 from router.feedback.model import Feedback
 from router.types import AdapterEvent, Decision, Keeping
 from router.v1 import (
@@ -86,7 +87,7 @@ class Client:
     def generate(self, prompt: Prompt, **options: Unpack[GenerateOptions]) -> Answer:
         """The whole answer in one message."""
         request = messages.generate_request(prompt, options)
-        return messages.to_answer(self._caller.unary(self._stub.Generate, request, options))
+        return read(Answer, self._caller.unary(self._stub.Generate, request, options))
 
     def stream(self, prompt: Prompt, **options: Unpack[GenerateOptions]) -> Iterator[Event]:
         """Started, then Delta as text becomes certain, then Finished. Leaving the loop cancels the call."""
@@ -100,12 +101,12 @@ class Client:
     def route(self, prompt: Prompt, **options: Unpack[RouteOptions]) -> Decision:
         """Where the request would go, with every vote; generates nothing."""
         request = messages.route_request(prompt, options)
-        return messages.to_decision(self._caller.unary(self._stub.Route, request, options).decision)
+        return read(Decision, self._caller.unary(self._stub.Route, request, options).decision)
 
     def count_tokens(self, prompt: Prompt, **options: Unpack[RouteOptions]) -> TokenCount:
         """Prompt tokens under the template of the adapter it would get."""
         request = messages.count_request(prompt, options)
-        return messages.to_count(self._caller.unary(self._stub.CountTokens, request, options))
+        return read(TokenCount, self._caller.unary(self._stub.CountTokens, request, options))
 
     def record_correction(
         self, response_id: str, adapter: str, text: str = "", **options: Unpack[CallOptions]
@@ -153,7 +154,7 @@ class Adapters:
     def plugins(self, **options: Unpack[CallOptions]) -> tuple[Plugin, ...]:
         """The plugins whose classifiers choose among the adapters, broken ones with their reason."""
         answer = self._caller.unary(self._stub.ListPlugins, adapters_pb2.ListPluginsRequest(), options)
-        return tuple(map(messages.to_plugin, answer.plugins))
+        return tuple(read(Plugin, one) for one in answer.plugins)
 
     def get(self, name: str, **options: Unpack[CallOptions]) -> Adapter:
         """One version."""
@@ -244,7 +245,7 @@ class Replicas:
     def list(self, **options: Unpack[CallOptions]) -> tuple[Replica, ...]:
         """All."""
         answer = self._caller.unary(self._stub.ListReplicas, fleet_pb2.ListReplicasRequest(), options)
-        return tuple(map(messages.to_replica, answer.replicas))
+        return tuple(read(Replica, one) for one in answer.replicas)
 
     def drain(self, name: str, **options: Unpack[CallOptions]) -> None:
         """Have one end when it has finished; what started it starts it again."""

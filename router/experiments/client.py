@@ -20,7 +20,7 @@ from pydantic import TypeAdapter
 
 from router.client.channel import AsyncCaller, SyncCaller
 from router.client.values import CallOptions
-from router.experiments.conversion import timestamp
+from router.conversion import timestamp
 from router.experiments.messages import (
     answer_of,
     experiment_name,

@@ -12,8 +12,8 @@ from typing import Any
 
 from google.protobuf.field_mask_pb2 import FieldMask
 
+from router.conversion import edited, fill, read
 from router.errors import Findings
-from router.experiments.conversion import edited, fill, read
 from router.experiments.model import Experiment, ExperimentPhase, SizeAnswer, SizeQuestion, Spec
 from router.v1 import experiments_pb2 as pb
 

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Self
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, PlainSerializer
 
@@ -689,6 +689,23 @@ class SizeQuestion:
     alpha: float = 0.05
     power: float = 0.8
     outcome_share: float | None = None
+
+    @classmethod
+    def of(cls, spec: Spec) -> Self:
+        """What the planned units of a plan find."""
+        primary = spec.primary
+        return cls(
+            primary.name,
+            primary.kind,
+            primary.higher_is_better,
+            primary.cap,
+            primary.least,
+            spec.route,
+            weights=tuple(arm.weight for arm in spec.arms),
+            enrolment=spec.enrolment,
+            units=spec.planned_units,
+            alpha=spec.alpha,
+        )
 
 
 @dataclass(frozen=True, slots=True)

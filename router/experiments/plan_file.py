@@ -4,16 +4,28 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from functools import cache
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from router.errors import FieldViolation, InvalidRequest
-from router.experiments.model import Aggregate, ArmSpec, Kind, MetricSpec, SegmentSpec, Spec, Unanswered
+from router.errors import MOST_FINDINGS, FieldViolation, InvalidRequest
+from router.experiments.model import (
+    BASE,
+    Aggregate,
+    ArmSpec,
+    Kind,
+    MetricSpec,
+    SegmentSpec,
+    Spec,
+    Unanswered,
+    known_metric,
+)
 from router.types import AdapterRef
 
 if TYPE_CHECKING:
@@ -44,7 +56,58 @@ def plan_of(values: Mapping[str, Any]) -> Spec:
     try:
         return model().validate_python({"hypothesis": "", "route": "", **values})
     except ValidationError as error:
-        raise InvalidRequest(list(_violations(error))) from None
+        named = list(islice(_violations(error), MOST_FINDINGS))
+        raise InvalidRequest(named, error.error_count() - len(named)) from None
+
+
+def typed(
+    values: Mapping[str, Any], arms: Sequence[tuple[str, str]] = (), split: str = "", metric: str = ""
+) -> dict[str, Any]:
+    """The values of a file, with what people type replaced: arms as names and versions (or `base`), control
+    first; their weights as `90/10`, equal by default; the metric as NAME or KIND:NAME.
+
+    Where the file says no route, it is the adapter of the first arm that has one. Raises InvalidRequest for
+    a wrong split.
+    """
+    made = dict(values)
+    if arms:
+        adapters = [adapter.partition("@")[0] for _, adapter in arms if adapter not in ("", BASE)]
+        made = {"route": next(iter(adapters), BASE), **made, "control": arms[0][0]}
+        made["arms"] = [{"name": name, "adapter": ref, "weight": 1 / len(arms)} for name, ref in arms]
+    there = made.get("arms", [])
+    if split and isinstance(there, list) and all(isinstance(arm, Mapping) for arm in there):
+        made["arms"] = [
+            {**arm, "weight": weight}
+            for arm, weight in zip(there, weights_of(split, len(there)), strict=True)
+        ]
+    if metric:
+        made["primary"] = metric_of(metric)
+    return made
+
+
+def weights_of(split: str, arms: int | None = None, field: str = "split") -> tuple[float, ...]:
+    """`90/10` or `0.9/0.1` as shares that sum to 1, of so many arms. Raises InvalidRequest unless they add up
+    to 100 or 1."""
+    try:
+        parts = [float(part) for part in split.split("/")]
+    except ValueError:
+        parts = []
+    total, problem = sum(parts), ""
+    if len(parts) < 2 or not all(part > 0 and math.isfinite(part) for part in parts):
+        problem = f"must be shares above 0 such as 90/10, control first, not {split[:MOST_SHOWN]!r}"
+    elif not any(math.isclose(total, whole, rel_tol=1e-9) for whole in (1.0, 100.0)):
+        problem = f"the shares add up to {total:.6g} instead of 100 (or 1)"
+    elif arms is not None and len(parts) != arms:
+        problem = f"has {len(parts)} weights, and there are {arms} arms: one for each, control first"
+    if problem:
+        raise InvalidRequest([FieldViolation(field, problem)])
+    return tuple(part / total for part in parts)
+
+
+def metric_of(text: str) -> dict[str, Any]:
+    """The metric NAME or KIND:NAME. Built-in metrics have their kind, others are proportions."""
+    kind, _, name = text.rpartition(":")
+    return {"name": name, "kind": kind or known_metric(name).get("kind", Kind.PROPORTION.value)}
 
 
 def values_of(spec: Spec) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields
 
-from router.experiments.conversion import fill, read
+from router.conversion import fill, read
 from router.experiments.messages import experiment_of
 from router.experiments.report.model import Report
 from router.v1 import experiments_pb2 as pb

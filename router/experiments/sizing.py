@@ -542,3 +542,29 @@ def _units(buckets: Sequence[TimeBucket], since: float, end: float) -> float:
         if within > 0:
             total += bucket.exposed * within / (until - bucket.start)
     return total
+
+
+def days_text(days: float) -> str:
+    """Days, with a fraction where they are few."""
+    return f"{days:,.0f}" if days >= 10 else f"{days:.1f}"
+
+
+def effect_text(answer: SizeAnswer) -> str:
+    """The effect in the metric's own units: points of a proportion, whose deviation is its value's."""
+    effect, rate = answer.effect or 0.0, answer.baseline
+    own = 0 <= rate <= 1 and math.isclose(answer.deviation, math.sqrt(rate * (1 - rate)), abs_tol=1e-12)
+    return f"{100 * effect:+.3g} points" if own else f"{effect:+.3g}"
+
+
+def sentence(question: SizeQuestion, answer: SizeAnswer) -> str:
+    """All of it in one."""
+    split = "/".join(f"{100 * weight:.4g}" for weight in question.weights)
+    traffic = "" if answer.units_per_day is None else f" at {answer.units_per_day:,.0f} units a day"
+    share = "" if question.enrolment == 1 else f", {question.enrolment:.3g} of which take part"
+    days = "" if answer.days is None else f", about {days_text(answer.days)} days"
+    found = effect_text(answer) + (" are" if effect_text(answer).endswith("points") else " is")
+    return (
+        f"{split}{traffic}{share}: {found} found with {100 * question.power:.4g} % power by"
+        f" {answer.units:,} planned units{days}; one look at the end would take {answer.fixed_units:,}"
+        f" (x{answer.factor:.2f})"
+    )

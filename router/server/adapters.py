@@ -9,17 +9,18 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from itertools import islice
 from pathlib import PurePath
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
+from router.conversion import fill
 from router.errors import AdapterNotFound, FieldViolation, Findings, InvalidRequest
 from router.names import parse_adapter, parse_version
 from router.ports import AdapterRegistry, Force
 from router.server.call import Call
-from router.server.inference import timestamp
-from router.types import AdapterEvent, AdapterEventKind, AdapterInfo, AdapterRef, AdapterState, Override
+from router.types import AdapterEvent, AdapterInfo, AdapterRef
 from router.v1 import adapters_pb2 as pb
 from router.v1.adapters_pb2_grpc import AdapterServiceServicer
 
@@ -153,59 +154,10 @@ class AdapterService(AdapterServiceServicer):
 
 # -- Messages: adapters, their lifecycle events, and plugins.
 
-STATES = {
-    AdapterState.DISCOVERED: pb.Adapter.STATE_DISCOVERED,
-    AdapterState.LOADING: pb.Adapter.STATE_LOADING,
-    AdapterState.READY: pb.Adapter.STATE_READY,
-    AdapterState.OFFLOADED: pb.Adapter.STATE_OFFLOADED,
-    AdapterState.QUARANTINED: pb.Adapter.STATE_QUARANTINED,
-}
-KINDS = {
-    AdapterEventKind.ADDED: pb.WatchAdaptersResponse.KIND_ADDED,
-    AdapterEventKind.CHANGED: pb.WatchAdaptersResponse.KIND_CHANGED,
-    AdapterEventKind.REMOVED: pb.WatchAdaptersResponse.KIND_REMOVED,
-}
-
 
 def adapter_message(info: AdapterInfo, etag: str) -> pb.Adapter:
     """One adapter version."""
-    return pb.Adapter(
-        name=info.ref.resource,
-        version=info.ref.version,
-        digest=info.digest,
-        domain=info.domain,
-        task=info.task,
-        description=info.description,
-        base_model=info.base_model,
-        rank=info.rank,
-        target_modules=info.target_modules,
-        invocation_tokens=info.invocation_tokens,
-        size_bytes=info.size_bytes,
-        state=STATES[info.state],
-        default=info.default,
-        pinned=info.pinned,
-        leases=info.leases,
-        last_used=None if info.last_used is None else timestamp(info.last_used),
-        error=info.error,
-        notes=info.notes,
-        etag=etag,
-        routable=info.routable,
-        routing=info.routing,
-        gate=info.gate,
-        gate_advice=info.gate_advice,
-        override=None if info.override is None else _override(info.override),
-        built_in=info.built_in,
-    )
-
-
-def _override(override: Override) -> pb.Adapter.Override:
-    return pb.Adapter.Override(
-        by=override.by,
-        time=timestamp(override.time),
-        reason=override.reason,
-        finding=override.finding,
-        weights_sha256=override.weights_sha256,
-    )
+    return fill(pb.Adapter(version=info.ref.version, etag=etag), info)
 
 
 def plugin_message(plugin: PluginStatus, everything: bool) -> pb.Plugin:
@@ -214,39 +166,18 @@ def plugin_message(plugin: PluginStatus, everything: bool) -> pb.Plugin:
     def shown(problem: str) -> str:
         return problem if everything or not problem else NOT_SHOWN
 
-    return pb.Plugin(
-        name=plugin.name,
-        source=plugin.source,
-        file=PurePath(plugin.path).name,
-        version=plugin.version,
-        digest=plugin.digest,
-        enabled=plugin.enabled,
-        error=shown(plugin.error),
-        warnings=[shown(warning) for warning in plugin.warnings],
-        package=plugin.package,
-        built_in=plugin.built_in,
-        hooks=plugin.hooks,
-        classifiers=[
-            pb.Plugin.Classifier(
-                name=one.name,
-                priority=one.priority,
-                timeout_ms=one.timeout_ms,
-                state=one.state,
-                breaker=one.breaker,
-                requests=one.requests,
-                errors=one.errors,
-                problem=shown(one.fit_error or one.last_error),
-            )
-            for one in plugin.classifiers
-        ],
-    )
+    path, warnings = PurePath(plugin.path).name, tuple(map(shown, plugin.warnings))
+    said = replace(plugin, path=path, error=shown(plugin.error), warnings=warnings, classifiers=())
+    message = fill(pb.Plugin(), said)
+    for one in plugin.classifiers:
+        fill(message.classifiers.add(problem=shown(one.fit_error or one.last_error)), one)
+    return message
 
 
 def event_message(event: AdapterEvent, etag: str) -> pb.WatchAdaptersResponse:
     """One lifecycle event."""
-    return pb.WatchAdaptersResponse(
-        kind=KINDS[event.kind], adapter=adapter_message(event.adapter, etag), time=timestamp(event.time)
-    )
+    message = pb.WatchAdaptersResponse(adapter=adapter_message(event.adapter, etag))
+    return fill(message, {"kind": event.kind, "time": event.time})
 
 
 # -- Pages of a list by an opaque token that is bound to the filters it was made with.

@@ -8,13 +8,15 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from router.access.quotas import UsageMeter
+from router.conversion import fill
 from router.errors import (
     AdapterNotFound,
     FailedPrecondition,
@@ -37,7 +39,7 @@ from router.feedback.model import (
 )
 from router.names import ADAPTER_FORM, BASE, split_adapter
 from router.server.call import Call
-from router.server.inference import MAX_UNIT_BYTES, timestamp
+from router.server.inference import MAX_UNIT_BYTES
 from router.types import Visible
 from router.units import is_missing, unit_hash
 from router.v1 import feedback_pb2 as pb
@@ -62,7 +64,6 @@ VERDICTS: Mapping[int, Verdict] = {
     pb.FEEDBACK_VERDICT_BAD: "bad",
     pb.FEEDBACK_VERDICT_CORRECTED: "corrected",
 }
-MESSAGES: Mapping[Verdict, Any] = {verdict: number for number, verdict in VERDICTS.items()}
 KEPT = {"labels": pb.FEEDBACK_KEPT_LABELS, "texts": pb.FEEDBACK_KEPT_TEXTS}
 ROLES = {
     "system": inference_pb2.ROLE_SYSTEM,
@@ -256,19 +257,7 @@ def feedback_message(one: Feedback) -> pb.Feedback:
     adapter = one.adapter
     if adapter not in (BASE, "mixture"):
         adapter = f"adapters/{adapter}/versions/{one.version}" if one.version else f"adapters/{adapter}"
-    return pb.Feedback(
-        response_id=one.response_id,
-        time=timestamp(one.time),
-        tenant=one.tenant,
-        unit_hash=one.unit,
-        adapter=adapter,
-        digest=one.digest,
-        verdict=MESSAGES[one.verdict],
-        input=_input(one.messages),
-        answer=one.answer,
-        corrected=one.corrected,
-        comment=one.comment,
-    )
+    return fill(pb.Feedback(input=_input(one.messages)), replace(one, adapter=adapter))
 
 
 def _input(messages: Sequence[tuple[str, str]]) -> inference_pb2.Input | None:

@@ -10,13 +10,10 @@ import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
-from itertools import repeat
 from typing import Any, Literal
 
-from google.protobuf.duration_pb2 import Duration
-from google.protobuf.timestamp_pb2 import Timestamp
-
 from router.config import Settings
+from router.conversion import fill, logprob_message
 from router.engine.base import Buffered, Delta, Finished, batches
 from router.engine.constrained.objects import with_closed_objects
 from router.engine.constrained.source import check_size
@@ -47,16 +44,12 @@ from router.types import (
     Decision,
     FinishReason,
     LogitBias,
-    MixturePart,
-    Reason,
     Request,
     RoutingHints,
     Sampling,
     TokenLogprob,
     ToolCall,
     Tools,
-    Usage,
-    Vote,
 )
 from router.v1 import inference_pb2 as pb
 from router.v1.inference_pb2_grpc import InferenceServiceServicer
@@ -109,16 +102,14 @@ class InferenceService(InferenceServiceServicer):
         answer = AnswerWithCalls(asked.tools)
         pieces = [*answer.push("".join(texts)), *answer.end(end.reason)]
         call.finish = answer.reason.value
-        return pb.GenerateResponse(
+        message = pb.GenerateResponse(
             response_id=call.response_id,
             text="".join(piece for piece in pieces if isinstance(piece, str)),
-            finish_reason=FINISH_REASONS[answer.reason],
-            usage=usage_message(end.usage),
             decision=decision_message(decision, asked.routing.explain),
-            logprobs=logprob_messages(logprobs),
-            tool_calls=call_messages(answer.calls),
             **label_fields(end.labels),
         )
+        ended = {"finish_reason": answer.reason, "usage": end.usage}
+        return fill(message, ended | {"logprobs": logprobs, "tool_calls": answer.calls})
 
     async def StreamGenerate(self, request: pb.StreamGenerateRequest, call: Call) -> None:
         """Headers and Started once the engine has taken it, then deltas, then Finished."""
@@ -370,31 +361,13 @@ def _stops(stops: Iterable[str], found: Findings) -> tuple[str, ...] | None:
 
 # -- Answers.
 
-REASONS = {
-    Reason.EXPLICIT: pb.DECISION_REASON_EXPLICIT,
-    Reason.HINT: pb.DECISION_REASON_HINT,
-    Reason.CLASSIFIED: pb.DECISION_REASON_CLASSIFIED,
-    Reason.ABSTAINED: pb.DECISION_REASON_ABSTAINED,
-    Reason.FALLBACK: pb.DECISION_REASON_FALLBACK,
-}
-FINISH_REASONS = {
-    FinishReason.STOP: pb.FINISH_REASON_STOP,
-    FinishReason.LENGTH: pb.FINISH_REASON_LENGTH,
-    FinishReason.TOOL_CALLS: pb.FINISH_REASON_TOOL_CALLS,
-}
-
 
 def delta_message(delta: Delta) -> pb.StreamGenerateResponse:
     """Text of one step; on the path of every token, so nothing is built that is empty."""
     message = pb.Delta(text=delta.text, tokens=delta.tokens)
     if delta.logprobs:
-        message.logprobs.extend(logprob_messages(delta.logprobs))
+        message.logprobs.extend(map(logprob_message, delta.logprobs))
     return pb.StreamGenerateResponse(delta=message)
-
-
-def call_messages(calls: Iterable[ToolCall]) -> list[pb.ToolCall]:
-    """The calls of an answer."""
-    return [pb.ToolCall(id=call.id, name=call.name, arguments=call.arguments) for call in calls]
 
 
 class StreamedAnswer(AnswerWithCalls):
@@ -476,98 +449,12 @@ def finished_message(
     reason: FinishReason, end: Finished, calls: Sequence[ToolCall] = ()
 ) -> pb.StreamGenerateResponse:
     """The last event of a stream."""
-    finished = pb.Finished(
-        reason=FINISH_REASONS[reason],
-        usage=usage_message(end.usage),
-        tool_calls=call_messages(calls),
-        **label_fields(end.labels),
-    )
+    finished = pb.Finished(**label_fields(end.labels))
+    fill(finished, {"reason": reason, "usage": end.usage, "tool_calls": calls})
     return pb.StreamGenerateResponse(finished=finished)
 
 
 def decision_message(decision: Decision, explain: bool) -> pb.Decision:
     """The decision, with the votes if `explain`."""
-    return pb.Decision(
-        adapter=decision.adapter.resource if decision.adapter else "",
-        digest=decision.digest,
-        domain=decision.domain,
-        task=decision.task,
-        confidence=decision.confidence,
-        classifier=decision.classifier,
-        reason=REASONS[decision.reason],
-        threshold=decision.threshold,
-        votes=map(_vote, decision.votes) if explain else (),
-        experiment="" if decision.secret else decision.experiment,
-        arm="" if decision.secret else decision.arm,
-        route_latency=duration(decision.latency),
-        calibration=decision.calibration,
-        note=decision.note,
-        continuity=decision.continuity,
-        previous=f"adapters/{decision.previous}"
-        if decision.previous not in ("", BASE)
-        else decision.previous,
-        mixture=mixture_messages(decision.mixture),
-        votes_lost=[
-            pb.LostVote(classifier=lost.classifier, reason=lost.reason.value) for lost in decision.votes_lost
-        ],
-    )
-
-
-def _vote(vote: Vote) -> pb.Vote:
-    return pb.Vote(
-        classifier=vote.classifier,
-        scores=dict(vote.scores),
-        declined=vote.declined,
-        error=vote.error,
-        latency=duration(vote.latency),
-        evidence=vote.evidence,
-    )
-
-
-def usage_message(usage: Usage) -> pb.Usage:
-    """Tokens and times."""
-    return pb.Usage(
-        prompt_tokens=usage.prompt_tokens,
-        cached_tokens=usage.cached_tokens,
-        completion_tokens=usage.completion_tokens,
-        accepted_draft_tokens=usage.accepted_draft_tokens,
-        queue_time=duration(usage.queue_time),
-        time_to_first_token=duration(usage.time_to_first_token),
-        total_time=duration(usage.total_time),
-    )
-
-
-def logprob_messages(logprobs: Iterable[TokenLogprob]) -> list[pb.TokenLogprob]:
-    """One message a token."""
-    return [
-        pb.TokenLogprob(
-            token=entry.token,
-            token_id=entry.token_id,
-            logprob=entry.logprob,
-            top=[
-                pb.TokenLogprob.Alternative(token=token, token_id=token_id, logprob=logprob, bytes=part)
-                for (token, token_id, logprob), part in zip(
-                    entry.top, entry.top_parts or repeat(b""), strict=False
-                )
-            ],
-            bytes=entry.part,
-        )
-        for entry in logprobs
-    ]
-
-
-def timestamp(unix_seconds: float) -> Timestamp:
-    """A proto timestamp."""
-    nanos = round(unix_seconds * 1e9)
-    return Timestamp(seconds=nanos // 1_000_000_000, nanos=nanos % 1_000_000_000)
-
-
-def duration(seconds: float) -> Duration:
-    """A proto duration; negative times are 0."""
-    nanos = max(round(seconds * 1e9), 0)
-    return Duration(seconds=nanos // 1_000_000_000, nanos=nanos % 1_000_000_000)
-
-
-def mixture_messages(parts: Iterable[MixturePart]) -> list[pb.MixturePart]:
-    """The parts of a decision."""
-    return [pb.MixturePart(adapter=part.ref.resource, weight=part.weight) for part in parts]
+    shown = decision if explain else replace(decision, votes=())
+    return fill(pb.Decision(), replace(shown, experiment="", arm="") if shown.secret else shown)

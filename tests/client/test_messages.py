@@ -8,12 +8,11 @@ from router.client.messages import (
     route_request,
     stream_request,
     to_adapter,
-    to_answer,
-    to_decision,
     to_event,
 )
-from router.client.values import Label
-from router.types import AdapterRef, LostVote, MixturePart, Override, Turn, VoteError
+from router.client.values import Answer, Label
+from router.conversion import read
+from router.types import AdapterRef, Decision, LostVote, MixturePart, Override, Turn, VoteError
 from router.v1 import adapters_pb2
 from router.v1 import inference_pb2 as pb
 from tests.client.scripted import adapter
@@ -145,8 +144,8 @@ def test_a_mixture_is_named_like_adapters_in_the_order_said():
 
 def test_a_decision_tells_the_parts_of_a_mixture():
     parts = [pb.MixturePart(adapter="adapters/legal/versions/2", weight=0.5)]
-    assert to_decision(pb.Decision(mixture=parts)).mixture == (MixturePart(AdapterRef("legal", "2"), 0.5),)
-    assert to_decision(pb.Decision()).mixture == ()
+    assert read(Decision, pb.Decision(mixture=parts)).mixture == (MixturePart(AdapterRef("legal", "2"), 0.5),)
+    assert read(Decision, pb.Decision()).mixture == ()
 
 
 def test_a_decision_tells_which_votes_were_lost():
@@ -154,11 +153,11 @@ def test_a_decision_tells_which_votes_were_lost():
         pb.LostVote(classifier="examples", reason="breaker-open"),
         pb.LostVote(classifier="new", reason="tired"),
     ]
-    assert to_decision(pb.Decision(votes_lost=lost)).votes_lost == (
+    assert read(Decision, pb.Decision(votes_lost=lost)).votes_lost == (
         LostVote("examples", VoteError.BREAKER_OPEN),
         LostVote("new", VoteError.OTHER),
     )
-    assert to_decision(pb.Decision()).votes_lost == ()
+    assert read(Decision, pb.Decision()).votes_lost == ()
 
 
 def test_a_conversation_is_named_and_continued():
@@ -171,9 +170,9 @@ def test_a_conversation_is_named_and_continued():
 
 
 def test_a_decision_tells_what_became_of_a_conversation():
-    kept = to_decision(pb.Decision(continuity="kept", previous="adapters/legal"))
+    kept = read(Decision, pb.Decision(continuity="kept", previous="adapters/legal"))
     assert (kept.continuity, kept.previous) == ("kept", "legal")
-    newer = to_decision(pb.Decision(continuity="forked", previous="base"))
+    newer = read(Decision, pb.Decision(continuity="forked", previous="base"))
     assert (newer.continuity, newer.previous) == ("", "base")
 
 
@@ -186,7 +185,7 @@ def test_labels_are_wanted_or_not_or_as_the_adapter_says():
 def test_labels_come_with_the_answer_and_the_end_of_a_stream():
     labels = [pb.Label(text="a", probability=0.75), pb.Label(text="b", probability=0.25)]
     expected = (Label("a", 0.75), Label("b", 0.25))
-    answer = to_answer(pb.GenerateResponse(labels=labels, labels_calibrated=True))
+    answer = read(Answer, pb.GenerateResponse(labels=labels, labels_calibrated=True))
     assert (answer.labels, answer.labels_calibrated) == (expected, True)
     end = to_event(pb.StreamGenerateResponse(finished=pb.Finished(labels=labels)))
     assert (end.labels, end.labels_calibrated) == (expected, False)

@@ -12,11 +12,10 @@ import pytest
 
 from router.errors import Findings, InvalidRequest
 from router.experiments import plan_file
-from router.experiments.cli import metric_flags
-from router.experiments.cli.wording import metric_line
 from router.experiments.client import metric
 from router.experiments.messages import plan_message, plan_of, question_message, question_of
 from router.experiments.model import Aggregate, ExperimentPhase, Kind, MetricSpec, SizeQuestion
+from router.experiments.plan_lines import metric_line
 from router.experiments.plans import metric_problems
 from router.experiments.report.source import metric_of
 from router.experiments.stats.moments import Moments, estimate
@@ -73,8 +72,8 @@ def test_an_unknown_number_is_refused_with_all_names() -> None:
 
 
 @kinds
-def test_the_command_line_takes_it(kind: Kind) -> None:
-    given = metric_flags.metric_from_flag(f"{kind}:cost")
+def test_a_file_takes_it(kind: Kind) -> None:
+    given = {"name": "cost", "kind": kind.value}
     made = plan_file.plan_of({"hypothesis": "", "control": "a", "arms": [], "primary": given}).primary
     assert made == metric("cost", kind)
     assert metric_line(made).startswith(f"cost: {kind}, more is better")
@@ -89,9 +88,8 @@ def test_the_example_and_the_docs_explain_it(kind: Kind) -> None:
 
 @kinds
 def test_the_consoles_form_takes_it(kind: Kind) -> None:
-    found = Findings()
-    form = experiment_plan.plan_of({"primary.name": "cost", "primary.kind": kind.value}, found)
-    assert plan_of(form.message, found).primary == metric("cost", kind)
+    form = {"control": "a@1", "treatment": "base", "metric": f"{kind}:cost"}
+    assert experiment_plan.spec_of(form).primary == metric("cost", kind)
 
 
 @kinds

@@ -43,8 +43,9 @@ from router.experiments.report.model import Report
 from router.experiments.report_messages import report_message, report_of
 from router.experiments.store.tables import from_json, to_json
 from router.v1 import experiments_pb2 as pb
-from tests.experiments.plans import any_of, plan
+from tests.experiments.plans import plan
 from tests.experiments.report.sums import REPORT, STARTED, SumsStore
+from tests.values import any_of
 
 SET_BY_THE_SERVER = {
     "name", "state", "phases", "create_time", "update_time", "stop_time", "stop_reason", "promoted", "etag",

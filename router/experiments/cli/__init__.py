@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from router.cli import flags
 from router.cli.command import group
-from router.experiments.cli.create import Etag, Name, update
+from router.experiments.cli.create import Etag, Name, number_from_flag, read_plan_file, told, update
 from router.experiments.cli.create import create as create_
 from router.experiments.cli.record import record as record_
 from router.experiments.cli.report import report as report_
@@ -21,26 +22,15 @@ if TYPE_CHECKING:
     from router.client import Client, Experiment, Promotion
     from router.experiments.model import SizeAnswer, SizeQuestion
 
-Route = Annotated[
+Plan = Annotated[Path | None, typer.Argument(metavar="FILE", help="Plan as TOML; left out: a proportion.")]
+Split = Annotated[
     str,
-    typer.Option(
-        "--route", metavar="ADAPTER", help="Take what is not given from the last experiment here; or base."
-    ),
-]
-Metric = Annotated[
-    str,
-    typer.Option(
-        "--metric",
-        metavar="[KIND:]NAME",
-        help="The metric; without a kind, as history has it, or proportion.",
-    ),
+    typer.Option("--split", metavar="90/10", help="Weights of the arms, control first; default: the plan's."),
 ]
 Baseline = Annotated[float | None, typer.Option("--baseline", metavar="VALUE", help="Control's value.")]
 Deviation = Annotated[
     float | None,
-    typer.Option(
-        "--deviation", metavar="VALUE", help="How much units differ: the standard deviation of their values."
-    ),
+    typer.Option("--deviation", metavar="VALUE", help="Of a mean: the standard deviation of units' values."),
 ]
 Effect = Annotated[
     str,
@@ -48,19 +38,8 @@ Effect = Annotated[
         "--effect", metavar="VALUE|+10%", help="Arm minus control; with % as a share of the baseline."
     ),
 ]
-Split = Annotated[str, typer.Option("--split", metavar="90/10", help="Weights of the arms, control first.")]
-Cap = Annotated[
-    float | None, typer.Option("--cap", metavar="VALUE", help="Of a mean: a unit counts as at most this.")
-]
 PerDay = Annotated[float | None, typer.Option("--per-day", metavar="N", help="New units a day on the route.")]
-Enrolment = Annotated[
-    float, typer.Option("--enrolment", metavar="SHARE", help="Share of them that takes part.")
-]
 Days = Annotated[float | None, typer.Option("--days", metavar="N", help="Days that it may take.")]
-Units = Annotated[
-    int | None, typer.Option("--units", metavar="N", help="Units of all arms that it may take.")
-]
-Alpha = Annotated[float, typer.Option("--alpha", metavar="P", help="Chance of a false verdict.")]
 Power = Annotated[
     float, typer.Option("--power", metavar="P", help="Chance that the effect is found by then.")
 ]
@@ -68,63 +47,55 @@ OutcomeShare = Annotated[
     float | None,
     typer.Option("--outcome-share", metavar="SHARE", help="Units with an outcome, if others are left out."),
 ]
-Lower = Annotated[bool, typer.Option("--lower-is-better", help="Less is better of this metric.")]
 SIZE_COLUMNS = ["EFFECT", "UNITS", "DAYS", "HALF BY", "ONE LOOK", "LOOKING COSTS"]
 MULTIPLES = (0.5, 1.0, 2.0, 4.0)
 
 
 def plan(
-    route: Route = "",
-    metric: Metric = "thumbs_up",
+    file: Plan = None,
+    split: Split = "",
     baseline: Baseline = None,
     deviation: Deviation = None,
     effect: Effect = "",
-    split: Split = "50/50",
-    cap: Cap = None,
     per_day: PerDay = None,
-    enrolment: Enrolment = 1.0,
     days: Days = None,
-    units: Units = None,
-    alpha: Alpha = 0.05,
     power: Power = 0.8,
     outcome_share: OutcomeShare = None,
-    lower_is_better: Lower = False,
     server: flags.Server = "",
     timeout: flags.Timeout = 30.0,
     json: flags.Json = False,
 ) -> None:
     """Tell how long an experiment takes.
 
-    With an effect: the units and days by which it is found. With days or units: the smallest effect that
-    they find. With neither: a table for 5,000 units. Units are of all arms; looking all the time, as reports
-    do, costs what the last column says. What is not given is taken from the last experiment on the route
-    that had the metric; where everything is given, no server is asked.
+    With an effect: the units and days by which it is found. With days: the smallest effect that they find.
+    With neither: a table for the planned units. Units are of all arms; looking all the time, as reports
+    do, costs what the last column says. What is not given is taken from the last experiment on the plan's
+    route that had the metric; where everything is given, no server is asked.
 
     \b
     Examples:
+      lora-router experiments plan medical-v2.toml --effect +10%
       lora-router experiments plan --baseline 0.5 --effect 0.05 --split 90/10 --per-day 800
-      lora-router experiments plan --route medical --metric thumbs_up --effect +10%
-      lora-router experiments plan --metric mean:seconds --cap 60 --baseline 12 --deviation 9 --units 5000
     """
     from router.cli.output import print_json
+    from router.experiments.plan_file import weights_of
 
-    question = replace(
-        _question(metric, lower_is_better, split),
-        cap=cap,
-        route=route.removeprefix("adapters/"),
-        baseline=baseline,
-        deviation=deviation,
-        units_per_day=per_day,
-        enrolment=enrolment,
-        days=days,
-        units=units,
-        alpha=alpha,
-        power=power,
-        outcome_share=outcome_share,
-    )
+    with told():
+        planned = _question(file)
+        question = replace(
+            planned,
+            weights=weights_of(split) if split else planned.weights,
+            units=None if effect or days is not None else planned.units,
+            baseline=baseline,
+            deviation=deviation,
+            units_per_day=per_day,
+            days=days,
+            power=power,
+            outcome_share=outcome_share,
+        )
     answer = _answer(question, effect, server, timeout)
     rows: tuple[SizeAnswer, ...] = (answer,)
-    if answer.effect is not None and not effect and days is None and units is None:
+    if answer.effect is not None and not effect and days is None:
         rows = _table(question, answer.effect, server, timeout)
     if json:
         print_json({"answer": answer, "table": rows})
@@ -132,25 +103,17 @@ def plan(
         _print(question, answer, rows)
 
 
-def _question(metric: str, lower: bool, split: str) -> SizeQuestion:
-    from router.cli.command import MISUSED, CliError
-    from router.experiments.cli.create import weights_from_flag
-    from router.experiments.cli.metric_flags import metric_from_flag
-    from router.experiments.model import BUILT_IN, Kind, SizeQuestion, known_metric
+def _question(file: Path | None) -> SizeQuestion:
+    from router.experiments.model import Kind, SizeQuestion
+    from router.experiments.plan_file import plan_of
 
-    made = metric_from_flag(metric)
-    name, kind_name = made["name"], made["kind"]
-    if kind_name not in tuple(Kind):
-        kinds = ", ".join(Kind)
-        raise CliError(f"--metric {metric}: {kind_name!r} is no kind; there are {kinds}", MISUSED)
-    kind = Kind(kind_name) if ":" in metric or name in BUILT_IN else None
-    better = not (lower or known_metric(name))
-    return SizeQuestion(name, kind, better, weights=weights_from_flag(split))
+    if file is None:
+        return SizeQuestion("thumbs_up", Kind.PROPORTION, weights=(0.5, 0.5))
+    return SizeQuestion.of(plan_of(read_plan_file(file)))
 
 
 def _answer(question: SizeQuestion, effect: str, server: str, timeout: float) -> SizeAnswer:
     from router.cli.command import MISUSED, CliError
-    from router.experiments.cli.metric_flags import number_from_flag
 
     if not effect:
         return _ask(question, server, timeout)
@@ -167,18 +130,14 @@ def _answer(question: SizeQuestion, effect: str, server: str, timeout: float) ->
 
 def _ask(question: SizeQuestion, server: str, timeout: float) -> SizeAnswer:
     """Computed here where nothing is left open, else by the server."""
-    from router.cli.command import MISUSED, CliError
     from router.cli.connect import connected
-    from router.errors import InvalidRequest
     from router.experiments.sizing import is_whole, size_of
 
     if not is_whole(question):
         with connected(server, timeout) as client:
             return client.experiments.plan(question)
-    try:
+    with told():
         return size_of(question)
-    except InvalidRequest as error:
-        raise CliError(error.message, MISUSED) from None
 
 
 def _table(question: SizeQuestion, effect: float, server: str, timeout: float) -> tuple[SizeAnswer, ...]:
@@ -188,7 +147,7 @@ def _table(question: SizeQuestion, effect: float, server: str, timeout: float) -
     found = []
     for multiple in MULTIPLES:
         try:
-            found.append(_ask(replace(question, effect=multiple * effect), server, timeout))
+            found.append(_ask(replace(question, units=None, effect=multiple * effect), server, timeout))
         except CliError as error:
             if error.code != MISUSED:
                 raise
@@ -197,6 +156,7 @@ def _table(question: SizeQuestion, effect: float, server: str, timeout: float) -
 
 def _print(question: SizeQuestion, answer: SizeAnswer, rows: Sequence[SizeAnswer]) -> None:
     from router.cli.output import print_table
+    from router.experiments.sizing import sentence
 
     if answer.effect is not None:
         print_table(SIZE_COLUMNS, [_size_row(row) for row in rows])
@@ -206,34 +166,11 @@ def _print(question: SizeQuestion, answer: SizeAnswer, rows: Sequence[SizeAnswer
 
 
 def _size_row(answer: SizeAnswer) -> tuple[str, ...]:
-    days = "-" if answer.days is None else _days(answer.days)
+    from router.experiments.sizing import days_text, effect_text
+
+    days = "-" if answer.days is None else days_text(answer.days)
     units = (f"{n:,}" for n in (answer.half_units, answer.fixed_units))
     return (effect_text(answer), f"{answer.units:,}", days, *units, f"x{answer.factor:.2f}")
-
-
-def _days(days: float) -> str:
-    return f"{days:,.0f}" if days >= 10 else f"{days:.1f}"
-
-
-def effect_text(answer: SizeAnswer) -> str:
-    """The effect in the metric's own units: points of a proportion, whose deviation is its value's."""
-    effect, rate = answer.effect or 0.0, answer.baseline
-    own = 0 <= rate <= 1 and math.isclose(answer.deviation, math.sqrt(rate * (1 - rate)), abs_tol=1e-12)
-    return f"{100 * effect:+.3g} points" if own else f"{effect:+.3g}"
-
-
-def sentence(question: SizeQuestion, answer: SizeAnswer) -> str:
-    """All of it in one."""
-    split = "/".join(f"{100 * weight:.4g}" for weight in question.weights)
-    traffic = "" if answer.units_per_day is None else f" at {answer.units_per_day:,.0f} units a day"
-    share = "" if question.enrolment == 1 else f", {question.enrolment:.3g} of which take part"
-    days = "" if answer.days is None else f", about {_days(answer.days)} days"
-    found = effect_text(answer) + (" are" if effect_text(answer).endswith("points") else " is")
-    return (
-        f"{split}{traffic}{share}: {found} found with {100 * question.power:.4g} % power by"
-        f" {answer.units:,} planned units{days}; one look at the end would take {answer.fixed_units:,}"
-        f" (x{answer.factor:.2f})"
-    )
 
 
 Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why, for the audit trail.")]
@@ -307,7 +244,7 @@ def show(
 def show_one(experiment: Experiment, json: bool) -> None:
     """One experiment as pairs or JSON."""
     from router.cli.output import print_json, print_pairs
-    from router.experiments.cli.wording import pairs_of
+    from router.experiments.plan_lines import pairs_of
 
     if json:
         print_json(experiment)

@@ -1,27 +1,19 @@
-"""A new experiment: five questions, how long it would take, and the plan in words and as a file."""
+"""A new experiment: its name, two versions, their shares, the metric, and the rest of the plan as a file has
+it. Beside them stands the whole plan, and how large a difference its users find."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from router.errors import AlreadyExists, FieldViolation, Findings, InvalidRequest, RouterError
-from router.experiments.model import BUILT_IN, COST, FEEDBACK
-from router.extensions.console.experiment_form import (
-    ALSO,
-    ARMS,
-    BEFORE,
-    GUARDRAILS,
-    KINDS,
-    MODES,
-    PROPORTION,
-    SHORT,
-    PlanForm,
-    noted,
-    plan_of,
-    question_of,
-)
+from router.errors import AlreadyExists, FieldViolation, InvalidRequest, RouterError
+from router.experiments.messages import answer_of, plan_message, question_message
+from router.experiments.model import COST, FEEDBACK, Experiment, SizeAnswer, SizeQuestion, Spec
+from router.experiments.plan_file import example_plan, plan_of, plan_toml, typed
+from router.experiments.plan_lines import pairs_of
 from router.extensions.console.experiments import CREATE, LIST, SERVICE
 from router.extensions.console.fields import BASE, MOST_OFFERED, offered, texts
 from router.extensions.console.rendering import segment
@@ -31,57 +23,102 @@ from router.v1 import experiments_pb2 as pb
 
 SIZE = SERVICE + "PlanExperiment"
 MOST_NAMES = 200  # experiments whose metrics are suggested
+MOST_PLAN, MOST_DOTS = (
+    1 << 15,
+    100,
+)  # characters of a plan, and dots in a line: a key of n parts takes n² steps
 GUESS = 0.5  # control's value of a share that nothing is known of: with it the plan takes most users
 GUESSED = "What {name} is now is not known: 50 % is assumed, which takes the most users."
-KIND_WORDS: Mapping[str, str] = {
-    "proportion": "share of users (yes or no)",
-    "mean": "average of a number",
-    "ratio": "one sum divided by another",
+BEFORE: Mapping[str, str] = {  # what stands in an empty form
+    "metric": FEEDBACK,
+    "split": "50/50",
+    "plan": """\
+hypothesis = ""
+unit = "user"
+window = "24h"
+planned_units = 5000
+
+[[guardrails]]
+name = "error"
+margin = 0.02
+""",
 }
-UNITS = ("user", "session", "conversation", "team")
+NOTHING: Mapping[str, Any] = {"missing": (), "notes": (), "pairs": (), "toml": "", "file": ""}
+"""What stands beside an empty form."""
+PLACES: Mapping[str, str] = {
+    "experiment_id": "name",
+    "arms[0].adapter": "control",
+    "arms[1].adapter": "treatment",
+    "split": "split",
+    "weights": "split",
+    "primary.name": "metric",
+    "primary.kind": "metric",
+    "metric": "metric",
+}
+"""Fields of the form by those of messages and files; all others stand in the plan."""
+
+
+def spec_of(form: Mapping[str, str]) -> Spec:
+    """The plan; what a field says replaces what the file says. Raises InvalidRequest naming every wrong
+    field."""
+    text = form.get("plan", "")
+    if len(text) > MOST_PLAN or any(line.count(".") > MOST_DOTS for line in text.splitlines()):
+        limits = f"{MOST_PLAN:,} characters, and {MOST_DOTS} dots in a line"
+        raise InvalidRequest([FieldViolation("plan", f"must have at most {limits}")])
+    try:
+        values = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequest([FieldViolation("plan", f"not valid TOML: {error}")]) from None
+    versions = [form.get(name, "").strip() for name in ("control", "treatment")]
+    arms = tuple(zip(("old", "new"), versions, strict=True)) if any(versions) else ()
+    return plan_of(typed(values, arms, form.get("split", "").strip(), form.get("metric", "").strip()))
+
+
+def placed(violations: Iterable[FieldViolation]) -> dict[str, list[str]]:
+    """What is wrong, by the field of the form."""
+    found: dict[str, list[str]] = {}
+    for violation in violations:
+        name, text = violation.field.removeprefix("experiment."), clip(violation.description)
+        place = PLACES.get(name, "plan")
+        found.setdefault(place, []).append(
+            text if name in ("", place, "experiment_id") else f"{name}: {text}"
+        )
+    return found
 
 
 async def show(visit: Visit) -> dict[str, Any]:
-    """The form, with what the address says already in it, and the answer to it."""
-    typed = dict(BEFORE)
-    for name, text in visit.query.items():
-        if text:
-            typed[ALSO.get(name, name)] = text
+    """The form, with what the address says already in it, and the plan that it makes."""
+    form = {**BEFORE, **{name: text for name, text in visit.query.items() if text}}
     if visit.console.context.no_experiments:
-        return await values(visit, typed)
-    typed.setdefault("name", await _free_name(visit, typed))
-    return await values(visit, typed, preview=await previewed(visit, typed))
+        return await values(visit, form)
+    form.setdefault("name", await _free_name(visit, form))
+    begun = form.get("control") or form.get("treatment")
+    return await values(visit, form, preview=await previewed(visit, form) if begun else None)
 
 
 async def values(
     visit: Visit,
-    typed: Mapping[str, str],
+    form: Mapping[str, str],
     errors: Mapping[str, list[str]] | None = None,
     preview: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """What the form shows: all that was typed, what is wrong with it, and the plan that it makes."""
+    """What the page shows: all that was typed, what is wrong with it, and the plan that it makes."""
     registry, visible = visit.console.context.registry, visit.client.adapters
     versions = [name for name in offered(registry, visible, BASE) if name == BASE or "@" in name]
     known = await _known(visit)
-    metrics = dict.fromkeys((FEEDBACK, "thumbs_up", *(one.primary.name for one in known), "error", COST))
     return {
         "title": PAGE.title,
         "absent": visit.console.context.no_experiments,
-        "typed": typed,
+        "typed": form,
         "errors": errors or {},
-        "kinds": {"": "by its name", **{name: KIND_WORDS.get(name, name) for name in KINDS}},
-        "modes": list(MODES),
-        "arms": range(2, ARMS),
-        "guardrails": range(GUARDRAILS),
-        "routes": offered(registry, visible, BASE, versions=False),
         "versions": by_adapter(versions) if len(versions) < MOST_OFFERED - 1 else None,
         "some": versions,
-        "metrics": [name for name in metrics if name],
-        "built_in": BUILT_IN,
-        "units": UNITS,
-        "open": bool(set(errors or ()) - SHORT - {""}),
+        "metrics": dict.fromkeys(
+            (FEEDBACK, "thumbs_up", *(one.primary.name for one in known), "error", COST)
+        ),
+        "example": example_plan(),
         "why_not": visit.why_not(CREATE),
-        **(preview or blank()),
+        **(preview or NOTHING),
     }
 
 
@@ -105,9 +142,9 @@ async def _known(visit: Visit) -> Sequence[pb.Experiment]:
     return list(answer.experiments)
 
 
-async def _free_name(visit: Visit, typed: Mapping[str, str]) -> str:
+async def _free_name(visit: Visit, form: Mapping[str, str]) -> str:
     """A name for the experiment, by the version that is tried; empty where none is picked yet."""
-    wanted = re.sub(r"[^a-z0-9]+", "-", typed.get("arms[1].adapter", "").lower()).strip("-")[:40]
+    wanted = re.sub(r"[^a-z0-9]+", "-", form.get("treatment", "").lower()).strip("-")[:40]
     if not wanted:
         return ""
     taken = {one.name.removeprefix("experiments/") for one in await _known(visit)}
@@ -115,144 +152,65 @@ async def _free_name(visit: Visit, typed: Mapping[str, str]) -> str:
     return next((name for name in names if name not in taken), wanted)
 
 
-# -- The answer to what is typed
-
-
-def blank() -> dict[str, Any]:
-    """Before anything is typed."""
-    return {"answer": None, "missing": [], "sentences": [], "toml": "", "command": "", "notes": []}
-
-
 async def previewed(visit: Visit, form: Mapping[str, str]) -> dict[str, Any]:
-    """How long it takes, and the plan in words and as a file; `missing` says what is still to be typed."""
-    found = Findings()
-    plan = plan_of(form, found)
-    question = question_of(form, plan, found)
-    made, wrong = blank(), noted(found)
-    answer: pb.PlanExperimentResponse | None = None
-    unread = {one.field for one in wrong} - {"arms[0].adapter", "arms[1].adapter"}
-    if not unread:
-        try:
-            answer = await _sized(visit, plan, question, made["notes"])
-        except InvalidRequest as error:
-            wrong += error.violations
-        except RouterError as error:
-            wrong.append(FieldViolation("", public_message(error)))
-    planned = answer.units if answer is not None and answer.effect else 0
-    if planned and not plan.message.HasField("planned_units"):
-        plan.message.planned_units = planned
-    texts_ = plan.placed([FieldViolation(v.field, clip(v.description)) for v in wrong])
-    made |= {
-        "answer": answer,
-        "missing": [(label_of(name), text) for name, every in texts_.items() for text in every],
-    }
-    if not any(one.field.startswith("arms[") for one in wrong):
-        made |= _in_words(form, plan, answer)
-    return made
+    """The plan in words and as a file, and what its users find; `missing` says what is wrong."""
+    from router.experiments.sizing import sentence
 
-
-def _in_words(
-    form: Mapping[str, str], plan: PlanForm, answer: pb.PlanExperimentResponse | None
-) -> dict[str, Any]:
-    from router.experiments.messages import plan_of as spec_of
-    from router.experiments.plan_file import plan_toml
-    from router.extensions.console.plan_words import sentences
-
-    spec = spec_of(plan.message)
     name = form.get("name", "").strip() or "my-test"
-    return {
-        "sentences": list(sentences(spec, answer)),
+    try:
+        spec = spec_of(form)
+    except InvalidRequest as error:
+        return {**NOTHING, "missing": [f"{v.field}: {clip(v.description)}" for v in error.violations]}
+    made = {
+        **NOTHING,
+        "pairs": pairs_of(Experiment(name, spec)),
         "toml": plan_toml(spec),
-        "command": f"lora-router experiments create {name} {name}.toml",
         "file": f"{name}.toml",
     }
+    try:
+        question, answer = await _sized(visit, SizeQuestion.of(spec))
+    except RouterError as error:
+        return {**made, "missing": [public_message(error)]}
+    guessed = [GUESSED.format(name=question.metric)] if question.baseline is not None else []
+    found = [sentence(question, answer)] if answer.effect is not None else []
+    return {**made, "notes": [*found, *guessed, *answer.notes]}
 
 
-async def _sized(
-    visit: Visit, plan: PlanForm, question: pb.PlanExperimentRequest, notes: list[str]
-) -> pb.PlanExperimentResponse:
+async def _sized(visit: Visit, question: SizeQuestion) -> tuple[SizeQuestion, SizeAnswer]:
     """The planner's answer. Where control's share is not known, with the one that takes most users."""
     try:
-        answer: pb.PlanExperimentResponse = await visit.ask(SIZE, question)
+        answer = await visit.ask(SIZE, question_message(question))
     except InvalidRequest as error:
-        if [one.field for one in error.violations] != ["baseline"] or question.kind != PROPORTION:
+        binary = question.kind is not None and question.kind.rules.binary
+        if not binary or [one.field for one in error.violations] != ["baseline"]:
             raise
-        if question.HasField("baseline"):
-            raise
-        question.baseline = GUESS
-        notes.append(GUESSED.format(name=plan.message.primary.name))
-        answer = await visit.ask(SIZE, question)
-    return answer
-
-
-LABELS: Mapping[str, str] = {
-    "arms[0].adapter": "Version now",
-    "arms[1].adapter": "New version",
-    "arms[1].weight": "Share of the new version",
-    "primary.name": "Metric",
-    "baseline": "Its value now",
-    "effect": "Difference to find",
-    "units_per_day": "New users a day",
-}
-
-
-def label_of(name: str) -> str:
-    """A field in the words of the form."""
-    return LABELS.get(name, name.replace("_", " ").replace("[", " ").replace("].", " ").capitalize())
+        question = replace(question, baseline=GUESS)
+        answer = await visit.ask(SIZE, question_message(question))
+    return question, answer_of(answer)
 
 
 async def preview(visit: Visit) -> PageReply:
-    """The answer alone, for the script that asks while somebody types."""
+    """The plan alone, for the script that asks while somebody types."""
     form = texts(visit.form)
-    made = await previewed(visit, form)
-    return visit.console.page(visit, PREVIEW, {"typed": form, "errors": {}, **made})
-
-
-async def size(visit: Visit) -> PageReply:
-    """How long it would take; nothing is kept."""
-    form, found = texts(visit.form), Findings()
-    plan = plan_of(form, found)
-    question = question_of(form, plan, found)
-    with_guess = await _tried(visit, form, plan, found, SIZE, question)
-    made = await previewed(visit, form)
-    return visit.console.page(visit, PAGE, await values(visit, form, preview={**made, "answer": with_guess}))
+    return visit.console.page(visit, PREVIEW, await previewed(visit, form))
 
 
 async def create(visit: Visit) -> PageReply:
-    """Keep it as a draft, of the size that the planner says where none is typed."""
-    form, found = texts(visit.form), Findings()
-    plan = plan_of(form, found)
-    question = question_of(form, plan, found)
+    """Keep it as a draft. What is wrong is raised, and shown by the form itself."""
+    form = texts(visit.form)
     name = form.get("name", "").strip()
-    if not noted(found) and not plan.message.HasField("planned_units"):
-        try:
-            answer = await _sized(visit, plan, question, [])
-            plan.message.planned_units = answer.units
-        except InvalidRequest:
-            pass  # the server's default, or what is wrong is said at the plan itself
-    message = pb.CreateExperimentRequest(experiment_id=name, experiment=plan.message)
-    await _tried(visit, form, plan, found, CREATE, message)
-    return redirect(f"{ROOT}/experiments/{segment(name)}")
-
-
-async def _tried(
-    visit: Visit, form: Mapping[str, str], plan: PlanForm, found: Findings, method: str, message: Any
-) -> Any:
-    """The answer; what is wrong is raised, and shown by the form itself."""
     try:
-        found.check()
-        if method == SIZE:
-            return await _sized(visit, plan, message, [])
-        return await visit.ask(method, message)
+        message = pb.CreateExperimentRequest(experiment_id=name, experiment=plan_message(spec_of(form)))
+        await visit.ask(CREATE, message)
     except InvalidRequest as error:
-        wrong = [FieldViolation(v.field, clip(v.description)) for v in error.violations]
-        visit.refused_with(PAGE, await values(visit, form, plan.placed(wrong)))
+        visit.refused_with(PAGE, await values(visit, form, placed(error.violations)))
         raise
     except RouterError as error:
         where = "name" if isinstance(error, AlreadyExists) else ""
         if code_of(error) != INTERNAL:
             visit.refused_with(PAGE, await values(visit, form, {where: [public_message(error)]}))
         raise
+    return redirect(f"{ROOT}/experiments/{segment(name)}")
 
 
 PAGE = Page("/new-experiment", SIZE, show, "experiment_plan.html", "New experiment")
@@ -261,6 +219,5 @@ PREVIEW = Page("/new-experiment/preview", SIZE, show, "experiment_preview.html")
 ENTRIES: tuple[Entry, ...] = (
     PAGE,
     Action("/new-experiment/preview", SIZE, preview),
-    Action("/new-experiment/size", SIZE, size),
     Action("/new-experiment/create", CREATE, create),
 )

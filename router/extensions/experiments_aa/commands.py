@@ -160,9 +160,11 @@ def _plan_of_equal_arms(
 ) -> Spec:
     from router.cli.command import MISUSED, CliError
     from router.client import ArmSpec, Spec, metric
-    from router.experiments.cli.create import weights_from_flag
+    from router.experiments.cli.create import told
+    from router.experiments.plan_file import weights_of
 
-    shares = weights_from_flag(weights, "--weights") if weights else (0.5, 0.5)
+    with told():
+        shares = weights_of(weights, field="--weights") if weights else (0.5, 0.5)
     names = list(string.ascii_lowercase[: len(shares)])
     if model is not None:
         names = [arm.name for arm in model.arms]

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from router.experiments import check_words, report_tables, words
 from router.experiments.charts import color, effect_chart
-from router.experiments.cli.wording import pairs_of
 from router.experiments.forest import forest_of
 from router.experiments.next_step import following
+from router.experiments.plan_lines import pairs_of
 from router.experiments.report_tables import ReportTable
 from router.experiments.words import MARK, at
 

@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from google.protobuf.timestamp_pb2 import Timestamp
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from router.conversion import timestamp
 from router.errors import Findings
 from router.server.call import Call
 from router.v1 import fleet_pb2 as pb
@@ -45,13 +45,11 @@ class FleetService(FleetServiceServicer):
 
 def replica_message(replica: FleetReplica) -> pb.Replica:
     """As callers get it."""
-    since = Timestamp()
-    since.FromNanoseconds(int(replica.since * 1e9))
     status = replica.status
     return pb.Replica(
         name=replica.name,
         state=f"STATE_{replica.state.upper()}",
-        since=since,
+        since=timestamp(replica.since),
         problem=replica.problem or replica.stalls,
         running=status.running,
         waiting=status.waiting,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -15,8 +16,8 @@ from router.experiments.model import Kind, SizeAnswer
 def planned(cli, remote):
     """An experiment on the scripted server."""
     done = cli(
-        *("experiments", "create", "medical-v2", "--route", "medical", "--metric", "thumbs_up"),
-        *("--arm", "old=medical@1.0.0", "--arm", "new=medical@1.1.0", "--hypothesis", "1.1.0 helps"),
+        *("experiments", "create", "medical-v2", "--metric", "thumbs_up"),
+        *("--arm", "old=medical@1.0.0", "--arm", "new=medical@1.1.0"),
     )
     assert done.code == 0, done.err
     return remote.experiments
@@ -122,35 +123,43 @@ def test_days_give_the_smallest_effect(cli):
     assert found["units"] <= 11_200
 
 
+def a_plan(metric, more=""):
+    """The file of a plan that is decided by a metric."""
+    arms = "".join(f"[[arms]]\nname = '{name}'\nweight = {w}\n" for name, w in (("old", 0.98), ("new", 0.02)))
+    path = Path("plan.toml")
+    path.write_text(f"route = 'medical'\ncontrol = 'old'\n{more}\n{arms}[primary]\n{metric}\n")
+    return path
+
+
 @pytest.mark.slow
 def test_a_mean_with_and_without_a_cap(cli):
-    mean = ("experiments", "plan", "--metric", "mean:seconds", "--baseline", "12", "--deviation", "9")
-    done = cli(*mean, "--split", "98/2", "--units", "5000")
+    mean, numbers = "name = 'seconds'\nkind = 'mean'", ("--baseline", "12", "--deviation", "9")
+    done = cli("experiments", "plan", a_plan(mean), *numbers, "--per-day", "800")
     assert done.code == 0
     assert done.out.startswith("note: no effect is found in 5,000 units: 750 units are needed in each arm")
-    assert (
-        json.loads(cli(*mean, "--split", "98/2", "--units", "5000", "--json").out)["answer"]["effect"] is None
-    )
-    done = cli(*mean, "--split", "98/2", "--units", "5000", "--cap", "60")
-    assert "98/2: +2.79 is" in done.out
+    done = cli("experiments", "plan", a_plan(f"{mean}\ncap = 60"), *numbers, "--per-day", "800")
+    assert "98/2 at 800 units a day: +2.79 is" in done.out
 
 
 def test_what_is_not_given_is_asked_of_the_server(cli, remote):
     answer = SizeAnswer(0.4, 0.49, 0.04, 2760, 4830, 2800, 1.75, 1000, 6.0, 800.0, ("baseline 0.4 from a",))
     remote.experiments.planned = answer_message(answer)
-    done = cli("experiments", "plan", "--route", "adapters/medical", "--metric", "solved", "--effect", "+10%")
+    file = a_plan("name = 'total_time_over_4s'", "enrolment = 0.5\nalpha = 0.01\nplanned_units = 900")
+    done = cli("experiments", "plan", file, "--effect", "+10%")
     assert done.code == 0, done.err
     assert "note: baseline 0.4 from a" in done.out
     first, second = (question_of(request, Findings()) for request in remote.experiments.requests)
-    assert (first.route, first.metric, first.kind, first.effect) == ("medical", "solved", None, None)
+    assert (first.route, first.metric, first.kind) == ("medical", "total_time_over_4s", Kind.PROPORTION)
+    assert (first.higher_is_better, first.effect, first.units) == (False, None, None)
+    assert (first.weights, first.enrolment, first.alpha) == ((0.98, 0.02), 0.5, 0.01)
     assert second.effect == pytest.approx(0.04)
-    cli("experiments", "plan", "--metric", "total_time", "--route", "base", "--lower-is-better")
-    asked = question_of(remote.experiments.requests[-1], Findings())
-    assert (asked.kind, asked.higher_is_better, asked.route) == (Kind.MEAN, False, "base")
+    cli("experiments", "plan", file, "--split", "90/10")
+    asked = question_of(remote.experiments.requests[2], Findings())
+    assert (asked.weights, asked.units) == ((0.9, 0.1), 900)
 
 
 def test_what_the_server_does_not_know_is_told(cli, remote):
-    done = cli("experiments", "plan", "--metric", "solved")
+    done = cli("experiments", "plan", a_plan("name = 'solved'\nkind = 'mean'"))
     assert (done.code, done.out) == (1, "")
     assert "baseline: is not known" in done.err
 
@@ -162,16 +171,10 @@ def test_what_the_server_does_not_know_is_told(cli, remote):
         (("--effect", "x%"), "--effect: 'x' is not a number"),
         (("--effect", "0"), "effect: must be a finite number other than 0"),
         (("--effect", "0.7"), "effect: is impossible: 0.5 and +0.7 make 1.2"),
-        (("--split", "100"), "--split takes shares above 0"),
-        (("--metric", "odd:seconds"), "--metric odd:seconds: 'seconds' is no kind"),
-        (("--metric", "a b"), "metric: must be 1 to 63 letters"),
+        (("--split", "100"), "split: must be shares above 0"),
         (("--baseline", "1.5"), "baseline: of a proportion lies within 0 and 1"),
-        (("--alpha", "0.9"), "alpha: must be above 0 and at most 0.2"),
         (("--days", "-1"), "days: must be above 0"),
-        (("--metric", "proportion:s", "--deviation", "1"), "deviation: of a proportion follows from"),
-        (("--metric", "mean:s", "--deviation", "0"), "s would have the same value for every unit"),
-        (("--metric", "mean:s", "--deviation", "nan"), "deviation: must be a finite number above 0"),
-        (("--cap", "0", "--deviation", "1"), "cap: must be a finite number above 0"),
+        (("--deviation", "1"), "deviation: of a proportion follows from"),
     ],
 )
 def test_what_is_wrong_is_told(cli, arguments, told):
@@ -181,6 +184,6 @@ def test_what_is_wrong_is_told(cli, arguments, told):
 
 
 def test_a_share_of_what_is_not_known(cli):
-    done = cli("experiments", "plan", "--metric", "mean:s", "--deviation", "1", "--effect", "10%")
+    done = cli("experiments", "plan", a_plan("name = 's'\nkind = 'mean'"), "--effect", "10%")
     assert done.code == 1  # a server is asked for the baseline, and there is none
     assert "no server answers" in done.err

@@ -12,9 +12,9 @@ import pytest
 from router.experiments import check_words, words
 from router.experiments import report_tables as tables
 from router.experiments.cli.report import document, print_report
-from router.experiments.cli.wording import pairs_of
 from router.experiments.model import Aggregate, Kind, MetricSpec, Mode, NoInterval, SegmentSpec
 from router.experiments.next_step import following
+from router.experiments.plan_lines import pairs_of
 from router.experiments.report.model import (
     MetricReport,
     Pairs,
@@ -33,7 +33,7 @@ YOUNG = MetricReport("success", (40, 38), (0.1, 0.2), 0.1, -math.inf, math.inf, 
 @pytest.fixture
 def planned(cli, remote):
     cli(
-        *("experiments", "create", "medical-v2", "--route", "medical", "--metric", "success"),
+        *("experiments", "create", "medical-v2", "--metric", "success"),
         *("--arm", "control=medical@1.0.0", "--arm", "new=medical@1.1.0", "--start"),
     )
     return remote.experiments

@@ -106,10 +106,10 @@ async def test_playground(site: SimpleNamespace, tmp_path: Path) -> None:
 async def test_experiments_and_thresholds(site: SimpleNamespace, tmp_path: Path) -> None:
     seen = await seen_by("experiments.py", site.url, tmp_path)
     life = seen["life"]
-    assert set(life["errors"]) == {"name", "planned_units"}
-    assert life["kept"]["planned_units"] == "0"
-    assert life["kept"]["hypothesis"].endswith("</script>")
-    assert "legal@2.0.0 for 50 %, the base for 50 %" in life["size"]
+    assert set(life["errors"]) == {"name", "plan"}
+    assert "planned_units: must be" in life["errors"]["plan"]
+    assert life["kept"]["plan"].endswith("</script>'\nplanned_units = 0")
+    assert "0.5 of units: legal@2.0.0 (control)" in life["size"]
     assert life["draft"][0].endswith("/console/experiments/tone")
     assert life["draft"][1:] == ["tone", "draft"]
     assert (life["running"], life["stopped"]) == ("running", ["stopped", True])

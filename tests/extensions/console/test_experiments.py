@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import AsyncIterator
 from functools import partial
@@ -28,36 +29,40 @@ from tests.server.http_helpers import Http, StartWeb
 HOME = "/console/experiments"
 NEW = "/console/new-experiment"
 HOSTILE = "<script>alert(1)</script>"
+REST = f"""
+hypothesis = "{HOSTILE}"
+window = "1.5h"
+planned_units = 2000
+
+[[guardrails]]
+name = "error"
+margin = 0.01
+
+[[segments]]
+label = "plan"
+"""
 PLAN = {
     "name": "tone",
-    "hypothesis": HOSTILE,
-    "route": "medical",
-    "mode": "split",
-    "arms[0].name": "old",
-    "arms[0].adapter": "medical@1.0.0",
-    "arms[1].name": "new",
-    "arms[1].adapter": "medical@1.1.0",
-    "arms[1].weight": "30 %",
-    "arms[3].name": "bare",  # the row before it is empty
-    "arms[3].adapter": "base",
-    "arms[3].weight": "0.2",
-    "primary.name": "solved",
-    "guardrails[1].name": "error",
-    "guardrails[1].margin": "1 point",
-    "unit": "user",
-    "segments": "plan, country",
-    "window": "1.5",
-    "planned_units": "2000",
+    "control": "medical@1.0.0",
+    "treatment": "medical@1.1.0",
+    "split": "70/30",
+    "metric": "solved",
+    "plan": REST,
 }
+ARMS = """
+[[arms]]
+name = "now"
+weight = 0.5
+adapter = "medical@1.0.0"
 
-SHORT = {
-    "arms[0].adapter": "medical@1.0.0",
-    "arms[1].adapter": "medical@1.1.0",
-    "arms[1].weight": "50 %",
-    "unit": "user",
-    "primary.name": "feedback",
-    "effect": "5 points",
-}
+[[arms]]
+name = "bare"
+weight = 0.5
+
+[primary]
+name = "minutes"
+kind = "mean"
+"""
 
 
 @pytest.fixture
@@ -89,16 +94,15 @@ async def test_a_plan_becomes_a_draft(lab: SimpleNamespace) -> None:
     assert (made.status_code, made.headers["location"]) == (303, HOME + "/tone"), made.text
     spec = lab.store.experiments["tone"].spec
     assert [(arm.name, str(arm.adapter), arm.weight) for arm in spec.arms] == [
-        ("old", "medical@1.0.0", 0.5),
+        ("old", "medical@1.0.0", 0.7),
         ("new", "medical@1.1.0", 0.3),
-        ("bare", "None", 0.2),
     ]
     assert (spec.control, spec.route, spec.window, spec.planned_units) == ("old", "medical", 5400.0, 2000)
     assert spec.primary == said(MetricSpec("solved", Kind.PROPORTION))
     assert [(rail.name, rail.margin, rail.higher_is_better) for rail in spec.guardrails] == [
         ("error", 0.01, False)
     ]
-    assert [segment.label for segment in spec.segments] == ["plan", "country"]
+    assert [segment.label for segment in spec.segments] == ["plan"]
     shown = (await lab.http.get(HOME + "/tone")).text
     assert HOSTILE not in shown
     assert "&lt;script&gt;alert(1)" in shown
@@ -112,32 +116,59 @@ async def test_a_plan_becomes_a_draft(lab: SimpleNamespace) -> None:
     ]
 
 
+async def test_what_the_fields_leave_out_comes_from_the_file(lab: SimpleNamespace) -> None:
+    file = 'route = "medical"\ncontrol = "now"\n' + ARMS
+    made = await post(lab.http, NEW + "/create", name="filed", control="", treatment="", plan=file)
+    assert made.status_code == 303, made.text
+    spec = lab.store.experiments["filed"].spec
+    assert [(arm.name, arm.weight) for arm in spec.arms] == [("now", 0.5), ("bare", 0.5)]
+    assert (spec.primary.name, spec.primary.kind, spec.route) == ("minutes", Kind.MEAN, "medical")
+
+
 async def test_every_error_stands_at_its_field_and_nothing_typed_is_lost(lab: SimpleNamespace) -> None:
     wrong = PLAN | {
         "name": "No Name",
-        "arms[3].adapter": "medical@9.9.9",
-        "guardrails[1].margin": "-1",
-        "planned_units": "0",
-        "hypothesis": HOSTILE + "é" * 5000,
+        "treatment": "medical@9.9.9",
+        "plan": REST.replace("2000", "0").replace("0.01", "-1").replace(HOSTILE, HOSTILE + "é" * 4000),
     }
     refused = await post(lab.http, NEW + "/create", **wrong)
     assert refused.status_code == 400
     found = errors_at(refused.text)
-    assert {"name", "arms[3].adapter", "guardrails[1].margin", "planned_units", "hypothesis"} <= set(found)
-    assert "9.9.9" in found["arms[3].adapter"]
+    assert set(found) == {"name", "treatment", "plan"}
+    assert "9.9.9" in found["treatment"]
+    for told in ("planned_units: must be", "guardrails[0].margin: must be"):
+        assert f">{told}" in refused.text, told
     assert HOSTILE not in refused.text
     assert '<option value="medical@9.9.9" selected>medical@9.9.9 (not here)' in refused.text
-    assert 'value="plan, country"' in refused.text
-    assert "é" * 5000 in refused.text
+    assert "é" * 4000 in refused.text
     assert not lab.store.experiments
     assert lab.app.recent is not None
     assert [e.act.code for e in lab.app.recent] == ["INVALID_ARGUMENT"]
-    refused = await post(lab.http, NEW + "/create", **(PLAN | {"alpha": "often", "planned_units": "1.5"}))
-    assert set(errors_at(refused.text)) == {"alpha", "planned_units"}
-    assert re.search(r'<details class="card" id="more" open>', refused.text)
     await post(lab.http, NEW + "/create", **PLAN)
     again = await post(lab.http, NEW + "/create", **PLAN)
     assert (again.status_code, "exists already" in errors_at(again.text)["name"]) == (409, True)
+
+
+@pytest.mark.parametrize(
+    ("change", "place", "told"),
+    [
+        ({"plan": "alpha = often"}, "plan", "not valid TOML"),
+        ({"plan": "windw = 3"}, "plan", "windw: unknown field; did you mean &#39;window&#39;?"),
+        ({"plan": "x" * 40_000}, "plan", "must have at most 32,768 characters"),
+        ({"plan": ".".join("x" * 500) + " = 1"}, "plan", "100 dots in a line"),
+        ({"plan": "a = [" * 20_000}, "plan", "must have at most 32,768 characters"),
+        ({"plan": "a = " + "[" * 20_000}, "plan", "not valid TOML"),
+        ({"split": "90/20"}, "split", "add up to 110"),
+        ({"metric": "odd:solved"}, "metric", "primary.kind: must be &#39;proportion&#39;"),
+        ({"treatment": ""}, "treatment", "must be NAME@VERSION or base"),
+    ],
+)
+async def test_what_is_no_plan_is_told_at_its_field(
+    lab: SimpleNamespace, change: dict[str, str], place: str, told: str
+) -> None:
+    refused = await post(lab.http, NEW + "/create", **(PLAN | change))
+    assert (refused.status_code, set(errors_at(refused.text))) == (400, {place}), refused.text
+    assert told in errors_at(refused.text)[place]
 
 
 async def test_a_store_that_is_down_loses_no_word(lab: SimpleNamespace) -> None:
@@ -155,44 +186,34 @@ async def test_a_new_experiment_shows_its_plan_at_once(lab: SimpleNamespace) -> 
     shown = (await lab.http.get(NEW + "?control=medical@1.0.0&treatment=medical@1.1.0")).text
     assert 'value="medical-1-1-0-2"' in shown  # a name that is free
     for words in (
-        "Requests for medical are split by user: medical@1.0.0 for 50 %, medical@1.1.0 for 50 %.",
+        "<dt>arm new</dt><dd>0.5 of units: medical@1.1.0</dd>",
         "50 % is assumed",
-        "A difference of 5.0 points from 50.0 % is found",
+        "are found with 80 % power by 5,000 planned units",
         "lora-router experiments create medical-1-1-0-2 medical-1-1-0-2.toml",
     ):
         assert words in shown, words
-    assert "Half of such experiments are decided by " in shown
-    units = re.search(r"80 % by ([\d,]+) users", shown)
-    assert units
-    kept = await post(lab.http, NEW + "/create", **(SHORT | {"name": "short"}))
+    typed = re.search(r'<textarea id="plan"[^>]*>\n(.*?)</textarea>', shown, re.DOTALL)
+    assert typed
+    short = {"control": "medical@1.0.0", "treatment": "medical@1.1.0", "metric": "feedback"}
+    kept = await post(lab.http, NEW + "/create", name="short", plan=html.unescape(typed[1]), **short)
     assert kept.status_code == 303, kept.text
     spec = lab.store.experiments["short"].spec
-    assert f"{spec.planned_units:,}" == units[1]  # the planner's number, since none was typed
     assert [(arm.name, arm.weight) for arm in spec.arms] == [("old", 0.5), ("new", 0.5)]
+    assert [rail.name for rail in spec.guardrails] == ["error"]
 
 
 async def test_the_preview_says_what_is_missing_and_refuses_nothing(lab: SimpleNamespace) -> None:
-    asked = SHORT | {"effect": "0.05", "baseline": "0.5", "units_per_day": "800"}
-    answer = await post(lab.http, NEW + "/preview", **asked)
-    assert (answer.status_code, "at 800 new users a day" in answer.text) == (200, True), answer.text
+    answer = await post(lab.http, NEW + "/preview", **PLAN)
+    assert (answer.status_code, "found with 80 % power by 2,000" in answer.text) == (200, True), answer.text
     assert "<html" not in answer.text
     for change, words in (
-        ({"baseline": "7"}, "must be a share, such as 7 %"),
-        ({"arms[1].adapter": ""}, "must be a version, or base"),
-        ({"arms[1].weight": "120 %"}, "leaves no users for the old version"),
+        ({"treatment": ""}, "arms[1].adapter: must be NAME@VERSION or base"),
+        ({"plan": "alpha = 2"}, "alpha: must be above 0"),
+        ({"metric": "mean:minutes"}, "deviation: is not known"),
     ):
-        answer = await post(lab.http, NEW + "/preview", **(asked | change))
+        answer = await post(lab.http, NEW + "/preview", **(PLAN | change))
         assert (answer.status_code, words in answer.text) == (200, True), answer.text
     assert not lab.store.experiments
-
-
-async def test_without_a_script_a_button_says_how_long_it_takes(lab: SimpleNamespace) -> None:
-    asked = PLAN | {"effect": "5 points", "baseline": "50 %", "units_per_day": "800"}
-    told = await post(lab.http, NEW + "/size", **asked)
-    assert (told.status_code, "800 new users a day" in told.text) == (200, True), told.text
-    assert 'value="5 points"' in told.text
-    refused = await post(lab.http, NEW + "/size", **(asked | {"baseline": "7"}))
-    assert "baseline" in errors_at(refused.text)
 
 
 async def test_start_stop_and_what_they_are_refused_with(lab: SimpleNamespace) -> None:
@@ -272,9 +293,7 @@ async def test_roles_are_those_of_the_methods(
         assert (await post(olga, HOME + "/start", name="experiments/tone")).status_code == 403
         assert "CreateExperiment needs the role admin" in (await olga.get(NEW)).text
         assert (await post(olga, NEW + "/create", **PLAN)).status_code == 403
-        assert (
-            await post(olga, NEW + "/size", **(PLAN | {"baseline": "0.5", "effect": "0.1"}))
-        ).status_code == 200
+        assert (await post(olga, NEW + "/preview", **PLAN)).status_code == 200
 
 
 async def test_a_thumb_is_an_outcome_of_the_arm_that_answered(lab: SimpleNamespace) -> None:

@@ -131,7 +131,7 @@ async def test_like_a_plan(self_test):
             "--weights 40/30/30 has 3 weights, and there are 2 arms",
         ),
         (("--like", "nobody"), 1, "lora-router experiments list"),
-        (("--route", "medical", "--weights", "1"), 2, "--weights takes shares above 0 such as 90/10"),
+        (("--route", "medical", "--weights", "1"), 2, "--weights: must be shares above 0 such as 90/10"),
         (("--route", "dental"), 1, "lora-router adapters list"),
     ],
 )

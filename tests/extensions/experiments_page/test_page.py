@@ -77,7 +77,7 @@ class Page(HTMLParser):
 
 def test_the_page_needs_nothing_else(cli, remote, tmp_path):
     cli(
-        *("experiments", "create", "medical-v2", "--route", "medical", "--metric", "success"),
+        *("experiments", "create", "medical-v2", "--metric", "success"),
         *("--arm", "control=medical@1.0.0", "--arm", "new=medical@1.1.0", "--start"),
     )
     done = cli("experiments", "report", "medical-v2", "--html", tmp_path / "report.html")
@@ -307,7 +307,7 @@ def test_a_format_of_a_plugin_is_written(cli, remote, tmp_path):
         '    register("md", lambda report: f"# {report.experiment.name}")\n'
     )
     cli(
-        *("experiments", "create", "medical-v2", "--route", "medical", "--metric", "success"),
+        *("experiments", "create", "medical-v2", "--metric", "success"),
         *("--arm", "control=medical@1.0.0", "--arm", "new=medical@1.1.0", "--start"),
     )
     done = cli("experiments", "report", "medical-v2", "--write", "report.md")

@@ -5,8 +5,8 @@ from seen import browsing, tell, until
 EVIL = '"><script>alert(1)</script>'
 PLAN = {
     "name": "Tone",
-    "primary.name": "solved",
-    "planned_units": "0",
+    "metric": "solved",
+    "plan": f"hypothesis = '{EVIL}'\nplanned_units = 0",
 }
 
 
@@ -15,23 +15,20 @@ def life(page, url):
     found = {}
     page.goto(f"{url}/console/experiments")
     page.get_by_role("link", name="New experiment").click()
-    page.select_option('[name="arms[0].adapter"]', "legal@2.0.0")
-    page.select_option('[name="arms[1].adapter"]', "base")
-    page.locator("summary", has_text="More").click()
+    page.select_option('[name="control"]', "legal@2.0.0")
+    page.select_option('[name="treatment"]', "base")
     for name, value in PLAN.items():
         page.fill(f'[name="{name}"]', value)
-    page.fill('[name="hypothesis"]', EVIL)
     page.get_by_role("button", name="Keep as a draft").click()
     found["errors"] = {
         one.get_attribute("id").removesuffix("-error-1"): one.inner_text()
         for one in page.query_selector_all("p.error")
     }
-    found["kept"] = {name: page.input_value(f'[name="{name}"]') for name in (*PLAN, "hypothesis")}
-    page.fill('[name="planned_units"]', "")
+    found["kept"] = {name: page.input_value(f'[name="{name}"]') for name in PLAN}
     page.fill('[name="name"]', "tone")
-    page.fill('[name="units_per_day"]', "800")
-    page.press('[name="units_per_day"]', "Tab")
-    until(page, "document.querySelector('#preview').textContent.includes('at 800 new users a day')")
+    page.fill('[name="plan"]', "planned_units = 900")
+    page.press('[name="plan"]', "Tab")
+    until(page, "document.querySelector('#preview').textContent.includes('by 900 planned units')")
     found["size"] = page.inner_text("#preview")
     page.get_by_role("button", name="Keep as a draft").click()
     found["draft"] = [page.url, page.inner_text("h1"), page.inner_text(".head .badge")]

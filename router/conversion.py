@@ -1,9 +1,7 @@
-"""Values as messages and back, by the names of their fields.
+"""Messages and plain values, by the names of their fields, for servers and clients.
 
-A field of a dataclass is the field of the same name in its message: a number, a text, an enum whose values
-are called alike, another dataclass, a tuple of these, or a mapping. A field that only one of both has is left
-out. What is not set in a message has the dataclass's default; a number with a default other than 0 is
-`optional` in the proto. So a new field is one line in the dataclass and one in the proto.
+A dataclass and its message have the same fields; `NAMES` has those that differ, and `FORMS` those whose value
+has another form. A new field of a value needs a line in the dataclass and one in the proto.
 """
 
 from __future__ import annotations
@@ -13,7 +11,7 @@ from dataclasses import MISSING, Field, fields
 from enum import Enum
 from functools import cache
 from types import NoneType, UnionType
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.json_format import MessageToDict
@@ -21,19 +19,27 @@ from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from router.errors import Findings
-from router.experiments.model import BASE, listed
-from router.names import VERSION_FORM, split_adapter
-from router.types import AdapterRef
+from router.names import BASE, VERSION_FORM, split_adapter
+from router.types import (
+    AdapterEventKind,
+    AdapterRef,
+    AdapterState,
+    FinishReason,
+    Reason,
+    TokenLogprob,
+    VoteError,
+)
+from router.v1 import inference_pb2 as pb
 
 T = TypeVar("T")
 MOST_ENTRIES = 256  # of any list in a request, whose own rules allow fewer
-_BILLION = 1_000_000_000
 
 
 def timestamp(unix_seconds: float) -> Timestamp:
     """A proto timestamp."""
-    nanos = round(unix_seconds * 1e9)
-    return Timestamp(seconds=nanos // _BILLION, nanos=nanos % _BILLION)
+    made = Timestamp()
+    made.FromNanoseconds(round(unix_seconds * 1e9))
+    return made
 
 
 def unix_seconds(value: Timestamp) -> float:
@@ -46,8 +52,9 @@ def unix_seconds(value: Timestamp) -> float:
 
 def duration(seconds: float) -> Duration:
     """A proto duration."""
-    nanos = round(seconds * 1e9)
-    return Duration(seconds=nanos // _BILLION, nanos=nanos % _BILLION)
+    made = Duration()
+    made.FromNanoseconds(round(seconds * 1e9))
+    return made
 
 
 def seconds_of(value: Duration) -> float:
@@ -85,30 +92,67 @@ def version_of(resource: str) -> AdapterRef:
     return AdapterRef(name, version)
 
 
+def logprob_message(entry: TokenLogprob) -> pb.TokenLogprob:
+    """One token."""
+    parts = entry.top_parts or (b"",) * len(entry.top)
+    return pb.TokenLogprob(
+        token=entry.token,
+        token_id=entry.token_id,
+        logprob=entry.logprob,
+        top=[
+            pb.TokenLogprob.Alternative(token=token, token_id=token_id, logprob=logprob, bytes=part)
+            for (token, token_id, logprob), part in zip(entry.top, parts, strict=True)
+        ],
+        bytes=entry.part,
+    )
+
+
+def logprob_of(message: pb.TokenLogprob) -> TokenLogprob:
+    """One token."""
+    parts = tuple(one.bytes for one in message.top)
+    top = tuple((one.token, one.token_id, one.logprob) for one in message.top)
+    return TokenLogprob(
+        message.token, message.token_id, message.logprob, top, message.bytes, parts if any(parts) else ()
+    )
+
+
 FORMS: Mapping[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
     "google.protobuf.Duration": (duration, seconds_of),
     "google.protobuf.Struct": (struct, MessageToDict),
     "google.protobuf.Timestamp": (timestamp, unix_seconds),
-    "adapter": (lambda ref: ref.resource, version_of),
+    "router.v1.TokenLogprob": (logprob_message, logprob_of),
     "route": (route_message, route_of),
+    "previous": (route_message, route_of),
 }
 """By a message's type or a field's name: how its value is written and read."""
-NAMES: Mapping[str, str] = {
-    "created": "create_time",
-    "updated": "update_time",
-    "started": "start_time",
-    "stopped": "stop_time",
-    "ended": "end_time",
-    "withdrawn": "withdraw_time",
+NAMES: Mapping[str, tuple[str, ...]] = {
+    "created": ("create_time",),
+    "updated": ("update_time",),
+    "started": ("start_time",),
+    "stopped": ("stop_time",),
+    "ended": ("end_time",),
+    "withdrawn": ("withdraw_time",),
+    "latency": ("route_latency",),
+    "path": ("file",),
+    "ref": ("adapter", "name"),
+    "unit": ("unit_hash",),
 }
-"""Times, as the API calls them."""
+"""Fields that messages call otherwise."""
+LEAST: Mapping[type[Enum], Enum] = {
+    AdapterEventKind: AdapterEventKind.CHANGED,
+    AdapterState: AdapterState.DISCOVERED,
+    FinishReason: FinishReason.ERROR,
+    Reason: Reason.FALLBACK,
+    VoteError: VoteError.OTHER,
+}
+"""What a client takes a member for that a newer server sends: the one that says the least."""
 
 
 def fill(message: T, value: object) -> T:
     """Set the fields of a message that a dataclass, or a mapping of its fields, has."""
     held = value if isinstance(value, Mapping) else {f.name: getattr(value, f.name) for f in fields(value)}  # type: ignore[arg-type]
     for name, one in held.items():
-        descriptor = _descriptor(message, name)
+        descriptor = _descriptor(message.DESCRIPTOR, name)  # type: ignore[attr-defined]
         if descriptor is None or one is None:
             continue
         target = getattr(message, descriptor.name)
@@ -120,23 +164,29 @@ def fill(message: T, value: object) -> T:
             target.extend(one)
         else:
             for entry in one:
-                fill(target.add(), entry)
+                _fill_message(target.add(), entry)
     return message
 
 
 def _fill_one(message: Any, descriptor: Any, value: Any) -> None:
-    kind = descriptor.message_type
-    form = FORMS.get(kind.full_name if kind else descriptor.name)
-    if kind and form:
-        getattr(message, descriptor.name).CopyFrom(form[0](value))
-    elif kind:
+    if descriptor.message_type:
         target = getattr(message, descriptor.name)
         target.SetInParent()
-        fill(target, value)
+        _fill_message(target, value)
     elif descriptor.enum_type:
         setattr(message, descriptor.name, _prefix(descriptor) + str(value).upper())
+    elif isinstance(value, AdapterRef):
+        setattr(message, descriptor.name, value.resource)
     else:
+        form = FORMS.get(descriptor.name)
         setattr(message, descriptor.name, form[0](value) if form else value)
+
+
+def _fill_message(target: Any, value: Any) -> None:
+    if form := FORMS.get(target.DESCRIPTOR.full_name):
+        target.CopyFrom(form[0](value))
+    else:
+        fill(target, value)
 
 
 def _fill_mapping(target: Any, values: Mapping[str, Any]) -> None:
@@ -152,7 +202,7 @@ def read(kind: type[T], message: Any, found: Findings | None = None, within: str
     """A dataclass from its message; `others` are fields in another form.
 
     With `found`, what cannot be read is noted there by its name after `within`, and a list that no request
-    has is refused with InvalidRequest. Without, it has its default: a newer server says more.
+    has is refused with InvalidRequest. Without, it is what says the least: a newer server says more.
     """
     return kind(**_values(kind, message, found, within, others))
 
@@ -170,7 +220,7 @@ def _values(
 ) -> dict[str, Any]:
     known, made = {descriptor.name for descriptor, _ in message.ListFields()}, dict(others)
     for field, hint in _fields(kind):
-        descriptor = _descriptor(message, field.name)
+        descriptor = _descriptor(message.DESCRIPTOR, field.name)
         if field.name in made or descriptor is None:
             continue
         if descriptor.name not in known and (_has_default(field) or NoneType in get_args(hint)):
@@ -204,30 +254,45 @@ def _value(hint: Any, message: Any, descriptor: Any, found: Findings | None, pla
 
 
 def _one(kind: Any, descriptor: Any, value: Any, found: Findings | None, place: str) -> Any:
-    message = descriptor.message_type
-    if form := FORMS.get(message.full_name if message else descriptor.name):
-        return form[1](value)
-    if message:
-        return read(kind, value, found, f"{place}.")
-    return _member(kind, descriptor, value) if descriptor.enum_type else value
+    if message := descriptor.message_type:
+        form = FORMS.get(message.full_name)
+        return form[1](value) if form else read(kind, value, found, f"{place}.")
+    if kind is AdapterRef:
+        return version_of(value)
+    if descriptor.enum_type or (isinstance(kind, type) and issubclass(kind, Enum)):
+        return _member(kind, descriptor, value, found is None)
+    if get_origin(kind) is Literal and value not in get_args(kind):
+        raise ValueError(f"must be one of {', '.join(get_args(kind))}")
+    form = FORMS.get(descriptor.name)
+    return form[1](value) if form else value
 
 
-def _member(kind: type[Enum], descriptor: Any, number: int) -> Enum:
-    """The enum's value of a number. Raises ValueError for one that is not known."""
-    named, prefix = descriptor.enum_type.values_by_number.get(number), _prefix(descriptor)
-    name = named.name.removeprefix(prefix) if named else ""
-    if name not in kind.__members__:
-        raise ValueError(f"must be {listed(f'{prefix}{member.name}' for member in kind)}")
-    return kind[name]
+def _member(kind: Any, descriptor: Any, value: Any, lenient: bool) -> Any:
+    """The member of a number or a text. Raises ValueError for one that is not known; a `lenient` reader takes
+    the member that stands for those, or the text."""
+    prefix = ""
+    if descriptor.enum_type:
+        prefix, named = _prefix(descriptor), descriptor.enum_type.values_by_number.get(value)
+        value = named.name.removeprefix(prefix).lower() if named else ""
+    if kind is str:
+        return value
+    if (member := next((one for one in kind if one == value), None)) is not None:
+        return member
+    if lenient and (kind in LEAST or not descriptor.enum_type):
+        return LEAST.get(kind, value)
+    *others, last = (f"{prefix}{member.name}" for member in kind)
+    raise ValueError(f"must be {', '.join(others)} or {last}")
 
 
 def _prefix(descriptor: Any) -> str:
     return str(descriptor.enum_type.values_by_number[0].name.removesuffix("UNSPECIFIED"))
 
 
+@cache
 def _descriptor(message: Any, name: str) -> Any:
-    known = message.DESCRIPTOR.fields_by_name
-    return known.get(NAMES.get(name, name)) or known.get(name)
+    """The field of a message's descriptor for a value's field; None where there is none."""
+    known = message.fields_by_name
+    return next((known[one] for one in (*NAMES.get(name, ()), name) if one in known), None)
 
 
 def _has_default(field: Field[Any]) -> bool:
@@ -237,7 +302,11 @@ def _has_default(field: Field[Any]) -> bool:
 def _stand_in(hint: Any) -> Any:
     """For what cannot be read and has no default, until it is refused."""
     kind, *_ = _inner(hint)
-    return next(iter(kind)) if issubclass(kind, Enum) else BASE
+    if kind is str:
+        return BASE
+    if issubclass(kind, Enum):
+        return next(iter(kind))
+    raise ValueError(f"cannot be read as {kind.__name__}")
 
 
 @cache
@@ -249,7 +318,10 @@ def _fields(kind: type) -> tuple[tuple[Field[Any], Any], ...]:
 
 @cache
 def _inner(hint: Any) -> tuple[Any, ...]:
-    """What is in a tuple or mapping, or the type itself; without None."""
+    """What is in a tuple or mapping, or the type itself; without None, and without an empty text beside a
+    type."""
     if get_origin(hint) in (Union, UnionType):
-        (hint,) = (kind for kind in get_args(hint) if kind is not NoneType)
-    return get_args(hint) or (hint,)
+        hint = next(
+            kind for kind in get_args(hint) if kind is not NoneType and get_origin(kind) is not Literal
+        )
+    return (hint,) if get_origin(hint) is Literal else get_args(hint) or (hint,)
