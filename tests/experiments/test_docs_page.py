@@ -78,9 +78,10 @@ async def test_the_way_from_plan_to_rollback_works_as_it_is_written(target, caps
     assert "thumbs_up" in said["medical-v2.toml"]
     assert "UNSOUND" not in said["experiments aa"]
     assert said["experiments plan"] in PAGE
-    assert said["experiments report"].startswith("PROMOTE new: it is better than old.\nthumbs_up: +")
-    assert "Further metrics" in said["experiments report"]
-    assert "country" in said["experiments report"]
+    assert said["experiments report"].startswith("PROMOTE new: it is better than old.\n")
+    assert "\nDifference: thumbs_up: +" in said["experiments report"]
+    assert "completion_tokens" in said["experiments report"]
+    assert "country" in said["medical-v2.html"]
     assert "<svg" in said["medical-v2.html"]
     assert said["medical-v2-data/values.csv"].count("thumbs_up") == 1500
     assert "medical@1.1.0 is the default" in said["experiments promote"]

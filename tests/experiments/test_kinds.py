@@ -13,10 +13,10 @@ import pytest
 from router.errors import Findings, InvalidRequest
 from router.experiments import plan_file
 from router.experiments.cli import metric_flags
-from router.experiments.cli.wording import metric_line
 from router.experiments.client import metric
 from router.experiments.messages import plan_message, plan_of, question_message, question_of
 from router.experiments.model import Aggregate, ExperimentPhase, Kind, MetricSpec, SizeQuestion
+from router.experiments.plan_lines import metric_line
 from router.experiments.plans import metric_problems
 from router.experiments.report.source import metric_of
 from router.experiments.stats.moments import Moments, estimate

@@ -307,7 +307,7 @@ def show(
 def show_one(experiment: Experiment, json: bool) -> None:
     """One experiment as pairs or JSON."""
     from router.cli.output import print_json, print_pairs
-    from router.experiments.cli.wording import pairs_of
+    from router.experiments.plan_lines import pairs_of
 
     if json:
         print_json(experiment)

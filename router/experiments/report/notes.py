@@ -6,16 +6,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from router.experiments.model import EarlyEnds, Mode, Spec, Unanswered
-from router.experiments.report.source import (
-    PhaseEvidence,
-    duration,
-    plural,
-    window_in_words,
-)
-from router.experiments.verdict import PipelineHealth
+from router.experiments.report.source import PhaseEvidence
 from router.experiments.words import at
 from router.ports import Stage
-from router.quantities import percent
+from router.quantities import counted, percent
 
 if TYPE_CHECKING:
     from router.experiments.store.series import PhaseData
@@ -31,45 +25,25 @@ MODE_NOTES = {
 }
 
 
-def notes_of(source: PhaseEvidence, health: PipelineHealth) -> tuple[str, ...]:
+def notes_of(source: PhaseEvidence) -> tuple[str, ...]:
     """In the order of how much they change the reading."""
-    return tuple(_notes(source, health))
+    return tuple(_notes(source))
 
 
-def _notes(source: PhaseEvidence, health: PipelineHealth) -> Iterator[str]:
+def _notes(source: PhaseEvidence) -> Iterator[str]:
     spec = source.spec
     if text := MODE_NOTES.get(spec.mode):
         yield text
     yield from _withdrawal_notes(spec)
-    young = health.maturity.exposed - health.maturity.matured
-    if young:
-        yield (
-            f"{plural(young, spec.unit)} did not have the whole window of {window_in_words(spec)} yet: they"
-            f" count only for {_numbers_of_young_units(source)}"
-        )
     yield from _unanswered_notes(source)
     if source.data.late:
-        yield f"not counted: {plural(source.data.late, 'outcome')} that happened or came too late"
+        yield f"not counted: {counted(source.data.late, 'outcome')} that happened or came too late"
     if source.data.unplanned:
-        outcomes = plural(source.data.unplanned, "outcome")
+        outcomes = counted(source.data.unplanned, "outcome")
         yield f"not counted: {outcomes} of a metric that this plan does not have"
     yield from _unserved_notes(source.data, spec)
     yield from _degraded_notes(source)
     yield from _phase_notes(source)
-
-
-def _numbers_of_young_units(source: PhaseEvidence) -> str:
-    """What a unit is in before its window is over."""
-    sooner = [
-        f"{metric.name} ({duration(source.ages[metric.name])} old)"
-        for metric in source.spec.metrics
-        if source.ages[metric.name] < source.spec.closing
-    ]
-    if early := source.phase.early_guardrails:
-        names = ", ".join(rail.name for rail in early)
-        sooner.append(f"the first {duration(source.phase.early)} of {names}")
-    first = "the shares of the arms"
-    return f"{', '.join([first, *sooner[:-1]])} and {sooner[-1]}" if sooner else first
 
 
 def _unanswered_notes(source: PhaseEvidence) -> Iterator[str]:
@@ -80,7 +54,7 @@ def _unanswered_notes(source: PhaseEvidence) -> Iterator[str]:
     missing = units - sum(b.answered.get(spec.primary.name, 0) for b in source.mature)
     if missing:
         treated = "count as 0" if spec.primary.missing is Unanswered.ZERO else "are left out"
-        whole = f"{plural(units, spec.unit)} with their whole window"
+        whole = f"{counted(units, spec.unit)} with their whole window"
         yield f"{missing:,} of {whole} have no {spec.primary.name} and {treated}"
 
 
@@ -88,7 +62,7 @@ def _degraded_notes(source: PhaseEvidence) -> Iterator[str]:
     for arm in source.design.weights:
         if broken := sum(b.degraded for b in source.data.buckets if b.arm == arm):
             yield (
-                f"{arm} could not answer {plural(broken, source.spec.unit)}; something else did, and they"
+                f"{arm} could not answer {counted(broken, source.spec.unit)}; something else did, and they"
                 f" still count for {arm}"
             )
 

@@ -40,6 +40,7 @@ from router.experiments.stats.compare import SequencePlan
 from router.experiments.stats.missing import Missing, Response, missing_outcomes
 from router.experiments.stats.moments import Array, ComparedMetric, Moments, places
 from router.experiments.verdict import CROSSED, Course, ExperimentDesign, PipelineHealth
+from router.experiments.words import window_in_words
 from router.quantities import percent
 
 if TYPE_CHECKING:  # SQLAlchemy, which planning needs no more than clients do
@@ -224,7 +225,6 @@ def answered_units(buckets: Iterable[TimeBucket], arm: str, metric: str) -> int:
 
 
 PARTS = ("adapter", "base", "router")
-TIME_UNITS = (("day", 86_400.0), ("hour", 3600.0), ("minute", 60.0), ("second", 1.0))
 
 
 def health_of(source: PhaseEvidence, course: Course | None = None) -> PipelineHealth:
@@ -333,31 +333,6 @@ def _changed_parts(digests: Mapping[str, tuple[str, ...]]) -> Iterator[str]:
             seen = dict.fromkeys(s[place] for s in split if len(s) > place and s[place])
             if len(seen) > 1:
                 yield f"{part} of {arm} ({' -> '.join(map(short_digest, seen))})"
-
-
-def duration(seconds: float) -> str:
-    """A length of time.
-
-    >>> duration(86400), duration(5400), duration(2.5)
-    ('1 day', '1.5 hours', '2.5 seconds')
-    """
-    unit, length = next(((u, n) for u, n in TIME_UNITS if seconds >= n), TIME_UNITS[-1])
-    number = seconds / length
-    return f"{number:.3g} {unit}{'' if number == 1 else 's'}"
-
-
-def window_in_words(spec: Spec) -> str:
-    """How long outcomes count."""
-    return duration(spec.window) + (f" and its grace of {duration(spec.grace)}" if spec.grace else "")
-
-
-def plural(number: int, noun: str) -> str:
-    """A number with its noun.
-
-    >>> plural(1, "unit"), plural(2000, "unit")
-    ('1 unit', '2,000 units')
-    """
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def short_digest(digest: str) -> str:

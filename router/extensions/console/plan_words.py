@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from router.experiments.model import FEEDBACK, Kind, Mode, Spec
-from router.experiments.report.source import duration
-from router.experiments.words import direction, guardrail_line, quantity
+from router.experiments.words import direction, duration, guardrail_line, quantity
 from router.quantities import counted, percent
 from router.v1 import experiments_pb2 as pb
 

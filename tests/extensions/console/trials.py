@@ -16,6 +16,7 @@ from router.experiments.model import (
     MetricSpec,
     SegmentSpec,
     StoredOutcome,
+    Unanswered,
 )
 from router.routing.calibration import Calibration
 from router.routing.state import ClassifierState, RoutingState
@@ -63,7 +64,9 @@ def trial(
         hypothesis=f"the new version solves more {EVIL}",
         window=3600.0,
         guardrails=(
-            MetricSpec("complaint", Kind.PROPORTION, higher_is_better=False, missing="zero", margin=0.05),
+            MetricSpec(
+                "complaint", Kind.PROPORTION, higher_is_better=False, missing=Unanswered.ZERO, margin=0.05
+            ),
         ),
         secondary=(MetricSpec("seconds", Kind.MEAN, cap=60.0),),
         segments=(SegmentSpec("plan"),),
