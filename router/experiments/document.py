@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from router.experiments import check_words, words
-from router.experiments.interference import WORDS
+from router.experiments.interference import WORDS, shares_queue
 from router.experiments.model import Kind, Mode
 from router.experiments.next_step import NextStep, next_step
 from router.experiments.plan_lines import pairs_of
@@ -255,7 +255,7 @@ def _awaited(report: Report, found: Iterable[tuple[str, MetricReport]]) -> tuple
         for arm, one in compared
         if one.waiting is not None and not (math.isfinite(one.low) or math.isfinite(one.high))
     )
-    shared = dict.fromkeys(one.metric for _, one in compared if one.shared_queue)
+    shared = dict.fromkeys(one.metric for _, one in compared if shares_queue(one.metric))
     means = {m.name: m for m in report.judged.spec.metrics if m.kind is Kind.MEAN and not m.built_in}
     per = dict.fromkeys(one.metric for _, one in compared if one.metric in means)
     over = (f"{name} is {words.per_unit(means[name], unit)}." for name in per)

@@ -8,11 +8,9 @@ roll-out has more of it. So such a metric may stop an arm, and promotes none.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 from router.errors import FieldViolation
 from router.experiments.model import Spec
-from router.experiments.report.model import ArmReport, MetricReport
 from router.experiments.times import TIMES, is_meant_as_share
 
 WORDS = "both arms share one queue, so this compares little"
@@ -45,20 +43,3 @@ def shared_warnings(spec: Spec) -> Iterator[str]:
                 f"guardrail {rail.name}: {WORDS} to learn what a roll-out does; here it stops an arm that is"
                 " slow by itself"
             )
-
-
-def labelled(spec: Spec, arm: ArmReport) -> ArmReport:
-    """An arm's report in which metrics of a shared queue say so."""
-    if not any(shares_queue(metric.name) for metric in spec.metrics):
-        return arm
-
-    def mark(found: MetricReport) -> MetricReport:
-        return replace(found, shared_queue=shares_queue(found.metric))
-
-    return replace(
-        arm,
-        primary=mark(arm.primary) if arm.primary else None,
-        guardrails=tuple(map(mark, arm.guardrails)),
-        early=tuple(map(mark, arm.early)),
-        secondary=tuple(map(mark, arm.secondary)),
-    )

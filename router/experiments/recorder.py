@@ -511,7 +511,7 @@ def built_in_outcomes(
     `unserved`: seconds until the end of a request that never got a first token. It has no times and no
     length, since short ones would make its arm look fast. `cost` is kept where a plan reads it.
     """
-    usage, stage = end.usage, end.stage.value if end.stage is not None else ""
+    usage = end.usage
     values: dict[str, float] = {"error": bool(end.error), "cancelled": end.cancelled}
     if unserved is not None:
         values["time_without_token"] = unserved
@@ -530,7 +530,6 @@ def built_in_outcomes(
             float(value),
             now,
             response_id=response_id,
-            stage=stage if value and metric in ("error", "cancelled") else "",
         )
         for metric, value in values.items()
     )

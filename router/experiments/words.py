@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from router.experiments.interference import shares_queue
 from router.experiments.model import Kind, Lifecycle, MetricSpec, Mode, Unanswered
 from router.quantities import OPEN, PLAIN, SHARE, TIME, WORSE, Quantity, counted, percent
 from router.quantities import reading as reading_of
@@ -96,7 +97,8 @@ def usable(report: Report) -> bool:
 def guarded(report: Report, found: MetricReport) -> str:
     """What is known of a guardrail; empty where the data have a fault."""
     known = GUARDED.get(found.state, OPEN) if usable(report) else ""
-    return f"{known}, in one queue" if found.shared_queue and found.state == _WITHIN and known else known
+    queued = known and found.state == _WITHIN and shares_queue(found.metric)
+    return f"{known}, in one queue" if queued else known
 
 
 def allowed(form: Quantity, found: MetricReport) -> str:

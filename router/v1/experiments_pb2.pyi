@@ -462,7 +462,7 @@ class GetReportResponse(_message.Message):
         text: str
         def __init__(self, decision: _Optional[str] = ..., rule: _Optional[str] = ..., text: _Optional[str] = ...) -> None: ...
     class Comparison(_message.Message):
-        __slots__ = ("metric", "values", "effect", "low", "high", "p", "units", "method", "state", "relative", "relative_low", "relative_high", "margin", "margin_relative", "higher_is_better", "waiting", "cap", "alpha", "age", "early", "shared_queue")
+        __slots__ = ("metric", "values", "effect", "low", "high", "p", "units", "method", "state", "relative", "relative_low", "relative_high", "margin", "margin_relative", "higher_is_better", "waiting", "cap", "alpha", "age", "early")
         METRIC_FIELD_NUMBER: _ClassVar[int]
         VALUES_FIELD_NUMBER: _ClassVar[int]
         EFFECT_FIELD_NUMBER: _ClassVar[int]
@@ -483,7 +483,6 @@ class GetReportResponse(_message.Message):
         ALPHA_FIELD_NUMBER: _ClassVar[int]
         AGE_FIELD_NUMBER: _ClassVar[int]
         EARLY_FIELD_NUMBER: _ClassVar[int]
-        SHARED_QUEUE_FIELD_NUMBER: _ClassVar[int]
         metric: str
         values: _containers.RepeatedScalarFieldContainer[float]
         effect: float
@@ -504,8 +503,7 @@ class GetReportResponse(_message.Message):
         alpha: float
         age: float
         early: bool
-        shared_queue: bool
-        def __init__(self, metric: _Optional[str] = ..., values: _Optional[_Iterable[float]] = ..., effect: _Optional[float] = ..., low: _Optional[float] = ..., high: _Optional[float] = ..., p: _Optional[float] = ..., units: _Optional[_Iterable[int]] = ..., method: _Optional[str] = ..., state: _Optional[str] = ..., relative: _Optional[float] = ..., relative_low: _Optional[float] = ..., relative_high: _Optional[float] = ..., margin: _Optional[float] = ..., margin_relative: _Optional[bool] = ..., higher_is_better: _Optional[bool] = ..., waiting: _Optional[_Union[GetReportResponse.Waiting, _Mapping]] = ..., cap: _Optional[float] = ..., alpha: _Optional[float] = ..., age: _Optional[float] = ..., early: _Optional[bool] = ..., shared_queue: _Optional[bool] = ...) -> None: ...
+        def __init__(self, metric: _Optional[str] = ..., values: _Optional[_Iterable[float]] = ..., effect: _Optional[float] = ..., low: _Optional[float] = ..., high: _Optional[float] = ..., p: _Optional[float] = ..., units: _Optional[_Iterable[int]] = ..., method: _Optional[str] = ..., state: _Optional[str] = ..., relative: _Optional[float] = ..., relative_low: _Optional[float] = ..., relative_high: _Optional[float] = ..., margin: _Optional[float] = ..., margin_relative: _Optional[bool] = ..., higher_is_better: _Optional[bool] = ..., waiting: _Optional[_Union[GetReportResponse.Waiting, _Mapping]] = ..., cap: _Optional[float] = ..., alpha: _Optional[float] = ..., age: _Optional[float] = ..., early: _Optional[bool] = ...) -> None: ...
     class ArmReport(_message.Message):
         __slots__ = ("arm", "verdict", "blocked", "primary", "adjusted_p", "guardrails", "pairs", "unadjusted", "secondary", "segments", "early")
         ARM_FIELD_NUMBER: _ClassVar[int]

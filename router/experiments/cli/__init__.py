@@ -15,7 +15,6 @@ from router.experiments.cli.create import Etag, Name, update
 from router.experiments.cli.create import create as create_
 from router.experiments.cli.record import record as record_
 from router.experiments.cli.report import report as report_
-from router.experiments.cli.report import watch
 
 if TYPE_CHECKING:
     from router.client import Client, Experiment, Promotion
@@ -471,7 +470,6 @@ app = group(
     start=start,
     update=update,
     report=report_,
-    watch=watch,
     record=record_,
     withdraw=withdraw,
     stop=stop,

@@ -1,16 +1,13 @@
-"""`lora-router experiments report|watch`: what the outcomes say as text, with the verdict first."""
+"""`lora-router experiments report`: what the outcomes say as text, with the verdict first."""
 
 from __future__ import annotations
 
-import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from router.cli import flags
-from router.cli.command import MISUSED, CliError
 from router.experiments.cli.create import Name
 
 if TYPE_CHECKING:
@@ -25,9 +22,6 @@ Details = Annotated[
     bool,
     typer.Option("--details", help="Also print segments, p-values, methods, rules and counts."),
 ]
-Every = Annotated[float, typer.Option("--every", metavar="SECONDS", help="Time between two looks.")]
-Looks = Annotated[int, typer.Option("--looks", metavar="N", help="End after so many looks; 0: go on.")]
-CLEAR = "\x1b[2J\x1b[H"
 
 
 def report(
@@ -66,50 +60,6 @@ def report(
     print_report(found, details)
     if html:
         print(f"page: {html}")
-
-
-def watch(
-    name: Name,
-    every: Every = 5.0,
-    looks: Looks = 0,
-    server: flags.Server = "",
-    timeout: flags.Timeout = 60.0,
-    json: flags.Json = False,
-) -> None:
-    """Look at an experiment again and again.
-
-    Ends with Ctrl-C, when the experiment stops, or after --looks. With --json, one line for each look.
-
-    \b
-    Example:
-      lora-router experiments watch medical-v2 --every 30
-    """
-    from router.cli.connect import connected
-
-    if every <= 0:
-        raise CliError(f"--every must be above 0 seconds, not {every:g}", MISUSED)
-    seen = 0
-    with connected(server, timeout) as client:
-        while True:
-            found = client.experiments.report(name)
-            _show(found, json)
-            seen += 1
-            if seen == looks or found.experiment.state == "stopped":
-                return
-            time.sleep(every)
-
-
-def _show(found: Report, json: bool) -> None:
-    from router.cli.output import is_plain, jsonable
-
-    if json:
-        from json import dumps
-
-        print(dumps(jsonable(found), ensure_ascii=False), flush=True)
-        return
-    print("" if is_plain(sys.stdout) else CLEAR, end="")
-    print_report(found)
-    sys.stdout.flush()
 
 
 def print_report(report: Report, details: bool = False) -> None:

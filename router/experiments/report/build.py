@@ -11,7 +11,6 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-from router.experiments.interference import labelled
 from router.experiments.model import NO_VALUE, WITHIN, MetricSpec, Mode, SegmentSpec, Spec
 from router.experiments.report.course import course_of, points_of
 from router.experiments.report.model import (
@@ -93,7 +92,6 @@ def report(
     arms, ruling, arm, planned = _verdicts(store, source, health, course)
     if points:
         arms = tuple(_with_details(source.beside(one.arm), one) for one in arms)
-    arms = tuple(labelled(source.spec, one) for one in arms)
     return Report(
         experiment=experiment,
         phase=chosen.number,

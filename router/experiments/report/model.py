@@ -29,8 +29,7 @@ class MetricReport:
     share of control's value where `margin_relative`. Interval and p may be looked at as often
     as one likes. `alpha` is what the interval is of; smaller than the plan's where it is one of many. Values
     count as at most `cap`, where there is one. Units are at least `age` seconds old: then their values are
-    final (0: not known). `early`: of what was recorded in their first `age` seconds, for harm only. With a
-    `shared_queue` both arms wait for each other, so that the metric compares little.
+    final (0: not known). `early`: of what was recorded in their first `age` seconds, for harm only.
     """
 
     metric: str
@@ -53,7 +52,6 @@ class MetricReport:
     alpha: float = 0.05
     age: float = 0.0
     early: bool = False
-    shared_queue: bool = False
 
     @property
     def gain(self) -> float:

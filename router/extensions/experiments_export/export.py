@@ -15,17 +15,23 @@ import secrets
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 from sqlalchemy import Connection, Row, select
 
 from router import __version__
-from router.errors import ConfigError, ExperimentNotFound, FailedPrecondition, ResourceExhausted
+from router.errors import (
+    ConfigError,
+    ExperimentNotFound,
+    FailedPrecondition,
+    ResourceExhausted,
+    install_extra,
+)
 from router.experiments.store import tables
 from router.experiments.store.schema import VIEWS, ColumnType
 from router.experiments.store.store import ExperimentStore
-from router.experiments.value_files import pyarrow
 
 ALL = "all"
 BATCH = 50_000  # rows
@@ -106,6 +112,15 @@ def _ready(target: Path, overwrite: bool) -> None:
         raise ConfigError(f"{target} is a folder")
     if target.exists() and not overwrite:
         raise _there(target)
+
+
+def pyarrow(path: Path, part: str = "") -> Any:
+    """The package, or a module of it. Raises ConfigError where it is missing."""
+    try:
+        return import_module(f"pyarrow.{part}" if part else "pyarrow")
+    except ModuleNotFoundError as error:
+        text = f"Parquet needs pyarrow (or use a .csv or .jsonl file): {install_extra('export')}"
+        raise ConfigError(f"{path.name}: {text}") from error
 
 
 def _there(target: Path) -> FailedPrecondition:
