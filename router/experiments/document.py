@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from router.experiments import check_words, words
-from router.experiments.interference import WORDS, shares_queue
 from router.experiments.model import Kind, Mode
 from router.experiments.next_step import NextStep, next_step
 from router.experiments.plan_lines import pairs_of
 from router.experiments.svg import Bar, Gain, color, effect_chart, range_bars
+from router.experiments.times import WORDS, shares_queue
 from router.experiments.words import change, form_of, named
 from router.quantities import NO_RANGE, OPEN, SHARE, UNKNOWN, counted, percent
 

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from router.experiments.interference import shares_queue
 from router.experiments.model import Kind, Lifecycle, MetricSpec, Mode, Unanswered
+from router.experiments.times import shares_queue
 from router.quantities import OPEN, PLAIN, SHARE, TIME, WORSE, Quantity, counted, percent
 from router.quantities import reading as reading_of
 from router.quantities import relative as relative_change

@@ -25,8 +25,7 @@ from router.experiments.report.model import (
     SegmentReport,
     VerdictForecast,
 )
-from router.experiments.report.notes import notes_of
-from router.experiments.report.progress import progress_of
+from router.experiments.report.notes import notes_of, progress_of
 from router.experiments.report.source import (
     PhaseEvidence,
     answered_units,

@@ -11,6 +11,7 @@ under a key of their own, `NAME@SECONDS`.
 from __future__ import annotations
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -33,10 +34,43 @@ from router.experiments.model import (
 )
 from router.experiments.stats.moments import Moments, places
 from router.experiments.store import tables
-from router.experiments.store.stretches import stretch_number, stretch_span, width_of
 from router.experiments.store.tables import COLUMNS, PRODUCTS, experiments, from_json, phases
 from router.experiments.times import UNSERVED, SlowShare, slow_share
 from router.shared.database import Bulk
+
+FIRST_STRETCHES = 512  # stretches of the first width; each doubling of the width adds half as many
+HALF_OF_THEM = FIRST_STRETCHES // 2
+LEAST_SECONDS, MOST_SECONDS, WINDOW_PARTS = 1.0, 3600.0, 24.0
+
+
+def first_width(window: float) -> float:
+    """Seconds of a phase's first stretches, from its window for outcomes in seconds."""
+    return min(MOST_SECONDS, max(LEAST_SECONDS, window / WINDOW_PARTS))
+
+
+def stretch_number(elapsed: float, width: float) -> int:
+    """The stretch that a time is in: seconds since the phase began (0 before that), first width."""
+    ordinal = math.floor(max(0.0, elapsed) / width)
+    if ordinal < FIRST_STRETCHES:
+        return ordinal
+    level = (ordinal // HALF_OF_THEM).bit_length() - 1
+    return (ordinal >> level) + level * HALF_OF_THEM
+
+
+def stretch_span(stretch: int, width: float) -> tuple[float, float]:
+    """Seconds from the phase's begin to the stretch's, and its length in seconds."""
+    level = max(0, stretch // HALF_OF_THEM - 1)
+    seconds = width * 2**level
+    return (stretch - level * HALF_OF_THEM) * seconds, seconds
+
+
+def width_of(phase: ExperimentPhase) -> float:
+    """Seconds of a phase's first stretches."""
+    spec = phase.spec
+    deciding = (spec.primary, *spec.guardrails, *phase.early_guardrails)  # secondary metrics may change
+    windows = [spec.window_of(metric) for metric in deciding]
+    return phase.width or first_width(min(windows))
+
 
 SEPARATOR = "\x1f"  # in a series' key, before label and value of a segment
 RESPONSES, OUTCOMES = "responses", "outcomes"

@@ -7,9 +7,10 @@ import pytest
 
 from router.experiments.model import Kind, Unanswered
 from router.experiments.report.build import report
-from router.experiments.report.ratio import ratio_evidence, ratio_of
 from router.experiments.report.source import (
     changed_parts,
+    ratio_evidence,
+    ratio_of,
     total_moments,
 )
 from router.experiments.stats.checks import sample_ratio

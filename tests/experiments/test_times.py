@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from router.experiments import words
+from router.experiments.completeness import shared_primary, shared_warnings
 from router.experiments.document import document
-from router.experiments.interference import shared_primary, shared_warnings
 from router.experiments.model import Kind, MetricSpec
 from router.experiments.report.build import report
 from router.experiments.stats.moments import Moments
