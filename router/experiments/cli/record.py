@@ -8,10 +8,10 @@ import sys
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from hashlib import sha256
 from tempfile import TemporaryFile
-from typing import IO, TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -125,25 +125,25 @@ def _print(counted: Counter[str], json: bool) -> None:
 def _from_lines(lines: Iterable[str], server: str, timeout: float) -> tuple[Counter[str], list[str]]:
     """JSON lines, kept in a file until all are checked: stdin cannot be read twice."""
     from router.cli.connect import connected
+    from router.client import Outcome
 
     with TemporaryFile("w+", encoding="utf-8", errors="surrogateescape") as kept:
-        numbers, prints = array("Q"), array("Q")
+        numbers, before = array("Q"), Counter[bytes]()
         wrong: list[str] = []
         for number, line in _numbered(lines):
             try:
-                outcome = _outcome(line)
+                outcome = _keyed(_outcome(line), before)
             except ValueError as error:
                 wrong.append(f"line {number}: {error}")
                 continue
-            if not wrong:
-                numbers.append(number)
-                prints.append(_short(_print_of(outcome)))
-                kept.write(line if line.endswith("\n") else f"{line}\n")
+            numbers.append(number)
+            print(jsons.dumps(asdict(outcome)), file=kept)
         if wrong:
             raise _wrong(wrong)
         kept.seek(0)
         with connected(server, timeout) as client:
-            return _sent(client, _keyed(kept, _twice(prints)), lambda at: f"line {numbers[at]}")
+            outcomes = (Outcome(**jsons.loads(line)) for line in kept)
+            return _sent(client, outcomes, lambda at: f"line {numbers[at]}")
 
 
 def _numbered(lines: Iterable[str]) -> Iterator[tuple[int, str]]:
@@ -162,37 +162,16 @@ def _wrong(lines: list[str]) -> CliError:
     return CliError(f"{faults}{left}: nothing was sent", MISUSED)
 
 
-def _print_of(outcome: Outcome) -> bytes:
-    """A fingerprint of all of an outcome but its value."""
+def _keyed(outcome: Outcome, before: Counter[bytes]) -> Outcome:
+    """With a key, which is made of all but the value and of how often that was said before: sent again each
+    line is counted once, and of two lines that say the same both are."""
+    if outcome.key:
+        return outcome
     parts = (outcome.response_id, outcome.experiment, outcome.unit, outcome.unit_hash, outcome.metric)
-    text = "\x1f".join((*parts, repr(outcome.time), outcome.key))
-    return sha256(text.encode("utf-8", "surrogatepass")).digest()[:16]
-
-
-def _short(print_: bytes) -> int:
-    return int.from_bytes(print_[:8], "big")
-
-
-def _twice(prints: array[int]) -> set[int]:
-    """Those that are there more than once."""
-    import numpy as np
-
-    found, counts = np.unique(np.frombuffer(prints, np.uint64), return_counts=True)
-    return {int(one) for one in found[counts > 1]}
-
-
-def _keyed(kept: IO[str], twice: set[int]) -> Iterator[Outcome]:
-    """With a key made of what a line says and of how often it was said before, where it has none: sent again
-    each is counted once, and of two lines that say the same both are."""
-    before: Counter[int] = Counter()
-    for line in kept:
-        outcome = _outcome(line)
-        if not outcome.key:
-            print_ = _print_of(outcome)
-            number = _short(print_)
-            outcome = replace(outcome, key=f"line-{print_.hex()}-{before[number]}")
-            before.update([number] if number in twice else [])
-        yield outcome
+    text = "\x1f".join((*parts, repr(outcome.time)))
+    print_ = sha256(text.encode("utf-8", "surrogatepass")).digest()[:16]
+    before[print_] += 1
+    return replace(outcome, key=f"line-{print_.hex()}-{before[print_] - 1}")
 
 
 def _outcome(line: str) -> Outcome:
