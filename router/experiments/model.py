@@ -559,11 +559,9 @@ class Exposure:
     arm: str
     time: float
     response_id: str
-    propensity: float
     adapter_digest: str = ""
     base_digest: str = ""
     router_digest: str = ""
-    sampling: str = ""  # JSON
     degraded: str = ""  # why
     segments: Mapping[str, str] = field(default_factory=dict)  # label -> value, of the plan's segments
 

@@ -297,10 +297,7 @@ def _new_units(session: WriteSession, shown: Iterable[Shown]) -> list[Unit]:
 
 
 def _keep(session: WriteSession, answering: Sequence[tuple[Exposure, Unit]]) -> None:
-    rows = (
-        (e.response_id, u.info.id, u.id, e.arm, e.time, e.propensity, e.sampling, e.degraded)
-        for e, u in answering
-    )
+    rows = ((e.response_id, u.info.id, u.id, e.time) for e, u in answering)
     session.bulk.write(session.conn, exposures, rows, Clash.KEEP)
     texts = {
         (u.info.id, e.arm, f"{e.adapter_digest}/{e.base_digest}/{e.router_digest}"): None

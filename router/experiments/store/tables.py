@@ -126,11 +126,7 @@ exposures = _table(
     _text("response_id"),
     _count("phase"),
     _count("unit_id"),
-    _text("arm"),
     _real("time"),
-    _real("propensity"),
-    _text("sampling"),
-    _text("degraded"),
     PrimaryKeyConstraint("response_id", "phase"),
     Index(f"{PREFIX}exposures_unit", "unit_id"),
 )

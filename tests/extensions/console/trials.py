@@ -83,7 +83,7 @@ def trial(
             at = began + (number + draw.random()) / units * 3.8 * DAY
             rid = f"{name}-{arm.name}-{number}"
             labels = {"plan": draw.choice(("free", "paid"))}
-            store.expose([Exposure(name, 1, f"unit-{rid}", arm.name, at, rid, 0.5, segments=labels)])
+            store.expose([Exposure(name, 1, f"unit-{rid}", arm.name, at, rid, segments=labels)])
             solved = draw.random() < rate
             said = {"solved": float(solved), "seconds": draw.uniform(5, 30)}
             said |= {"complaint": 1.0} if draw.random() < 0.02 else {}

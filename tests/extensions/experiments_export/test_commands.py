@@ -25,7 +25,7 @@ def url(tmp_path, monkeypatch):
         Experiment("trial", spec, Lifecycle.RUNNING, (ExperimentPhase(1, 1000.0, "e", "v", spec),))
     )
     for i, arm in enumerate(("old", "new", "old")):
-        store.expose([Exposure(kept.name, 1, unit_hash(f"u{i}"), arm, 1000.0 + i, f"r{i}", 0.5)])
+        store.expose([Exposure(kept.name, 1, unit_hash(f"u{i}"), arm, 1000.0 + i, f"r{i}")])
         store.record([StoredOutcome(f"k{i}", "solved", float(i % 2), 1001.0 + i, f"r{i}")])
     store.close()
     monkeypatch.setenv("LORA_ROUTER_EXPERIMENTS", made)
