@@ -184,23 +184,6 @@ def register_constraint_templates(register: RegisterTemplate, settings: Any) -> 
     """
 
 
-# -- experiments
-
-WriteReport = Callable[["Report"], "str | bytes"]
-
-
-class RegisterReportFormat(Protocol):
-    """The callback given to `register_report_formats`."""
-
-    def __call__(self, name: str, write: WriteReport) -> None:
-        """`write(report)` returns the content of a file."""
-
-
-@hookspec
-def register_report_formats(register: RegisterReportFormat, settings: Any) -> None:
-    """Call `register("md", write)`: `lora-router experiments report NAME --write FILE.md` then calls it."""
-
-
 # -- who calls, and what is served. `server` has what an implementation needs: `server.settings`, `.registry`,
 # -- `.inference`, `.experiments`, `.health` and more. A function that is not `async` runs in a thread.
 

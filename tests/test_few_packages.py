@@ -23,8 +23,8 @@ from router.cli.command import CliError
 from router.engine.constrained.source import grammar_text
 from router.engine.prompt import ChatTemplate
 from router.errors import ConfigError, RouterError
+from router.experiments.page import page
 from router.extensions.experiments_notices.notices import check_webhook
-from router.extensions.experiments_page import make_page
 from router.extensions.hub import make_source
 from router.models.base import fetch_base, fetch_from_hub
 from router.registry.format.trust import read_public_key
@@ -73,7 +73,7 @@ REFUSED: list[tuple[str, str, Callable[[], Any]]] = [
     ("httpx2", "standard", lambda: check_webhook("https://a.example/")),
     ("huggingface-hub", "hub", lambda: fetch_from_hub("a/b")),
     ("huggingface-hub", "hub", lambda: make_source("hub:a/b", "")),
-    ("jinja2", "console", lambda: make_page(None)),
+    ("jinja2", "console", lambda: page(None)),
     ("jinja2", "standard", lambda: ChatTemplate(None)),
     ("llguidance", "constraints", lambda: grammar_text(Constraint("choices", choices=("a",)))),
 ]

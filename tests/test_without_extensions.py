@@ -57,17 +57,6 @@ async def test_the_rest_works(
         assert served.server.health.degraded == []
 
 
-@pytest.mark.parametrize("absent", ["experiments_page"], indirect=True)
-def test_a_page_is_refused_without_its_extension(
-    absent: str, write: Write, capsys: pytest.CaptureFixture[str]
-) -> None:
-    write("none.txt", "")
-    assert run(["experiments", "report", "trial", "--html", "trial.html"]) == 2
-    assert (
-        "a report as html needs the extension experiments_page, which is not there" in capsys.readouterr().err
-    )
-
-
 @pytest.mark.parametrize("absent", ["experiments_notices"], indirect=True)
 async def test_a_webhook_is_refused_without_its_extension(absent: str, write: Write) -> None:
     write("none.txt", "")

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import logging
 import math
-import re
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -27,12 +26,7 @@ from router.ports import Place
 from router.types import AdapterRef, Decision, Request
 from router.units import SEPARATOR, fraction, is_missing, unit_hash
 
-RECENT_SECONDS = 600.0
 ENOUGH_EXPOSURES, NEARLY_ALL = 1000, 0.99  # exposures before anything is said of them, share of new units
-_PREFIX = re.compile(r"(req|request|resp|response|trace|span|corr|chatcmpl|cmpl|msg)[-_:.]\S+", re.IGNORECASE)
-_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
-_UUID = re.compile(r"[0-9a-f]{8}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{12}", re.IGNORECASE)
-_GREGORIAN = 0x01B21DD213814000  # 100 ns ticks from 1582-10-15 to 1970-01-01, RFC 9562 section 5.1
 
 
 class NotAssignedReason(StrEnum):
@@ -173,42 +167,9 @@ def _bad_salts(allocation: UnitAllocation) -> list[FieldViolation]:
     return found
 
 
-def request_id_like(unit: str, request_id: str = "", now: float | None = None) -> str | None:
-    """Why a unit looks like the id of one request, or None if it does not.
-
-    A random UUID says nothing, many users have one; but an id that carries a time (UUID 1 and 7,
-    milliseconds) within ten minutes of `now`, in seconds since 1970, was made for this request.
-    """
-    if request_id and unit == request_id:
-        return "is the id of this request"
-    if _PREFIX.fullmatch(unit) or _TRACEPARENT.fullmatch(unit):
-        return "has the form of a request or trace id"
-    made = _made_at(unit)
-    if now is not None and made is not None and abs(made - now) <= RECENT_SECONDS:
-        return "carries the time of this request"
-    return None
-
-
 def never_repeats(exposures: int, units: int) -> bool:
     """Whether nearly every exposure brought a new unit, as request ids do and users do not."""
     return exposures >= ENOUGH_EXPOSURES and units >= NEARLY_ALL * exposures
-
-
-def _made_at(unit: str) -> float | None:
-    """Seconds since 1970 that an id carries, if it does."""
-    if _UUID.fullmatch(unit):
-        return _uuid_time(int(unit.replace("-", ""), 16))
-    return int(unit) / 1e3 if re.fullmatch(r"[0-9]{13}", unit) else None
-
-
-def _uuid_time(number: int) -> float | None:
-    version = number >> 76 & 15
-    if version == 7:
-        return (number >> 80) / 1e3
-    if version == 1:
-        low, middle, high = number >> 96, number >> 80 & 0xFFFF, number >> 64 & 0xFFF
-        return ((high << 48 | middle << 32 | low) - _GREGORIAN) / 1e7
-    return None
 
 
 log = logging.getLogger(__name__)
@@ -248,30 +209,24 @@ class Assigner:
     def __init__(self) -> None:
         self.snapshot = Snapshot()
         self._warned = Warned()
-        self._looked: set[tuple[str, int]] = set()  # phases in which a unit was found that is none
 
     def use(self, running: Iterable[RunningExperiment]) -> None:
         """From now on these."""
         found = list(running)
-        phases = {(one.name, one.phase) for one in found}
-        self._looked &= phases
         self._warned.use(found)
         self.snapshot = snapshot_of(found)
         for name, text in _other_units(self.snapshot):
             self.suspect(name, text)
 
-    def assign(self, request: Request, decision: Decision, now: float) -> ArmAssignment | Outside | None:
-        """The arm among the experiments on the route of `decision`; None if there is nothing to say.
-
-        `now` is unix seconds.
-        """
+    def assign(self, request: Request, decision: Decision) -> ArmAssignment | Outside | None:
+        """The arm among the experiments on the route of `decision`; None if there is nothing to say."""
         snapshot = self.snapshot
         if not snapshot.split or "/versions/" in request.routing.adapter:
             return None
         route = decision.adapter.name if decision.adapter else BASE
-        return self._first(snapshot.split.get(route, ()), request, now)
+        return self._first(snapshot.split.get(route, ()), request)
 
-    def holdouts(self, request: Request, route: str, now: float) -> tuple[ArmAssignment, ...]:
+    def holdouts(self, request: Request, route: str) -> tuple[ArmAssignment, ...]:
         """The unit's side in every experiment on the holdout, of a request that another one is about.
 
         `route` is the one before an arm took its place. Whether the unit is enrolled elsewhere makes no
@@ -285,34 +240,34 @@ class Assigner:
         for one in snapshot.holdouts:
             unit = unit_of(one, request)
             if one.spec.unit_label in labels and not is_missing(unit):
-                self._look(one, unit, request, now)
+                self._look(one, unit, request)
                 found.append(_side(one, unit))
         return tuple(found)
 
     def _first(
-        self, candidates: Iterable[RunningExperiment], request: Request, now: float
+        self, candidates: Iterable[RunningExperiment], request: Request
     ) -> ArmAssignment | Outside | None:
         outside = None
         for one in candidates:
             unit = unit_of(one, request)
             found = one.assigned(unit)
             if isinstance(found, Assigned):
-                self._look(one, unit, request, now)
+                self._look(one, unit, request)
                 return ArmAssignment(one, one.arms[found.arm], found.propensity, unit_hash(unit))
             outside = outside or _outside(one, found)
         return outside
 
-    def places(self, running: Iterable[RunningExperiment], request: Request, now: float) -> list[Place]:
-        """Where the request's unit stands in each, at a time in unix seconds."""
-        return [place_of(one, request, now) for one in running]
+    def places(self, running: Iterable[RunningExperiment], request: Request) -> list[Place]:
+        """Where the request's unit stands in each."""
+        return [place_of(one, request) for one in running]
 
-    def _look(self, one: RunningExperiment, unit: str, request: Request, now: float) -> None:
-        if (one.name, one.phase) in self._looked:
-            return
-        if why := request_id_like(unit, request.caller_id, now):
-            self._looked.add((one.name, one.phase))
+    def _look(self, one: RunningExperiment, unit: str, request: Request) -> None:
+        if request.caller_id and unit == request.caller_id:
             label = f"label {one.spec.unit_label!r}" if one.spec.unit_label else "routing.unit"
-            self.suspect(one.name, f"a unit ({label}) {why}: units must be the same at every request")
+            self.suspect(
+                one.name,
+                f"a unit ({label}) is the id of this request: units must be the same at every request",
+            )
 
     def suspect(self, name: str, text: str) -> None:
         """Warn about an experiment: once in the log, and in `warnings` until its next phase."""
@@ -343,8 +298,8 @@ def _side(one: RunningExperiment, unit: str) -> ArmAssignment:
     return ArmAssignment(one, arm, share if held else 1 - share, unit_hash(unit))
 
 
-def place_of(one: RunningExperiment, request: Request, now: float) -> Place:
-    """Where the request's unit stands in one experiment, at a time in unix seconds."""
+def place_of(one: RunningExperiment, request: Request) -> Place:
+    """Where the request's unit stands in one experiment."""
     unit, place = unit_of(one, request), Place(one.name, one.phase, one.spec.unit_label)
     if one.of_holdout:
         if is_missing(unit):

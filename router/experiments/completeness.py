@@ -1,4 +1,5 @@
-"""What a plan leaves to the server: how outcomes are combined, what a missing one is."""
+"""What a plan leaves to the server: how outcomes are combined, what a missing one is; and windows of metrics,
+and times as metrics, that do not fit a plan."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from dataclasses import replace
 
 from router.errors import FieldViolation
 from router.experiments.model import MetricSpec, Spec, Unanswered
+from router.experiments.times import TIMES, WORDS, shares_queue
 
 
 def chosen(spec: Spec, before: Spec | None = None) -> Spec:
@@ -54,3 +56,27 @@ def _window_problem(metric: MetricSpec, field: str, longest: float) -> Iterator[
     if seconds and not (math.isfinite(seconds) and 1 <= seconds <= longest):
         most = f"the plan's window of {longest:g} s"
         yield FieldViolation(field, f"must be between a second and {most}, got {seconds:g} s")
+
+
+def shared_primary(spec: Spec, before: Spec | None = None) -> Iterator[FieldViolation]:
+    """Why a new plan is refused; one that was kept `before` with the same metric and mode may stay."""
+    if not shares_queue(spec.primary.name) or spec.equal_arms:
+        return
+    if before is None or (before.primary.name, before.mode) != (spec.primary.name, spec.mode):
+        text = (
+            f"{spec.primary.name} cannot decide here: requests of all arms wait in one queue, so a slower arm"
+            " slows the others just as much. Make it a guardrail, which stops an arm that is slow by itself"
+        )
+        yield FieldViolation("primary.name", text)
+
+
+def shared_warnings(spec: Spec) -> Iterator[str]:
+    """What a plan with such a metric deserves a second look for."""
+    if shares_queue(spec.primary.name) and not spec.equal_arms:
+        yield f"primary metric {spec.primary.name}: {WORDS}"
+    for rail in spec.guardrails:
+        if rail.name in TIMES and shares_queue(rail.name):
+            yield (
+                f"guardrail {rail.name}: {WORDS} to learn what a roll-out does; here it stops an arm that is"
+                " slow by itself"
+            )

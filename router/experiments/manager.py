@@ -22,8 +22,7 @@ from router.errors import (
     StaleEtag,
 )
 from router.experiments.assignment import AssignmentSalts
-from router.experiments.completeness import chosen
-from router.experiments.interference import shared_primary
+from router.experiments.completeness import chosen, shared_primary
 from router.experiments.model import (
     ArmSpec,
     AuditEntry,

@@ -559,11 +559,9 @@ class Exposure:
     arm: str
     time: float
     response_id: str
-    propensity: float
     adapter_digest: str = ""
     base_digest: str = ""
     router_digest: str = ""
-    sampling: str = ""  # JSON
     degraded: str = ""  # why
     segments: Mapping[str, str] = field(default_factory=dict)  # label -> value, of the plan's segments
 
@@ -573,8 +571,7 @@ class StoredOutcome:
     """One value of one metric, of a response or of a unit. Exactly one of them is set.
 
     The key makes it safe to send again: the same key is counted once, and answered the same. `time` is when
-    it happened, `received` when it came by the server's clock (0: at once), in unix seconds. `stage` belongs
-    to the server's own `error` and `cancelled`: where the request ended (`ports.Stage`).
+    it happened, `received` when it came by the server's clock (0: at once), in unix seconds.
     """
 
     key: str
@@ -585,16 +582,6 @@ class StoredOutcome:
     experiment: str = ""
     unit: str = ""  # the unit's hash
     received: float = 0.0
-    stage: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class EarlyEnds:
-    """How many requests of an arm ended at a stage (`ports.Stage`) with an error, and by their users."""
-
-    stage: str
-    errors: int = 0
-    cancelled: int = 0
 
 
 class Accepted(StrEnum):

@@ -81,7 +81,7 @@ def _wait(report: Report) -> NextStep:
     if spec.mode is Mode.SHADOW:
         return NextStep("to learn what users prefer, run an experiment in which users see both")
     if spec.mode is not Mode.SPLIT or found is None:
-        command = f"lora-router experiments watch {report.experiment.name}"
+        command = f"lora-router experiments report {report.experiment.name}"
         how_long = ". After a day of traffic the report says how long" if spec.mode is Mode.SPLIT else ""
         return NextStep(f"wait{how_long}", "", command, "; ")
     units = f"{spec.unit}s"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from router.experiments.words import HOLDOUT, at, direction, named, per_unit
+from router.experiments.words import HOLDOUT, at, direction, duration, named, per_unit
 
 if TYPE_CHECKING:
     from router.experiments.model import (
@@ -82,8 +82,6 @@ def metric_line(metric: MetricSpec) -> str:
 
 
 def _rules(spec: Spec) -> list[tuple[str, str]]:
-    from router.experiments.report.source import duration
-
     modes = {
         "shadow": f"shadow: others answer {spec.shadow_share:.0%} of requests unseen",
         "holdout": f"holdout: {HOLDOUT}",

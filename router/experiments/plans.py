@@ -15,7 +15,7 @@ from typing import Protocol
 
 from router.errors import AdapterNotFound, FailedPrecondition, FieldViolation, InvalidRequest
 from router.experiments.assignment import AssignmentSalts, UnitAllocation, WeightedArm
-from router.experiments.interference import shared_warnings
+from router.experiments.completeness import shared_warnings
 from router.experiments.metric_plans import guardrails_that_hold, metric_problems, metric_warnings, uncapped
 from router.experiments.model import (
     BASE,

@@ -8,16 +8,14 @@ every request reads that.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from enum import Enum
-from functools import lru_cache
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -37,7 +35,7 @@ from router.experiments.model import (
 )
 from router.experiments.store.store import ExperimentStore
 from router.ports import End, Exposed, Served, Stage
-from router.types import FinishReason, SamplingParams
+from router.types import FinishReason
 
 log = logging.getLogger(__name__)
 LIMIT = 50_000  # records in the queue
@@ -458,11 +456,9 @@ class Trial:
             arm=one.assignment.arm.name,
             time=now,
             response_id=request.request_id,
-            propensity=one.assignment.propensity,
             adapter_digest=one.adapter,
             base_digest=one.base,
             router_digest=one.router,
-            sampling=sampling_json(self._served.params),
             degraded=one.degraded,
             segments=segments_of(running.spec.segments, request.labels),
         )
@@ -511,7 +507,7 @@ def built_in_outcomes(
     `unserved`: seconds until the end of a request that never got a first token. It has no times and no
     length, since short ones would make its arm look fast. `cost` is kept where a plan reads it.
     """
-    usage, stage = end.usage, end.stage.value if end.stage is not None else ""
+    usage = end.usage
     values: dict[str, float] = {"error": bool(end.error), "cancelled": end.cancelled}
     if unserved is not None:
         values["time_without_token"] = unserved
@@ -530,18 +526,6 @@ def built_in_outcomes(
             float(value),
             now,
             response_id=response_id,
-            stage=stage if value and metric in ("error", "cancelled") else "",
         )
         for metric, value in values.items()
     )
-
-
-@lru_cache(maxsize=256)
-def sampling_json(params: SamplingParams) -> str:
-    """Sampling as JSON, keys in order; what is off is left out. Of a constraint it says the kind."""
-    settings = {
-        f.name: value for f in fields(params) if (value := getattr(params, f.name)) not in (None, (), 0)
-    }
-    if params.constraint is not None:
-        settings["constraint"] = params.constraint.kind
-    return json.dumps(settings, sort_keys=True)

@@ -237,7 +237,7 @@ class LiveExperiments:
             if counted:
                 self._skipped(decision)
             return None
-        found = self.assigner.assign(request, decision, time.time())
+        found = self.assigner.assign(request, decision)
         if isinstance(found, Outside):
             if counted:
                 self.counts.unit_missing[found.experiment] += 1
@@ -248,10 +248,10 @@ class LiveExperiments:
         """As `ports.Experiments`: of each experiment alone, as for a request that comes to it."""
         if down := self.availability.down:
             raise down
-        visibility, now = Visibility(request.visible, request.experiments), time.time()
+        visibility = Visibility(request.visible, request.experiments)
         seen = {one.name for one in self.known if visibility.sees(one)}
         running = [one for one in self.assigner.snapshot.all() if one.name in seen]
-        return self.assigner.places((one for one in running if one.assigns or one.of_holdout), request, now)
+        return self.assigner.places((one for one in running if one.assigns or one.of_holdout), request)
 
     def watchers(self, served: Served) -> list[Watcher]:
         """All who want to know how this answer goes."""
@@ -289,7 +289,7 @@ class LiveExperiments:
             adapter = served.decision.digest if served.decision.adapter and not served.degraded else ""
             yield Shown(one, adapter, base, self._router_digest(), served.degraded)
         if self.availability.up:
-            for one in self.assigner.holdouts(served.request, route_of(served), time.time()):
+            for one in self.assigner.holdouts(served.request, route_of(served)):
                 yield Shown(one, "", base, self._router_digest())
 
     def _skipped(self, decision: Decision) -> None:

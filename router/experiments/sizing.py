@@ -26,18 +26,12 @@ from router.experiments.model import (
 )
 from router.experiments.names import WORD_FORM, is_word
 from router.experiments.plans import RULES, events_needed
-from router.experiments.report.source import (
-    duration,
-    exposed_units,
-    mature_buckets,
-    metric_of,
-    plural,
-    total_moments,
-)
+from router.experiments.report.source import exposed_units, mature_buckets, metric_of, total_moments
 from router.experiments.stats.compare import SequencePlan
 from router.experiments.stats.moments import ComparedMetric, adjusted_estimates, estimate, invalid
 from router.experiments.stats.planning import Size, size_for, smallest_effect
-from router.quantities import percent
+from router.experiments.words import duration
+from router.quantities import counted, percent
 
 if TYPE_CHECKING:  # SQLAlchemy, which a plan without history does not need
     from router.experiments.store.series import PhaseData, TimeBucket
@@ -443,7 +437,7 @@ class Past:
     @property
     def source(self) -> str:
         """Where it comes from."""
-        return f"from {self.place}: {plural(self.units, 'unit')} of control, {duration(self.days * DAY)}"
+        return f"from {self.place}: {counted(self.units, 'unit')} of control, {duration(self.days * DAY)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -458,7 +452,7 @@ class RouteTraffic:
     @property
     def source(self) -> str:
         """Where it comes from."""
-        return f"from {self.place}: {plural(self.units, 'new unit')} in its last {duration(self.days * DAY)}"
+        return f"from {self.place}: {counted(self.units, 'new unit')} in its last {duration(self.days * DAY)}"
 
 
 def past_of(history: VisibleHistory, route: str, metric: str, kind: Kind | None, now: float) -> Past | None:

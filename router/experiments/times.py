@@ -3,6 +3,10 @@ answer slower than 4 seconds.
 
 A mean of times says little of those who waited long, and has no interval before 750 units; a share has an
 exact one.
+
+Where all arms wait in one queue of one device, the requests of a slow arm hold up those of the other: both
+wait alike, and what a roll-out does to the wait is not to be seen. A difference in total time is real, since
+it is the arm's own part, but a roll-out has more of it. So a time may stop an arm, and promotes none.
 """
 
 from __future__ import annotations
@@ -40,3 +44,11 @@ def slow_share(name: str) -> SlowShare | None:
 def is_meant_as_share(name: str) -> bool:
     """Whether the name begins like one of a share, right or wrong."""
     return any(name.startswith(f"{time}{_OVER.rstrip('_')}") for time in TIMES)
+
+
+WORDS = "both arms share one queue, so this compares little"
+
+
+def shares_queue(metric: str) -> bool:
+    """Whether arms share what a metric measures."""
+    return metric in TIMES or is_meant_as_share(metric)

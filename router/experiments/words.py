@@ -5,18 +5,18 @@ Rule names, p-values and methods stand nowhere here: they are in the report's fi
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from router.experiments.model import Kind, Lifecycle, MetricSpec, Mode, Unanswered
+from router.experiments.times import shares_queue
 from router.quantities import OPEN, PLAIN, SHARE, TIME, WORSE, Quantity, counted, percent
 from router.quantities import reading as reading_of
 from router.quantities import relative as relative_change
 
 if TYPE_CHECKING:
-    from router.experiments.model import Experiment, NoInterval
+    from router.experiments.model import Experiment, NoInterval, Spec
     from router.experiments.report.model import (
         ArmReport,
         MetricReport,
@@ -26,14 +26,7 @@ if TYPE_CHECKING:
         SegmentReport,
     )
 
-DAY = 86_400.0
-MARK = "†"
-POINTS = "A point is one of 100 {unit}s."
-RANGE = (
-    "The numbers in brackets are the range in which the true difference lies. Such ranges are right in"
-    " {sure:g} of 100 experiments, however often you look."
-)
-ONCE = f"{MARK} This range holds for one look at the end only."
+TIME_UNITS = (("day", 86_400.0), ("hour", 3600.0), ("minute", 60.0), ("second", 1.0))
 HOLDOUT = "everybody in experiments against the holdout, which is in none"
 UNSEEN = "Nobody saw these answers, so they do not say what users prefer."
 BUILT_IN: tuple[tuple[str, str, Quantity], ...] = (
@@ -82,8 +75,6 @@ def form_of(experiment: Experiment, found: MetricReport) -> Quantity:
 def change(form: Quantity, found: MetricReport) -> str:
     """`+28.5 points (17.0 to 38.0)`; a mean also as a share of control's value."""
     text = form.change(found.effect, found.low, found.high)
-    if not found.anytime and (math.isfinite(found.low) or math.isfinite(found.high)):
-        text += MARK
     share = "" if form is SHARE else relative(found)
     return f"{text}, {share}" if share else text
 
@@ -95,17 +86,19 @@ def relative(found: MetricReport) -> str:
 
 def reading(report: Report, found: MetricReport) -> str:
     """`✓ better`, `✗ worse` or `? not clear yet`, by the range; empty where the data have a fault."""
-    return reading_of(found.low, found.high, found.higher_is_better) if _usable(report) else ""
+    return reading_of(found.low, found.high, found.higher_is_better) if usable(report) else ""
 
 
-def _usable(report: Report) -> bool:
+def usable(report: Report) -> bool:
+    """Whether the data have no fault."""
     return report.verdict.decision != "invalid"
 
 
 def guarded(report: Report, found: MetricReport) -> str:
     """What is known of a guardrail; empty where the data have a fault."""
-    known = GUARDED.get(found.state, OPEN) if _usable(report) else ""
-    return f"{known}, in one queue" if found.shared_queue and found.state == _WITHIN and known else known
+    known = GUARDED.get(found.state, OPEN) if usable(report) else ""
+    queued = known and found.state == _WITHIN and shares_queue(found.metric)
+    return f"{known}, in one queue" if queued else known
 
 
 def allowed(form: Quantity, found: MetricReport) -> str:
@@ -130,18 +123,6 @@ def direction(higher_is_better: bool) -> str:
     return "more is better" if higher_is_better else "less is better"
 
 
-def legend(report: Report) -> list[str]:
-    """How to read the numbers in brackets."""
-    spec = report.judged.spec
-    if spec.mode is Mode.SHADOW:
-        return []
-    found = [one for arm in report.arms for one in (arm.primary, *arm.rails) if one]
-    once = any(not one.anytime for one in found)
-    shown = RANGE.format(sure=100 * (1 - spec.alpha))
-    points = [POINTS.format(unit=spec.unit)] if quantity(spec.primary) is SHARE else []
-    return [" ".join([*points, shown]), *([ONCE] if once else [])]
-
-
 def named(metric: str, cap: float | None) -> str:
     """A metric with its cap.
 
@@ -160,8 +141,6 @@ def labelled(found: MetricReport) -> str:
 
 def age_of(found: MetricReport) -> str:
     """From what age of its units a metric is read."""
-    from router.experiments.report.source import duration
-
     return duration(found.age)
 
 
@@ -183,8 +162,10 @@ def differs(found: SegmentReport) -> str:
     """Whether the effect differs between values of a label, in words."""
     if found.differ:
         return f"The difference is not the same for all values of {found.label}: read each row."
-    if len(found.effects) < 2:
-        return f"{found.text[:1].upper()}{found.text[1:]}." if found.text else ""
+    if not found.effects:
+        return f"No value of {found.label} has two units in both arms yet."
+    if len(found.effects) == 1:
+        return f"All units have one value of {found.label}."
     return (
         f"It is not shown that the difference depends on {found.label}: what holds for everybody is the best"
         " guess for each row."
@@ -277,8 +258,6 @@ def _undecided(report: Report, verdict: Ruling, arm: str) -> str:
 
 def _open_window(report: Report) -> str:
     """How many units had their time."""
-    from router.experiments.report.source import window_in_words
-
     spec, matured = report.judged.spec, sum(one.matured for one in report.numbers)
     units, many = counted(units_so_far(report), spec.unit), f"{matured:,}" if matured else "none"
     return (
@@ -320,7 +299,7 @@ def effect_lines(report: Report) -> list[str]:
 
 def _arm_lines(report: Report, arm: ArmReport) -> list[str]:
     experiment, lines = report.judged, list[str]()
-    if not _usable(report):
+    if not usable(report):
         return lines
     if arm.pairs and experiment.spec.mode is Mode.SHADOW:
         return [f"{arm.arm}: {pairs_in_words(arm.pairs, experiment.spec.control)}."]
@@ -336,7 +315,7 @@ def _arm_lines(report: Report, arm: ArmReport) -> list[str]:
 
 def primary_reading(report: Report, arm: ArmReport) -> str:
     """What is known of the primary metric, all arms considered; empty where the data have a fault."""
-    if arm.primary is None or not _usable(report):
+    if arm.primary is None or not usable(report):
         return ""
     shown = arm.adjusted_p <= report.judged.spec.alpha or len(report.arms) < 2
     return reading(report, arm.primary) if shown else OPEN
@@ -384,7 +363,7 @@ def difference(report: Report) -> str:
             found.append(f"{arm.arm} {pairs_in_words(arm.pairs, report.judged.spec.control)}")
         elif arm.primary:
             found.append(f"{arm.arm} {form.change(arm.primary.effect, arm.primary.low, arm.primary.high)}")
-    return "; ".join(found) if _usable(report) else ""
+    return "; ".join(found) if usable(report) else ""
 
 
 def units_so_far(report: Report) -> int:
@@ -394,7 +373,7 @@ def units_so_far(report: Report) -> int:
 
 def outlook(report: Report) -> list[str]:
     """How likely a planned experiment is to succeed, or what it leaves out; empty where there is no plan."""
-    if report.planned is None or not report.planned.text or not _usable(report):
+    if report.planned is None or not report.planned.text or not usable(report):
         return []
     return [f"{report.planned.text[:1].upper()}{report.planned.text[1:]}."]
 
@@ -412,7 +391,7 @@ def progress_of(report: Report) -> tuple[int, int]:
 
 
 def since(report: Report) -> str:
-    """`running since ...; 1,200 of 5,000 planned users; as of ...`."""
+    """`running since ...; as of ...`."""
     experiment = report.experiment
     phase = next((p for p in experiment.phases if p.number == report.phase), None)
     parts = [experiment.state.value]
@@ -422,8 +401,6 @@ def since(report: Report) -> str:
             parts.append(f"phase {report.phase} of {len(experiment.phases)}")
     if experiment.stop_reason:
         parts[0] += f": {experiment.stop_reason}"
-    if report.phase:
-        parts.append(progress(report))
     return "; ".join([*parts, f"as of {at(report.time)}"])
 
 
@@ -436,6 +413,22 @@ def unadjusted_line(report: Report, arm: ArmReport) -> str:
         return ""
     spec = report.judged.spec
     return f"without what each {spec.unit} did before: {change(quantity(spec.primary), arm.unadjusted)}."
+
+
+def duration(seconds: float) -> str:
+    """A length of time.
+
+    >>> duration(86400), duration(5400), duration(2.5)
+    ('1 day', '1.5 hours', '2.5 seconds')
+    """
+    unit, length = next(((u, n) for u, n in TIME_UNITS if seconds >= n), TIME_UNITS[-1])
+    number = seconds / length
+    return f"{number:.3g} {unit}{'' if number == 1 else 's'}"
+
+
+def window_in_words(spec: Spec) -> str:
+    """How long outcomes count."""
+    return duration(spec.window) + (f" and its grace of {duration(spec.grace)}" if spec.grace else "")
 
 
 def at(unix_seconds: float) -> str:

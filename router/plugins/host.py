@@ -31,7 +31,6 @@ from router.plugins.loader import (
     FoundPlugin,
     LoadedPlugin,
     LoadError,
-    ReportFormat,
     SourceEntry,
     Stamp,
     TemplateEntry,
@@ -45,7 +44,7 @@ from router.plugins.loader import (
 )
 from router.plugins.tables import SettingsTable, canonical
 
-E = TypeVar("E", EngineEntry, SourceEntry, TemplateEntry, ReportFormat)
+E = TypeVar("E", EngineEntry, SourceEntry, TemplateEntry)
 log = logging.getLogger(__name__)
 SCAN_SECONDS = 0.2
 ENGINE_HOOKS = {"register_settings", "register_engines"}
@@ -161,10 +160,6 @@ class PluginHost:
     def constraint_templates(self) -> dict[str, MakeConstraint]:
         """Templates of constraints of plugins by name; the first of a name counts."""
         return {name: entry.make for name, entry in self._entries_of(TemplateEntry).items()}
-
-    def report_formats(self) -> dict[str, ReportFormat]:
-        """Forms of experiments' reports by name; the first of a name counts."""
-        return self._entries_of(ReportFormat)
 
     def _entries_of(self, kind: type[E]) -> dict[str, E]:
         """Entries by name; the first of a name counts."""

@@ -47,7 +47,6 @@ from router.hookspecs import (
     MakeConstraint,
     MakeEngine,
     MakeSource,
-    WriteReport,
 )
 from router.plugins.tables import SettingsRegistrar, SettingsTable
 
@@ -229,15 +228,6 @@ class SourceEntry:
 
 
 @dataclass(frozen=True, slots=True)
-class ReportFormat:
-    """A form of experiments' reports that a plugin registered."""
-
-    kind: ClassVar[str] = "report format"
-    name: str
-    write: WriteReport
-
-
-@dataclass(frozen=True, slots=True)
 class TemplateEntry:
     """A template of constraints that a plugin registered."""
 
@@ -246,7 +236,7 @@ class TemplateEntry:
     make: MakeConstraint
 
 
-Entry = EngineEntry | SourceEntry | TemplateEntry | ReportFormat
+Entry = EngineEntry | SourceEntry | TemplateEntry
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -409,7 +399,6 @@ def collect(plugin: object, name: str, table: SettingsTable | None = None) -> Lo
         "register_engines": partial(_add_entry, entries, EngineEntry),
         "register_adapter_sources": partial(_add_entry, entries, SourceEntry),
         "register_constraint_templates": partial(_add_entry, entries, TemplateEntry),
-        "register_report_formats": partial(_add_entry, entries, ReportFormat),
         "register_checks": checks.append,
     }
     for hook, register in registrars.items():

@@ -383,30 +383,20 @@ class GetReportRequest(_message.Message):
 class GetReportResponse(_message.Message):
     __slots__ = ("experiment", "phase", "verdict", "arm", "arms", "checks", "numbers", "audit", "points", "notes", "time", "forecast", "planned", "missing")
     class Missing(_message.Message):
-        __slots__ = ("arm", "control", "treatment", "relative", "low", "high", "p", "alarm", "settled", "lee_low", "lee_high")
+        __slots__ = ("arm", "control", "treatment", "settled", "lee_low", "lee_high")
         ARM_FIELD_NUMBER: _ClassVar[int]
         CONTROL_FIELD_NUMBER: _ClassVar[int]
         TREATMENT_FIELD_NUMBER: _ClassVar[int]
-        RELATIVE_FIELD_NUMBER: _ClassVar[int]
-        LOW_FIELD_NUMBER: _ClassVar[int]
-        HIGH_FIELD_NUMBER: _ClassVar[int]
-        P_FIELD_NUMBER: _ClassVar[int]
-        ALARM_FIELD_NUMBER: _ClassVar[int]
         SETTLED_FIELD_NUMBER: _ClassVar[int]
         LEE_LOW_FIELD_NUMBER: _ClassVar[int]
         LEE_HIGH_FIELD_NUMBER: _ClassVar[int]
         arm: str
         control: float
         treatment: float
-        relative: float
-        low: float
-        high: float
-        p: float
-        alarm: bool
         settled: bool
         lee_low: float
         lee_high: float
-        def __init__(self, arm: _Optional[str] = ..., control: _Optional[float] = ..., treatment: _Optional[float] = ..., relative: _Optional[float] = ..., low: _Optional[float] = ..., high: _Optional[float] = ..., p: _Optional[float] = ..., alarm: _Optional[bool] = ..., settled: _Optional[bool] = ..., lee_low: _Optional[float] = ..., lee_high: _Optional[float] = ...) -> None: ...
+        def __init__(self, arm: _Optional[str] = ..., control: _Optional[float] = ..., treatment: _Optional[float] = ..., settled: _Optional[bool] = ..., lee_low: _Optional[float] = ..., lee_high: _Optional[float] = ...) -> None: ...
     class Planned(_message.Message):
         __slots__ = ("units", "planned_units", "reached", "chance", "chance_planned", "give_up", "text")
         UNITS_FIELD_NUMBER: _ClassVar[int]
@@ -425,18 +415,16 @@ class GetReportResponse(_message.Message):
         text: str
         def __init__(self, units: _Optional[int] = ..., planned_units: _Optional[int] = ..., reached: _Optional[bool] = ..., chance: _Optional[float] = ..., chance_planned: _Optional[float] = ..., give_up: _Optional[bool] = ..., text: _Optional[str] = ...) -> None: ...
     class Forecast(_message.Message):
-        __slots__ = ("units_per_day", "units", "days", "smallest_effect", "text")
+        __slots__ = ("units_per_day", "units", "days", "smallest_effect")
         UNITS_PER_DAY_FIELD_NUMBER: _ClassVar[int]
         UNITS_FIELD_NUMBER: _ClassVar[int]
         DAYS_FIELD_NUMBER: _ClassVar[int]
         SMALLEST_EFFECT_FIELD_NUMBER: _ClassVar[int]
-        TEXT_FIELD_NUMBER: _ClassVar[int]
         units_per_day: float
         units: int
         days: float
         smallest_effect: float
-        text: str
-        def __init__(self, units_per_day: _Optional[float] = ..., units: _Optional[int] = ..., days: _Optional[float] = ..., smallest_effect: _Optional[float] = ..., text: _Optional[str] = ...) -> None: ...
+        def __init__(self, units_per_day: _Optional[float] = ..., units: _Optional[int] = ..., days: _Optional[float] = ..., smallest_effect: _Optional[float] = ...) -> None: ...
     class Waiting(_message.Message):
         __slots__ = ("rule", "text", "units")
         RULE_FIELD_NUMBER: _ClassVar[int]
@@ -447,18 +435,16 @@ class GetReportResponse(_message.Message):
         units: int
         def __init__(self, rule: _Optional[str] = ..., text: _Optional[str] = ..., units: _Optional[int] = ...) -> None: ...
     class SegmentReport(_message.Message):
-        __slots__ = ("label", "effects", "p", "differ", "text")
+        __slots__ = ("label", "effects", "p", "differ")
         LABEL_FIELD_NUMBER: _ClassVar[int]
         EFFECTS_FIELD_NUMBER: _ClassVar[int]
         P_FIELD_NUMBER: _ClassVar[int]
         DIFFER_FIELD_NUMBER: _ClassVar[int]
-        TEXT_FIELD_NUMBER: _ClassVar[int]
         label: str
         effects: _containers.RepeatedCompositeFieldContainer[GetReportResponse.SegmentEffect]
         p: float
         differ: bool
-        text: str
-        def __init__(self, label: _Optional[str] = ..., effects: _Optional[_Iterable[_Union[GetReportResponse.SegmentEffect, _Mapping]]] = ..., p: _Optional[float] = ..., differ: _Optional[bool] = ..., text: _Optional[str] = ...) -> None: ...
+        def __init__(self, label: _Optional[str] = ..., effects: _Optional[_Iterable[_Union[GetReportResponse.SegmentEffect, _Mapping]]] = ..., p: _Optional[float] = ..., differ: _Optional[bool] = ...) -> None: ...
     class SegmentEffect(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -476,7 +462,7 @@ class GetReportResponse(_message.Message):
         text: str
         def __init__(self, decision: _Optional[str] = ..., rule: _Optional[str] = ..., text: _Optional[str] = ...) -> None: ...
     class Comparison(_message.Message):
-        __slots__ = ("metric", "values", "effect", "low", "high", "p", "units", "method", "state", "relative", "relative_low", "relative_high", "margin", "margin_relative", "higher_is_better", "anytime", "waiting", "cap", "alpha", "age", "early", "shared_queue")
+        __slots__ = ("metric", "values", "effect", "low", "high", "p", "units", "method", "state", "relative", "relative_low", "relative_high", "margin", "margin_relative", "higher_is_better", "waiting", "cap", "alpha", "age", "early")
         METRIC_FIELD_NUMBER: _ClassVar[int]
         VALUES_FIELD_NUMBER: _ClassVar[int]
         EFFECT_FIELD_NUMBER: _ClassVar[int]
@@ -492,13 +478,11 @@ class GetReportResponse(_message.Message):
         MARGIN_FIELD_NUMBER: _ClassVar[int]
         MARGIN_RELATIVE_FIELD_NUMBER: _ClassVar[int]
         HIGHER_IS_BETTER_FIELD_NUMBER: _ClassVar[int]
-        ANYTIME_FIELD_NUMBER: _ClassVar[int]
         WAITING_FIELD_NUMBER: _ClassVar[int]
         CAP_FIELD_NUMBER: _ClassVar[int]
         ALPHA_FIELD_NUMBER: _ClassVar[int]
         AGE_FIELD_NUMBER: _ClassVar[int]
         EARLY_FIELD_NUMBER: _ClassVar[int]
-        SHARED_QUEUE_FIELD_NUMBER: _ClassVar[int]
         metric: str
         values: _containers.RepeatedScalarFieldContainer[float]
         effect: float
@@ -514,16 +498,14 @@ class GetReportResponse(_message.Message):
         margin: float
         margin_relative: bool
         higher_is_better: bool
-        anytime: bool
         waiting: GetReportResponse.Waiting
         cap: float
         alpha: float
         age: float
         early: bool
-        shared_queue: bool
-        def __init__(self, metric: _Optional[str] = ..., values: _Optional[_Iterable[float]] = ..., effect: _Optional[float] = ..., low: _Optional[float] = ..., high: _Optional[float] = ..., p: _Optional[float] = ..., units: _Optional[_Iterable[int]] = ..., method: _Optional[str] = ..., state: _Optional[str] = ..., relative: _Optional[float] = ..., relative_low: _Optional[float] = ..., relative_high: _Optional[float] = ..., margin: _Optional[float] = ..., margin_relative: _Optional[bool] = ..., higher_is_better: _Optional[bool] = ..., anytime: _Optional[bool] = ..., waiting: _Optional[_Union[GetReportResponse.Waiting, _Mapping]] = ..., cap: _Optional[float] = ..., alpha: _Optional[float] = ..., age: _Optional[float] = ..., early: _Optional[bool] = ..., shared_queue: _Optional[bool] = ...) -> None: ...
+        def __init__(self, metric: _Optional[str] = ..., values: _Optional[_Iterable[float]] = ..., effect: _Optional[float] = ..., low: _Optional[float] = ..., high: _Optional[float] = ..., p: _Optional[float] = ..., units: _Optional[_Iterable[int]] = ..., method: _Optional[str] = ..., state: _Optional[str] = ..., relative: _Optional[float] = ..., relative_low: _Optional[float] = ..., relative_high: _Optional[float] = ..., margin: _Optional[float] = ..., margin_relative: _Optional[bool] = ..., higher_is_better: _Optional[bool] = ..., waiting: _Optional[_Union[GetReportResponse.Waiting, _Mapping]] = ..., cap: _Optional[float] = ..., alpha: _Optional[float] = ..., age: _Optional[float] = ..., early: _Optional[bool] = ...) -> None: ...
     class ArmReport(_message.Message):
-        __slots__ = ("arm", "verdict", "blocked", "primary", "adjusted_p", "guardrails", "pairs", "unadjusted", "secondary", "segments", "days", "early")
+        __slots__ = ("arm", "verdict", "blocked", "primary", "adjusted_p", "guardrails", "pairs", "unadjusted", "secondary", "segments", "early")
         ARM_FIELD_NUMBER: _ClassVar[int]
         VERDICT_FIELD_NUMBER: _ClassVar[int]
         BLOCKED_FIELD_NUMBER: _ClassVar[int]
@@ -534,7 +516,6 @@ class GetReportResponse(_message.Message):
         UNADJUSTED_FIELD_NUMBER: _ClassVar[int]
         SECONDARY_FIELD_NUMBER: _ClassVar[int]
         SEGMENTS_FIELD_NUMBER: _ClassVar[int]
-        DAYS_FIELD_NUMBER: _ClassVar[int]
         EARLY_FIELD_NUMBER: _ClassVar[int]
         arm: str
         verdict: GetReportResponse.Verdict
@@ -546,9 +527,8 @@ class GetReportResponse(_message.Message):
         unadjusted: GetReportResponse.Comparison
         secondary: _containers.RepeatedCompositeFieldContainer[GetReportResponse.Comparison]
         segments: _containers.RepeatedCompositeFieldContainer[GetReportResponse.SegmentReport]
-        days: _containers.RepeatedCompositeFieldContainer[GetReportResponse.SegmentEffect]
         early: _containers.RepeatedCompositeFieldContainer[GetReportResponse.Comparison]
-        def __init__(self, arm: _Optional[str] = ..., verdict: _Optional[_Union[GetReportResponse.Verdict, _Mapping]] = ..., blocked: _Optional[_Union[GetReportResponse.Verdict, _Mapping]] = ..., primary: _Optional[_Union[GetReportResponse.Comparison, _Mapping]] = ..., adjusted_p: _Optional[float] = ..., guardrails: _Optional[_Iterable[_Union[GetReportResponse.Comparison, _Mapping]]] = ..., pairs: _Optional[_Union[GetReportResponse.Pairs, _Mapping]] = ..., unadjusted: _Optional[_Union[GetReportResponse.Comparison, _Mapping]] = ..., secondary: _Optional[_Iterable[_Union[GetReportResponse.Comparison, _Mapping]]] = ..., segments: _Optional[_Iterable[_Union[GetReportResponse.SegmentReport, _Mapping]]] = ..., days: _Optional[_Iterable[_Union[GetReportResponse.SegmentEffect, _Mapping]]] = ..., early: _Optional[_Iterable[_Union[GetReportResponse.Comparison, _Mapping]]] = ...) -> None: ...
+        def __init__(self, arm: _Optional[str] = ..., verdict: _Optional[_Union[GetReportResponse.Verdict, _Mapping]] = ..., blocked: _Optional[_Union[GetReportResponse.Verdict, _Mapping]] = ..., primary: _Optional[_Union[GetReportResponse.Comparison, _Mapping]] = ..., adjusted_p: _Optional[float] = ..., guardrails: _Optional[_Iterable[_Union[GetReportResponse.Comparison, _Mapping]]] = ..., pairs: _Optional[_Union[GetReportResponse.Pairs, _Mapping]] = ..., unadjusted: _Optional[_Union[GetReportResponse.Comparison, _Mapping]] = ..., secondary: _Optional[_Iterable[_Union[GetReportResponse.Comparison, _Mapping]]] = ..., segments: _Optional[_Iterable[_Union[GetReportResponse.SegmentReport, _Mapping]]] = ..., early: _Optional[_Iterable[_Union[GetReportResponse.Comparison, _Mapping]]] = ...) -> None: ...
     class Pairs(_message.Message):
         __slots__ = ("answers", "same")
         ANSWERS_FIELD_NUMBER: _ClassVar[int]
@@ -566,7 +546,7 @@ class GetReportResponse(_message.Message):
         text: str
         def __init__(self, name: _Optional[str] = ..., failed: _Optional[bool] = ..., text: _Optional[str] = ...) -> None: ...
     class ArmNumbers(_message.Message):
-        __slots__ = ("arm", "units", "matured", "degraded", "responses", "expected", "answered", "built_in", "weight", "ended")
+        __slots__ = ("arm", "units", "matured", "degraded", "responses", "expected", "answered", "built_in", "weight")
         class AnsweredEntry(_message.Message):
             __slots__ = ("key", "value")
             KEY_FIELD_NUMBER: _ClassVar[int]
@@ -590,7 +570,6 @@ class GetReportResponse(_message.Message):
         ANSWERED_FIELD_NUMBER: _ClassVar[int]
         BUILT_IN_FIELD_NUMBER: _ClassVar[int]
         WEIGHT_FIELD_NUMBER: _ClassVar[int]
-        ENDED_FIELD_NUMBER: _ClassVar[int]
         arm: str
         units: int
         matured: int
@@ -600,17 +579,7 @@ class GetReportResponse(_message.Message):
         answered: _containers.ScalarMap[str, int]
         built_in: _containers.ScalarMap[str, float]
         weight: float
-        ended: _containers.RepeatedCompositeFieldContainer[GetReportResponse.EarlyEnds]
-        def __init__(self, arm: _Optional[str] = ..., units: _Optional[int] = ..., matured: _Optional[int] = ..., degraded: _Optional[int] = ..., responses: _Optional[int] = ..., expected: _Optional[float] = ..., answered: _Optional[_Mapping[str, int]] = ..., built_in: _Optional[_Mapping[str, float]] = ..., weight: _Optional[float] = ..., ended: _Optional[_Iterable[_Union[GetReportResponse.EarlyEnds, _Mapping]]] = ...) -> None: ...
-    class EarlyEnds(_message.Message):
-        __slots__ = ("stage", "errors", "cancelled")
-        STAGE_FIELD_NUMBER: _ClassVar[int]
-        ERRORS_FIELD_NUMBER: _ClassVar[int]
-        CANCELLED_FIELD_NUMBER: _ClassVar[int]
-        stage: str
-        errors: int
-        cancelled: int
-        def __init__(self, stage: _Optional[str] = ..., errors: _Optional[int] = ..., cancelled: _Optional[int] = ...) -> None: ...
+        def __init__(self, arm: _Optional[str] = ..., units: _Optional[int] = ..., matured: _Optional[int] = ..., degraded: _Optional[int] = ..., responses: _Optional[int] = ..., expected: _Optional[float] = ..., answered: _Optional[_Mapping[str, int]] = ..., built_in: _Optional[_Mapping[str, float]] = ..., weight: _Optional[float] = ...) -> None: ...
     class AuditEntry(_message.Message):
         __slots__ = ("experiment", "time", "actor", "act", "reason", "detail")
         EXPERIMENT_FIELD_NUMBER: _ClassVar[int]
@@ -627,20 +596,18 @@ class GetReportResponse(_message.Message):
         detail: _struct_pb2.Struct
         def __init__(self, experiment: _Optional[str] = ..., time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., actor: _Optional[str] = ..., act: _Optional[str] = ..., reason: _Optional[str] = ..., detail: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ...) -> None: ...
     class Point(_message.Message):
-        __slots__ = ("time", "arm", "effect", "low", "high", "units")
+        __slots__ = ("time", "arm", "effect", "low", "high")
         TIME_FIELD_NUMBER: _ClassVar[int]
         ARM_FIELD_NUMBER: _ClassVar[int]
         EFFECT_FIELD_NUMBER: _ClassVar[int]
         LOW_FIELD_NUMBER: _ClassVar[int]
         HIGH_FIELD_NUMBER: _ClassVar[int]
-        UNITS_FIELD_NUMBER: _ClassVar[int]
         time: _timestamp_pb2.Timestamp
         arm: str
         effect: float
         low: float
         high: float
-        units: int
-        def __init__(self, time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., arm: _Optional[str] = ..., effect: _Optional[float] = ..., low: _Optional[float] = ..., high: _Optional[float] = ..., units: _Optional[int] = ...) -> None: ...
+        def __init__(self, time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., arm: _Optional[str] = ..., effect: _Optional[float] = ..., low: _Optional[float] = ..., high: _Optional[float] = ...) -> None: ...
     EXPERIMENT_FIELD_NUMBER: _ClassVar[int]
     PHASE_FIELD_NUMBER: _ClassVar[int]
     VERDICT_FIELD_NUMBER: _ClassVar[int]

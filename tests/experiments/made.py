@@ -69,7 +69,7 @@ def decision(ref: AdapterRef | None = OLD, reason: Reason = Reason.CLASSIFIED) -
 
 
 def exposure(number: int = 0, experiment: str = "trial", arm: str = "new") -> Exposure:
-    return Exposure(experiment, 1, f"unit{number}", arm, 1000.0 + number, f"response{number}", 0.5)
+    return Exposure(experiment, 1, f"unit{number}", arm, 1000.0 + number, f"response{number}")
 
 
 def outcome(number: int = 0, value: float = 1.0, key: str = "") -> StoredOutcome:

@@ -17,12 +17,11 @@ from router.experiments.model import (
     Experiment,
     ExperimentPhase,
     Exposure,
-    MetricSpec,
     ShadowPair,
     StoredOutcome,
 )
 from router.experiments.store.series import PairCounts, PhaseData
-from router.experiments.store.store import ExperimentStore, UnitsByAge
+from router.experiments.store.store import ExperimentStore
 from tests.experiments.memory_sums import Kept, Place, Rows, counts, phase_data, windows
 
 log = logging.getLogger(__name__)
@@ -186,11 +185,6 @@ class MemoryStore:
     def _of(self, name: str, number: int) -> tuple[Place, Rows]:
         self._phase(name, number)
         return (name, number), self.rows[name, number]
-
-    def values_by_age(
-        self, name: str, phase: int, metric: MetricSpec, bounds: Sequence[float]
-    ) -> dict[tuple[str, int], UnitsByAge]:
-        return {}
 
     def paired(self, name: str, phase: int) -> Mapping[str, PairCounts]:
         _, rows = self._of(name, phase)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
@@ -10,7 +10,6 @@ from typing import TypeAlias
 from router.experiments.model import (
     BUILT_IN,
     Aggregate,
-    EarlyEnds,
     ExperimentPhase,
     Exposure,
     MetricSpec,
@@ -23,8 +22,7 @@ from router.experiments.model import (
 from router.experiments.stats.moments import Moments
 from router.experiments.store import series
 from router.experiments.store.series import PhaseData, TimeBucket
-from router.experiments.times import slow_share
-from router.ports import Stage
+from router.experiments.times import UNSERVED, slow_share
 
 Place: TypeAlias = tuple[str, int]  # experiment, phase
 
@@ -179,22 +177,9 @@ def phase_data(phase: ExperimentPhase, place: Place, rows: Rows, kept: Iterable[
         responses=dict(sorted(responses.items())),
         peak=rows.peak,
         built_in=_built_in(units.values()),
-        ended=_ended(units, place, kept),
+        unserved=dict(Counter(unit.arm for unit in units.values() for _ in unit.values(UNSERVED))),
         **_aside(phase, place, rows, kept),
     )
-
-
-def _ended(units: dict[str, Unit], place: Place, kept: Iterable[Kept]) -> dict[str, tuple[EarlyEnds, ...]]:
-    found = [(units[k.places[place]].arm, k.outcome) for k in kept if k.places.get(place) in units]
-    ends = [(arm, o.stage, o.metric) for arm, o in found if o.stage]
-    return {
-        arm: tuple(
-            EarlyEnds(stage, ends.count((arm, stage, "error")), ends.count((arm, stage, "cancelled")))
-            for stage in Stage
-            if any((arm, stage) == end[:2] for end in ends)
-        )
-        for arm in sorted({arm for arm, *_ in ends})
-    }
 
 
 def _aside(phase: ExperimentPhase, place: Place, rows: Rows, kept: Iterable[Kept]) -> dict[str, int]:

@@ -6,7 +6,6 @@ import hashlib
 import json
 import logging
 import time
-import uuid
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -31,7 +30,6 @@ from router.experiments.assignment import (
     holdout_problem,
     never_repeats,
     place_of,
-    request_id_like,
     running_of,
     unit_hash,
 )
@@ -158,48 +156,6 @@ def test_always_in_range(salt, unit):
     assert 0 <= fraction(salt, unit) < 1
 
 
-NOW = 1_700_000_000.0
-UUID7 = f"{int(NOW * 1e3):012x}"
-UUID7 = f"{UUID7[:8]}-{UUID7[8:]}-7abc-8def-0123456789ab"
-
-
-@pytest.mark.parametrize(
-    "unit",
-    [
-        "req-abc123",
-        "chatcmpl-9xYz",
-        "trace:77",
-        "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
-        UUID7,
-        UUID7.replace("-", ""),
-        "1700000000123",
-    ],
-)
-def test_what_looks_like_a_request_id(unit):
-    assert request_id_like(unit, now=NOW)
-
-
-@pytest.mark.parametrize(
-    "unit", ["user-17", "alice@example.org", "request", "4711", str(uuid.UUID(int=77, version=4)), "naïve"]
-)
-def test_what_does_not(unit):
-    assert request_id_like(unit, request_id="another", now=NOW) is None
-
-
-def test_an_id_that_carries_an_old_time_may_be_a_users():
-    assert request_id_like(UUID7, now=NOW + 86_400) is None
-
-
-def test_a_uuid_of_version_1_carries_its_time():
-    made = uuid.uuid1()
-    assert request_id_like(str(made), now=(made.time - 0x01B21DD213814000) / 1e7)
-    assert request_id_like(str(made), now=0.0) is None
-
-
-def test_the_id_of_the_request_itself():
-    assert request_id_like("anything", request_id="anything") == "is the id of this request"
-
-
 def test_units_that_never_repeat():
     assert never_repeats(2000, 1995)
     assert not never_repeats(2000, 900)
@@ -215,9 +171,9 @@ def assigner(*found) -> Assigner:
     return made
 
 
-def arms_of(made: Assigner, now: float = 0.0) -> dict[str, str]:
+def arms_of(made: Assigner) -> dict[str, str]:
     """Of those units that take part."""
-    found = {unit: made.assign(request(unit), decision(), now) for unit in PEOPLE}
+    found = {unit: made.assign(request(unit), decision()) for unit in PEOPLE}
     return {unit: one.arm.name for unit, one in found.items() if isinstance(one, ArmAssignment)}
 
 
@@ -235,11 +191,11 @@ def test_a_withdrawn_arm_has_no_units_and_nobody_else_moves():
     before, after = arms_of(assigner(running(spec=three))), arms_of(assigner(withdrawn))
     assert after == {unit: arm for unit, arm in before.items() if arm != "new"}
     unit = next(unit for unit, arm in before.items() if arm == "new")
-    assert place_of(withdrawn, request(unit), 0.0).outside == "arm_withdrawn"
+    assert place_of(withdrawn, request(unit)).outside == "arm_withdrawn"
 
 
 def test_what_an_assignment_says():
-    found = assigner(running()).assign(request("ann"), decision(), 0.0)
+    found = assigner(running()).assign(request("ann"), decision())
     assert isinstance(found, ArmAssignment)
     assert found.unit == unit_hash("ann")
     assert found.propensity == 0.5
@@ -249,43 +205,43 @@ def test_what_an_assignment_says():
 
 def test_only_its_route_takes_part():
     made = assigner(running())
-    assert made.assign(request(), decision(AdapterRef("legal", "1.0.0")), 0.0) is None
-    assert made.assign(request(), decision(None), 0.0) is None
+    assert made.assign(request(), decision(AdapterRef("legal", "1.0.0"))) is None
+    assert made.assign(request(), decision(None)) is None
 
 
 def test_a_route_of_the_base():
     spec = replace(SPEC, route="base", arms=(ArmSpec("control", 0.5), ArmSpec("new", 0.5, NEW)))
     made = assigner(running(spec=spec))
-    assert isinstance(made.assign(request(), decision(None), 0.0), ArmAssignment)
-    assert made.assign(request(), decision(OLD), 0.0) is None
+    assert isinstance(made.assign(request(), decision(None)), ArmAssignment)
+    assert made.assign(request(), decision(OLD)) is None
 
 
 def test_a_named_version_never_takes_part_a_named_adapter_does():
     made = assigner(running())
     explicit = decision(OLD, Reason.EXPLICIT)
-    assert made.assign(request(adapter="adapters/medical/versions/1.0.0"), explicit, 0.0) is None
-    assert isinstance(made.assign(request(adapter="adapters/medical"), explicit, 0.0), ArmAssignment)
+    assert made.assign(request(adapter="adapters/medical/versions/1.0.0"), explicit) is None
+    assert isinstance(made.assign(request(adapter="adapters/medical"), explicit), ArmAssignment)
 
 
 @pytest.mark.parametrize("unit", ["", "null"])
 def test_a_request_without_a_unit_has_no_arm(unit):
-    assert assigner(running()).assign(request(unit), decision(), 0.0) == Outside(
+    assert assigner(running()).assign(request(unit), decision()) == Outside(
         "trial", NotAssignedReason.UNIT_MISSING
     )
 
 
 def test_the_unit_may_be_a_label():
     made = assigner(running(spec=replace(SPEC, unit_label="session")))
-    found = made.assign(request("", session="s1"), decision(), 0.0)
+    found = made.assign(request("", session="s1"), decision())
     assert isinstance(found, ArmAssignment)
     assert found.unit == unit_hash("s1")
-    assert isinstance(made.assign(request("ann"), decision(), 0.0), Outside)
+    assert isinstance(made.assign(request("ann"), decision()), Outside)
 
 
 def test_each_half_of_a_namespace_has_its_experiment():
     halves = [replace(SPEC, namespace="users", slot=slot) for slot in ((0.0, 0.5), (0.5, 1.0))]
     made = assigner(*(running(name, spec) for name, spec in zip("ab", halves, strict=True)))
-    found = {unit: made.assign(request(unit), decision(), 0.0) for unit in PEOPLE}
+    found = {unit: made.assign(request(unit), decision()) for unit in PEOPLE}
     names = Counter(one.running.name for one in found.values() if isinstance(one, ArmAssignment))
     assert sum(names.values()) == len(PEOPLE)
     assert min(names["a"], names["b"]) > 150
@@ -293,7 +249,7 @@ def test_each_half_of_a_namespace_has_its_experiment():
 
 def test_shadow_experiments_assign_nobody():
     made = assigner(running(spec=replace(SPEC, mode=Mode.SHADOW)))
-    assert made.assign(request(), decision(), 0.0) is None
+    assert made.assign(request(), decision()) is None
     assert [one.name for one in made.snapshot.shadows["medical"]] == ["trial"]
 
 
@@ -301,7 +257,7 @@ def test_request_ids_are_warned_about_once(caplog):
     made = assigner(running())
     with caplog.at_level(logging.WARNING):
         for number in range(3):
-            made.assign(request(f"req-{number}", caller_id=f"req-{number}"), decision(), 0.0)
+            made.assign(request(f"req-{number}", caller_id=f"req-{number}"), decision())
     assert len(caplog.records) == 1
     (text,) = made.warnings("trial")
     assert text == "a unit (routing.unit) is the id of this request: units must be the same at every request"
@@ -319,7 +275,7 @@ def test_an_assignment_costs_less_than_50_microseconds_of_processor_time():
     made, requests, costs = assigner(running(spec=spec, holdout=0.01), *others), map(request, PEOPLE), []
     for asked in requests:
         begin = time.process_time_ns()
-        made.assign(asked, decision(), 0.0)
+        made.assign(asked, decision())
         costs.append(time.process_time_ns() - begin)
     assert median(costs) < 50_000
 
@@ -345,17 +301,17 @@ def trial(spec=SPEC, name: str = "trial"):
 
 
 def sides(of: Assigner, *args, route: str = "medical", **fields) -> list[str]:
-    return [one.arm.name for one in of.holdouts(request(*args, **fields), route, 0.0)]
+    return [one.arm.name for one in of.holdouts(request(*args, **fields), route)]
 
 
 def test_a_unit_of_the_holdout_is_control_and_no_other_is():
     of = made(trial())
     for unit in PEOPLE:
-        (side,) = of.holdouts(request(unit), "medical", 0.0)
+        (side,) = of.holdouts(request(unit), "medical")
         held = fraction("salt-holdout", unit) < SHARE
         assert (side.arm.name, side.propensity) == (("out", SHARE) if held else ("in", 1 - SHARE))
         assert (side.unit, side.running.name, side.running.phase) == (unit_hash(unit), "worth", 1)
-        assert isinstance(of.assign(request(unit), decision(), 0.0), ArmAssignment) is not held
+        assert isinstance(of.assign(request(unit), decision()), ArmAssignment) is not held
 
 
 def test_serving_is_as_without_it():
@@ -363,14 +319,14 @@ def test_serving_is_as_without_it():
     alone.use([trial()])
     beside = made(trial())
     for unit in PEOPLE:
-        first, second = (one.assign(request(unit), decision(), 0.0) for one in (alone, beside))
+        first, second = (one.assign(request(unit), decision()) for one in (alone, beside))
         assert getattr(first, "arm", None) == getattr(second, "arm", None)
 
 
 def test_enrolment_and_namespace_make_no_difference():
     spec = replace(SPEC, enrolment=0.01, namespace="users", slot=(0.0, 0.1))
     of = made(trial(spec))
-    assert sum(isinstance(of.assign(request(u), decision(), 0.0), ArmAssignment) for u in PEOPLE) < 10
+    assert sum(isinstance(of.assign(request(u), decision()), ArmAssignment) for u in PEOPLE) < 10
     assert all(len(sides(of, unit)) == 1 for unit in PEOPLE)
 
 
@@ -386,7 +342,7 @@ def test_enrolment_and_namespace_make_no_difference():
     ids=["another route", "the base", "no unit", "a word for nobody", "a named version"],
 )
 def test_who_could_take_part_in_nothing_is_not_exposed(asked, route):
-    assert made(trial()).holdouts(asked, route, 0.0) == ()
+    assert made(trial()).holdouts(asked, route) == ()
 
 
 def test_it_is_for_splits_and_not_for_shadows():
@@ -396,7 +352,7 @@ def test_it_is_for_splits_and_not_for_shadows():
 
 def test_two_of_them_are_both_exposed_and_one_is_no_reason_for_the_other():
     of = made(running("more", HOLDOUT, SHARE), trial())
-    found = of.holdouts(request("ann"), "medical", 0.0)
+    found = of.holdouts(request("ann"), "medical")
     assert [one.running.name for one in found] == ["more", "worth"]
     assert len({one.arm.name for one in found}) == 1
     assert sides(made(running("more", HOLDOUT, SHARE)), "ann") == []
@@ -409,7 +365,7 @@ def test_the_unit_is_its_own_and_experiments_of_another_unit_are_told_of():
     assert text == "the unit of trial is another: requests of that experiment are not counted"
     labelled = replace(HOLDOUT, unit_label="session")
     of = made(trial(replace(SPEC, unit_label="session")), spec=labelled)
-    (side,) = of.holdouts(request("", session="s1"), "medical", 0.0)
+    (side,) = of.holdouts(request("", session="s1"), "medical")
     assert side.unit == unit_hash("s1")
     assert of.warnings("worth") == ()
 

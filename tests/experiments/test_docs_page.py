@@ -69,7 +69,7 @@ def walk(target: str, capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
         if file:
             Path(file).write_text(out)
         said[" ".join(arguments(command)[:2])] = out
-    files = ("medical-v2.toml", "medical-v2.html", "medical-v2-data/values.csv")
+    files = ("medical-v2.toml", "medical-v2.html", "values.csv")
     return said | {name: Path(name).read_text() for name in files}
 
 
@@ -78,11 +78,12 @@ async def test_the_way_from_plan_to_rollback_works_as_it_is_written(target, caps
     assert "thumbs_up" in said["medical-v2.toml"]
     assert "UNSOUND" not in said["experiments aa"]
     assert said["experiments plan"] in PAGE
-    assert said["experiments report"].startswith("PROMOTE new: it is better than old.\nthumbs_up: +")
-    assert "Further metrics" in said["experiments report"]
-    assert "country" in said["experiments report"]
+    assert said["experiments report"].startswith("PROMOTE new: it is better than old.\n")
+    assert "\nDifference: thumbs_up: +" in said["experiments report"]
+    assert "completion_tokens" in said["experiments report"]
+    assert "country" in said["medical-v2.html"]
     assert "<svg" in said["medical-v2.html"]
-    assert said["medical-v2-data/values.csv"].count("thumbs_up") == 1500
+    assert said["values.csv"].count("thumbs_up") == 1500
     assert "medical@1.1.0 is the default" in said["experiments promote"]
     assert "medical@1.0.0 is the default" in said["experiments rollback"]
     with Client(target) as client:

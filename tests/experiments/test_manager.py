@@ -395,7 +395,7 @@ def test_rates_of_earlier_experiments_are_learnt(bench: SimpleNamespace) -> None
     assert bench.manager.rates["first"] == {}
     for i in range(80):
         arm = ("old", "new")[i % 2]
-        bench.store.expose([Exposure("first", 1, f"u{i}", arm, started.phase.started + 1, f"r{i}", 0.5)])
+        bench.store.expose([Exposure("first", 1, f"u{i}", arm, started.phase.started + 1, f"r{i}")])
         bench.store.record(
             [StoredOutcome(f"k{i}", "solved", float(i < 8), started.phase.started + 1, f"r{i}")]
         )

@@ -218,7 +218,7 @@ def ran(
     arms = [arm.name for arm in spec.arms]
     for i in range(units):
         at, unit = started + days * DAY * i / units, f"u{i}"
-        store.expose([Exposure(name, 1, unit, arms[i % 2], at, f"{name}-{i}", 0.5)])
+        store.expose([Exposure(name, 1, unit, arms[i % 2], at, f"{name}-{i}")])
         for metric in spec.metrics:
             value = float(i // 2 % 2) if metric.kind is Kind.PROPORTION else float(i // 2 % 3)
             store.record([StoredOutcome(f"{name}-{i}-{metric.name}", metric.name, value, at, f"{name}-{i}")])
@@ -298,7 +298,7 @@ def test_a_metric_that_never_varied_is_told_with_its_place() -> None:
     same: dict[str, Any] = {"primary": MINUTES}
     ran(store, "same", plan(**same), START, units=0)
     for i in range(60):
-        store.expose([Exposure("same", 1, f"u{i}", ("old", "new")[i % 2], START + i, f"r{i}", 0.5)])
+        store.expose([Exposure("same", 1, f"u{i}", ("old", "new")[i % 2], START + i, f"r{i}")])
         store.record([StoredOutcome(f"k{i}", "minutes", 4.0, START + i, f"r{i}")])
     with pytest.raises(InvalidRequest, match=r"deviation: is 0.*experiments/same, phase 1: 30 units"):
         size_of(SizeQuestion("minutes", route="medical", effect=0.2), store, NOW)

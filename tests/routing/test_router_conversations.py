@@ -169,7 +169,7 @@ async def test_a_units_arm_stays_within_a_conversation(kit: Any, start: Start) -
     assigner.use((running(),))
     arms = set()
     for asked in (chat(kit, "medical?", unit="ann"), chat(kit, "medical?", "1", "and?", unit="ann")):
-        found = assigner.assign(asked, await router.route(asked), 0.0)
+        found = assigner.assign(asked, await router.route(asked))
         assert isinstance(found, ArmAssignment)
         arms.add(found.arm.name)
     assert len(arms) == 1

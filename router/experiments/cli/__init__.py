@@ -16,7 +16,6 @@ from router.experiments.cli.create import Etag, Name, number_from_flag, read_pla
 from router.experiments.cli.create import create as create_
 from router.experiments.cli.record import record as record_
 from router.experiments.cli.report import report as report_
-from router.experiments.cli.report import watch
 
 if TYPE_CHECKING:
     from router.client import Client, Experiment, Promotion
@@ -408,7 +407,6 @@ app = group(
     start=start,
     update=update,
     report=report_,
-    watch=watch,
     record=record_,
     withdraw=withdraw,
     stop=stop,

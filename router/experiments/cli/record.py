@@ -8,11 +8,10 @@ import sys
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from hashlib import sha256
-from pathlib import Path
 from tempfile import TemporaryFile
-from typing import IO, TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,13 +20,12 @@ from router.cli.command import FAILED, MISUSED, CliError
 
 if TYPE_CHECKING:
     from router.client import Client, Outcome
-    from router.experiments.value_files import BadFile
 
 Metric = Annotated[
     str,
     typer.Argument(
         metavar="METRIC",
-        help="The metric; - reads JSON lines from stdin; with --file, none.",
+        help="The metric; - reads JSON lines from stdin.",
         show_default=False,
     ),
 ]
@@ -35,7 +33,7 @@ Value = Annotated[float | None, typer.Argument(metavar="VALUE", help="Its value;
 Response = Annotated[str, typer.Option("--response", metavar="ID", help="Of this answer: its response_id.")]
 OfExperiment = Annotated[
     str,
-    typer.Option("--experiment", metavar="NAME", help="Of a unit in this experiment; with --unit or --file."),
+    typer.Option("--experiment", metavar="NAME", help="Of a unit in this experiment; with --unit."),
 ]
 Unit = Annotated[str, typer.Option("--unit", metavar="ID", help="The unit, as in the request.")]
 Time = Annotated[
@@ -43,14 +41,6 @@ Time = Annotated[
 ]
 Key = Annotated[
     str, typer.Option("--key", metavar="KEY", help="The same key is counted once: sending again is safe.")
-]
-File = Annotated[
-    Path | None,
-    typer.Option(
-        "--file",
-        metavar="PATH",
-        help="Values by unit: CSV, JSONL or Parquet with unit or unit_hash, metric, value.",
-    ),
 ]
 SHOWN = 20
 """Refused outcomes that are shown; the rest is counted."""
@@ -64,7 +54,6 @@ def record(
     unit: Unit = "",
     at: Time = None,
     key: Key = "",
-    file: File = None,
     server: flags.Server = "",
     timeout: flags.Timeout = 60.0,
     json: flags.Json = False,
@@ -73,27 +62,21 @@ def record(
 
     An outcome is of an answer, by its response id, or of a unit in an experiment. With - each line of stdin
     is a JSON object with metric, value, and response_id or experiment and unit (or unit_hash), and perhaps
-    time and key. With --file, values of one experiment by unit that were computed elsewhere: columns unit or
-    unit_hash, metric, value, and perhaps time (unix seconds or ISO 8601) and key. All of it is checked before
-    anything is sent. Sending it again is safe: what has no key gets one made of what it says.
+    time (unix seconds) and key. All of it is checked before anything is sent. Sending it again is safe: what
+    has no key gets one made of what it says.
 
     \b
     Examples:
       lora-router experiments record thumbs_up 1 --response 0a1b2c --key vote-4711
       lora-router experiments record - < outcomes.jsonl
-      lora-router experiments record --experiment medical-v2 --file conversions.csv
     """
     from router.client import Outcome
 
-    if file is not None:
-        if metric or value is not None or response or unit or key or at is not None:
-            raise CliError("--file has the values: give only --experiment NAME with it", MISUSED)
-        done = _from_file(file, experiment, server, timeout)
-    elif metric == "-":
+    if metric == "-":
         done = _from_lines(sys.stdin, server, timeout)
     elif not metric or value is None:
         what = f"what is the value of {metric}?" if metric else "what shall be recorded?"
-        raise CliError(f"{what} record METRIC VALUE, - for JSON lines, or --file PATH", MISUSED)
+        raise CliError(f"{what} record METRIC VALUE, or - for JSON lines", MISUSED)
     else:
         done = _one(Outcome(metric, value, response, experiment, unit, at, key), server, timeout)
     counted, refused = done
@@ -130,54 +113,6 @@ def _sent(
     return +counted, refused
 
 
-def _from_file(path: Path, experiment: str, server: str, timeout: float) -> tuple[Counter[str], list[str]]:
-    """Read twice: all of it is checked before the first row is sent."""
-    from router.cli.connect import connected
-    from router.client import Outcome
-    from router.experiments.model import outcome_problem
-    from router.experiments.value_files import BadFile, check_values, read_values
-
-    if not experiment:
-        raise CliError("--file has values of one experiment: name it with --experiment NAME", MISUSED)
-    try:
-        checked = check_values(path, experiment, outcome_problem)
-    except BadFile as error:
-        raise _bad_file(error) from None
-    if checked.repeated:
-        same = "row has" if checked.repeated == 1 else "rows have"
-        text = f"{checked.repeated:,} {same} the key of another row: only one of those counts"
-        print(f"note: {path.name}: {text}", file=sys.stderr)
-    rows = array("Q")
-
-    def outcomes() -> Iterator[Outcome]:
-        for batch in read_values(path, experiment, outcome_problem):
-            for row in batch:
-                rows.append(row.row)
-                yield Outcome(
-                    row.metric,
-                    row.value,
-                    experiment=experiment,
-                    unit=row.unit,
-                    unit_hash=row.unit_hash,
-                    time=row.time,
-                    key=row.key,
-                )
-
-    with connected(server, timeout) as client:
-        client.experiments.get(experiment)  # one that is not there is an error at once
-        return _sent(client, outcomes(), lambda number: f"{path.name}:{rows[number]}")
-
-
-def _bad_file(error: BadFile) -> CliError:
-    """Each bad row on its own line; the count comes last."""
-    for violation in error.violations:
-        print(f"lora-router: {violation.field}: {violation.description}", file=sys.stderr)
-    left = error.total - len(error.violations)
-    more = f", {left:,} of them not shown" if left else ""
-    faults = "1 fault" if error.total == 1 else f"{error.total:,} faults"
-    return CliError(f"{faults}{more}: nothing was sent", MISUSED)
-
-
 def _print(counted: Counter[str], json: bool) -> None:
     from router.cli.output import print_json
 
@@ -190,25 +125,25 @@ def _print(counted: Counter[str], json: bool) -> None:
 def _from_lines(lines: Iterable[str], server: str, timeout: float) -> tuple[Counter[str], list[str]]:
     """JSON lines, kept in a file until all are checked: stdin cannot be read twice."""
     from router.cli.connect import connected
+    from router.client import Outcome
 
     with TemporaryFile("w+", encoding="utf-8", errors="surrogateescape") as kept:
-        numbers, prints = array("Q"), array("Q")
+        numbers, before = array("Q"), Counter[bytes]()
         wrong: list[str] = []
         for number, line in _numbered(lines):
             try:
-                outcome = _outcome(line)
+                outcome = _keyed(_outcome(line), before)
             except ValueError as error:
                 wrong.append(f"line {number}: {error}")
                 continue
-            if not wrong:
-                numbers.append(number)
-                prints.append(_short(_print_of(outcome)))
-                kept.write(line if line.endswith("\n") else f"{line}\n")
+            numbers.append(number)
+            print(jsons.dumps(asdict(outcome)), file=kept)
         if wrong:
             raise _wrong(wrong)
         kept.seek(0)
         with connected(server, timeout) as client:
-            return _sent(client, _keyed(kept, _twice(prints)), lambda at: f"line {numbers[at]}")
+            outcomes = (Outcome(**jsons.loads(line)) for line in kept)
+            return _sent(client, outcomes, lambda at: f"line {numbers[at]}")
 
 
 def _numbered(lines: Iterable[str]) -> Iterator[tuple[int, str]]:
@@ -227,37 +162,16 @@ def _wrong(lines: list[str]) -> CliError:
     return CliError(f"{faults}{left}: nothing was sent", MISUSED)
 
 
-def _print_of(outcome: Outcome) -> bytes:
-    """A fingerprint of all of an outcome but its value."""
+def _keyed(outcome: Outcome, before: Counter[bytes]) -> Outcome:
+    """With a key, which is made of all but the value and of how often that was said before: sent again each
+    line is counted once, and of two lines that say the same both are."""
+    if outcome.key:
+        return outcome
     parts = (outcome.response_id, outcome.experiment, outcome.unit, outcome.unit_hash, outcome.metric)
-    text = "\x1f".join((*parts, repr(outcome.time), outcome.key))
-    return sha256(text.encode("utf-8", "surrogatepass")).digest()[:16]
-
-
-def _short(print_: bytes) -> int:
-    return int.from_bytes(print_[:8], "big")
-
-
-def _twice(prints: array[int]) -> set[int]:
-    """Those that are there more than once."""
-    import numpy as np
-
-    found, counts = np.unique(np.frombuffer(prints, np.uint64), return_counts=True)
-    return {int(one) for one in found[counts > 1]}
-
-
-def _keyed(kept: IO[str], twice: set[int]) -> Iterator[Outcome]:
-    """With a key made of what a line says and of how often it was said before, where it has none: sent again
-    each is counted once, and of two lines that say the same both are."""
-    before: Counter[int] = Counter()
-    for line in kept:
-        outcome = _outcome(line)
-        if not outcome.key:
-            print_ = _print_of(outcome)
-            number = _short(print_)
-            outcome = replace(outcome, key=f"line-{print_.hex()}-{before[number]}")
-            before.update([number] if number in twice else [])
-        yield outcome
+    text = "\x1f".join((*parts, repr(outcome.time)))
+    print_ = sha256(text.encode("utf-8", "surrogatepass")).digest()[:16]
+    before[print_] += 1
+    return replace(outcome, key=f"line-{print_.hex()}-{before[print_] - 1}")
 
 
 def _outcome(line: str) -> Outcome:

@@ -11,10 +11,8 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-from router.experiments.interference import labelled
-from router.experiments.model import WITHIN, MetricSpec, Mode, SegmentSpec, Spec
+from router.experiments.model import NO_VALUE, WITHIN, MetricSpec, Mode, SegmentSpec, Spec
 from router.experiments.report.course import course_of, points_of
-from router.experiments.report.days import by_days
 from router.experiments.report.model import (
     ArmNumbers,
     ArmReport,
@@ -27,8 +25,7 @@ from router.experiments.report.model import (
     SegmentReport,
     VerdictForecast,
 )
-from router.experiments.report.notes import notes_of
-from router.experiments.report.progress import progress_of
+from router.experiments.report.notes import notes_of, progress_of
 from router.experiments.report.source import (
     PhaseEvidence,
     answered_units,
@@ -60,7 +57,7 @@ from router.experiments.verdict import (
     VerdictDecision,
     judge,
 )
-from router.experiments.words import at, pairs_in_words, quantity
+from router.experiments.words import at, pairs_in_words
 
 POINTS = 200
 NOT_STARTED = Ruling(VerdictDecision.UNDECIDED, "not-started", "nobody is assigned before the start")
@@ -94,8 +91,6 @@ def report(
     arms, ruling, arm, planned = _verdicts(store, source, health, course)
     if points:
         arms = tuple(_with_details(source.beside(one.arm), one) for one in arms)
-        arms = tuple(replace(one, days=by_days(store, source, one.arm)) for one in arms)
-    arms = tuple(labelled(source.spec, one) for one in arms)
     return Report(
         experiment=experiment,
         phase=chosen.number,
@@ -106,7 +101,7 @@ def report(
         numbers=_numbers(source, health),
         audit=trail,
         points=points_of(source, points),
-        notes=notes_of(source, health),
+        notes=notes_of(source),
         time=now,
         forecast=forecast(source, arms, ruling.decision) if points else None,
         planned=planned,
@@ -140,8 +135,7 @@ def _missing_reports(found: Mapping[str, Missing]) -> Iterator[MissingReport]:
     for arm, one in found.items():
         if one.control or one.treatment:
             bounds = one.lee or (None, None)
-            shares = (one.control, one.treatment, one.relative, one.low, one.high, one.p)
-            yield MissingReport(arm, *shares, one.alarm, one.settled, *bounds)
+            yield MissingReport(arm, one.control, one.treatment, one.settled, *bounds)
 
 
 def _arms(
@@ -202,7 +196,6 @@ def _numbers(source: PhaseEvidence, health: PipelineHealth) -> tuple[ArmNumbers,
             weight=weight,
             answered={name: answered_units(source.mature, arm, name) for name in names},
             built_in=dict(data.built_in.get(arm, {})),
-            ended=data.ended.get(arm, ()),
         )
         for arm, weight in weights.items()
     )
@@ -318,8 +311,15 @@ def unadjusted(source: PhaseEvidence, arm: str) -> MetricReport | None:
 
 
 def segments(source: PhaseEvidence, arm: str) -> tuple[SegmentReport, ...]:
-    """The primary metric by each label of the plan."""
-    return tuple(_by_label(source, arm, spec) for spec in source.spec.segments)
+    """The primary metric by each label of the plan that a request had."""
+    named = (spec for spec in source.spec.segments if set(_values_of(source, spec.label)) - {NO_VALUE})
+    return tuple(_by_label(source, arm, spec) for spec in named)
+
+
+def _values_of(source: PhaseEvidence, label: str) -> Iterator[str]:
+    """The values of a label that requests had; none where no unit is mature."""
+    for bucket in source.mature:
+        yield from (value for key, value in bucket.segments if key == label)
 
 
 def _by_label(source: PhaseEvidence, arm: str, spec: SegmentSpec) -> SegmentReport:
@@ -330,17 +330,13 @@ def _by_label(source: PhaseEvidence, arm: str, spec: SegmentSpec) -> SegmentRepo
     both = {v: (sums[design.control].get(v, empty), sums[arm].get(v, empty)) for v in values}
     compared = {v: pair for v, pair in both.items() if min(moments.n for moments in pair) >= 2}
     if not compared:
-        text = f"no value of {spec.label} has two mature units in both arms yet"
-        return SegmentReport(spec.label, {}, 1.0, False, text)
+        return SegmentReport(spec.label, {}, 1.0, False)
     many = len(design.treatments) * len(source.spec.segments)
     plan = design.plan_for(arm)
     found = segmented(design.primary, compared, plan, many)
     narrow = corrected(plan, many * len(compared))
     effects = {v: measured_of(one, design.primary, narrow) for v, one in found.effects.items()}
-    differ = found.differ(plan.alpha)
-    return SegmentReport(
-        spec.label, effects, found.p, differ, _difference_in_words(spec.label, differ, len(compared))
-    )
+    return SegmentReport(spec.label, effects, found.p, found.differ(plan.alpha))
 
 
 def _by_value(source: PhaseEvidence, arm: str, label: str) -> Mapping[str, Moments]:
@@ -354,17 +350,6 @@ def _by_value(source: PhaseEvidence, arm: str, label: str) -> Mapping[str, Momen
     return {value: usable_moments(source.design.primary, moments) for value, moments in found.items()}
 
 
-def _difference_in_words(label: str, differ: bool, values: int) -> str:
-    if differ:
-        return f"the difference is not the same for all values of {label}"
-    if values == 1:
-        return f"all units have one value of {label}"
-    return (
-        f"it is not shown that the difference depends on {label}: what holds for everybody is the best guess"
-        " for each value"
-    )
-
-
 def forecast(source: PhaseEvidence, arms: tuple[ArmReport, ...], verdict: str) -> VerdictForecast | None:
     """How long a verdict may still take; None where nothing is waited for, and in the first day."""
     if (
@@ -374,7 +359,7 @@ def forecast(source: PhaseEvidence, arms: tuple[ArmReport, ...], verdict: str) -
         or source.now - source.phase.started < DAY  # a part of a day tells nothing of a day
     ):
         return None
-    per_day, planned = _per_day(source), source.spec.planned_units
+    per_day = _per_day(source)
     exposed = sum(b.exposed for b in source.data.buckets)
     still = [a for a in arms if a.arm not in source.spec.withdrawn]
     undecided = [
@@ -383,23 +368,12 @@ def forecast(source: PhaseEvidence, arms: tuple[ArmReport, ...], verdict: str) -
     wanted = [units for arm in undecided if (units := _units_for(source, arm)) is not None]
     smallest = min((e for arm in undecided if (e := _smallest(source, arm)) is not None), default=None)
     if not per_day:
-        return VerdictForecast(0.0, None, None, smallest, "no new units came in the last week")
-    pace = f"{per_day:,.0f} new units a day"
-    least = "" if smallest is None else quantity(source.spec.primary).margin(smallest)
-    shown = f"; {planned:,} planned units show a difference of {least} or more" if least else ""
+        return VerdictForecast(0.0, None, None, smallest)
     units = min(wanted, default=None)
-    days = max(0.0, (units or planned) - exposed) / per_day + source.spec.closing / DAY
     if units is None:
-        text = f"no gain is in sight so far; the planned size is reached in about {_days(days)} at {pace}"
-        return VerdictForecast(per_day, None, None, smallest, text + shown)
-    text = f"about {_days(days)} more at {pace}: if the difference stays as it is, {units:,} units show it"
-    return VerdictForecast(per_day, units, days, smallest, text + shown)
-
-
-def _days(days: float) -> str:
-    if days < 1:
-        return f"{days * 24:.1f} hours"
-    return f"{days:,.0f} days" if days >= 10 else f"{days:.1f} days"
+        return VerdictForecast(per_day, None, None, smallest)
+    days = max(0.0, units - exposed) / per_day + source.spec.closing / DAY
+    return VerdictForecast(per_day, units, days, smallest)
 
 
 def _per_day(source: PhaseEvidence) -> float:

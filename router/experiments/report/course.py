@@ -97,9 +97,7 @@ def points_of(source: PhaseEvidence, most: int) -> tuple[PlotPoint, ...]:
     found = []
     for arm in source.design.treatments:
         effects = _effects_over_time(source.beside(arm), arm, times)
-        units = _exposed(source.data.buckets, arm, times)
-        each = zip(times, effects, units, strict=True)
-        found += [PlotPoint(float(time), arm, *effect, int(n)) for time, effect, n in each]
+        found += [PlotPoint(float(time), arm, *effect) for time, effect in zip(times, effects, strict=True)]
     return tuple(found)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from router.experiments.model import AuditEntry, EarlyEnds, Experiment, NoInterval
+from router.experiments.model import AuditEntry, Experiment, NoInterval
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +26,10 @@ class MetricReport:
 
     `units` and `values` are (control, arm). `method` is asymptotic, exact or burn-in (no interval yet).
     Of a guardrail, `state` is within, beyond or open, and `margin` is in the metric's own unit, or a
-    share of control's value where `margin_relative`. `anytime`: interval and p may be looked at as often as
-    one likes. `alpha` is what the interval is of; smaller than the plan's where it is one of many. Values
+    share of control's value where `margin_relative`. Interval and p may be looked at as often
+    as one likes. `alpha` is what the interval is of; smaller than the plan's where it is one of many. Values
     count as at most `cap`, where there is one. Units are at least `age` seconds old: then their values are
-    final (0: not known). `early`: of what was recorded in their first `age` seconds, for harm only. With a
-    `shared_queue` both arms wait for each other, so that the metric compares little.
+    final (0: not known). `early`: of what was recorded in their first `age` seconds, for harm only.
     """
 
     metric: str
@@ -48,13 +47,11 @@ class MetricReport:
     state: str = ""
     margin: float = 0.0
     margin_relative: bool = False
-    anytime: bool = True
     waiting: NoInterval | None = None
     cap: float | None = None
     alpha: float = 0.05
     age: float = 0.0
     early: bool = False
-    shared_queue: bool = False
 
     @property
     def gain(self) -> float:
@@ -81,7 +78,6 @@ class SegmentReport:
     effects: Mapping[str, MetricReport]
     p: float
     differ: bool
-    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +92,6 @@ class VerdictForecast:
     units: int | None
     days: float | None
     smallest_effect: float | None
-    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,8 +119,7 @@ class ArmReport:
 
     `primary` is None until both arms have two units; `unadjusted` is primary without its covariate. `early`
     are built-in guardrails of what was recorded soon after the first exposure: they stop an arm for harm, and
-    `guardrails` let it be promoted. `secondary` and `segments` decide nothing, and neither do
-    `days`: the primary metric by days since a unit's first exposure.
+    `guardrails` let it be promoted. `secondary` and `segments` decide nothing.
     """
 
     arm: str
@@ -138,7 +132,6 @@ class ArmReport:
     unadjusted: MetricReport | None = None
     secondary: tuple[MetricReport, ...] = ()
     segments: tuple[SegmentReport, ...] = ()
-    days: Mapping[str, MetricReport] = field(default_factory=dict)
     early: tuple[MetricReport, ...] = ()
 
     @property
@@ -151,21 +144,14 @@ class ArmReport:
 class MissingReport:
     """Mature units without an outcome of the primary metric, where they are left out, and what that may do.
 
-    `control` and `treatment` are shares without one. `relative`: by which part more units have one in the
-    arm, with its interval (infinite while it is not known), and `p` that they differ at all. `alarm`: the
-    check fails. The effect lies within Lee's bounds if who answers differs between the arms as little as it
-    may; None: there are no such bounds.
-    `settled`: who answers cannot undo the effect, so the arm may be promoted.
+    `control` and `treatment` are shares without one. The effect lies within Lee's bounds if who answers
+    differs between the arms as little as it may; None: there are no such bounds. `settled`: who answers
+    cannot undo the effect, so the arm may be promoted.
     """
 
     arm: str
     control: float
     treatment: float
-    relative: float
-    low: float
-    high: float
-    p: float
-    alarm: bool
     settled: bool
     lee_low: float | None = None
     lee_high: float | None = None
@@ -184,8 +170,7 @@ class PipelineCheck:
 class ArmNumbers:
     """Counts of an arm, control included. `built_in` are means over responses, as far as they are kept.
 
-    `responses` counts requests that had no answer, too; `ended` are those without their whole answer, by
-    stage.
+    `responses` counts requests that had no answer, too.
     """
 
     arm: str
@@ -197,20 +182,17 @@ class ArmNumbers:
     weight: float
     answered: Mapping[str, int] = field(default_factory=dict)
     built_in: Mapping[str, float] = field(default_factory=dict)
-    ended: tuple[EarlyEnds, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class PlotPoint:
-    """The primary metric of an arm but control over mature units exposed until `time`; `units` of the arm
-    count all exposed until then."""
+    """The primary metric of an arm but control over mature units exposed until `time`."""
 
     time: float
     arm: str
     effect: float
     low: float
     high: float
-    units: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,18 +55,12 @@ class Response:
 class Missing:
     """Shares of mature units without an outcome, and what they may do.
 
-    `relative`: by which part more units answer in the treatment, with its interval (infinite where it is not
-    known yet), and `p` that the response differs at all. `alarm`: it is shown to differ by more than
-    `TOLERATED`. `lee` are bounds of the effect, None where there are none. `settled`: who
-    answers may not undo an effect that is shown.
+    `alarm`: they are shown to differ by more than `TOLERATED`. `lee` are bounds of the effect, None where
+    there are none. `settled`: who answers may not undo an effect that is shown.
     """
 
     control: float
     treatment: float
-    relative: float
-    low: float
-    high: float
-    p: float
     alarm: bool
     lee: tuple[float, float] | None = None
     settled: bool = True
@@ -150,20 +144,16 @@ def missing_outcomes(
             text = f"{response.seen} units with an outcome among {response.exposed} exposed ones"
             raise invalid(name, text)
     first, second = float(control[0].share), float(treatment[0].share)
-    relative = second / first - 1 if first else 0.0
     if min(float(arm[0].exposed) for arm in (control, treatment)) < 2:
-        return Missing(1 - first, 1 - second, relative, -math.inf, math.inf, 1.0, alarm=False)
+        return Missing(1 - first, 1 - second, alarm=False)
     before, after = (Moments(r.exposed, (r.seen,), (r.seen,)) for r, _ in (control, treatment))
-    answers = ArmPair(RESPONSE, before, after, plan)
-    p = p_of(answers.evidence())
-    low, high = (float(end) for end in answers.relative_bounds())
+    p = p_of(ArmPair(RESPONSE, before, after, plan).evidence())
     alarm = float(unlike(control[0], treatment[0])) >= -math.log(ALPHA)
-    shares = (1 - first, 1 - second, relative, low, high, p)
     if min(float(sums.n) for _, sums in (control, treatment)) < 2:
-        return Missing(*shares, alarm)
+        return Missing(1 - first, 1 - second, alarm)
     lee = _lee(metric, control, treatment)
     settled = _settled(metric, control, treatment, plan, margin, lee, looks, differs=p <= plan.alpha)
-    return Missing(*shares, alarm, lee, settled)
+    return Missing(1 - first, 1 - second, alarm, lee, settled)
 
 
 def _settled(

@@ -165,11 +165,6 @@ def chances(z: float, part: float, alpha: float, power: float = 0.8) -> tuple[fl
     return chance_left(z, part, alpha), chance_left(z, part, alpha, drift)
 
 
-def hopeless(z: float, part: float, alpha: float) -> bool:
-    """Whether it is reasonable to give up: both `chances` are small."""
-    return max(chances(z, part, alpha)) < GIVE_UP
-
-
 @lru_cache(maxsize=64)
 def _planned_most(alpha: float, power: float) -> float:
     return planned_factors(alpha, power)[1]

@@ -301,11 +301,3 @@ def difference_bounds(control: Counts, treatment: Counts, alpha: float = 0.05) -
     first, second = both.rates
     low, high = outermost(excess, second - first, both_ends(second - first))
     return low, high
-
-
-def difference_interval(
-    control: tuple[float, float], treatment: tuple[float, float], alpha: float = 0.05
-) -> tuple[float, float]:
-    """The same as two numbers."""
-    low, high = difference_bounds(control, treatment, alpha)
-    return float(low), float(high)

@@ -33,7 +33,6 @@ from router.experiments.model import (
 from router.experiments.store.series import EVERYTHING, RESPONSES, PairCounts, PhaseInfo
 from router.experiments.store.session import Unit, WriteSession, recall_past
 from router.experiments.store.tables import (
-    ENDED,
     LATE,
     UNPLANNED,
     WAITING,
@@ -187,11 +186,9 @@ def _rows(placed: PlacedOutcome, now: float) -> Iterator[tuple[Any, ...]]:
             unit.set_aside(UNPLANNED)
         elif late and outcome.metric not in BUILT_IN:
             unit.set_aside(LATE)
-        if outcome.stage:
-            unit.set_aside(ENDED % (outcome.metric, outcome.stage))
-        yield outcome.key, unit.info.id, unit.id, *what, int(late), now, outcome.received, outcome.stage
+        yield outcome.key, unit.info.id, unit.id, *what, int(late), now, outcome.received
     if not placed.units:
-        yield outcome.key, 0, None, *what, 0, now, outcome.received, outcome.stage
+        yield outcome.key, 0, None, *what, 0, now, outcome.received
 
 
 def seek_later(
@@ -238,8 +235,7 @@ def _names(placed: PlacedOutcome) -> set[str]:
 
 log = logging.getLogger(__name__)
 _OUTCOME = [
-    outcomes.c[n]
-    for n in ("key", "metric", "value", "time", "response_id", "experiment", "unit", "came", "stage")
+    outcomes.c[n] for n in ("key", "metric", "value", "time", "response_id", "experiment", "unit", "came")
 ]
 Shown: TypeAlias = tuple[PhaseInfo, Exposure]
 LONGEST = 256  # characters of a value with sums of its own: it is part of a key
@@ -301,10 +297,7 @@ def _new_units(session: WriteSession, shown: Iterable[Shown]) -> list[Unit]:
 
 
 def _keep(session: WriteSession, answering: Sequence[tuple[Exposure, Unit]]) -> None:
-    rows = (
-        (e.response_id, u.info.id, u.id, e.arm, e.time, e.propensity, e.sampling, e.degraded)
-        for e, u in answering
-    )
+    rows = ((e.response_id, u.info.id, u.id, e.time) for e, u in answering)
     session.bulk.write(session.conn, exposures, rows, Clash.KEEP)
     texts = {
         (u.info.id, e.arm, f"{e.adapter_digest}/{e.base_digest}/{e.router_digest}"): None

@@ -1,6 +1,6 @@
 """The version of the tables, and the views over them.
 
-The first tables of lora-router 0.3 have version 7; a database with another version is refused.
+The first tables of lora-router 0.3 have version 9; a database with another version is refused.
 
 Views are for people and programs that read the database themselves: the part of it that stays as it is. The
 tables may change with any version; a view keeps its columns, and new ones come behind the old. Only
@@ -39,7 +39,7 @@ from router.experiments.store.tables import (
     version,
 )
 
-VERSION = 8
+VERSION = 9
 
 
 def migrate(conn: Connection) -> None:
@@ -178,12 +178,6 @@ _OUTCOMES = View(
         ),
         ViewColumn(
             "response_id", ColumnType.TEXT, "of this response; empty: of the unit", outcomes.c.response_id
-        ),
-        ViewColumn(
-            "stage",
-            ColumnType.TEXT,
-            "of error and cancelled: where the request ended (lease, admission, prefill, stream)",
-            outcomes.c.stage,
         ),
     ),
     _joined(outcomes.join(units, outcomes.c.unit_id == units.c.id), units.c.phase),

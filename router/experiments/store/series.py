@@ -11,6 +11,7 @@ under a key of their own, `NAME@SECONDS`.
 from __future__ import annotations
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,7 +24,6 @@ from router.errors import ExperimentNotFound
 from router.experiments.model import (
     BUILT_IN,
     Aggregate,
-    EarlyEnds,
     ExperimentPhase,
     Kind,
     MetricSpec,
@@ -34,11 +34,43 @@ from router.experiments.model import (
 )
 from router.experiments.stats.moments import Moments, places
 from router.experiments.store import tables
-from router.experiments.store.stretches import stretch_number, stretch_span, width_of
 from router.experiments.store.tables import COLUMNS, PRODUCTS, experiments, from_json, phases
-from router.experiments.times import SlowShare, slow_share
-from router.ports import Stage
+from router.experiments.times import UNSERVED, SlowShare, slow_share
 from router.shared.database import Bulk
+
+FIRST_STRETCHES = 512  # stretches of the first width; each doubling of the width adds half as many
+HALF_OF_THEM = FIRST_STRETCHES // 2
+LEAST_SECONDS, MOST_SECONDS, WINDOW_PARTS = 1.0, 3600.0, 24.0
+
+
+def first_width(window: float) -> float:
+    """Seconds of a phase's first stretches, from its window for outcomes in seconds."""
+    return min(MOST_SECONDS, max(LEAST_SECONDS, window / WINDOW_PARTS))
+
+
+def stretch_number(elapsed: float, width: float) -> int:
+    """The stretch that a time is in: seconds since the phase began (0 before that), first width."""
+    ordinal = math.floor(max(0.0, elapsed) / width)
+    if ordinal < FIRST_STRETCHES:
+        return ordinal
+    level = (ordinal // HALF_OF_THEM).bit_length() - 1
+    return (ordinal >> level) + level * HALF_OF_THEM
+
+
+def stretch_span(stretch: int, width: float) -> tuple[float, float]:
+    """Seconds from the phase's begin to the stretch's, and its length in seconds."""
+    level = max(0, stretch // HALF_OF_THEM - 1)
+    seconds = width * 2**level
+    return (stretch - level * HALF_OF_THEM) * seconds, seconds
+
+
+def width_of(phase: ExperimentPhase) -> float:
+    """Seconds of a phase's first stretches."""
+    spec = phase.spec
+    deciding = (spec.primary, *spec.guardrails, *phase.early_guardrails)  # secondary metrics may change
+    windows = [spec.window_of(metric) for metric in deciding]
+    return phase.width or first_width(min(windows))
+
 
 SEPARATOR = "\x1f"  # in a series' key, before label and value of a segment
 RESPONSES, OUTCOMES = "responses", "outcomes"
@@ -384,8 +416,8 @@ class PhaseData:
     """Arm -> built-in metric -> its mean over the arm's responses; empty where that is not kept."""
     late: int = 0  # outcomes of the plan's metrics that came or happened too late
     unplanned: int = 0  # outcomes of which the plan had no metric when they came
-    ended: Mapping[str, tuple[EarlyEnds, ...]] = field(default_factory=dict)
-    """Arm -> its requests that ended without their whole answer, by stage."""
+    unserved: Mapping[str, int] = field(default_factory=dict)
+    """Arm -> its requests that ended before their first token."""
 
 
 Cell = tuple[int, Moments]  # units that answered, and their sums
@@ -394,7 +426,7 @@ Cell = tuple[int, Moments]  # units that answered, and their sums
 def read_phase_data(conn: Connection, info: PhaseInfo) -> PhaseData:
     """All sums of a phase."""
     found = _cohorts(conn, info)
-    sums = _sums(conn, info)
+    sums, means = _sums(conn, info), _built_in(conn, info)
     answers: dict[str, int] = defaultdict(int)
     for (_, arm), row in sorted(found.items(), key=lambda item: item[0][1]):
         answers[arm] += row[3]
@@ -404,10 +436,10 @@ def read_phase_data(conn: Connection, info: PhaseInfo) -> PhaseData:
         digests=_digests(conn, info),
         responses=dict(answers),
         peak=conn.execute(select(phases.c.peak).where(phases.c.id == info.id)).scalar_one(),
-        built_in=_built_in(conn, info),
+        built_in={arm: {m: total / n for m, (n, total) in of.items()} for arm, of in means.items()},
         late=_aside(conn, info, tables.LATE),
         unplanned=_aside(conn, info, tables.UNPLANNED),
-        ended=_ended(conn, info),
+        unserved={arm: of[UNSERVED][0] for arm, of in means.items() if UNSERVED in of},
     )
 
 
@@ -474,29 +506,13 @@ def _digests(conn: Connection, info: PhaseInfo) -> dict[str, tuple[str, ...]]:
     return dict(sorted(found.items()))
 
 
-def _built_in(conn: Connection, info: PhaseInfo) -> dict[str, dict[str, float]]:
-    found: dict[str, dict[str, float]] = {}
+def _built_in(conn: Connection, info: PhaseInfo) -> dict[str, dict[str, tuple[int, float]]]:
+    """Arm and metric to the number of responses, and their total."""
+    found: dict[str, dict[str, tuple[int, float]]] = {}
     for arm, metric, n, total in sorted(_rows(conn, tables.built_in, info)):
         if metric in BUILT_IN and n:
-            found.setdefault(arm, {})[metric] = total / n
+            found.setdefault(arm, {})[metric] = (int(n), total)
     return found
-
-
-def _ended(conn: Connection, info: PhaseInfo) -> dict[str, tuple[EarlyEnds, ...]]:
-    of, kinds = tables.built_in.c, ("error", "cancelled")
-    places = {
-        tables.ENDED % (kind, stage.value): (stage, i) for stage in Stage for i, kind in enumerate(kinds)
-    }
-    query = select(of.arm, of.metric, func.sum(of.n)).where(of.phase == info.id, of.metric.startswith("("))
-    found: dict[str, dict[Stage, list[int]]] = {}
-    for arm, metric, n in conn.execute(query.group_by(of.arm, of.metric)):
-        if metric in places and n > 0:
-            stage, i = places[metric]
-            found.setdefault(arm, {}).setdefault(stage, [0, 0])[i] = int(n)
-    return {
-        arm: tuple(EarlyEnds(s.value, *by_stage[s]) for s in Stage if s in by_stage)
-        for arm, by_stage in sorted(found.items())
-    }
 
 
 def _aside(conn: Connection, info: PhaseInfo, why: str) -> int:

@@ -23,17 +23,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
     Connection,
     Delete,
-    case,
     delete,
     func,
     insert,
-    literal_column,
     select,
     update,
 )
@@ -45,7 +43,6 @@ from router.experiments.model import (
     Experiment,
     ExperimentPhase,
     Exposure,
-    MetricSpec,
     ShadowPair,
     StoredOutcome,
 )
@@ -281,36 +278,6 @@ class ExperimentStore:
         with self.reading() as conn:
             return read_phase_data(conn, self._phases.one(conn, name, phase))
 
-    def values_by_age(
-        self, name: str, phase: int, metric: MetricSpec, bounds: Sequence[float]
-    ) -> dict[tuple[str, int], UnitsByAge]:
-        """Units with outcomes in stretches after their first exposure, by arm and stretch; `bounds` end all
-        stretches but the last, in seconds. Outcomes count even if they are late: a unit has the largest of a
-        proportion, and else their mean."""
-        of, unit = outcomes.c, tables.units.c
-        age = of.time - unit.first
-        stretch = case(*((age < bound, i) for i, bound in enumerate(bounds)), else_=len(bounds))
-        value = func.max(of.value) if metric.kind.rules.binary else func.avg(of.value)
-        with self.reading() as conn:
-            key = self._phases.one(conn, name, phase).id
-            joined = outcomes.join(tables.units, of.unit_id == unit.id)
-            which = of.phase == key, of.metric == metric.name, age >= 0
-            each = (
-                select(unit.arm, stretch.label("after"), value.label("value"))
-                .select_from(joined)
-                .where(*which)
-                .group_by(unit.arm, unit.id, literal_column("after"))  # by name: it has parameters
-                .subquery()
-                .c
-            )
-            counted: ColumnElement[Any] = each.value
-            if metric.cap is not None:
-                low, high = metric.least, metric.cap
-                counted = case((counted > high, high), (counted < low, low), else_=counted)
-            sums = func.count(), func.sum(counted), func.sum(counted * counted)
-            rows = conn.execute(select(each.arm, each.after, *sums).group_by(each.arm, each.after)).all()
-        return {(row[0], row[1]): UnitsByAge(int(row[2]), float(row[3]), float(row[4])) for row in rows}
-
     def paired(self, name: str, phase: int) -> Mapping[str, PairCounts]:
         """Pairs by shadow arm."""
         with self.reading() as conn:
@@ -339,24 +306,6 @@ class ExperimentStore:
             log.warning("%s; old rows are removed later", error.message)
             return
         self._tidied = 0.0 if more else now
-
-
-class UnitsByAge(NamedTuple):
-    """Units of an arm with outcomes in a stretch of their time, and the sums of their values and squares."""
-
-    units: int
-    total: float
-    squares: float
-
-    @property
-    def mean(self) -> float:
-        """Over units."""
-        return self.total / self.units
-
-    @property
-    def variance(self) -> float:
-        """Of one unit's value."""
-        return max(0.0, self.squares / self.units - self.mean**2)
 
 
 class WaitingRows:

@@ -126,11 +126,7 @@ exposures = _table(
     _text("response_id"),
     _count("phase"),
     _count("unit_id"),
-    _text("arm"),
     _real("time"),
-    _real("propensity"),
-    _text("sampling"),
-    _text("degraded"),
     PrimaryKeyConstraint("response_id", "phase"),
     Index(f"{PREFIX}exposures_unit", "unit_id"),
 )
@@ -157,7 +153,6 @@ outcomes = _table(
     Column("late", SmallInteger, nullable=False),
     _real("received"),  # when the row was written: those that wait are removed by it
     _real("came", server_default="0"),  # `Outcome.received`, which tells whether it is late
-    _text("stage", server_default=""),  # of the server's own: where the request ended
     PrimaryKeyConstraint("key", "phase"),
 )
 WAITING = outcomes.c.phase == literal_column("0")  # no parameter: a partial index must be seen to fit
@@ -206,8 +201,6 @@ sums = _table(
 )
 LATE, UNPLANNED = "(late)", "(unplanned)"
 """Rows of `built_in` that count outcomes of clients that are in no sum. No metric can be called so."""
-ENDED = "(%s at %s)"
-"""The same of `error` and `cancelled` by stage: requests that ended without their whole answer."""
 built_in = _table(
     "built_in",
     _count("phase"),

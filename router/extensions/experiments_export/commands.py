@@ -17,12 +17,8 @@ if TYPE_CHECKING:
     from router.extensions.experiments_export.export import Exported
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The experiment.")]
-What = Annotated[
-    str, typer.Argument(metavar="units|outcomes|values|pairs|all", help="What of it; all into a folder.")
-]
-Target = Annotated[
-    Path, typer.Argument(metavar="PATH", help="File: .parquet, .csv or .jsonl; or a folder, made for all.")
-]
+What = Annotated[str, typer.Argument(metavar="units|outcomes|values|pairs", help="What of it.")]
+Target = Annotated[Path, typer.Argument(metavar="FILE", help="A new file: .parquet, .csv or .jsonl.")]
 Phase = Annotated[int | None, typer.Option("--phase", metavar="N", help="The phase; default: the last.")]
 Store = Annotated[
     str,
@@ -33,9 +29,6 @@ Store = Annotated[
         show_default=False,
     ),
 ]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.")]
-Form = Annotated[str, typer.Option("--form", metavar="parquet|csv|jsonl", help="Of the files in a folder.")]
-FORMS = ("parquet", "csv", "jsonl")
 
 
 def export(
@@ -44,11 +37,9 @@ def export(
     path: Target,
     phase: Phase = None,
     store: Store = "",
-    overwrite: Overwrite = False,
-    form: Form = "parquet",
     json: flags.Json = False,
 ) -> None:
-    """Write what is kept of a phase to files.
+    """Write what is kept of a phase to a file.
 
     units has a row for each unit: arm, first exposure, segments; outcomes what was recorded; values each
     unit's value of each metric, as the report has it; pairs the answers of shadow arms. Units are
@@ -58,18 +49,16 @@ def export(
     \b
     Examples:
       lora-router experiments export medical-v2 values values.parquet
-      lora-router experiments export medical-v2 all exported --form csv --phase 1
+      lora-router experiments export medical-v2 outcomes outcomes.csv --phase 1
       lora-router experiments export medical-v2 units units.csv --store postgresql://host/experiments
     """
     from router.extensions.experiments_export.export import export as write
 
-    if form not in FORMS:
-        raise CliError(f"--form {form}: there are {', '.join(FORMS)}", MISUSED)
     if phase is not None and phase < 1:
         raise CliError(f"--phase is the number of a phase, from 1, not {phase}", MISUSED)
     url = store or _store_here()
     with _nothing_written(), _progress() as progress:
-        done = write(url, name, phase, what, path, progress, overwrite=overwrite, form=form)
+        done = write(url, name, phase, what, path, progress)
     _print(done, json)
 
 
@@ -95,7 +84,7 @@ def _store_here() -> str:
 
 @contextmanager
 def _nothing_written() -> Iterator[None]:
-    """Files take their names at the end only, so that Ctrl-C leaves none."""
+    """A file takes its name at the end only, so that Ctrl-C leaves none."""
     try:
         yield
     except KeyboardInterrupt:
@@ -103,35 +92,25 @@ def _nothing_written() -> Iterator[None]:
 
 
 @contextmanager
-def _progress() -> Iterator[Callable[[str, int], None] | None]:
+def _progress() -> Iterator[Callable[[int], None] | None]:
     """Rows so far, on a terminal."""
     from router.cli.output import console, is_plain
 
     if is_plain(sys.stderr):
         yield None
         return
-    from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
-    rows = TextColumn("{task.completed:,} rows")
-    columns = (TextColumn("{task.description}"), BarColumn(), rows, TimeElapsedColumn())
+    columns = (TextColumn("{task.completed:,} rows"), TimeElapsedColumn())
     with Progress(*columns, console=console(stderr=True), transient=True) as bar:
-        tasks: dict[str, TaskID] = {}
-
-        def report_progress(what: str, rows: int) -> None:
-            if what not in tasks:
-                tasks[what] = bar.add_task(what, total=None)
-            bar.update(tasks[what], completed=rows)
-
-        yield report_progress
+        task = bar.add_task("", total=None)
+        yield lambda rows: bar.update(task, completed=rows)
 
 
-def _print(done: tuple[Exported, ...], json: bool) -> None:
+def _print(done: Exported, json: bool) -> None:
     from router.cli import output
-    from router.cli.output import print_json, print_table
 
     if json:
-        print_json([{"path": d.path, "rows": d.rows, "bytes": d.size} for d in done])
+        output.print_json({"path": done.path, "rows": done.rows, "bytes": done.size})
     else:
-        print_table(
-            ["FILE", "ROWS", "SIZE"], [(str(d.path), f"{d.rows:,}", output.size(d.size)) for d in done]
-        )
+        print(f"{done.path}: {done.rows:,} rows, {output.size(done.size)}")

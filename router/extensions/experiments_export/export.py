@@ -1,7 +1,7 @@
 """Units, outcomes, values and pairs of a phase as files: Parquet, CSV or JSONL, by the file's suffix.
 
-One snapshot of the database, read some ten thousand rows at a time. Files are written beside their names
-and take them at the end: a full disk or Ctrl-C leaves nothing. Units are hashes.
+One snapshot of the database, read some ten thousand rows at a time. A file is written beside its name and
+takes it at the end: a full disk or Ctrl-C leaves nothing. Units are hashes.
 """
 
 from __future__ import annotations
@@ -15,19 +15,24 @@ import secrets
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 from sqlalchemy import Connection, Row, select
 
 from router import __version__
-from router.errors import ConfigError, ExperimentNotFound, FailedPrecondition, ResourceExhausted
+from router.errors import (
+    ConfigError,
+    ExperimentNotFound,
+    FailedPrecondition,
+    ResourceExhausted,
+    install_extra,
+)
 from router.experiments.store import tables
 from router.experiments.store.schema import VIEWS, ColumnType
 from router.experiments.store.store import ExperimentStore
-from router.experiments.value_files import pyarrow
 
-ALL = "all"
 BATCH = 50_000  # rows
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -37,7 +42,7 @@ PATIENCE = (  # of PostgreSQL with one transaction that only reads
 )
 Columns: TypeAlias = Sequence[tuple[str, ColumnType]]
 Batches: TypeAlias = Iterable[Sequence[Sequence[Any]]]
-Progress: TypeAlias = Callable[[str, int], None]
+Progress: TypeAlias = Callable[[int], None]
 
 
 class Exported(NamedTuple):
@@ -55,63 +60,75 @@ def export(
     what: str,
     path: Path,
     progress: Progress | None = None,
-    *,
-    overwrite: bool = False,
-    form: str = "parquet",
-) -> tuple[Exported, ...]:
-    """Write units, outcomes, values or pairs (`what`) to a file, or `all` of them into a folder.
+) -> Exported:
+    """Write units, outcomes, values or pairs (`what`) to a new file.
 
-    `source`: the store, or its URL. `phase` None: the last one. In a folder files are called WHAT.FORM.
-    `progress` is told what is written and how many rows so far. Raises ConfigError for what cannot be done,
-    FailedPrecondition where a file is there, ExperimentNotFound, StoreDown, and ResourceExhausted where the
-    disk is full; then nothing was written.
+    `source`: the store, or its URL. `phase` None: the last one. `progress` is told how many rows there are so
+    far. Raises ConfigError for what cannot be done, FailedPrecondition where a file is there,
+    ExperimentNotFound, StoreDown, and ResourceExhausted where the disk is full; then nothing was written.
     """
-    targets = _targets(what, path, form)
-    for target in targets.values():
-        _ready(target, overwrite)
-    done = []
-    with _snapshot(source) as conn, _folder(path, what == ALL), _Files(overwrite) as files:
-        name = experiment.removeprefix("experiments/")
+    if what not in VIEWS:
+        raise ConfigError(f"{what!r} cannot be exported; known are {', '.join(VIEWS)}")
+    if path.suffix not in FORMS:
+        raise ConfigError(f"{path}: what shall it be? The name must end with {', '.join(FORMS)}")
+    if path.suffix == ".parquet":
+        pyarrow(path)
+    _check_new(path)
+    name = experiment.removeprefix("experiments/")
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    with _snapshot(source) as conn:
         key, number = _phase(conn, name, phase)
-        for kind, target in targets.items():
-            columns = [(column.name, column.holds) for column in VIEWS[kind].columns]
-            about = {"experiment": name, "phase": str(number), "what": kind}
-            with closing(_batches(conn, kind, key)) as batches:
-                count = _Counting(batches, kind, progress)
-                size = files.write(target, _encoded(target, columns, about, count))
-            done.append(Exported(target, count.rows, size))
-    return tuple(done)
+        columns = [(column.name, column.holds) for column in VIEWS[what].columns]
+        about = {"experiment": name, "phase": str(number), "what": what, "lora_router_version": __version__}
+        with closing(_batches(conn, what, key)) as batches:
+            count = _Counting(batches, progress)
+            try:
+                size = _write(part, path, FORMS[path.suffix](columns, about, count))
+                _check_new(path)
+                part.replace(path)
+            finally:
+                part.unlink(missing_ok=True)
+    return Exported(path, count.rows, size)
 
 
-def _targets(what: str, path: Path, form: str) -> dict[str, Path]:
-    """What -> the file."""
-    if what not in (*VIEWS, ALL):
-        raise ConfigError(f"{what!r} cannot be exported; known are {', '.join(VIEWS)} and {ALL}")
-    if what == ALL and path.suffix in FORMS and not path.is_dir():
-        raise ConfigError(
-            f"{path}: all go into a folder, and this is a file's name; name one of {', '.join(VIEWS)}"
-        )
-    if what == ALL or path.is_dir():
-        return {name: path / f"{name}.{form}" for name in (VIEWS if what == ALL else (what,))}
-    return {what: path}
+def _check_new(path: Path) -> None:
+    if path.exists():
+        raise FailedPrecondition(f"{path} is there already: name another file")
 
 
-def _ready(target: Path, overwrite: bool) -> None:
-    """Before anything is read: a file that can be written here."""
-    if target.suffix not in FORMS:
-        raise ConfigError(f"{target}: what shall it be? The name must end with {', '.join(FORMS)}")
-    if target.suffix == ".parquet":
-        pyarrow(target)
-    if target.is_dir():
-        raise ConfigError(f"{target} is a folder")
-    if target.exists() and not overwrite:
-        raise _there(target)
+def _write(part: Path, path: Path, data: Iterable[bytes]) -> int:
+    """The number of bytes, which are on the disk."""
+    written = 0
+    try:
+        with part.open(
+            "xb", buffering=0
+        ) as file:  # what is not written yet is nowhere, when the disk is full
+            for some in data:
+                left = memoryview(some)
+                while left:
+                    count = file.write(left)
+                    written += count
+                    left = left[count:]
+            os.fsync(file.fileno())
+    except OSError as error:
+        nothing = f"more than {written / 1e6:,.1f} MB are needed. Nothing was written to {path}"
+        if error.errno in FULL:
+            text = f"the disk is full: {nothing}: free some space, or name a file on another disk"
+            raise ResourceExhausted(text) from error
+        if error.errno == errno.EFBIG:
+            text = f"no file may be so large here (`ulimit -f`, or the file system): {nothing}"
+            raise ResourceExhausted(text) from error
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    return written
 
 
-def _there(target: Path) -> FailedPrecondition:
-    return FailedPrecondition(
-        f"{target} is there already: name another file, or say that it may be overwritten"
-    )
+def pyarrow(path: Path, part: str = "") -> Any:
+    """The package, or a module of it. Raises ConfigError where it is missing."""
+    try:
+        return import_module(f"pyarrow.{part}" if part else "pyarrow")
+    except ModuleNotFoundError as error:
+        text = f"Parquet needs pyarrow (or use a .csv or .jsonl file): {install_extra('export')}"
+        raise ConfigError(f"{path.name}: {text}") from error
 
 
 @contextmanager
@@ -159,94 +176,15 @@ def _batches(conn: Connection, what: str, phase: int) -> Generator[Sequence[Row[
 class _Counting:
     """Batches, whose rows are counted and told."""
 
-    def __init__(self, batches: Batches, what: str, progress: Progress | None) -> None:
-        self.rows, self._batches, self._what, self._progress = 0, batches, what, progress
+    def __init__(self, batches: Batches, progress: Progress | None) -> None:
+        self.rows, self._batches, self._progress = 0, batches, progress
 
     def __iter__(self) -> Iterator[Sequence[Sequence[Any]]]:
         for batch in self._batches:
             yield batch
             self.rows += len(batch)
             if self._progress:
-                self._progress(self._what, self.rows)
-
-
-class _Files:
-    """Files that take their names together when the block ends well; else they are removed."""
-
-    def __init__(self, overwrite: bool) -> None:
-        self._overwrite, self._written = overwrite, 0
-        self._parts: dict[Path, Path] = {}  # target -> what is written beside it
-
-    def __enter__(self) -> _Files:
-        return self
-
-    def write(self, target: Path, data: Iterable[bytes]) -> int:
-        """The number of bytes, which are on the disk."""
-        part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
-        before, self._parts[target] = self._written, part
-        with self._explained(target):
-            file = part.open("xb", buffering=0)  # what is not written yet is nowhere, when the disk is full
-        with file:
-            for some in data:
-                with self._explained(target):
-                    self._put(file, some)
-            with self._explained(target):
-                os.fsync(file.fileno())
-        return self._written - before
-
-    def _put(self, file: io.FileIO, data: bytes) -> None:
-        left = memoryview(data)
-        while left:
-            count = file.write(left)
-            self._written += count
-            left = left[count:]
-
-    @contextmanager
-    def _explained(self, target: Path) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            nothing = f"more than {self._written / 1e6:,.1f} MB are needed. Nothing was written to {target}"
-            if error.errno in FULL:
-                text = f"the disk is full: {nothing}: free some space, or name a file on another disk"
-                raise ResourceExhausted(text) from error
-            if error.errno == errno.EFBIG:
-                text = f"no file may be so large here (`ulimit -f`, or the file system): {nothing}"
-                raise ResourceExhausted(text) from error
-            raise OSError(error.errno, error.strerror, str(target)) from error
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        try:
-            if kind is None:
-                self._publish()
-        finally:
-            for part in self._parts.values():
-                part.unlink(missing_ok=True)
-
-    def _publish(self) -> None:
-        for target in self._parts:
-            if target.exists() and not self._overwrite:
-                raise _there(target)
-        for target, part in self._parts.items():
-            part.replace(target)
-
-
-@contextmanager
-def _folder(path: Path, wanted: bool) -> Iterator[None]:
-    """Made where it is wanted and not there; gone again if nothing came into it."""
-    made = wanted and not path.exists()
-    if made:
-        path.mkdir()
-    try:
-        yield
-    except BaseException:
-        if made:
-            path.rmdir()
-        raise
-
-
-def _encoded(target: Path, columns: Columns, about: Mapping[str, str], batches: Batches) -> Iterator[bytes]:
-    return FORMS[target.suffix](columns, {**about, "lora_router_version": __version__}, batches)
+                self._progress(self.rows)
 
 
 def _parquet(columns: Columns, about: Mapping[str, str], batches: Batches) -> Iterator[bytes]:

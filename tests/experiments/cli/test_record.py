@@ -66,10 +66,6 @@ def test_a_wrong_line_is_told_and_nothing_is_sent(cli, remote, monkeypatch, line
     ("arguments", "code", "told"),
     [
         ((), 2, "what shall be recorded?"),
-        (("--file", "a.csv"), 2, "name it with --experiment NAME"),
-        (("m", "1", "--file", "a.csv", "--experiment", "x"), 2, "--file has the values"),
-        (("--file", "a.csv", "--experiment", "x"), 1, "a.csv: No such file"),
-        (("--file", "a.txt", "--experiment", "x"), 2, "Files that can be read end with .csv"),
         (("m",), 2, "what is the value of m?"),
         (("m", "1"), 2, "an outcome is of a response_id, or of an experiment and a unit"),
         (("m", "1", "--response", "nobody"), 1, "no response 'nobody'"),
@@ -122,59 +118,15 @@ def test_an_empty_stdin(cli, remote, monkeypatch):
     assert (done.code, done.out) == (0, "nothing to record\n")
 
 
-@pytest.fixture
-def planned(remote):
+def test_units_of_lines_may_be_hashes_and_refused_lines_are_told_by_their_numbers(cli, remote, monkeypatch):
     remote.experiments.kept["experiments/x"] = pb.Experiment(name="experiments/x")
-
-
-def test_values_of_a_file(cli, remote, planned, tmp_path):
-    (tmp_path / "v.csv").write_text("unit,metric,value,time\na,m,1,\nb,m,0,2026-07-01T12:00:00Z\n")
-    for _ in range(2):
-        done = cli("experiments", "record", "--experiment", "x", "--file", tmp_path / "v.csv")
-        assert (done.code, done.out, done.err) == (0, "2 counted\n", "")
-    first, second = remote.experiments.outcomes[:2]
-    assert (first.unit.experiment, first.unit.unit, first.value) == ("experiments/x", "a", 1.0)
-    assert second.time.seconds == 1_782_907_200
-    assert keys(remote)[:2] == keys(remote)[2:]
-    assert len(set(keys(remote))) == 2
-
-
-def test_units_of_a_file_may_be_hashes_and_rows_may_repeat(cli, remote, planned, tmp_path):
-    rows = [{"unit_hash": "ab" * 16, "metric": "m", "value": 1}] * 3
-    (tmp_path / "v.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    done = cli("experiments", "record", "--experiment", "x", "--file", tmp_path / "v.jsonl", "--json")
-    assert json.loads(done.out) == {"counted": 3}
-    assert "note: v.jsonl: 2 rows have the key of another row: only one of those counts" in done.err
-    assert {o.unit.unit_hash for o in remote.experiments.outcomes} == {"ab" * 16}
-
-
-def test_every_bad_row_is_told_on_its_line_and_nothing_is_sent(cli, remote, planned, tmp_path):
-    text = "unit,metric,value\na,m,1\n,m,x\nb,error,1\nc,m,1\n"
-    (tmp_path / "v.csv").write_text(text)
-    done = cli("experiments", "record", "--experiment", "x", "--file", tmp_path / "v.csv")
-    assert done.code == 2
-    assert done.err.splitlines() == [
-        "lora-router: v.csv:3, column unit: is missing",
-        "lora-router: v.csv:3, column value: is 'x', not a number",
-        "lora-router: v.csv:4, column metric: is recorded by the server itself; choose another name",
-        "lora-router: 3 faults: nothing was sent",
-    ]
-    assert remote.experiments.outcomes == []
-
-
-def test_rows_that_the_server_refuses_are_told_by_their_lines(cli, remote, planned, tmp_path):
-    rows = "".join(f"u{i},m,{2 if i % 10 == 3 else 1}\n" for i in range(600))
-    (tmp_path / "v.csv").write_text(f"unit,metric,value\n{rows}")
-    done = cli("experiments", "record", "--experiment", "x", "--file", tmp_path / "v.csv")
+    one = {"metric": "m", "experiment": "x", "unit_hash": "ab" * 16}
+    text = "\n".join(json.dumps(one | {"value": 2 if i % 10 == 3 else 1}) for i in range(600))
+    monkeypatch.setattr("sys.stdin", io.StringIO(text))
+    done = cli("experiments", "record", "-")
     assert (done.code, done.out) == (1, "540 counted, 60 refused\n")
     told = done.err.splitlines()
-    assert told[0] == "lora-router: v.csv:5: value: must be 0 or 1"
+    assert told[0] == "lora-router: line 4: value: must be 0 or 1"
     assert told[-1] == "lora-router: and 40 more refused"
     assert len(told) == 21
-
-
-def test_an_experiment_that_is_not_there_is_told_before_anything_is_sent(cli, remote, tmp_path):
-    (tmp_path / "v.csv").write_text("unit,metric,value\na,m,1\n")
-    done = cli("experiments", "record", "--experiment", "y", "--file", tmp_path / "v.csv")
-    assert (done.code, "lora-router experiments list" in done.err) == (1, True)
-    assert remote.experiments.outcomes == []
+    assert {o.unit.unit_hash for o in remote.experiments.outcomes} == {"ab" * 16}

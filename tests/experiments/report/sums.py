@@ -105,9 +105,6 @@ class SumsStore:
     def data(self, name, phase):
         return self.found
 
-    def values_by_age(self, name, phase, metric, bounds):
-        return {}
-
     def paired(self, name, phase):
         return self.counts
 

@@ -63,7 +63,7 @@ def stopped(store: ExperimentStore, broken: str, minutes: int = 60) -> tuple[flo
             ill = arm == "new" and broken
             seconds = rng.lognormal(0, 0.5) * (10 if ill == "latency" else 1)
             error = rng.random() < (0.5 if ill == "errors" else 0.01)
-            shown.append(Exposure("canary", 1, name, arm, now, f"r-{name}", 0.05))
+            shown.append(Exposure("canary", 1, name, arm, now, f"r-{name}"))
             for metric, value in (("error", float(error)), ("total_time", seconds)):
                 key = f"{metric}-{name}"
                 outcomes.append(StoredOutcome(key, metric, value, now + seconds, response_id=f"r-{name}"))

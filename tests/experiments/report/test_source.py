@@ -7,12 +7,10 @@ import pytest
 
 from router.experiments.model import Kind, Unanswered
 from router.experiments.report.build import report
-from router.experiments.report.ratio import ratio_evidence, ratio_of
 from router.experiments.report.source import (
     changed_parts,
-    duration,
-    plural,
-    short_digest,
+    ratio_evidence,
+    ratio_of,
     total_moments,
 )
 from router.experiments.stats.checks import sample_ratio
@@ -124,16 +122,3 @@ def test_sums_of_buckets_are_those_of_all_units():
     buckets = [bucket("new", 1, 0, at=i, moments={"m": Moments.of(*v)}) for i, v in enumerate(values)]
     assert total_moments(buckets, "new", metric) == Moments.of([1.0, 2.0, 3.0], [1.0, 1.0, 2.0])
     assert total_moments(buckets, "control", metric) == Moments.empty(2)
-
-
-@pytest.mark.parametrize(
-    ("found", "expected"),
-    [
-        (duration(86_400 * 7), "7 days"),
-        (duration(0.25), "0.25 seconds"),
-        (plural(0, "unit"), "0 units"),
-        (short_digest(""), "none"),
-    ],
-)
-def test_words(found, expected):
-    assert found == expected

@@ -31,7 +31,7 @@ def found():
         rows.append((arm, float(pleased), float(dice.randint(20, 90))))
     store.expose(
         [
-            Exposure("medical-v2", 1, f"u{i}", arm, STARTED + i, f"r{i}", 0.5, arm, "base")
+            Exposure("medical-v2", 1, f"u{i}", arm, STARTED + i, f"r{i}", arm, "base")
             for i, (arm, _, _) in enumerate(rows)
         ]
     )
@@ -71,7 +71,7 @@ def test_young_units_wait(found):
 def test_a_fault_is_remembered_by_the_store(found):
     store, _ = found
     more = [
-        Exposure("medical-v2", 1, f"x{i}", "new", STARTED + 9000 + i, f"x{i}", 0.5, "new", "base")
+        Exposure("medical-v2", 1, f"x{i}", "new", STARTED + 9000 + i, f"x{i}", "new", "base")
         for i in range(200)
     ]
     store.expose(more)

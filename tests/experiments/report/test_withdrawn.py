@@ -8,7 +8,7 @@ import pytest
 
 from router.experiments.model import ArmSpec
 from router.experiments.report.build import report
-from router.experiments.report.ratio import ratio_of
+from router.experiments.report.source import ratio_of
 from tests.experiments.report.sums import SPEC, STARTED, SumsStore, bucket, running
 
 HOURS, HALF = 12, STARTED + 6.5 * 3600

@@ -92,7 +92,7 @@ def test_two_arms_is_the_least_over_all_rates_on_the_line(line):
     "counts", [((0, 0), (0, 0)), ((0, 20), (15, 5)), ((50, 50), (60, 40)), ((3, 997), (9, 991))]
 )
 def test_the_interval_of_a_difference(counts):
-    low, high = sequences.difference_interval(*counts)
+    low, high = map(float, sequences.difference_bounds(*counts))
     assert -1 <= low < high <= 1
     assert max(float(sequences.two_arms(*counts, Line(offset=edge))) for edge in (low, high)) >= np.log(
         20
@@ -112,13 +112,13 @@ def one_arm_interval(s: int, f: int, alpha: float) -> tuple[float, float]:
 
 def test_it_is_narrower_than_two_intervals_at_half_the_error():
     control, treatment = (50, 50), (60, 40)
-    low, high = sequences.difference_interval(control, treatment)
+    low, high = sequences.difference_bounds(control, treatment)
     (a, b), (c, d) = (one_arm_interval(*arm, alpha=0.025) for arm in (control, treatment))
     assert high - low < 0.9 * ((d - a) - (c - b))
 
 
 def test_a_disaster_shows_in_twenty_units():
-    _, high = sequences.difference_interval((19, 1), (4, 16))
+    _, high = sequences.difference_bounds((19, 1), (4, 16))
     assert high < -0.2
 
 

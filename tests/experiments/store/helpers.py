@@ -43,7 +43,7 @@ def exposed(
     unit: str, response: str, arm: str = "a", at: float = 0.0, name: str = "x", phase: int = 1, **more: Any
 ) -> Exposure:
     """At seconds after START."""
-    return Exposure(name, phase, unit, arm, START + at, response, 0.5, **more)
+    return Exposure(name, phase, unit, arm, START + at, response, **more)
 
 
 def outcome(

@@ -146,7 +146,6 @@ def test_outcomes(viewed):
         "counted": True,
         "key": first["key"],
         "response_id": "r1",
-        "stage": "",
     }
     assert (second["value"], second["arm"]) == (3.0, "a")
     assert (late["unit"], bool(late["counted"])) == ("u2", False)

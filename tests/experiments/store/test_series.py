@@ -16,10 +16,10 @@ from router.experiments.model import (
     Unanswered,
 )
 from router.experiments.stats.moments import Moments
-from router.experiments.store.series import powers
-from router.experiments.store.stretches import (
+from router.experiments.store.series import (
     FIRST_STRETCHES,
     first_width,
+    powers,
     stretch_number,
     stretch_span,
 )

@@ -16,6 +16,7 @@ from router.experiments.model import (
     MetricSpec,
     SegmentSpec,
     StoredOutcome,
+    Unanswered,
 )
 from router.routing.calibration import Calibration
 from router.routing.state import ClassifierState, RoutingState
@@ -63,7 +64,9 @@ def trial(
         hypothesis=f"the new version solves more {EVIL}",
         window=3600.0,
         guardrails=(
-            MetricSpec("complaint", Kind.PROPORTION, higher_is_better=False, missing="zero", margin=0.05),
+            MetricSpec(
+                "complaint", Kind.PROPORTION, higher_is_better=False, missing=Unanswered.ZERO, margin=0.05
+            ),
         ),
         secondary=(MetricSpec("seconds", Kind.MEAN, cap=60.0),),
         segments=(SegmentSpec("plan"),),
@@ -80,7 +83,7 @@ def trial(
             at = began + (number + draw.random()) / units * 3.8 * DAY
             rid = f"{name}-{arm.name}-{number}"
             labels = {"plan": draw.choice(("free", "paid"))}
-            store.expose([Exposure(name, 1, f"unit-{rid}", arm.name, at, rid, 0.5, segments=labels)])
+            store.expose([Exposure(name, 1, f"unit-{rid}", arm.name, at, rid, segments=labels)])
             solved = draw.random() < rate
             said = {"solved": float(solved), "seconds": draw.uniform(5, 30)}
             said |= {"complaint": 1.0} if draw.random() < 0.02 else {}

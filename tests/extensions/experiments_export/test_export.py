@@ -85,7 +85,7 @@ def rows_of(path: Path) -> list[dict]:
 
 
 def test_parquet_has_types_and_says_what_it_is_of(store, tmp_path):
-    (done,) = export(store, "x", 1, "units", tmp_path / "u.parquet")
+    done = export(store, "x", 1, "units", tmp_path / "u.parquet")
     assert (done.rows, done.size) == (3, (tmp_path / "u.parquet").stat().st_size)
     table = pq.read_table(tmp_path / "u.parquet").sort_by("unit")
     kinds = {
@@ -120,35 +120,26 @@ def test_outcomes_come_back_as_they_were(store, tmp_path, form):
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_all_go_into_a_folder_from_one_snapshot(store, url, tmp_path, form):
+@pytest.mark.parametrize("what", VIEWS)
+def test_a_file_is_of_one_snapshot_and_has_the_columns_of_its_view(store, url, tmp_path, form, what):
     other = ExperimentStore(url)
-    unit_outcome: list[tuple[str, int]] = []
 
-    def progress(what: str, rows: int) -> None:
-        if not unit_outcome:  # between units and the rest
-            other.expose([exposed("u4", "r4", at=20)])
-            other.record([outcome("r4", at=21)])
-        unit_outcome.append((what, rows))
+    def progress(rows: int) -> None:
+        other.expose([exposed("u4", "r4", at=20)])
+        other.record([outcome("r4", at=21)])
 
-    done = export(store, "x", 1, "all", tmp_path / "out", progress, form=form)
+    done = export(store, "x", 1, what, tmp_path / f"all.{form}", progress)
     other.close()
-    assert {d.path.name: d.rows for d in done} == {
-        f"units.{form}": 3,
-        f"outcomes.{form}": 4,
-        f"values.{form}": 2,
-        f"pairs.{form}": 1,
-    }
-    assert unit_outcome == [("units", 3), ("outcomes", 4), ("values", 2), ("pairs", 1)]
-    for what, view in VIEWS.items():
-        rows = rows_of(tmp_path / "out" / f"{what}.{form}")
-        assert list(rows[0]) == [c.name for c in view.columns]
-        assert "u4" not in {row.get("unit") for row in rows}
-    assert export(store, "x", 1, "units", tmp_path / "after.csv")[0].rows == 4
+    assert done.rows == {"units": 3, "outcomes": 4, "values": 2, "pairs": 1}[what]
+    rows = rows_of(done.path)
+    assert list(rows[0]) == [c.name for c in VIEWS[what].columns]
+    assert "u4" not in {row.get("unit") for row in rows}
+    assert export(store, "x", 1, "units", tmp_path / "after.csv").rows == 4
 
 
 def test_nothing_in_a_phase_is_a_file_with_columns(store, tmp_path):
     for form in FORMS:
-        (done,) = export(store, "x", 2, "pairs", tmp_path / f"p.{form}")
+        done = export(store, "x", 2, "pairs", tmp_path / f"p.{form}")
         assert done.rows == 0
         assert rows_of(done.path) == []
     assert (tmp_path / "p.csv").read_text().startswith("experiment,phase,arm")
@@ -156,18 +147,12 @@ def test_nothing_in_a_phase_is_a_file_with_columns(store, tmp_path):
 
 
 def test_the_last_phase_is_meant_where_none_is_said(store, tmp_path):
-    (done,) = export(store, "x", None, "units", tmp_path / "u.jsonl")
+    done = export(store, "x", None, "units", tmp_path / "u.jsonl")
     assert [(row["phase"], row["unit"]) for row in rows_of(done.path)] == [(2, "u1")]
 
 
-def test_a_folder_takes_one_file_too(store, tmp_path):
-    (done,) = export(store, "x", 1, "values", tmp_path, form="csv")
-    assert done.path == tmp_path / "values.csv"
-    assert len(rows_of(done.path)) == 2
-
-
 def test_a_url_does(store, url, tmp_path):
-    assert export(url, "x", 1, "units", tmp_path / "u.csv")[0].rows == 3
+    assert export(url, "x", 1, "units", tmp_path / "u.csv").rows == 3
 
 
 def test_what_is_not_there(store, tmp_path):
@@ -178,17 +163,16 @@ def test_what_is_not_there(store, tmp_path):
         ("draft", None, "never started"),
     ):
         with pytest.raises(ExperimentNotFound, match=reason):
-            export(store, name, phase, "all", tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+            export(store, name, phase, "units", tmp_path / "out.csv")
+    assert not (tmp_path / "out.csv").exists()
 
 
 @pytest.mark.parametrize(
     ("what", "name", "error"),
     [
-        ("users", "u.csv", "'users' cannot be exported; known are units, outcomes, values, pairs and all"),
+        ("users", "u.csv", "'users' cannot be exported; known are units, outcomes, values, pairs"),
         ("units", "u.xlsx", "must end with .parquet, .csv, .jsonl"),
         ("units", "u", "must end with"),
-        ("all", "u.csv", "all go into a folder"),
     ],
 )
 def test_what_cannot_be_done(sqlite_store, tmp_path, what, name, error):
@@ -202,7 +186,7 @@ def test_parquet_without_pyarrow(sqlite_store, tmp_path, monkeypatch):
         ConfigError, match=r"or use a \.csv .*: pip install -e '\.\[export\]' in the checkout"
     ):
         export(sqlite_store, "x", 1, "units", tmp_path / "u.parquet")
-    assert export(sqlite_store, "x", 1, "units", tmp_path / "u.csv")[0].rows == 0
+    assert export(sqlite_store, "x", 1, "units", tmp_path / "u.csv").rows == 0
 
 
 def test_a_url_with_a_mistake_makes_no_database(tmp_path):
@@ -249,7 +233,7 @@ def test_a_database_whose_server_was_killed(sqlite_store, tmp_path):
     for end in ("", "-shm", "-wal"):
         left = (tmp_path / f"experiments.db{end}").read_bytes()
         (tmp_path / f"copy #1/x.db{end}").write_bytes(left)
-    assert export(f"sqlite:///{tmp_path}/copy #1/x.db", "x", 1, "units", tmp_path / "u.csv")[0].rows == 1
+    assert export(f"sqlite:///{tmp_path}/copy #1/x.db", "x", 1, "units", tmp_path / "u.csv").rows == 1
     assert files(tmp_path / "copy #1") == ["x.db"]
 
 
@@ -268,16 +252,14 @@ def test_a_file_that_is_there_stays(store, tmp_path):
     with pytest.raises(FailedPrecondition, match=r"u\.csv is there already"):
         export(store, "x", 1, "units", path)
     assert path.read_text() == "mine"
-    export(store, "x", 1, "units", path, overwrite=True)
-    assert len(rows_of(path)) == 3
 
 
 def test_a_file_that_comes_meanwhile_stays(store, tmp_path):
-    def progress(_what: str, _rows: int) -> None:
+    def progress(_rows: int) -> None:
         (tmp_path / "units.csv").write_text("mine")
 
     with pytest.raises(FailedPrecondition, match="is there already"):
-        export(store, "x", 1, "all", tmp_path, progress, form="csv")
+        export(store, "x", 1, "units", tmp_path / "units.csv", progress)
     assert (tmp_path / "units.csv").read_text() == "mine"
     assert files(tmp_path) == ["units.csv"]
 
@@ -289,15 +271,15 @@ def files(folder: Path) -> list[str]:
 def test_a_break_leaves_nothing(store, tmp_path, monkeypatch):
     monkeypatch.setattr(exporting, "BATCH", 1)
 
-    def progress(what: str, rows: int) -> None:
-        if what == "outcomes" and rows == 2:
+    def progress(rows: int) -> None:
+        if rows == 2:
             raise KeyboardInterrupt
 
     for form in FORMS:
         with pytest.raises(KeyboardInterrupt):
-            export(store, "x", 1, "all", tmp_path / "out", progress, form=form)
+            export(store, "x", 1, "outcomes", tmp_path / f"o.{form}", progress)
         assert files(tmp_path) == []
-    assert export(store, "x", 1, "outcomes", tmp_path / "o.csv")[0].rows == 4  # and the connection is sound
+    assert export(store, "x", 1, "outcomes", tmp_path / "o.csv").rows == 4  # and the connection is sound
 
 
 def test_a_folder_that_is_not_there(sqlite_store, tmp_path):
@@ -336,8 +318,6 @@ def test_a_full_disk_leaves_nothing_and_says_what_to_do(sqlite_store, small_disk
         ResourceExhausted, match=r"the disk is full: more than 0\.\d MB are needed. Nothing was writ"
     ):
         export(sqlite_store, "x", 1, "units", small_disk / f"u.{form}")
-    with pytest.raises(ResourceExhausted, match="name a file on another disk"):
-        export(sqlite_store, "x", 1, "all", small_disk / "out", form=form)
     assert files(small_disk) == []
 
 
@@ -366,7 +346,7 @@ for form in forms:
     export.export(url, "x", 2, "units", folder / f"few.{form}")
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 for form in forms:
-    assert export.export(url, "x", 1, "units", folder / f"all.{form}")[0].rows == 60_000
+    assert export.export(url, "x", 1, "units", folder / f"all.{form}").rows == 60_000
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 

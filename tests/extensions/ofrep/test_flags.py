@@ -217,7 +217,7 @@ def stands(spec: Any, unit: str, holdout: float = 0.0) -> Any:
     )
     running = running_of(experiment, lambda purpose: f"salt of {purpose}", holdout)
     assert running is not None
-    return place_of(running, Request("", routing=RoutingHints(unit=unit)), 1.0)
+    return place_of(running, Request("", routing=RoutingHints(unit=unit)))
 
 
 def test_a_unit_outside_has_no_value() -> None:

@@ -50,14 +50,12 @@ with browsing() as seen:
 
     page.goto(f"{seen.url}/console/experiments/trial")
     said["verdict"] = page.inner_text("[aria-label=Verdict]")
-    said["ranges"] = page.locator(".marks .range").count()
-    page.locator("#numbers > summary").click()
+    said["ranges"] = page.locator("svg.range").count()
+    page.locator("#checks > summary").click()
     page.evaluate("document.querySelector('.ruling h2').textContent = 'changed'")
     page.evaluate("document.querySelector('[data-live]').dispatchEvent(new CustomEvent('tick'))")
     until(page, "document.querySelector('.ruling h2').textContent !== 'changed'")
-    said["still_open"] = (
-        page.locator("#numbers[open]").count() + page.locator("#course-section .line").count()
-    )
+    said["still_open"] = page.locator("#checks[open]").count() + page.locator("#course .line").count()
     page.locator("summary", has_text="Promote new").click()
     page.fill("#reason-promote-new", "as the report says")
     page.get_by_role("button", name="Promote new").click()

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import pytest
 
-from router.experiments.cli.report import document
 from router.experiments.next_step import following
 from router.experiments.report.build import report
 from router.experiments.report.model import Report
@@ -90,7 +89,6 @@ def test_giving_up_is_advised_where_success_is_unlikely():
     assert heading(found).startswith("GIVE UP: ")
     assert following(found).endswith("little chance that is left: lora-router experiments stop medical-v2")
     assert outlook(found) == [f"G{planned.text[1:]}."]
-    assert document(found)["planned"]["anytime"] is False
     assert not read(hourly(*[121] * 1)).planned.give_up
 
 

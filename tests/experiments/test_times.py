@@ -5,12 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from router.experiments import words
-from router.experiments.interference import shared_primary, shared_warnings
-from router.experiments.messages import experiment_message
+from router.experiments.completeness import shared_primary, shared_warnings
+from router.experiments.document import document
 from router.experiments.model import Kind, MetricSpec
 from router.experiments.report.build import report
-from router.experiments.report_messages import report_message, report_of
-from router.experiments.report_tables import guardrails
 from router.experiments.stats.moments import Moments
 from tests.experiments.plans import plan
 from tests.experiments.report.sums import LONG_AFTER, SPEC, SumsStore, both, running
@@ -41,13 +39,10 @@ def test_a_guardrail_within_its_margin_is_marked_and_still_stops_harm():
         store = SumsStore(buckets, running(replace(SPEC, guardrails=(rail,))))
         found = report(store, "medical-v2", now=LONG_AFTER)
         (shown,) = found.arms[0].guardrails
-        assert (shown.state, shown.shared_queue, words.guarded(found, shown)) == (state, True, read)
+        assert (shown.state, words.guarded(found, shown)) == (state, read)
         assert found.verdict.decision == ("promote" if state == "within" else "stop for harm")
         assert found.arms[0].primary is not None
-        assert not found.arms[0].primary.shared_queue
-        assert any("this compares little" in note for note in guardrails(found).notes)
-        again = report_of(report_message(found, experiment_message(found.experiment)))
-        assert again.arms[0].guardrails[0].shared_queue
+        assert any("this compares little" in note for note in document(found).compared.notes)
 
 
 def times(slower: float) -> Moments:
