@@ -187,17 +187,6 @@ class Settings(BaseSettings):
     experiments_holdout: float = Field(
         0.0, ge=0, lt=1, description="share of units that takes part in no experiment"
     )
-    experiments_price_prompt: float = Field(
-        0.0,
-        ge=0,
-        description="cost of a million prompt tokens, cached ones left out, for serving_cost",
-    )
-    experiments_price_completion: float = Field(
-        0.0, ge=0, description="cost of a million completion tokens, for serving_cost"
-    )
-    experiments_price_second: float = Field(
-        1.0, ge=0, description="cost of a second on the device, or until it is loaded, for serving_cost"
-    )
     experiments_webhook: str | None = Field(
         None,
         description="URL that is called when an experiment may be promoted, harms or breaks; empty: none",

@@ -131,8 +131,6 @@ MAX_ARMS, MAX_METRICS, MAX_SEGMENTS, MAX_SEGMENT_VALUES = 32, 32, 3, 12
 LONGEST_LABEL = 64  # bytes of a label and of its values
 NO_VALUE, OTHER_VALUE = "(none)", "(other)"
 """A unit without the label, and one whose value has no row of its own."""
-COST = "serving_cost"
-"""What a response cost by the server's prices; recorded only for plans that name it."""
 _TIME: Mapping[str, object] = {"kind": "mean", "aggregate": "mean", "higher_is_better": False}
 _SHARE: Mapping[str, object] = {"kind": "proportion", "higher_is_better": False}
 BUILT_IN_METRICS: Mapping[str, Mapping[str, object]] = {
@@ -143,11 +141,10 @@ BUILT_IN_METRICS: Mapping[str, Mapping[str, object]] = {
     "error": _SHARE,
     "cancelled": _SHARE,
     UNSERVED: _TIME,
-    COST: {**_TIME, "aggregate": "sum"},
 }
 """Recorded without the client, with what a metric of that name is unless a plan says otherwise. Seconds,
 seconds, tokens, and 0 or 1 for each response; seconds until the end of a request that never got a first
-token, which has `error` and `cancelled` besides and nothing else; a cost. See `times` for what metrics are
+token, which has `error` and `cancelled` besides and nothing else. See `times` for what metrics are
 made of the seconds. Of what is 0 or 1 for an answer, the share of units that had it once: a proportion is
 exact from the first unit on, and shows that nothing happened, too."""
 BUILT_IN = tuple(BUILT_IN_METRICS)
@@ -317,7 +314,7 @@ class MetricSpec:
         Seconds, Field(description="how long its outcomes count; left out: the plan's window, the longest")
     ] = 0.0
     improve: Annotated[
-        bool, Field(description="of a guardrail, without a margin: must be better, such as serving_cost")
+        bool, Field(description="of a guardrail, without a margin: must be better, such as completion_tokens")
     ] = False
 
     @property

@@ -109,7 +109,6 @@ def experiments_of(server: ServerApp) -> LiveExperiments | None:
     if store is None:
         return None
     from router import config
-    from router.experiments.cost import Prices
     from router.experiments.runtime import LiveExperiments
 
     return LiveExperiments(
@@ -118,11 +117,6 @@ def experiments_of(server: ServerApp) -> LiveExperiments | None:
         base_digest=lambda: engine.info.served_digest,
         router_digest=router.digest,
         flush_seconds=config.FLUSH_SECONDS,
-        prices=Prices(
-            settings.experiments_price_prompt,
-            settings.experiments_price_completion,
-            settings.experiments_price_second,
-        ),
     )
 
 

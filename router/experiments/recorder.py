@@ -23,9 +23,7 @@ from router.errors import Overloaded, StoreDown
 from router.experiments.assignment import (
     ArmAssignment,
 )
-from router.experiments.cost import Prices, reads_cost
 from router.experiments.model import (
-    COST,
     SERVER_KEYS,
     Accepted,
     Exposure,
@@ -60,9 +58,7 @@ class Recorder:
         store: ExperimentStore,
         availability: Availability | None = None,
         counts: ServingCounts | None = None,
-        prices: Prices | None = None,
     ) -> None:
-        self.prices = prices or Prices()
         self.availability = availability or Availability()
         self.counts = counts or ServingCounts()
         self._put = 0
@@ -429,7 +425,7 @@ class Trial:
 
     def __init__(self, recorder: Recorder, served: Served, shown: Sequence[Shown]) -> None:
         self._recorder, self._served, self._shown = recorder, served, shown
-        self._began, self._before = False, time.monotonic() - served.since
+        self._began = False
 
     def began(self) -> None:
         """The arm, or what stands in for it, has begun to answer."""
@@ -471,18 +467,11 @@ class Trial:
         response, waited = self._served.request.request_id, None
         if not self._began:
             waited = time.monotonic() - self._served.since
-        cost = (
-            self._cost(end) if any(reads_cost(one.assignment.running.spec) for one in self._shown) else None
-        )
-        self._recorder.observe(built_in_outcomes(response, end, time.time(), waited, cost))
+        self._recorder.observe(built_in_outcomes(response, end, time.time(), waited))
         if stage is not None:
             how = "cancelled" if end.cancelled else "error"
             for one in self._shown:
                 counts.ended[one.assignment.running.name, one.assignment.arm.name, stage.value, how] += 1
-
-    def _cost(self, end: End) -> float:
-        """Nothing of a request that the engine never had."""
-        return self._recorder.prices.cost(end.usage, self._before) if end.usage.total_time else 0.0
 
 
 def segments_of(segments: Iterable[SegmentSpec], labels: Mapping[str, str]) -> dict[str, str]:
@@ -500,12 +489,12 @@ def _storable(value: str) -> str:
 
 
 def built_in_outcomes(
-    response_id: str, end: End, now: float, unserved: float | None = None, cost: float | None = None
+    response_id: str, end: End, now: float, unserved: float | None = None
 ) -> tuple[StoredOutcome, ...]:
     """`model.BUILT_IN` of one response. An answer that broke off counts with what was given until then.
 
     `unserved`: seconds until the end of a request that never got a first token. It has no times and no
-    length, since short ones would make its arm look fast. `cost` is kept where a plan reads it.
+    length, since short ones would make its arm look fast.
     """
     usage = end.usage
     values: dict[str, float] = {"error": bool(end.error), "cancelled": end.cancelled}
@@ -517,8 +506,6 @@ def built_in_outcomes(
         values["length_stop"] = end.reason is FinishReason.LENGTH
         if usage.completion_tokens:
             values["time_to_first_token"] = usage.time_to_first_token
-    if cost is not None:
-        values[COST] = cost
     return tuple(
         StoredOutcome(
             f"{SERVER_KEYS}{metric}:{response_id}",

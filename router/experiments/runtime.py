@@ -45,7 +45,6 @@ from router.experiments.assignment import (
     never_repeats,
     running_of,
 )
-from router.experiments.cost import Prices
 from router.experiments.model import (
     BASE,
     FEEDBACK,
@@ -97,11 +96,10 @@ class LiveExperiments:
         base_digest: Callable[[], str] = str,
         router_digest: Callable[[], str] = str,
         flush_seconds: float = FLUSH_SECONDS,
-        prices: Prices | None = None,
     ) -> None:
         self.store, self.counts = store, ServingCounts()
         self.availability, self.assigner = Availability(), Assigner()
-        self.recorder = Recorder(store, self.availability, self.counts, prices)
+        self.recorder = Recorder(store, self.availability, self.counts)
         self.guardian = Guardian(
             store, self.assigner, self.counts, self.refresh, judge or self.judged, look_seconds
         )

@@ -110,14 +110,6 @@ def allowed(form: Quantity, found: MetricReport) -> str:
     return f"{form.margin(found.margin)} worse"
 
 
-def guardrail_line(metric: MetricSpec) -> str:
-    """`error: at most 3.0 points worse`."""
-    if metric.improve:
-        return f"{metric.name}: must improve"
-    most = percent(metric.margin) if metric.relative else quantity(metric).margin(metric.margin)
-    return f"{metric.name}: at most {most} worse"
-
-
 def direction(higher_is_better: bool) -> str:
     """Which way is good."""
     return "more is better" if higher_is_better else "less is better"

@@ -80,7 +80,7 @@ async def test_the_way_from_plan_to_rollback_works_as_it_is_written(target, caps
     assert said["experiments plan"] in PAGE
     assert said["experiments report"].startswith("PROMOTE new: it is better than old.\n")
     assert "\nDifference: thumbs_up: +" in said["experiments report"]
-    assert "completion_tokens" in said["experiments report"]
+    assert "\nerror (less is better) " in said["experiments report"]
     assert "country" in said["medical-v2.html"]
     assert "<svg" in said["medical-v2.html"]
     assert said["values.csv"].count("thumbs_up") == 1500

@@ -316,7 +316,7 @@ def test_a_share_of_slow_units_is_a_proportion_with_a_limit(metric: MetricSpec, 
 
 
 def test_only_a_guardrail_has_to_improve() -> None:
-    cost = MetricSpec("serving_cost", Kind.MEAN, False, Aggregate.SUM, improve=True)
+    cost = MetricSpec("completion_tokens", Kind.MEAN, False, Aggregate.SUM, improve=True)
     assert fields(plan(guardrails=(cost,))) == set()
     assert fields(plan(guardrails=(replace(cost, margin=0.1),))) == {"guardrails[0].margin"}
     assert fields(plan(secondary=(cost,))) == {"secondary[0].improve"}

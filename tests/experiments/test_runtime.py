@@ -13,10 +13,8 @@ import pytest
 from router.errors import Overloaded, StoreDown
 from router.experiments import recorder, runtime
 from router.experiments.assignment import ArmAssignment, unit_hash
-from router.experiments.cost import Prices
 from router.experiments.model import (
     BUILT_IN,
-    Aggregate,
     AuditEntry,
     Exposure,
     Kind,
@@ -380,28 +378,9 @@ def test_a_whole_answer():
         "error": 0.0,
         "cancelled": 0.0,
     }
-    assert {o.metric for o in found} == set(BUILT_IN) - {"time_without_token", "serving_cost"}
+    assert {o.metric for o in found} == set(BUILT_IN) - {"time_without_token"}
     assert {(o.response_id, o.time) for o in found} == {("r1", 5.0)}
     assert len({o.key for o in found}) == 6
-
-
-@pytest.mark.parametrize("reads", [False, True])
-async def test_a_cost_is_kept_for_a_plan_that_reads_it(begin, store, reads):
-    cost = MetricSpec("serving_cost", Kind.MEAN, False, Aggregate.SUM, improve=True)
-    store.create(experiment("trial", replace(SPEC, guardrails=(cost,) if reads else ())))
-    live = await begin(prices=Prices(prompt=2e6, completion=3e6, second=10.0))
-    arm = live.assign(request(), decision())
-    served = Served(request(), decision(), SamplingParams(), arm, since=time.monotonic() - 2.0)
-    (trial,) = live.watchers(served)
-    trial.began()
-    usage = Usage(9, 4, 7, queue_time=0.5, time_to_first_token=0.75, total_time=1.5)
-    trial.ended(End(FinishReason.STOP, "", usage))
-    await live.recorder.flush()
-    found = store.outcomes.get("server:serving_cost:r1")
-    if reads:
-        assert found.outcome.value == pytest.approx(5 * 2 + 7 * 3 + (2 + 1) * 10, abs=1.0)
-    else:
-        assert found is None
 
 
 def test_the_same_response_has_the_same_keys():

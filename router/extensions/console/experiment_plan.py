@@ -11,7 +11,7 @@ from typing import Any
 
 from router.errors import AlreadyExists, FieldViolation, InvalidRequest, RouterError
 from router.experiments.messages import answer_of, plan_message, question_message
-from router.experiments.model import COST, FEEDBACK, Experiment, SizeAnswer, SizeQuestion, Spec
+from router.experiments.model import FEEDBACK, Experiment, SizeAnswer, SizeQuestion, Spec
 from router.experiments.plan_file import example_plan, plan_of, plan_toml, typed
 from router.experiments.plan_lines import pairs_of
 from router.extensions.console.experiments import CREATE, LIST, SERVICE
@@ -113,9 +113,7 @@ async def values(
         "errors": errors or {},
         "versions": by_adapter(versions) if len(versions) < MOST_OFFERED - 1 else None,
         "some": versions,
-        "metrics": dict.fromkeys(
-            (FEEDBACK, "thumbs_up", *(one.primary.name for one in known), "error", COST)
-        ),
+        "metrics": dict.fromkeys((FEEDBACK, "thumbs_up", *(one.primary.name for one in known), "error")),
         "example": example_plan(),
         "why_not": visit.why_not(CREATE),
         **(preview or NOTHING),

@@ -67,7 +67,7 @@ async def test_built_in_outcomes(run, store, method):
     await until(lambda: server.live.recorder.queued >= 7 or len(store.outcomes) == 6)
     await server.live.recorder.flush()
     found = values(store, response_id)
-    assert set(found) == set(BUILT_IN) - {"time_without_token", "serving_cost"}
+    assert set(found) == set(BUILT_IN) - {"time_without_token"}
     assert found["completion_tokens"] == 2
     assert (found["length_stop"], found["error"], found["cancelled"]) == (1.0, 0.0, 0.0)
     assert 0 < found["time_to_first_token"] <= found["total_time"] < 5
