@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -132,6 +132,7 @@ LABEL_BATCH = 48  # labels judged together: the logits of their tokens are held 
 MOST_RANKED = 60  # rows whose labels are ranked
 MOST_PAIRS = 2400  # of row and label: every label of every row goes through the model
 Say = Callable[[str], None]
+Drawn = TypeVar("Drawn")
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +205,7 @@ def examined(plan: EvaluationPlan, ready: ReadyBase, rows: int | None, say: Say)
         subject.close()
 
 
-def draw_rows(rows: Sequence[TrainingRow], count: int | None) -> list[TrainingRow]:
+def draw_rows(rows: Sequence[Drawn], count: int | None) -> list[Drawn]:
     """All rows, or `count` of them drawn by a fixed seed."""
     if count is None or count >= len(rows):
         return list(rows)

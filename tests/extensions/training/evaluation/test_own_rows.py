@@ -13,7 +13,8 @@ import pytest
 from router.engine.base import BaseInfo
 from router.errors import AdapterRejected, ConfigError
 from router.extensions.training.evaluation import evaluate_rows
-from router.extensions.training.evaluation.own_rows import FEWEST, OwnRows, find_candidate, read_rows, verdict
+from router.extensions.training.evaluation.own_rows import FEWEST, OwnRows, find_candidate, verdict
+from router.extensions.training.new.rows import Columns
 from router.registry.folders import weights_sha256
 from router.registry.format.manifest import read_report
 from router.registry.gate import judge
@@ -87,6 +88,7 @@ def test_versions_below_a_name(bare: Path, tmp_path: Path) -> None:
         find_candidate("both", tmp_path / "adapters")
     found = find_candidate("both/2.0.0", tmp_path / "adapters")
     assert (found.manifest.name, found.manifest.version) == ("both", "2.0.0")
+    assert find_candidate("both@2.0.0", tmp_path / "adapters").folder == found.folder
 
 
 def asked(data: Path, **more: Any) -> OwnRows:
@@ -95,7 +97,7 @@ def asked(data: Path, **more: Any) -> OwnRows:
 
 def refused(data: Path, match: str, **more: Any) -> None:
     with pytest.raises(ConfigError, match=match):
-        read_rows(asked(data, **more), lambda _: None)
+        asked(data, **more).read(lambda _: None)
 
 
 def test_what_is_wrong_with_rows_is_said_before_the_base_is_loaded(tmp_path: Path) -> None:
@@ -107,14 +109,15 @@ def test_what_is_wrong_with_rows_is_said_before_the_base_is_loaded(tmp_path: Pat
     refused(tmp_path / "gone.csv", r"gone\.csv cannot be read")
     data = write_csv(tmp_path / "own.csv", 30)
     refused(data, r"3 usable rows are too few", rows=3)
-    refused(data, r"--response-column 'team' is not in the data: the columns are", response_column="team")
+    columns = Columns("", "team")
+    refused(data, r"--response-column 'team' is not in the data: the columns are", columns=columns)
     refused(
         data,
         r"--metric 'rouge' is not known here; did you mean 'rouge_l'\?; known: exact_match, ",
         metric="rouge",
     )
     refused(data, r"--metric 'execution' is not known here", metric="execution")
-    assert len(read_rows(asked(data), lambda _: None)) == 30
+    assert len(asked(data).read(lambda _: None)) == 30
 
 
 def test_what_is_wrong_with_a_folder_is_said_before_the_base_is_loaded(bare: Path, tmp_path: Path) -> None:
