@@ -3,6 +3,7 @@
 `recipe` and `data` are what a run depends on, `batch` encodes it, `trainer` learns, `probes` and `export`
 make the folder; `run` is the whole way. `new` writes recipes out of somebody's file, `evaluation` measures
 adapters and compares two, `conversion` makes a folder out of another one.
+`improve` trains the next version on feedback.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ __all__ = ["train"]
 
 @hookimpl
 def register_commands(app: typer.Typer) -> None:
-    """`adapters new`, `train`, `evaluate`, `convert`, and `compare`."""
+    """`adapters new`, `train`, `evaluate`, `convert`, `improve`, and `compare`."""
     from router.cli.command import group
     from router.extensions.training.commands import folders
     from router.extensions.training.commands.compare import compare
@@ -32,6 +33,7 @@ def register_commands(app: typer.Typer) -> None:
         new=folders.new,
         train=folders.train,
         evaluate=folders.evaluate,
+        improve=folders.improve,
     )
     app.add_typer(adapters, name="adapters")
     app.command()(compare)

@@ -1,7 +1,8 @@
-"""`lora-router adapters new | train | evaluate | convert`."""
+"""`lora-router adapters new | train | evaluate | convert | improve`."""
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -73,6 +74,13 @@ Timing = Annotated[
 # -- flags of convert
 ConvertSource = Annotated[Path, typer.Argument(metavar="SRC", help="Adapter folder; it stays as it is.")]
 ConvertTarget = Annotated[Path, typer.Argument(metavar="DST", help="Folder to write.")]
+
+# -- flags of improve
+NO_BETTER = 3  # exit code
+ImproveName = Annotated[str, typer.Argument(metavar="NAME", help="The adapter that is to become better.")]
+Canary = Annotated[
+    float, typer.Option("--canary", metavar="SHARE", min=0.0, max=0.5, help="Of the users; 0: no experiment.")
+]
 
 
 def new(
@@ -245,3 +253,37 @@ def convert(src: ConvertSource, dst: ConvertTarget) -> None:
     for line in run(src, dst, ConversionBase(folder, base.vocab_size), check):
         print(line)
     print(f"{dst}\n\ncheck it:\n  lora-router adapters validate {dst}")
+
+
+def improve(
+    name: ImproveName,
+    canary: Canary = 0.1,
+    server: flags.Server = "",
+    timeout: flags.Timeout = 30.0,
+) -> None:
+    """Make an adapter better by what users said of its answers.
+
+    Trains a version on the feedback that the server keeps, compares it on rows that were held out, and puts a
+    better one before a share of the users. Exit code 3: no better.
+
+    \b
+    Example:
+      lora-router adapters improve medical
+    """
+    from router.cli.command import quiet_libraries
+    from router.cli.connect import connected
+    from router.cli.settings import load_settings
+    from router.extensions.training.evaluation import require_extra
+
+    require_extra("improve")
+    from router.extensions.training.improve import ImproveRequest
+    from router.extensions.training.improve import improve as run
+
+    settings = load_settings()
+    quiet_libraries()
+    os.nice(19)  # a server on this machine goes first
+    adapters = next((place for place in settings.adapters_dir if isinstance(place, Path)), Path("adapters"))
+    request = ImproveRequest(name, settings.model, settings.device, adapters, canary=canary)
+    with connected(server, timeout) as client:
+        if not run(request, client, print):
+            raise typer.Exit(NO_BETTER)
