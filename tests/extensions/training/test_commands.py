@@ -42,7 +42,7 @@ def test_train_passes_its_flags_and_says_what_is_next(cli, calls):
 def test_evaluate_prints_its_progress(cli, calls):
     done = cli("adapters", "evaluate", "adapters/a", "adapters/b", "--rows", "20")
     assert (done.code, done.out) == (0, "measuring\n")
-    options = {"adapters": Path("adapters"), "rows": 20, "device": "auto", "fit_labels": False}
+    options = {"adapters": Path("adapters"), "rows": 20, "device": "auto"}
     assert calls == [(["adapters/a", "adapters/b"], options)]
 
 

@@ -108,15 +108,6 @@ def test_manifest_says_what_the_recipe_said(colours: Path, tiny_base: Path) -> N
     assert config["target_modules"] == sorted(config["target_modules"])
 
 
-def test_weights_are_chosen_by_the_recipes_own_metric(run, recipe: Path) -> None:
-    recipe.write_text(recipe.read_text().replace("eval_every = 2", 'eval_every = 2\nselect = "metric"'))
-    folder = run("colours")
-    _, *records = [json.loads(line) for line in (folder / "train_log.jsonl").read_text().splitlines()]
-    scores = [record["valid_metric"] for record in records if "valid_loss" in record]
-    assert len(scores) == 3
-    assert all(0 <= score <= 1 for score in scores)
-
-
 @pytest.fixture
 def late(run, recipe: Path) -> Path:
     """The folder of an activated LoRA."""

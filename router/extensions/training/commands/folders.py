@@ -40,14 +40,6 @@ Response = Annotated[
 ]
 Rows = Annotated[int | None, typer.Option("--rows", metavar="N", min=1, help="Most test rows. Default: all.")]
 
-FitLabels = Annotated[
-    bool,
-    typer.Option(
-        "--fit-labels",
-        help="Only calibrate the probabilities of their choices, on validation rows, in adapter.toml.",
-    ),
-]
-
 # -- flags of new
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the adapter.")]
 NewData = Annotated[
@@ -157,7 +149,6 @@ def evaluate(
     prompt_column: Prompt = "",
     response_column: Response = "",
     rows: Rows = None,
-    fit_labels: FitLabels = False,
     json: flags.Json = False,
 ) -> None:
     """Measure adapters against their base.
@@ -179,7 +170,7 @@ def evaluate(
     from router.cli.settings import load_settings
 
     own = {"metric": metric, "prompt_column": prompt_column, "response_column": response_column}
-    _check_own_rows(names, all_, data, own, fit_labels)
+    _check_own_rows(names, all_, data, own)
     settings = load_settings()
     quiet_libraries()
     adapters = next(iter(settings.adapters_dir), Path("adapters"))
@@ -188,7 +179,7 @@ def evaluate(
     if data is None:
         from router.extensions.training.evaluation import evaluate as run
 
-        reports = run(names or None, fit_labels=fit_labels, **common)
+        reports = run(names or None, **common)
     else:
         from router.extensions.training.evaluation import evaluate_rows
 
@@ -198,9 +189,7 @@ def evaluate(
         print_json(reports)
 
 
-def _check_own_rows(
-    names: list[str] | None, all_: bool, data: Path | None, own: Mapping[str, str], fit_labels: bool
-) -> None:
+def _check_own_rows(names: list[str] | None, all_: bool, data: Path | None, own: Mapping[str, str]) -> None:
     from router.errors import ConfigError
 
     if bool(names) == all_:
@@ -209,8 +198,6 @@ def _check_own_rows(
         raise ConfigError("--data asks its rows of the adapters that are named, not of --all")
     if data is not None and not own["metric"]:
         raise ConfigError("--data needs --metric: exact_match, token_f1, rouge_l or chrf")
-    if data is not None and fit_labels:
-        raise ConfigError("--fit-labels needs the validation rows of a recipe, so no --data")
     if data is None and (stray := [name for name, value in own.items() if value]):
         raise ConfigError(f"--{stray[0].replace('_', '-')} goes with --data FILE; else the recipe says it")
 

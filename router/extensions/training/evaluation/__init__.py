@@ -26,7 +26,6 @@ def evaluate(
     recipes: Path = Path("recipes"),
     rows: int | None = None,
     device: str = "auto",
-    fit_labels: bool = False,
     say: Callable[[str], None] = print,
 ) -> list[dict[str, Any]]:
     """Measure adapters against their base; write report.json and REPORT.md into each folder.
@@ -34,8 +33,6 @@ def evaluate(
     `names` are names of adapters in `adapters`, or folders; None: all that have a recipe. The recipe
     (`recipes`/NAME.toml, or NAME/recipe.toml) says what to ask and how to judge. `rows` limits the test rows
     (drawn by a fixed seed). All adapters and data are checked before the base is loaded, once for all.
-    `fit_labels`: only calibrate the probabilities of their choices, in adapter.toml, and renew that section
-    of their reports.
 
     Raises ConfigError (no such adapter, no recipe, bad data), AdapterRejected (other base).
     """
@@ -48,7 +45,7 @@ def evaluate(
     else:
         folders = [find_folder(str(name), adapters) for name in dict.fromkeys(names)]
     plans = [make_plan(folder, recipes) for folder in folders]
-    return evaluate_all(plans, recipes, rows, device, say, fit_labels)
+    return evaluate_all(plans, recipes, rows, device, say)
 
 
 def evaluate_rows(

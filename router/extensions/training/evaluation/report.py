@@ -289,30 +289,10 @@ def calibration_lines(section: Mapping[str, Any]) -> list[str]:
         f"| all choices | {section['error_all']:.4f} |",
         "",
         f"The likeliest choice is right on {section['likeliest']:.3f} of the rows.",
-        *prior_lines(section.get("prior")),
         "",
         "| rows | mean probability | right |",
         "|---|---|---|",
         *(f"| {found['rows']} | {found['sure']:.3f} | {found['right']:.3f} |" for found in section["bins"]),
-    ]
-
-
-def prior_lines(section: Mapping[str, Any] | None) -> list[str]:
-    """What a prior of each choice gains."""
-    if section is None:
-        return []
-    lines = [
-        "",
-        "A prior of each choice, which is added to its log-probability: share of right answers on",
-        f"{section['rows']} validation rows, with priors that were fitted on other rows,",
-        f"{section['with']:.3f}; without {section['without']:.3f} (standard error of the difference",
-        f"{section['error']:.3f}).",
-    ]
-    if not section["used"]:
-        return [*lines, "The adapter has none."]
-    return [
-        *lines,
-        f"The adapter has one. Test rows: {section['test_with']:.3f}, without {section['test_without']:.3f}.",
     ]
 
 

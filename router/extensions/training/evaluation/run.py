@@ -15,14 +15,6 @@ import numpy as np
 
 from router.engine.base import BaseInfo
 from router.extensions.training.evaluation.bias import AskTexts, load_cases, measure_bias
-from router.extensions.training.evaluation.calibration import (
-    LabelRows,
-    ask_labels,
-    gold_of,
-    measure_calibration,
-    renew_calibration,
-    scores_of,
-)
 from router.extensions.training.evaluation.data_need import data_need, read_curve
 from router.extensions.training.evaluation.exam import (
     EvaluationPlan,
@@ -58,7 +50,7 @@ from router.extensions.training.evaluation.report import (
 from router.extensions.training.evaluation.scoring import Task
 from router.extensions.training.evaluation.subject import ComparedArm, check_base
 from router.extensions.training.files import has_pictures
-from router.extensions.training.labels import fit_labels, label_tree
+from router.extensions.training.labels import measure_calibration, places_of, scores_of
 from router.extensions.training.recipe import load_recipe
 from router.types import Constraint
 
@@ -69,17 +61,12 @@ def evaluate_all(
     rows: int | None,
     device: str,
     say: Say,
-    fit_labels: bool = False,
 ) -> list[dict[str, Any]]:
-    """Measure every adapter, write its report into its folder at once, return the reports; with `fit_labels`
-    only calibrate them, and return those sections of the reports.
+    """Measure every adapter, write its report into its folder at once, return the reports.
 
     `recipes` is the folder whose other recipes are the other tasks; `rows` limits the test rows.
     """
     with ReadyBases(device) as bases:
-        if fit_labels:
-            ready = (bases.ready(plan.recipe.base.model) for plan in plans)
-            return [renew_calibration(plan, base, rows, say) for plan, base in zip(plans, ready, strict=True)]
         return [_evaluate(plan, _checked_base(bases, plan, plans), recipes, rows, say) for plan in plans]
 
 
@@ -164,15 +151,11 @@ def _efficiency(exam: Exam, arms: Mapping[ComparedArm, MeasuredArm]) -> dict[str
 
 
 def _calibration(exam: Exam, arms: Mapping[ComparedArm, MeasuredArm]) -> dict[str, Any]:
-    plan, rendering = exam.plan, exam.subject.rendering
-    constraint = plan.manifest.generation.constraint or Constraint("choices")
+    manifest = exam.plan.manifest
+    constraint = manifest.generation.constraint or Constraint("choices")
     scores = scores_of(arms[ComparedArm.ADAPTER].labels, constraint.choices) - (constraint.prior or 0.0)
-    judged = LabelRows(scores, gold_of(exam.task.rows, constraint))
-    answerer = exam.answerers[ComparedArm.ADAPTER]
-    valid = ask_labels(answerer, rendering, plan.splits.valid, constraint, "labels of validation rows")
-    tree = label_tree(rendering, constraint.choices)
-    fitted = fit_labels(valid.scores, valid.gold, tree)
-    return measure_calibration(judged, plan.manifest.labels.temperature, constraint.prior, tree, fitted)
+    gold = places_of([row.response for row in exam.task.rows], constraint.choices)
+    return measure_calibration(scores, gold, manifest.labels.temperature, constraint.prior)
 
 
 def _bias(exam: Exam) -> dict[str, Any]:

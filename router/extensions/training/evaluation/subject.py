@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,29 +24,35 @@ from torch import nn
 
 from router.config import Settings
 from router.engine.base import BaseInfo, Finished, Job
+from router.engine.constrained.templates import ConstraintTemplates
 from router.engine.loader import LoadedModel
 from router.engine.torch_engine import TorchEngine
 from router.errors import AdapterRejected, ConfigError
 from router.extensions.training.base import LoadedBase
 from router.extensions.training.data import AnswerModel, Example, Rendering, TrainingRow, collate
 from router.extensions.training.evaluation.scoring import Selection
-from router.extensions.training.probes import templates_here
 from router.registry.folders import weights_sha256
 from router.registry.format.artifact import FolderRules, read_artifact
 from router.registry.format.manifest import Manifest, parse_manifest
 from router.registry.format.untrusted import Severity
-from router.types import LabelProbabilities, LabelSettings, SamplingParams, Usage
+from router.types import FinishReason, LabelProbabilities, LabelSettings, SamplingParams, Usage
 
 Tokens = Sequence[int]
 
 
 @dataclass(frozen=True, slots=True)
 class EngineAnswer:
-    """Text without outer white space, and what it took; its end token is counted."""
+    """Text without outer white space, and what it took; its end token is counted.
+
+    `sureness`: the least probability of a token, where log-probabilities were asked for. `whole`: it ended by
+    itself.
+    """
 
     text: str
     usage: Usage
     labels: LabelProbabilities | None = None
+    sureness: float = 1.0
+    whole: bool = True
 
 
 class AnsweringEngine:
@@ -139,15 +147,27 @@ class AnsweringEngine:
         labels: LabelSettings | None = None,
     ) -> EngineAnswer:
         texts: list[str] = []
+        least = 0.0
         if adapter is None and params.constraint is not None:  # the prior is the adapter's
             params = replace(params, constraint=params.constraint.without_prior())
         job = Job("evaluation", prompt, params, adapter, own_constraint=True, labels=labels)
         job = await self._templates.prepared(self._engine, job, text)
         async for event in self._engine.submit(job):
             if isinstance(event, Finished):
-                return EngineAnswer("".join(texts).strip(), event.usage, event.labels)
+                text, whole = "".join(texts).strip(), event.reason is FinishReason.STOP and not event.stop
+                return EngineAnswer(text, event.usage, event.labels, math.exp(least), whole and bool(text))
             texts.append(event.text)
+            least = min(least, *(token.logprob for token in event.logprobs), 0.0)
         raise RuntimeError("a generation ended without Finished")
+
+
+def templates_here(settings: Settings) -> ConstraintTemplates:
+    """The templates that a server with these settings has, those of plugins included."""
+    from router.cli.plugins import plugins_with
+
+    return ConstraintTemplates(
+        cache(lambda: plugins_with("register_constraint_templates", settings).constraint_templates())
+    )
 
 
 def sharing_copy(model: Any) -> Any:
