@@ -1,4 +1,4 @@
-"""The report card: its values (report.json), the page that shows them (REPORT.md), and pictures as PNG.
+"""The report card: its values (report.json), and the page that shows them (REPORT.md).
 
 Everything on the page comes from the report's values.
 """
@@ -18,7 +18,7 @@ from router.extensions.training.data import TrainingRow
 from router.extensions.training.evaluation.exam import MeasuredArm
 from router.extensions.training.evaluation.generalization import overfitting_gap
 from router.extensions.training.evaluation.subject import ComparedArm
-from router.extensions.training.files import explained, write_file
+from router.extensions.training.files import write_file
 from router.registry.format.manifest import MOST_ROWS, Manifest
 from router.types import Constraint
 
@@ -101,7 +101,7 @@ def _sections(report: Mapping[str, Any]) -> Iterator[tuple[str, Iterable[str]]]:
     yield "Accuracy", _accuracy(report)
     if "efficiency" in report:
         yield "Efficiency", efficiency_lines(report["efficiency"])
-    yield "Overfitting", overfitting_lines(report["splits"], report.get("curves", True))
+    yield "Overfitting", overfitting_lines(report["splits"])
     for name, lines in (
         ("calibration", calibration_lines),
         ("generalization", generalization_lines),
@@ -109,9 +109,7 @@ def _sections(report: Mapping[str, Any]) -> Iterator[tuple[str, Iterable[str]]]:
         ("bias", bias_lines),
     ):
         if name in report:
-            picture = f"{name}.png" if f"{name}.png" in report.get("pictures", ()) else ""
-            shown = ["", f"![{name.replace('_', ' ')}]({picture})"] if picture else []
-            yield name.replace("_", " ").capitalize(), [*lines(report[name]), *shown]
+            yield name.replace("_", " ").capitalize(), lines(report[name])
     yield (
         "Answers",
         [f"The first {len(report['samples'])} rows asked, not picked.", "", *sample_table(report)],
@@ -221,8 +219,8 @@ def _cost_cells(arm: Mapping[str, Any]) -> str:
     return " | ".join(map(str, (*numbers, point)))
 
 
-def overfitting_lines(splits: Mapping[str, Any], curves: bool) -> Iterator[str]:
-    """The section as lines of a page; `curves`: the folder has their picture."""
+def overfitting_lines(splits: Mapping[str, Any]) -> Iterator[str]:
+    """The section as lines of a page."""
     if "low" in splits["test"]:
         yield overfitting_verdict(splits)
     yield "The adapter on each split, teacher-forced: nats per gold-answer token, and how often greedy"
@@ -233,9 +231,6 @@ def overfitting_lines(splits: Mapping[str, Any], curves: bool) -> Iterator[str]:
     for name, split in splits.items():
         loss = bracketed({**split, "value": split["loss"]}, 3) if "low" in split else f"{split['loss']:.3f}"
         yield f"| {name} | {split.get('rows', '')} | {loss} | {split['exact']:.3f} |"
-    if curves:
-        yield ""
-        yield "![training curves](curves.png)"
 
 
 def overfitting_verdict(splits: Mapping[str, Mapping[str, float]]) -> str:
@@ -309,8 +304,6 @@ def data_need_lines(section: Mapping[str, Any]) -> list[str]:
     for point in section["points"]:
         cells = (f"{point['fraction']:.0%}", point["rows"], point["steps"], point["asked"])
         lines.append(f"| {' | '.join(map(str, cells))} | {bracketed(point['score'], digits)} |")
-    if since := section.get("since"):
-        lines += ["", f"All but the last were measured before {', '.join(since)} was set."]
     return lines
 
 
@@ -356,101 +349,7 @@ def _digits(report: Mapping[str, Any], name: str) -> int:
     return 3 if name == "loss_per_gold_token" else int(report["scale"])
 
 
-def draw_pictures(sections: Mapping[str, Any], folder: Path) -> list[str]:
-    """One for each section that has something to show, into `folder`; their names."""
-    drawn = {
-        "calibration": (draw_calibration, "bins"),
-        "generalization": (draw_generalization, "sets"),
-        "bias": (draw_bias, "rows"),
-        "data_need": (draw_data_need, "points"),
-    }
-    made = []
-    for name, (draw, needed) in drawn.items():
-        if sections.get(name, {}).get(needed):
-            with explained(folder / f"{name}.png"):
-                draw(sections[name], folder / f"{name}.png")
-            made.append(f"{name}.png")
-    return made
-
-
-def draw_data_need(section: Mapping[str, Any], path: Path) -> None:
-    """The score over the number of training rows, with intervals; `section` is data_need's."""
-    points = section["points"]
-    rows = [point["rows"] for point in points]
-    figure, axes = _figure(xlabel="training rows", ylabel=section["metric"])
-    scores = [point["score"] for point in points]
-    axes.errorbar(rows, [score["value"] for score in scores], yerr=_bars(scores), fmt="o-", capsize=3)
-    axes.set_xscale("log")
-    axes.set_xticks(
-        rows, [f"{row}\n{point['fraction']:.0%}" for row, point in zip(rows, points, strict=True)]
-    )
-    axes.minorticks_off()
-    figure.savefig(path)
-
-
-def draw_calibration(section: Mapping[str, Any], path: Path) -> None:
-    """A reliability diagram: the share of right answers over the probability; `section` is calibration's."""
-    figure, axes = _figure(xlabel="probability of the likeliest choice", ylabel="right")
-    axes.plot([0, 1], [0, 1], color="0.6", lw=0.8)
-    bins = section["bins"]
-    places = [found["sure"] for found in bins]
-    axes.plot(places, [found["right"] for found in bins], "o-")
-    for found in bins:
-        axes.annotate(found["rows"], (found["sure"], found["right"]), (4, -10), textcoords="offset points")
-    axes.set(xlim=(0, 1.02), ylim=(-0.02, 1.02))
-    figure.savefig(path)
-
-
-def draw_generalization(section: Mapping[str, Any], path: Path) -> None:
-    """Adapter - base on every set, with intervals and the margin; `section` is generalization's.
-
-    Raises ValueError if the section has no set.
-    """
-    sets = section["sets"]
-    if not sets:
-        raise ValueError("nothing was compared")
-    figure, axes = _figure(xlabel="adapter - base, nats per gold token", ylabel="")
-    gaps = [found["difference"] for found in sets]
-    places = range(len(sets))
-    axes.errorbar([gap["value"] for gap in gaps], places, xerr=_bars(gaps), fmt="o", capsize=3)
-    axes.axvline(0, color="0.6", lw=0.8)
-    axes.axvline(section["margin"], color="tab:red", lw=0.8, ls=":", label="margin")
-    axes.set_yticks(places, [found["what"] for found in sets])
-    axes.invert_yaxis()
-    axes.legend(fontsize="small")
-    figure.savefig(path)
-
-
-def draw_bias(section: Mapping[str, Any], path: Path) -> None:
-    """The share of changed answers for each attribute, base and adapter; `section` is bias's."""
-    rows = section["rows"]
-    figure, axes = _figure(xlabel="swapped", ylabel="share of answers that change")
-    for shift, arm in ((-0.1, "base"), (0.1, "adapter")):
-        shares = [row[arm] for row in rows]
-        places = [place + shift for place in range(len(rows))]
-        heights = [share["value"] for share in shares]
-        axes.errorbar(places, heights, yerr=_bars(shares), fmt="o", capsize=3, label=arm)
-    axes.set_xticks(range(len(rows)), [row["what"] for row in rows])
-    axes.set_ylim(-0.02, 1.02)
-    axes.legend(fontsize="small")
-    figure.savefig(path)
-
-
-def _figure(**labels: str) -> tuple[Any, Any]:
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
-    mpl.use("agg")
-    figure = Figure(figsize=(6, 3.2), dpi=100, layout="constrained")
-    return figure, figure.add_subplot(**labels)
-
-
-def _bars(estimates: list[Mapping[str, float]]) -> list[list[float]]:
-    """Lengths of the bars below and above each value, as matplotlib wants them."""
-    return [
-        [max(0.0, found["value"] - found["low"]) for found in estimates],
-        [max(0.0, found["high"] - found["value"]) for found in estimates],
-    ]
+# -- report.json
 
 
 SCHEMA = 2

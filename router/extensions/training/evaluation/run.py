@@ -38,7 +38,6 @@ from router.extensions.training.evaluation.generalization import (
 )
 from router.extensions.training.evaluation.metrics import METRICS, score_answers
 from router.extensions.training.evaluation.report import (
-    draw_pictures,
     first_samples,
     measured_by,
     report_card,
@@ -49,7 +48,6 @@ from router.extensions.training.evaluation.report import (
 )
 from router.extensions.training.evaluation.scoring import Task
 from router.extensions.training.evaluation.subject import ComparedArm, check_base
-from router.extensions.training.files import has_pictures
 from router.extensions.training.labels import measure_calibration, places_of, scores_of
 from router.extensions.training.recipe import load_recipe
 from router.types import Constraint
@@ -88,8 +86,6 @@ def _evaluate(
         arms = _measure_arms(exam)
         sections = _measure_sections(exam, arms, recipes)
         facts = _facts(exam, engine) | {"command": _command(plan.folder, rows, engine.weights)}
-    sections["pictures"] = draw_pictures(sections, plan.folder) if has_pictures() else []
-    sections["curves"] = (plan.folder / "curves.png").is_file()
     samples = first_samples(exam.task.rows, {arm: measured.answers for arm, measured in arms.items()})
     report = report_card(facts, arms, sections, samples)
     write_report(plan.folder, report, report_page(report))
@@ -122,6 +118,7 @@ def _measure_sections(exam: Exam, arms: Mapping[ComparedArm, MeasuredArm], recip
     """What the card holds beside the scores of the arms, by key of the report."""
     subject, recipe, count = exam.subject, exam.plan.recipe, len(exam.task.rows)
     score = arms[ComparedArm.ADAPTER].score.rounded()
+    trained = len(exam.plan.splits.train)
     parts: dict[str, Callable[[], Any]] = {
         "efficiency": lambda: _efficiency(exam, arms),
         "splits": lambda: measure_overfitting(subject, exam.plan.splits, count),
@@ -133,7 +130,7 @@ def _measure_sections(exam: Exam, arms: Mapping[ComparedArm, MeasuredArm], recip
     if _cases_file(exam).is_file():
         parts["bias"] = lambda: _bias(exam)
     if (curve := read_curve(subject, recipe)) is not None:
-        parts["data_need"] = lambda: data_need(curve, recipe, score, count)
+        parts["data_need"] = lambda: data_need(curve, recipe, score, trained, count)
     sections: dict[str, Any] = {}
     for name, part in parts.items():
         started = time.monotonic()
