@@ -1,9 +1,8 @@
 """Training: a recipe in, an adapter folder out (extra: [train]), and what else makes adapter folders offline.
 
-`recipe` and `data` are what a run depends on, `batch` encodes it, `trainer` learns, `probes` and `export`
-make the folder; `run` is the whole way. `new` writes recipes out of somebody's file, `evaluation` measures
-adapters and compares two, `conversion` makes a folder out of another one.
-`improve` trains the next version on feedback.
+`recipe` and `data` are what a run depends on, `trainer` learns, `probes` and `export` make the folder; `run`
+is the whole way. `new_recipe` writes a recipe out of somebody's file (`rows`), `evaluation` measures adapters
+and compares two, `conversion` makes a folder out of another one, `improve` trains a version on feedback.
 """
 
 from __future__ import annotations

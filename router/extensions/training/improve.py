@@ -358,7 +358,7 @@ def _verdict(
     it gains against the last of them."""
     from router.extensions.training.evaluation.exam import ReadyBases
     from router.extensions.training.evaluation.own_rows import compare_folders, find_candidate
-    from router.extensions.training.new.rows import PromptPair
+    from router.extensions.training.rows import PromptPair
 
     new = find_candidate(str(request.folder / "version"), request.adapters)
     others = [find_candidate(str(folder), request.adapters) for folder in dict.fromkeys(old)]

@@ -79,7 +79,7 @@ def compare(
     require_extra("compare")
     from router.extensions.training.evaluation.exam import ReadyBases
     from router.extensions.training.evaluation.own_rows import OwnRows, compare_folders, find_candidate
-    from router.extensions.training.new.rows import Columns
+    from router.extensions.training.rows import Columns
 
     settings = load_settings()
     quiet_libraries()

@@ -58,10 +58,6 @@ NewOutput = Annotated[
     Path | None, typer.Option("--output", "-o", metavar="DIR", help="Folder. Default: NAME.")
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace recipe and data that exist.")]
-Timing = Annotated[
-    bool,
-    typer.Option("--timing/--no-timing", help="Time some steps, to say how long training takes."),
-]
 
 # -- flags of convert
 ConvertSource = Annotated[Path, typer.Argument(metavar="SRC", help="Adapter folder; it stays as it is.")]
@@ -83,12 +79,11 @@ def new(
     group_column: Group = "",
     steps: Steps = None,
     output: NewOutput = None,
-    timing: Timing = True,
     force: Force = False,
 ) -> None:
     """Make a training recipe out of a table of questions and answers.
 
-    Drops empty and repeated rows, splits the rest, picks settings that fit, and says how long training takes.
+    Drops empty and repeated rows, splits the rest, and picks settings that fit.
 
     \b
     Example:
@@ -96,7 +91,7 @@ def new(
     """
     from router.cli.command import quiet_libraries
     from router.cli.settings import load_settings
-    from router.extensions.training.new.scaffold import RecipeRequest, new_recipe
+    from router.extensions.training.new_recipe import RecipeRequest, new_recipe
 
     settings = load_settings()
     quiet_libraries()
@@ -110,7 +105,6 @@ def new(
         model=settings.model,
         steps=steps or 0,
         force=force,
-        timing=timing,
     )
     recipe = new_recipe(request, device=settings.device)
     print(f"\nnext, after a look at it:\n  lora-router adapters train {recipe}")

@@ -70,7 +70,7 @@ def evaluate_rows(
     """
     require_extra("evaluation")
     from router.extensions.training.evaluation.own_rows import OwnRows, evaluate_own_rows
-    from router.extensions.training.new.rows import Columns
+    from router.extensions.training.rows import Columns
 
     request = OwnRows(data, metric, base, Columns(prompt_column, response_column), rows)
     return evaluate_own_rows(names, request, adapters, device, say)

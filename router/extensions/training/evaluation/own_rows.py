@@ -37,8 +37,8 @@ from router.extensions.training.evaluation.report import (
 )
 from router.extensions.training.evaluation.scoring import MetricScores, Task, resample, row_scores
 from router.extensions.training.evaluation.subject import Answerer, ComparedArm
-from router.extensions.training.new.rows import Columns, PromptPair, read_pairs
 from router.extensions.training.recipe import TEXT_METRICS
+from router.extensions.training.rows import Columns, PromptPair, read_pairs
 from router.names import looks_like_version
 from router.paired import Difference, difference
 from router.registry.folders import places, weights_sha256

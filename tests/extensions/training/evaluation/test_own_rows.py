@@ -14,7 +14,7 @@ from router.engine.base import BaseInfo
 from router.errors import AdapterRejected, ConfigError
 from router.extensions.training.evaluation import evaluate_rows
 from router.extensions.training.evaluation.own_rows import FEWEST, OwnRows, find_candidate, verdict
-from router.extensions.training.new.rows import Columns
+from router.extensions.training.rows import Columns
 from router.registry.folders import weights_sha256
 from router.registry.format.manifest import read_report
 from router.registry.gate import judge
@@ -103,7 +103,7 @@ def refused(data: Path, match: str, **more: Any) -> None:
 def test_what_is_wrong_with_rows_is_said_before_the_base_is_loaded(tmp_path: Path) -> None:
     data = write_csv(tmp_path / "own.csv", FEWEST - 1)
     refused(data, rf"own\.csv: {FEWEST - 1} usable rows are too few .*: {FEWEST} are needed at least")
-    refused(write_csv(tmp_path / "none.csv", 0), r"none\.csv: 0 usable rows are too few")
+    refused(write_csv(tmp_path / "none.csv", 0), r"none\.csv holds no row")
     (tmp_path / "empty.csv").write_text("")
     refused(tmp_path / "empty.csv", r"empty\.csv is empty")
     refused(tmp_path / "gone.csv", r"gone\.csv cannot be read")

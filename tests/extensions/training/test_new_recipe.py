@@ -11,10 +11,18 @@ import pytest
 from router.cli.main import run
 from router.errors import ConfigError, FailedPrecondition, ResourceExhausted
 from router.extensions.training import train
-from router.extensions.training.data import load_splits
+from router.extensions.training.data import Example, load_splits
 from router.extensions.training.evaluation.exam import find_recipe
-from router.extensions.training.new.scaffold import RecipeRequest, in_words, new_recipe
+from router.extensions.training.new_recipe import (
+    RecipeRequest,
+    default_system,
+    guess_metric,
+    labels_of,
+    make_plan,
+    new_recipe,
+)
 from router.extensions.training.recipe import load_recipe
+from router.extensions.training.rows import Columns, PromptPair
 from tests.extensions.training.tiny import COLOURS
 
 pytestmark = [
@@ -65,7 +73,6 @@ def test_a_csv_becomes_a_recipe_that_trains(wish: RecipeRequest, tmp_path: Path)
         "left out: 1 without prompt or answer",
         "left out: 1 longer than 1024 tokens",
     ]
-    assert said[-1].startswith("training takes about ")
     folder = train(path, tmp_path / "adapters" / "colours", work=tmp_path / "runs", device="cpu")
     assert (folder / "adapter.toml").is_file()
 
@@ -153,14 +160,6 @@ def test_a_second_version_has_a_recipe_of_its_own(tmp_path: Path) -> None:
     assert find_recipe(tmp_path, "x", "y-second") == first
 
 
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [(3, "10 seconds"), (44, "40 seconds"), (170, "3 minutes"), (9000, "2.5 hours")],
-)
-def test_an_estimate_is_rounded(seconds: float, words: str) -> None:
-    assert in_words(seconds) == words
-
-
 def test_one_answer_for_all_rows_is_refused(wish: RecipeRequest) -> None:
     rows = [f'{n},"thing {n}",red' for n in range(60)]
     wish.data.write_text("\n".join(["number,thing,colour", *rows]))
@@ -169,13 +168,49 @@ def test_one_answer_for_all_rows_is_refused(wish: RecipeRequest) -> None:
     assert not wish.folder.exists()
 
 
-@pytest.mark.slow
-def test_without_timing_no_step_is_taken(wish: RecipeRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "router.extensions.training.new.scaffold.estimate_seconds", lambda *_: pytest.fail("timed")
-    )
-    said: list[str] = []
-    new_recipe(replace(wish, timing=False), device="cpu", say=said.append)
-    assert said[-1].startswith("wrote ")
-    with pytest.raises(pytest.fail.Exception):
-        new_recipe(replace(wish, force=True), device="cpu", say=said.append)
+# -- the numbers of a recipe
+
+
+def pairs(count: int, groups: int = 0) -> list[PromptPair]:
+    return [PromptPair(f"q{n}", f"a{n % 4}", f"g{n % groups}" if groups else f"q{n}") for n in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("answers", "labels", "metric"),
+    [
+        (["b", "a", "a", "a", "b", "a", "a", "b"] * 5, ("a", "b"), "exact_match"),
+        ([f"name {n}" for n in range(40)], (), "token_f1"),
+        ([f"{n} " + "word " * 30 for n in range(40)], (), "rouge_l"),
+        (["a much too long label of nine words indeed"] * 40, (), "token_f1"),
+    ],
+)
+def test_the_metric_follows_the_answers(answers: list[str], labels: tuple[str, ...], metric: str) -> None:
+    train = [PromptPair(str(n), answer.strip(), str(n)) for n, answer in enumerate(answers)]
+    assert labels_of(train) == labels
+    assert guess_metric(train, labels) == metric
+
+
+def test_system_text() -> None:
+    assert default_system(("b", "a"), Columns("x", "y")) == "Answer with one of these and nothing else: a, b."
+    assert default_system((), Columns("job_title", "Team")) == "Given the job title, answer with the team."
+    assert default_system((), Columns("question", "answer")) == ""
+
+
+@pytest.mark.parametrize(
+    ("count", "batch", "steps"), [(60, 8, 30), (300, 16, 57), (3000, 16, 188), (20_000, 16, 400)]
+)
+def test_steps_grow_with_the_data(count: int, batch: int, steps: int) -> None:
+    train = pairs(count)
+    examples = [Example((1,) * 20, (2,) * 3), Example((1,) * 5, (2,) * 9)]
+    plan = make_plan({"train": train, "valid": [], "test": []}, examples, labels_of(train), 0)
+    assert (plan.batch, plan.steps) == (batch, steps)
+    assert (plan.max_tokens, plan.answer_tokens) == (23, 13)
+    assert plan.examples[:4] == ("q0", "q1", "q2", "q3")
+    assert len(plan.examples) == min(count, 128)
+
+
+def test_long_prompts_are_no_routing_examples() -> None:
+    train = [PromptPair("long " * 200, "a", ""), *pairs(20)]
+    plan = make_plan({"train": train}, [Example((1,), (2,))], (), 7)
+    assert plan.examples[0] == "q0"
+    assert (plan.steps, plan.metric) == (7, "token_f1")

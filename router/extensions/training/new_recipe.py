@@ -1,4 +1,4 @@
-"""From a file of one's own to the folder of a new recipe, and how long training will take here.
+"""From a file of one's own to the folder of a new recipe.
 
 The folder has recipe.toml with its reasons, as the data decides it, and the splits.
 """
@@ -12,16 +12,17 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
-from itertools import chain, pairwise, zip_longest
+from itertools import chain, zip_longest
 from pathlib import Path
-from statistics import mean, median
+from statistics import median
 
 from router.errors import ConfigError, FailedPrecondition
 from router.extensions.training.base import LoadedBase, load_base
-from router.extensions.training.data import Example, Rendering, TrainingRow, rows_of_step
+from router.extensions.training.data import Example, Rendering, TrainingRow
 from router.extensions.training.export import toml_string
 from router.extensions.training.files import write_file
-from router.extensions.training.new.rows import (
+from router.extensions.training.recipe import PromptTable, Recipe, RecipeBase
+from router.extensions.training.rows import (
     Columns,
     PromptPair,
     Split,
@@ -30,9 +31,6 @@ from router.extensions.training.new.rows import (
     require_enough,
     split_rows,
 )
-from router.extensions.training.recipe import PromptTable, Recipe, RecipeBase
-from router.extensions.training.run import add_lora
-from router.extensions.training.trainer import Trainer
 from router.names import NAME_RULE, is_name
 
 LONGEST_ROW = 1024  # tokens of prompt and answer; longer rows make a laptop's training a matter of days
@@ -110,7 +108,6 @@ class RecipeRequest:
     model: str = RecipeBase().model
     steps: int = 0
     force: bool = False
-    timing: bool = True  # time some steps, to say how long training takes
 
 
 # -- numbers that fit the data: how long, how large, judged by what
@@ -279,17 +276,14 @@ def _lines(pairs: Sequence[PromptPair]) -> bytes:
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
 
 
-TIMED_STEPS = 4  # the first warms up, the last ends with an evaluation, the faster one of the others counts
-TIMED_ROWS = 32  # of the validation split
 Say = Callable[[str], None]
 
 
 def new_recipe(request: RecipeRequest, *, device: str = "auto", say: Say = print) -> Path:
     """Write recipe.toml and data/*.jsonl into the folder of the request; returns the recipe's path.
 
-    Loads the base to count tokens and, with `request.timing`, to time some steps. Raises ConfigError (name,
-    data, columns, too few rows, one answer for all), FailedPrecondition (files are there already),
-    ResourceExhausted (disk full).
+    Loads the base to count tokens. Raises ConfigError (name, data, columns, too few rows, one answer for
+    all), FailedPrecondition (files are there already), ResourceExhausted (disk full).
     """
     _check(request)
     refuse_to_overwrite(request.folder, request.force)
@@ -312,7 +306,7 @@ def _check(request: RecipeRequest) -> None:
 def _write(
     request: RecipeRequest, pairs: Sequence[PromptPair], columns: Columns, device: str, say: Say
 ) -> Path:
-    """The part that needs the base: its tokenizer for the length of rows, its speed for the time."""
+    """The part that needs the base: its tokenizer, for the length of rows."""
     labels = labels_of(split_rows(pairs)["train"])
     system = default_system(labels, columns)
     say(f"loading {request.model} to count tokens")
@@ -322,15 +316,9 @@ def _write(
     plan = make_plan(made, list(encoded.values()), labels, request.steps)
     say(f"split: {counts(made)}; {judged_by(plan)}: {plan.metric}")
     text = recipe_toml(request, system, plan, made)
-    recipe = Recipe.model_validate(tomllib.loads(text))
+    Recipe.model_validate(tomllib.loads(text))  # what is written can be read
     files = write_folder(request.folder, text, made, request.force)
     say("wrote " + ", ".join(str(path) for path in files))
-    train, valid = ([encoded[pair] for pair in made[name]] for name in ("train", "valid"))
-    if not request.timing:
-        return files[0]
-    say(f"timing {TIMED_STEPS} steps (--no-timing leaves this out)")
-    seconds = estimate_seconds(recipe, base, train, valid)
-    say(f"training takes about {in_words(seconds)} here ({plan.steps} steps), less if it stops early")
     return files[0]
 
 
@@ -345,34 +333,3 @@ def _encode(
         say(f"left out: {dropped} longer than {LONGEST_ROW} tokens")
     require_enough(len(fitting), len(pairs), request.data.name)
     return fitting
-
-
-def estimate_seconds(
-    recipe: Recipe, base: LoadedBase, train: Sequence[Example], valid: Sequence[Example]
-) -> float:
-    """Seconds of the whole run, by a few steps of it; early stopping is left aside.
-
-    `base` is not fit for use afterwards.
-    """
-    plan = recipe.train.model_copy(update={"steps": TIMED_STEPS, "eval_every": TIMED_STEPS})
-    trainer = Trainer(add_lora(base.model, recipe), train, valid[:TIMED_ROWS], plan, base.device)
-    trainer.run(lambda _: True)
-    clock = [record["seconds"] for record in trainer.progress.history]
-    took = [later - earlier for earlier, later in pairwise(clock)]
-    lengths = [len(example) for example in train]
-    tokens = [
-        sum(lengths[row] for row in rows_of_step(number, lengths, plan.batch, plan.seed))
-        for number in range(2, TIMED_STEPS + 1)
-    ]
-    per_token = min(seconds / count for seconds, count in zip(took[:-1], tokens[:-1], strict=True))
-    judging = max(0.0, took[-1] - per_token * tokens[-1]) / len(valid[:TIMED_ROWS])
-    evaluations = math.ceil(recipe.train.steps / recipe.train.eval_every)
-    row = per_token * mean(lengths)
-    return recipe.train.steps * min(plan.batch, len(train)) * row + evaluations * len(valid) * judging
-
-
-def in_words(seconds: float) -> str:
-    """Rounded to what such an estimate is worth."""
-    if seconds < 90:
-        return f"{max(10, round(seconds, -1)):.0f} seconds"
-    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
