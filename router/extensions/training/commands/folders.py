@@ -203,8 +203,8 @@ def _say_on_stderr(text: str) -> None:
 def convert(src: ConvertSource, dst: ConvertTarget) -> None:
     """Make an adapter folder one that can be served.
 
-    Reads adapter_model.bin and shards; leaves out a tokenizer with a new pad token, whole matrices that equal
-    the base's, and DoRA's magnitudes where they scale by 1. What would change answers is refused.
+    Reads adapter_model.bin; leaves out a tokenizer with a new pad token, and whole matrices that equal the
+    base's. What would change answers is refused.
 
     \b
     Example:
