@@ -22,10 +22,9 @@ Output = Annotated[
 Work = Annotated[Path, typer.Option("--work", metavar="DIR", help="Folder for checkpoints.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint.")]
 Names = Annotated[
-    list[str] | None,
+    list[str],
     typer.Argument(metavar="NAME...", help="Adapters in the adapters folder of the settings, or folders."),
 ]
-All = Annotated[bool, typer.Option("--all", help="All adapters that have a recipe.")]
 Data = Annotated[
     Path | None,
     typer.Option("--data", metavar="FILE", help="Rows of your own (CSV, TSV, JSON lines): needs no recipe."),
@@ -136,8 +135,7 @@ def train(
 
 
 def evaluate(
-    names: Names = None,
-    all_: All = False,
+    names: Names,
     data: Data = None,
     metric: Metric = "",
     prompt_column: Prompt = "",
@@ -156,7 +154,6 @@ def evaluate(
     Examples:
       lora-router adapters evaluate medical
       lora-router adapters evaluate medical ../mine/legal --rows 200
-      lora-router adapters evaluate --all
       lora-router adapters evaluate my-peft-folder --data tickets.csv --metric exact_match
     """
     from router.cli.command import quiet_libraries
@@ -164,7 +161,7 @@ def evaluate(
     from router.cli.settings import load_settings
 
     own = {"metric": metric, "prompt_column": prompt_column, "response_column": response_column}
-    _check_own_rows(names, all_, data, own)
+    _check_own_rows(data, own)
     settings = load_settings()
     quiet_libraries()
     adapters = next(iter(settings.adapters_dir), Path("adapters"))
@@ -173,23 +170,19 @@ def evaluate(
     if data is None:
         from router.extensions.training.evaluation import evaluate as run
 
-        reports = run(names or None, **common)
+        reports = run(names, **common)
     else:
         from router.extensions.training.evaluation import evaluate_rows
 
         common |= {**own, "base": settings.model}
-        reports = evaluate_rows(names or [], data=data, **common)
+        reports = evaluate_rows(names, data=data, **common)
     if json:
         print_json(reports)
 
 
-def _check_own_rows(names: list[str] | None, all_: bool, data: Path | None, own: Mapping[str, str]) -> None:
+def _check_own_rows(data: Path | None, own: Mapping[str, str]) -> None:
     from router.errors import ConfigError
 
-    if bool(names) == all_:
-        raise ConfigError("name the adapters to evaluate, or give --all" + (", not both" if all_ else ""))
-    if data is not None and all_:
-        raise ConfigError("--data asks its rows of the adapters that are named, not of --all")
     if data is not None and not own["metric"]:
         raise ConfigError("--data needs --metric: exact_match, token_f1, rouge_l or chrf")
     if data is None and (stray := [name for name, value in own.items() if value]):

@@ -20,7 +20,7 @@ PACKAGES = ("sacrebleu", "rouge_score", "rich")  # of the extra [train]
 
 
 def evaluate(
-    names: Sequence[str | Path] | None,
+    names: Sequence[str | Path],
     *,
     adapters: Path = Path("adapters"),
     recipes: Path = Path("recipes"),
@@ -30,20 +30,17 @@ def evaluate(
 ) -> list[dict[str, Any]]:
     """Measure adapters against their base; write report.json and REPORT.md into each folder.
 
-    `names` are names of adapters in `adapters`, or folders; None: all that have a recipe. The recipe
+    `names` are names of adapters in `adapters`, or folders. The recipe
     (`recipes`/NAME.toml, or NAME/recipe.toml) says what to ask and how to judge. `rows` limits the test rows
     (drawn by a fixed seed). All adapters and data are checked before the base is loaded, once for all.
 
     Raises ConfigError (no such adapter, no recipe, bad data), AdapterRejected (other base).
     """
     require_extra("evaluation")
-    from router.extensions.training.evaluation.exam import every_folder, find_folder, make_plan
+    from router.extensions.training.evaluation.exam import find_folder, make_plan
     from router.extensions.training.evaluation.run import evaluate_all
 
-    if names is None:
-        folders = every_folder(adapters, recipes, say)
-    else:
-        folders = [find_folder(str(name), adapters) for name in dict.fromkeys(names)]
+    folders = [find_folder(str(name), adapters) for name in dict.fromkeys(names)]
     plans = [make_plan(folder, recipes) for folder in folders]
     return evaluate_all(plans, recipes, rows, device, say)
 

@@ -11,20 +11,16 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-import torch
-
 from router.errors import ConfigError
 from router.extensions.training.base import LoadedBase, load_base
-from router.extensions.training.data import AnswerModel, Example, Splits, TrainingRow, collate, load_splits
-from router.extensions.training.evaluation.metrics import METRICS, check_rows, score_answers
+from router.extensions.training.data import Splits, TrainingRow, load_splits
+from router.extensions.training.evaluation.metrics import METRICS
 from router.extensions.training.evaluation.scoring import (
-    ArmScorer,
-    MeanScorer,
     Resampled,
     Task,
     resample,
@@ -39,7 +35,6 @@ from router.extensions.training.evaluation.subject import (
     Questions,
     encode_questions,
     load_subject,
-    progress_bar,
     read_manifest,
     worked_examples,
 )
@@ -68,7 +63,7 @@ def make_plan(folder: Path, recipes: Path) -> EvaluationPlan:
     if recipe.adapter.name != manifest.name:
         raise ConfigError(f"{recipe_file} is the recipe of {recipe.adapter.name}, not of {manifest.name}")
     splits = load_splits(recipe.data)
-    check_rows(recipe.evaluation.metric, splits.test)
+    METRICS[recipe.evaluation.metric].check(splits.test)
     return EvaluationPlan(folder, manifest, recipe_file, recipe, splits)
 
 
@@ -106,31 +101,10 @@ def find_folder(name: str, adapters: Path) -> Path:
     raise ConfigError(f"no adapter {name!r} in {adapters}{hint}")
 
 
-def every_folder(adapters: Path, recipes: Path, say: Callable[[str], None]) -> list[Path]:
-    """Adapters that have a recipe, by name; says which have none. Raises ConfigError if none has."""
-    found, without = [], []
-    for name in _names(adapters):
-        manifest = read_manifest(adapters / name)
-        try:
-            find_recipe(recipes, manifest.name, name)
-        except ConfigError:
-            without.append(name)
-        else:
-            found.append(adapters / name)
-    if not found:
-        raise ConfigError(f"no adapter in {adapters} has a recipe in {recipes}: train one first")
-    if without:
-        say(f"without a recipe, not evaluated: {', '.join(without)}")
-    return found
-
-
 def _names(adapters: Path) -> Sequence[str]:
     return sorted(file.parent.name for file in adapters.glob("*/adapter.toml"))
 
 
-LABEL_BATCH = 48  # labels judged together: the logits of their tokens are held at once
-MOST_RANKED = 60  # rows whose labels are ranked
-MOST_PAIRS = 2400  # of row and label: every label of every row goes through the model
 Say = Callable[[str], None]
 Drawn = TypeVar("Drawn")
 
@@ -249,7 +223,7 @@ def _labels(plan: EvaluationPlan) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class MeasuredArm:
-    """One arm's results; `ranked` only where there are labels. Lengths are means, in tokens.
+    """One arm's results; `loss` only where it was measured. Lengths are means, in tokens.
 
     `rows` has the score of each row, from 0 to 1.
     """
@@ -257,35 +231,23 @@ class MeasuredArm:
     answers: tuple[str, ...]
     score: Resampled
     blind: Resampled
-    ranked: Resampled | None
-    loss: Resampled
     prompt_tokens: float
     answer_tokens: float
-    parts: Mapping[str, Resampled] = field(default_factory=dict)
-    rows: Sequence[float] = ()
+    parts: Mapping[str, Resampled]
+    rows: Sequence[float]
     labels: Sequence[LabelProbabilities] = ()  # of each row
+    loss: Resampled | None = None
 
 
-def measure_arm(exam: Exam, arm: ComparedArm) -> MeasuredArm:
-    """Greedy answers and their scores, the loss on the gold answers, how often the gold label is best."""
-    subject, task, questions = exam.subject, exam.task, exam.questions[arm]
-    title, count, ranked = arm.value.replace("_", " "), len(task.rows), ranked_rows(task)
-    given = exam.answerers[arm].answers(
-        [example.prompt for example in questions.examples],
-        title,
-        [example.text for example in questions.examples],
-    )
-    answers = tuple(answer.text for answer in given)
-    scores = score_answers(task, answers)
-    losses = subject.losses(arm, questions.examples)
-    likeliest = _rank_labels(subject, questions, task, ranked, f"{title}, labels") if ranked else None
+def judged_arm(task: Task, prompts: Sequence[Sequence[int]], given: Sequence[EngineAnswer]) -> MeasuredArm:
+    """What the answers to the rows of a task score."""
+    answers, count = tuple(answer.text for answer in given), len(given)
+    scores = METRICS[task.metric].scores(task, answers)
     return MeasuredArm(
         answers=answers,
         score=resample(scores.score, count),
         blind=resample(scores.blind, count),
-        ranked=resample(likeliest, len(ranked)) if likeliest else None,
-        loss=resample(losses, count),
-        prompt_tokens=questions.prompt_tokens,
+        prompt_tokens=sum(map(len, prompts)) / count,
         answer_tokens=sum(answer.usage.completion_tokens for answer in given) / count,
         parts={name: resample(part, count) for name, part in scores.parts.items()},
         rows=row_scores(scores.score, count, METRICS[task.metric].whole),
@@ -293,38 +255,13 @@ def measure_arm(exam: Exam, arm: ComparedArm) -> MeasuredArm:
     )
 
 
-def ranked_rows(task: Task) -> list[int]:
-    """Places of the rows whose labels are ranked: all, or a draw by a fixed seed; none without labels."""
-    count = min(len(task.rows), MOST_RANKED, MOST_PAIRS // len(task.labels)) if task.labels else 0
-    return sorted(random.Random(0).sample(range(len(task.rows)), count))
-
-
-def _rank_labels(
-    subject: EvaluationSubject, questions: Questions, task: Task, rows: Sequence[int], title: str
-) -> ArmScorer:
-    """How often the likeliest label is the gold one, over `rows`: format plays no part."""
-    labels = [subject.rendering.answer(label) for label in task.labels]
-    right = []
-    with subject.judged_as(questions.arm) as model, progress_bar(title, len(rows)) as done:
-        for row in rows:
-            found = likeliest_answer(model, questions.examples[row].prompt, labels)
-            right.append(task.labels[found] == task.rows[row].response)
-            done()
-    return MeanScorer(right)
-
-
-def likeliest_answer(model: AnswerModel, prompt: Sequence[int], answers: Sequence[Sequence[int]]) -> int:
-    """Which of `answers` the model finds likeliest after `prompt`, by nats per token.
-
-    Per token, so that long names are not at a loss (Holtzman et al. 2021 discuss the choices,
-    https://aclanthology.org/2021.emnlp-main.564).
-    """
-    rows = [Example(tuple(prompt), tuple(answer)) for answer in answers]
-    losses = []
-    for start in range(0, len(rows), LABEL_BATCH):
-        nats, tokens, _ = model.judge(collate(rows[start : start + LABEL_BATCH]).to(model.model.device))
-        losses.append(nats / tokens)
-    return int(torch.cat(losses).argmin())
+def measure_arm(exam: Exam, arm: ComparedArm) -> MeasuredArm:
+    """Greedy answers and their scores, and the loss on the gold answers."""
+    questions, title = exam.questions[arm], arm.value.replace("_", " ")
+    prompts = [example.prompt for example in questions.examples]
+    given = exam.answerers[arm].answers(prompts, title, [example.text for example in questions.examples])
+    losses = exam.subject.losses(arm, questions.examples)
+    return replace(judged_arm(exam.task, prompts, given), loss=resample(losses, len(prompts)))
 
 
 TIMED_ROWS = 20

@@ -5,11 +5,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import math
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -19,23 +17,26 @@ import numpy as np
 
 from router.errors import AdapterRejected, ConfigError
 from router.extensions.training.data import Rendering, TrainingRow
-from router.extensions.training.evaluation.exam import ReadyBase, ReadyBases, Say, draw_rows
-from router.extensions.training.evaluation.metrics import METRICS, check_rows, score_answers
+from router.extensions.training.evaluation.exam import (
+    MeasuredArm,
+    ReadyBase,
+    ReadyBases,
+    Say,
+    draw_rows,
+    judged_arm,
+)
+from router.extensions.training.evaluation.metrics import METRICS
 from router.extensions.training.evaluation.report import (
-    SCHEMA,
-    bracketed,
+    AskedData,
+    card_head,
     first_samples,
-    gain_lines,
-    measured_by,
-    precision,
-    rows_for_gate,
-    sample_table,
-    score_table,
-    whose,
+    in_one_sentence,
+    report_card,
+    unclear_gains,
     with_weights,
     write_report,
 )
-from router.extensions.training.evaluation.scoring import MetricScores, Task, resample, row_scores
+from router.extensions.training.evaluation.scoring import Task, row_scores
 from router.extensions.training.evaluation.subject import Answerer, ComparedArm
 from router.extensions.training.recipe import TEXT_METRICS
 from router.extensions.training.rows import Columns, PromptPair, read_pairs
@@ -70,7 +71,7 @@ class OwnRows:
             raise ConfigError(f"--metric {self.metric!r} is not known here{hint}; known: {known}")
         pairs, _, _ = read_pairs(self.data, self.columns, say)
         self.require_enough(min(len(pairs), self.rows or len(pairs)))
-        check_rows(self.metric, _task_rows(pairs))
+        METRICS[self.metric].check(_task_rows(pairs))
         return list(pairs)
 
     def require_enough(self, count: int) -> None:
@@ -145,23 +146,12 @@ class Side:
 
 
 @dataclass(frozen=True, slots=True)
-class Answers:
-    """What one side answered, what it scores, by row too (0 to 1), and mean lengths in tokens."""
-
-    texts: Sequence[str]
-    scores: MetricScores
-    rows: Sequence[float]
-    prompt_tokens: float
-    answer_tokens: float
-
-
-@dataclass(frozen=True, slots=True)
 class AnsweredRows:
     """The rows that the context holds for all sides, and the answers of each side."""
 
     pairs: Sequence[PromptPair]
     task: Task
-    sides: Sequence[Answers]
+    sides: Sequence[MeasuredArm]
 
 
 def ask_sides(
@@ -186,25 +176,16 @@ def ask_sides(
     return AnsweredRows(kept, task, found)
 
 
-def _answers(side: Side, task: Task, prompts: Sequence[Sequence[int]], ready: ReadyBase) -> Answers:
+def _answers(side: Side, task: Task, prompts: Sequence[Sequence[int]], ready: ReadyBase) -> MeasuredArm:
     engine, generation = ready.engine, side.manifest.generation
     params = SamplingParams(task.max_tokens, stop=generation.stop or (), constraint=generation.constraint)
     digest = engine.load(side.folder) if side.folder is not None else None
     try:
         texts = [row.prompt for row in task.rows]
-        given = Answerer(engine, params, digest).answers(prompts, side.title, texts)
+        return judged_arm(task, prompts, Answerer(engine, params, digest).answers(prompts, side.title, texts))
     finally:
         if digest is not None:
             engine.unload(digest)
-    answers = [answer.text for answer in given]
-    scores = score_answers(task, answers)
-    return Answers(
-        answers,
-        scores,
-        row_scores(scores.score, len(given), METRICS[task.metric].whole),
-        round(fmean(map(len, prompts)), 1),
-        round(fmean(answer.usage.completion_tokens for answer in given), 1),
-    )
 
 
 def _labels(pairs: Sequence[PromptPair], metric: str) -> list[str]:
@@ -242,96 +223,21 @@ def _evaluate(
     if dropped := len(drawn) - len(found.pairs):
         say(f"left out: {dropped} longer than the base's context")
         request.require_enough(len(found.pairs))
-    report = {**_head(candidate, ready, len(pairs), found, request), **_measured(found)}
-    write_report(folder, report, "\n".join(_page(report)) + "\n")
-    say(f"{manifest.name}: {verdict(report)} ({time.monotonic() - started:.0f} s)")
+    arms = dict(zip(ARMS, found.sides, strict=True))
+    engine = ready.engine.info
+    asked = AskedData(request.data, len(pairs), len(found.pairs))
+    limited = f" --rows {request.rows}" if request.rows else ""
+    facts = card_head(manifest, weights_sha256(folder), ready.plain, asked, request.metric, engine) | {
+        "command": f"{with_weights(engine.weights)}lora-router adapters evaluate {candidate.given} "
+        f"--data {request.data} --metric {request.metric}{limited}"
+    }
+    samples = first_samples(found.task.rows, {arm: side.answers for arm, side in arms.items()})
+    report = report_card(facts, arms, {"regressions": []}, samples)  # nothing but these rows was asked
+    write_report(folder, report)
+    said = " ".join([f"{in_one_sentence(report)}.", *unclear_gains(report)])
+    say(f"{manifest.name}: {said} ({time.monotonic() - started:.0f} s)")
     say(f"wrote {folder / 'report.json'} and REPORT.md")
     return report
-
-
-def _head(
-    candidate: CandidateFolder, ready: ReadyBase, usable: int, found: AnsweredRows, request: OwnRows
-) -> dict[str, Any]:
-    manifest, base, engine = candidate.manifest, ready.plain, ready.engine.info
-    options = f"--data {request.data} --metric {request.metric}" + (
-        f" --rows {request.rows}" if request.rows else ""
-    )
-    return {
-        "schema": SCHEMA,
-        **whose(manifest, weights_sha256(candidate.folder), base),
-        "data": {
-            "file": request.data.name,
-            "sha256": hashlib.sha256(request.data.read_bytes()).hexdigest(),
-            "rows": usable,
-            "asked": len(found.pairs),
-        },
-        "metric": METRICS[request.metric].title,
-        "scale": METRICS[request.metric].digits,
-        **measured_by(base.device, engine, manifest.generation.constraint),
-        "command": f"{with_weights(engine.weights)}lora-router adapters evaluate {candidate.given} {options}",
-    }
-
-
-def _measured(found: AnsweredRows) -> dict[str, Any]:
-    count = len(found.pairs)
-    sampled = [
-        {"score": resample(side.scores.score, count), "format_blind": resample(side.scores.blind, count)}
-        for side in found.sides
-    ]
-    base, ours = sampled
-    return {
-        "arms": {
-            arm.value: {
-                **{name: value.rounded() for name, value in values.items()},
-                "prompt_tokens": side.prompt_tokens,
-                "answer_tokens": side.answer_tokens,
-                **rows_for_gate(arm, side.rows),
-            }
-            for arm, side, values in zip(ARMS, found.sides, sampled, strict=True)
-        },
-        "gains": {"adapter - base": {name: ours[name].minus(base[name]).rounded() for name in ours}},
-        "regressions": [],  # nothing but these rows was asked
-        "samples": first_samples(
-            found.task.rows, {arm: side.texts for arm, side in zip(ARMS, found.sides, strict=True)}
-        ),
-    }
-
-
-def verdict(report: Mapping[str, Any]) -> str:
-    """One sentence: both scores, the gain, and whether it is shown; else how many rows it would take."""
-    digits, rows = report["scale"], report["data"]["asked"]
-    base, ours = (report["arms"][arm.value]["score"]["value"] for arm in ARMS)
-    gain = report["gains"]["adapter - base"]["score"]
-    text = (
-        f"{report['metric']} {ours:.{digits}f} against {base:.{digits}f} for the base, gain "
-        f"{bracketed(gain, digits, '+')}, n={rows}"
-    )
-    if gain["low"] > 0:
-        return f"{text}: shown"
-    if gain["value"] <= 0:
-        return f"{text}: there is none"
-    needed = math.ceil(rows * ((gain["value"] - gain["low"]) / gain["value"]) ** 2) + 1
-    return f"{text}: not shown, the interval holds zero; a gain of this size takes about {needed} rows"
-
-
-def _page(report: Mapping[str, Any]) -> Iterator[str]:
-    adapter, data, base, machine = (report[name] for name in ("adapter", "data", "base", "machine"))
-    yield f"# {adapter['name']} {adapter['version']}: report card on rows of one's own"
-    yield f"\n**{verdict(report)}.**\n"
-    yield f"- Base: {base['model']}, digest `{base['digest'][:12]}…`"
-    yield f"- Weights: sha256 `{adapter['weights_sha256'][:12]}…`"
-    yield f"- Data: {data['asked']} of {data['rows']} usable rows of `{data['file']}`"
-    yield "- Not known here: whether it was trained on these rows, and what it does to anything else"
-    yield f"- Answers: greedy, by the engine that serves ({precision(report['engine'])})"
-    yield f"- Machine: {machine['device']}, {machine['cores']} cores; {machine['date']}"
-    yield f"- Command: `{report['command']}`"
-    yield "\nIn brackets: 95 % bootstrap intervals, paired for differences. Format-blind: what stands around"
-    yield "the answer does not count.\n"
-    yield from score_table(report)
-    yield ""
-    yield from gain_lines(report)
-    yield f"\n## Answers\n\nThe first {len(report['samples'])} rows, not picked.\n"
-    yield from sample_table(report)
 
 
 # -- an adapter against another one
@@ -391,7 +297,7 @@ def compare_folders(
     before, after = found.sides
     groups = [pair.group for pair in found.pairs]
     changes = [ours - theirs for ours, theirs in zip(after.rows, before.rows, strict=True)]
-    texts = zip(found.pairs, before.texts, after.texts, changes, strict=True)
+    texts = zip(found.pairs, before.answers, after.answers, changes, strict=True)
     return VersionComparison(
         old.given,
         new.given,
@@ -399,7 +305,7 @@ def compare_folders(
         fmean(before.rows),
         fmean(after.rows),
         difference(after.rows, before.rows, groups),
-        difference(after.rows, _scores_by_others(found.task, after.texts), groups),
+        difference(after.rows, _scores_by_others(found.task, after.answers), groups),
         before.answer_tokens,
         after.answer_tokens,
         len(pairs) - len(found.pairs),
@@ -412,5 +318,5 @@ def _scores_by_others(task: Task, answers: Sequence[str]) -> list[float]:
     order = np.random.default_rng(0).permutation(len(answers))
     other = dict(zip(order.tolist(), np.roll(order, 1).tolist(), strict=True))  # of no row its own
     rows = [replace(row, response=task.rows[other[place]].response) for place, row in enumerate(task.rows)]
-    scorer = score_answers(replace(task, rows=rows), answers).score
+    scorer = METRICS[task.metric].scores(replace(task, rows=rows), answers).score
     return row_scores(scorer, len(answers), METRICS[task.metric].whole)

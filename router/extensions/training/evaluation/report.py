@@ -5,22 +5,23 @@ Everything on the page comes from the report's values.
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from router.engine.base import BaseInfo
 from router.extensions.training.base import LoadedBase, describe_machine
 from router.extensions.training.data import TrainingRow
 from router.extensions.training.evaluation.exam import MeasuredArm
 from router.extensions.training.evaluation.generalization import overfitting_gap
+from router.extensions.training.evaluation.metrics import METRICS
 from router.extensions.training.evaluation.subject import ComparedArm
 from router.extensions.training.files import write_file
 from router.registry.format.manifest import MOST_ROWS, Manifest
-from router.types import Constraint
 
 LONGEST_CELL = 160  # characters
 ARMS = {
@@ -28,12 +29,11 @@ ARMS = {
     "base_with_examples": "base + worked examples",
     "adapter": "adapter, zero-shot",
 }
-COLUMNS = {"score": "{metric}", "format_blind": "format-blind", "likeliest_label": "likeliest label"}
+COLUMNS = {"score": "{metric}", "format_blind": "format-blind"}
 NUMBERS = ("loss_per_gold_token", "prompt_tokens", "answer_tokens")
 GAINS = {
     "score": "{metric}",
     "format_blind": "format-blind",
-    "likeliest_label": "likeliest label",
     "loss_per_gold_token": "loss per gold token",
 }
 
@@ -49,26 +49,37 @@ def report_page(report: Mapping[str, Any]) -> str:
 
 
 def in_one_sentence(report: Mapping[str, Any]) -> str:
-    """One sentence: the score against the base and the base with examples."""
+    """One sentence: the score against the base and, where it was asked, the base with examples."""
     arms, digits = report["arms"], max(1, report["scale"] - 1)
-    base, shots = (f"{arms[arm]['score']['value']:.{digits}f}" for arm in ("base", "base_with_examples"))
     ours = bracketed(arms["adapter"]["score"], digits)
-    examples, row_count = report["data"]["shots"], report["data"]["asked"]
-    return (
-        f"{ours} {report['metric']} against {base} for the base and {shots} for the base with {examples} "
-        f"examples, n={row_count}"
-    )
+    text = f"{ours} {report['metric']} against {arms['base']['score']['value']:.{digits}f} for the base"
+    if shots := arms.get("base_with_examples"):
+        text += (
+            f" and {shots['score']['value']:.{digits}f} for the base with {report['data']['shots']} examples"
+        )
+    return f"{text}, n={report['data']['asked']}"
+
+
+def unclear_gains(report: Mapping[str, Any]) -> Iterator[str]:
+    """A sentence for each gain whose interval holds zero."""
+    for pair, found in report["gains"].items():
+        gain, rows = found["score"], report["data"]["asked"]
+        if gain["low"] <= 0:
+            text = f"The gain {pair.replace('_', ' ')} is not shown: its interval does not exclude zero"
+            if gain["value"] > 0:
+                needed = math.ceil(rows * ((gain["value"] - gain["low"]) / gain["value"]) ** 2) + 1
+                text += f"; a gain of this size takes about {needed} rows"
+            yield f"{text}."
 
 
 def _summary(report: Mapping[str, Any]) -> Iterator[str]:
     yield f"**{in_one_sentence(report)}.**"
-    unclear = [pair for pair, gain in report["gains"].items() if gain["score"]["low"] <= 0]
-    for pair in unclear:
-        yield f"The gain {pair.replace('_', ' ')} is not shown: its interval does not exclude zero."
-    worse = [found["what"] for found in report.get("regressions", ()) if found["worse"]]
-    if worse:
+    yield from unclear_gains(report)
+    if "generalization" not in report:
+        yield "Not known: whether it was trained on these rows, and what it does to anything else."
+    elif worse := [found["what"] for found in report["regressions"] if found["worse"]]:
         yield f"It makes worse, beyond the margin: {', '.join(worse)}."
-    elif "regressions" in report:
+    else:
         yield "No regression beyond the margin on general text."
 
 
@@ -83,8 +94,11 @@ def _facts(report: Mapping[str, Any]) -> Iterator[str]:
     yield f"- Weights: sha256 `{adapter['weights_sha256'][:12]}…`"
     picked = "all of them" if data["asked"] == data["rows"] else "drawn by a fixed seed"
     rows = f"{data['asked']} of {data['rows']} rows of `{data['file']}` ({picked})"
-    yield f"- Test data, none of it trained on: {rows}"
-    yield f"- Worked examples: {data['shots']}, the first of the training split with distinct answers"
+    if "shots" in data:
+        yield f"- Test data, none of it trained on: {rows}"
+        yield f"- Worked examples: {data['shots']}, the first of the training split with distinct answers"
+    else:
+        yield f"- Data: {rows}"
     if "engine" in report:
         engine = report["engine"]
         held = (
@@ -101,7 +115,8 @@ def _sections(report: Mapping[str, Any]) -> Iterator[tuple[str, Iterable[str]]]:
     yield "Accuracy", _accuracy(report)
     if "efficiency" in report:
         yield "Efficiency", efficiency_lines(report["efficiency"])
-    yield "Overfitting", overfitting_lines(report["splits"])
+    if "splits" in report:
+        yield "Overfitting", overfitting_lines(report["splits"])
     for name, lines in (
         ("calibration", calibration_lines),
         ("generalization", generalization_lines),
@@ -118,10 +133,6 @@ def _sections(report: Mapping[str, Any]) -> Iterator[tuple[str, Iterable[str]]]:
 
 def _accuracy(report: Mapping[str, Any]) -> Iterator[str]:
     yield f"In brackets: 95 % bootstrap intervals, paired for differences. {report['reading']}"
-    ranked, row_count = report["data"].get("ranked", 0), report["data"]["asked"]
-    if 0 < ranked < row_count:
-        labels = f"all {report['data']['labels']} labels"
-        yield f"Labels were ranked on {ranked} rows, drawn by a fixed seed: for each, {labels} are judged."
     yield ""
     yield from score_table(report)
     yield from part_table(report)
@@ -381,8 +392,29 @@ def report_card(
     }
 
 
-def whose(manifest: Manifest, weights_sha256: str, base: LoadedBase) -> dict[str, Any]:
-    """The adapter and the base that a report is about."""
+@dataclass(frozen=True, slots=True)
+class AskedData:
+    """The test file, its usable rows, those asked, and the worked examples of the arm with some."""
+
+    file: Path
+    rows: int
+    asked: int
+    shots: int | None = None
+
+
+def card_head(
+    manifest: Manifest,
+    weights_sha256: str,
+    base: LoadedBase,
+    data: AskedData,
+    metric: str,
+    engine: BaseInfo,
+) -> dict[str, Any]:
+    """The adapter and base that a report is about, the data, the metric, the machine and the engine."""
+    constraint, held = manifest.generation.constraint, {}
+    if constraint is not None:
+        made = constraint.kind == "from_prompt"
+        held = {"constraint": f"template {constraint.text}" if made else constraint.kind}
     return {
         "adapter": {
             "name": manifest.name,
@@ -390,26 +422,24 @@ def whose(manifest: Manifest, weights_sha256: str, base: LoadedBase) -> dict[str
             "weights_sha256": weights_sha256,
         },
         "base": {"model": base.name, "digest": base.digest},
+        "data": {
+            "file": data.file.name,
+            "sha256": hashlib.sha256(data.file.read_bytes()).hexdigest(),
+            "rows": data.rows,
+            "asked": data.asked,
+            **({} if data.shots is None else {"shots": data.shots}),
+        },
+        "metric": METRICS[metric].title,
+        "scale": METRICS[metric].digits,
+        "reading": METRICS[metric].reading,
+        "machine": describe_machine(base.device),
+        "engine": {"dtype": engine.dtype, "weights": engine.weights, "kernels": engine.kernels, **held},
     }
 
 
 def with_weights(weights: str) -> str:
     """What stands before the command of a report where the base's weights were int8 or int4."""
     return f"LORA_ROUTER_QUANTIZE={weights} " if weights else ""
-
-
-def measured_by(
-    device: torch.device, engine: BaseInfo, constraint: Constraint | None = None
-) -> dict[str, Any]:
-    """The machine, and the base as it answered: each answer held to `constraint`."""
-    held = {}
-    if constraint is not None:
-        made = constraint.kind == "from_prompt"
-        held = {"constraint": f"template {constraint.text}" if made else constraint.kind}
-    return {
-        "machine": describe_machine(device),
-        "engine": {"dtype": engine.dtype, "weights": engine.weights, "kernels": engine.kernels, **held},
-    }
 
 
 def first_samples(
@@ -426,36 +456,31 @@ def first_samples(
     ]
 
 
-def write_report(folder: Path, report: Mapping[str, Any], page: str) -> None:
-    """Raises ResourceExhausted when the disk is full."""
+def write_report(folder: Path, report: Mapping[str, Any]) -> None:
+    """report.json and REPORT.md. Raises ResourceExhausted when the disk is full."""
     text = json.dumps(report, ensure_ascii=False, indent=1) + "\n"
     write_file(folder / "report.json", text.encode())
-    write_file(folder / "REPORT.md", page.encode())
+    write_file(folder / "REPORT.md", report_page(report).encode())
 
 
 def _arm(measured: MeasuredArm, arm: ComparedArm) -> dict[str, Any]:
+    loss = {} if measured.loss is None else {"loss_per_gold_token": round(measured.loss.value, 6)}
+    gate = arm is ComparedArm.ADAPTER and len(measured.rows) <= MOST_ROWS  # by which it pairs two versions
     return {
         "score": measured.score.rounded(),
         "format_blind": measured.blind.rounded(),
-        **({"likeliest_label": measured.ranked.rounded()} if measured.ranked else {}),
         "parts": {name: part.rounded() for name, part in measured.parts.items()},
-        "loss_per_gold_token": round(measured.loss.value, 6),
+        **loss,
         "prompt_tokens": round(measured.prompt_tokens, 1),
         "answer_tokens": round(measured.answer_tokens, 1),
-        **rows_for_gate(arm, measured.rows),
+        **({"rows": list(measured.rows)} if gate else {}),
     }
 
 
-def rows_for_gate(arm: ComparedArm, rows: Sequence[float]) -> dict[str, Any]:
-    """Scores by row, by which the gate pairs two versions: of the adapter, and as many as the gate reads."""
-    return {"rows": list(rows)} if arm is ComparedArm.ADAPTER and len(rows) <= MOST_ROWS else {}
-
-
 def _gain(adapter: MeasuredArm, other: MeasuredArm) -> dict[str, Any]:
-    ranked = adapter.ranked.minus(other.ranked) if adapter.ranked and other.ranked else None
+    loss = adapter.loss.minus(other.loss) if adapter.loss and other.loss else None
     return {
         "score": adapter.score.minus(other.score).rounded(),
         "format_blind": adapter.blind.minus(other.blind).rounded(),
-        **({"likeliest_label": ranked.rounded()} if ranked else {}),
-        "loss_per_gold_token": adapter.loss.minus(other.loss).rounded(),
+        **({"loss_per_gold_token": loss.rounded()} if loss else {}),
     }

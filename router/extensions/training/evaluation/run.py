@@ -5,7 +5,6 @@ Each arm is measured, then the sections: efficiency, overfitting, generalization
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -26,7 +25,6 @@ from router.extensions.training.evaluation.exam import (
     examined,
     measure_arm,
     measure_efficiency,
-    ranked_rows,
 )
 from router.extensions.training.evaluation.generalization import (
     GENERAL,
@@ -36,18 +34,17 @@ from router.extensions.training.evaluation.generalization import (
     paragraphs,
     regressions,
 )
-from router.extensions.training.evaluation.metrics import METRICS, score_answers
+from router.extensions.training.evaluation.metrics import METRICS
 from router.extensions.training.evaluation.report import (
+    AskedData,
+    card_head,
     first_samples,
-    measured_by,
     report_card,
-    report_page,
-    whose,
     with_weights,
     write_report,
 )
 from router.extensions.training.evaluation.scoring import Task
-from router.extensions.training.evaluation.subject import ComparedArm, check_base
+from router.extensions.training.evaluation.subject import ComparedArm
 from router.extensions.training.labels import measure_calibration, places_of, scores_of
 from router.extensions.training.recipe import load_recipe
 from router.types import Constraint
@@ -65,16 +62,7 @@ def evaluate_all(
     `recipes` is the folder whose other recipes are the other tasks; `rows` limits the test rows.
     """
     with ReadyBases(device) as bases:
-        return [_evaluate(plan, _checked_base(bases, plan, plans), recipes, rows, say) for plan in plans]
-
-
-def _checked_base(bases: ReadyBases, plan: EvaluationPlan, plans: Sequence[EvaluationPlan]) -> ReadyBase:
-    """The base of a plan, checked for all that need the same one, before hours of work on the first."""
-    ready = bases.ready(plan.recipe.base.model)
-    for other in plans:
-        if other.recipe.base.model == plan.recipe.base.model:
-            check_base(other.manifest, ready.plain)
-    return ready
+        return [_evaluate(plan, bases.ready(plan.recipe.base.model), recipes, rows, say) for plan in plans]
 
 
 def _evaluate(
@@ -88,7 +76,7 @@ def _evaluate(
         facts = _facts(exam, engine) | {"command": _command(plan.folder, rows, engine.weights)}
     samples = first_samples(exam.task.rows, {arm: measured.answers for arm, measured in arms.items()})
     report = report_card(facts, arms, sections, samples)
-    write_report(plan.folder, report, report_page(report))
+    write_report(plan.folder, report)
     return report
 
 
@@ -173,33 +161,18 @@ def _cases_file(exam: Exam) -> Path:
 
 
 def _facts(exam: Exam, engine: BaseInfo) -> dict[str, Any]:
-    """The report's head: adapter, base, data, machine, and scores that cost nothing."""
+    """The report's head, with scores that cost nothing."""
     subject, task, recipe = exam.subject, exam.task, exam.plan.recipe
-    test, metric = recipe.data.test, METRICS[task.metric]
-    return {
-        **whose(subject.manifest, subject.weights_sha256, subject.base),
-        "data": {
-            "file": test.name,
-            "sha256": hashlib.sha256(test.read_bytes()).hexdigest(),
-            "rows": len(exam.plan.splits.test),
-            "asked": len(task.rows),
-            "ranked": len(ranked_rows(task)),
-            "labels": len(task.labels),
-            "shots": recipe.evaluation.shots,
-        },
-        "metric": metric.title,
-        "scale": metric.digits,
-        "reading": metric.reading,
-        "references": _references(task),
-        **measured_by(subject.base.device, engine, exam.plan.manifest.generation.constraint),
-    }
+    asked = AskedData(recipe.data.test, len(exam.plan.splits.test), len(task.rows), recipe.evaluation.shots)
+    head = card_head(subject.manifest, subject.weights_sha256, subject.base, asked, task.metric, engine)
+    return head | {"references": _references(task)}
 
 
 def _references(task: Task) -> dict[str, float]:
-    everything = np.arange(len(task.rows))
-    answers = METRICS[task.metric].references(task)
+    metric, everything = METRICS[task.metric], np.arange(len(task.rows))
     return {
-        name: round(score_answers(task, given).score.score(everything), 6) for name, given in answers.items()
+        name: round(metric.scores(task, given).score.score(everything), 6)
+        for name, given in metric.references(task).items()
     }
 
 

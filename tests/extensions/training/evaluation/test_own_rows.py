@@ -13,7 +13,8 @@ import pytest
 from router.engine.base import BaseInfo
 from router.errors import AdapterRejected, ConfigError
 from router.extensions.training.evaluation import evaluate_rows
-from router.extensions.training.evaluation.own_rows import FEWEST, OwnRows, find_candidate, verdict
+from router.extensions.training.evaluation.own_rows import FEWEST, OwnRows, find_candidate
+from router.extensions.training.evaluation.report import in_one_sentence, unclear_gains
 from router.extensions.training.rows import Columns
 from router.registry.folders import weights_sha256
 from router.registry.format.manifest import read_report
@@ -62,8 +63,9 @@ def test_a_bare_folder_gets_a_report_that_the_gate_reads(bare: Path, trained: Pa
     apart = report["arms"]["adapter"]["score"]["value"] - report["arms"]["base"]["score"]["value"]
     assert gain["value"] == pytest.approx(apart, abs=1e-5)
     text = (bare / "REPORT.md").read_text()
-    assert f"**{verdict(report)}.**" in text
-    assert "24 of 24 usable rows of `own.csv`" in text
+    assert f"**{in_one_sentence(report)}.**" in text
+    assert "24 of 24 rows of `own.csv`" in text
+    assert "Not known: whether it was trained on these rows" in text
     assert report["command"] in text
 
 
@@ -128,20 +130,12 @@ def test_what_is_wrong_with_a_folder_is_said_before_the_base_is_loaded(bare: Pat
         find_candidate("mine", bare.parent)
 
 
-def told(value: float, low: float, high: float) -> str:
-    score = {"value": 0.5, "low": 0.4, "high": 0.6}
-    return verdict(
-        {
-            "scale": 3,
-            "metric": "exact match",
-            "data": {"asked": 40},
-            "arms": {"base": {"score": score}, "adapter": {"score": {**score, "value": 0.5 + value}}},
-            "gains": {"adapter - base": {"score": {"value": value, "low": low, "high": high}}},
-        }
-    )
+def told(value: float, low: float, high: float) -> list[str]:
+    gain = {"value": value, "low": low, "high": high}
+    return list(unclear_gains({"data": {"asked": 40}, "gains": {"adapter - base": {"score": gain}}}))
 
 
-def test_the_verdict_says_how_many_rows_it_would_take() -> None:
-    assert told(0.3, 0.1, 0.5).endswith("gain +0.300 [+0.100, +0.500], n=40: shown")
-    assert told(-0.1, -0.2, 0.0).endswith("n=40: there is none")
-    assert told(0.1, -0.1, 0.3).endswith("a gain of this size takes about 161 rows")
+def test_a_gain_that_is_not_shown_says_how_many_rows_it_would_take() -> None:
+    assert told(0.3, 0.1, 0.5) == []
+    assert told(-0.1, -0.2, 0.0)[0].endswith("its interval does not exclude zero.")
+    assert told(0.1, -0.1, 0.3)[0].endswith("a gain of this size takes about 161 rows.")
