@@ -356,16 +356,15 @@ def _verdict(
 ) -> tuple[str, bool]:
     """Why, and whether the version is better: nothing is lost against each of `old`, and on the held-out rows
     it gains against the last of them."""
-    from router.extensions.training.evaluation.exam import ReadyBases
-    from router.extensions.training.evaluation.own_rows import compare_folders, find_candidate
+    from router.extensions.training.evaluation.exam import find_candidate, ready_base
+    from router.extensions.training.evaluation.own_rows import compare_folders
     from router.extensions.training.rows import PromptPair
 
     new = find_candidate(str(request.folder / "version"), request.adapters)
     others = [find_candidate(str(folder), request.adapters) for folder in dict.fromkeys(old)]
     known = [PromptPair(row.prompt, row.response, _key(row.prompt)) for row in task]
     asked = [PromptPair(row.prompt, row.response, row.unit) for row in taken.held_out]
-    with ReadyBases(request.device) as bases:
-        ready = bases.ready(request.model)
+    with ready_base(request.model, request.device) as ready:
         for other in others:
             lost = losses(compare_folders(other, new, known, ready, metric), number)
             if lost:

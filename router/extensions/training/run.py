@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import shlex
 import signal
 import sys
 import threading
@@ -18,14 +17,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import torch
 from peft import get_peft_model_state_dict, set_peft_model_state_dict
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
 from safetensors import SafetensorError
 from safetensors.torch import load
 
@@ -199,7 +194,8 @@ def _shape(shape: tuple[int, ...] | None) -> str:
 
 def _train(trainer: Trainer, request: TrainingRequest, mark: str) -> None:
     plan = trainer.plan
-    with interruptible() as stop, Display(request.output.name, plan.steps) as display:
+    display = Display(plan.steps)
+    with interruptible() as stop:
 
         def after_step(done: Progress) -> bool:
             display.update(done)
@@ -209,20 +205,9 @@ def _train(trainer: Trainer, request: TrainingRequest, mark: str) -> None:
 
         trainer.run(after_step)
         if stop.is_set():
-            step, command = trainer.progress.step, _resume_command(request)
-            display.say(f"stopped and saved after step {step}; go on with: {command}")
+            step = trainer.progress.step
+            note(f"stopped and saved after step {step}; go on with the same command and --resume")
             raise KeyboardInterrupt
-
-
-def _resume_command(request: TrainingRequest) -> str:
-    """The command that goes on, with the same folders."""
-    folder = request.checkpoint.parent
-    words = ["lora-router", "adapters", "train", str(request.recipe), "--resume"]
-    if request.output != Path("adapters") / folder.name:
-        words += ["--output", str(request.output)]
-    if folder.parent != Path("runs"):
-        words += ["--work", str(folder.parent)]
-    return shlex.join(words)
 
 
 def _facts(material: Material) -> dict[str, Any]:
@@ -246,49 +231,29 @@ def note(text: str) -> None:
 
 
 class Display:
-    """A bar on stderr where that is a terminal, and one line for each evaluation everywhere.
+    """A line on stderr for the first step and each evaluation, and where there was none for LINE_SECONDS."""
 
-    Elsewhere there is a line for the first step, too, and one whenever there was none for LINE_SECONDS.
-    """
-
-    def __init__(self, name: str, steps: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, steps: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._steps, self._clock = steps, clock
         self._began = self._line_at = clock()
         self._done = 0  # steps of this run, which may have been resumed
-        self._console = Console(stderr=True)
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self._bar = Bar(*columns, console=self._console, disable=not self._console.is_terminal)
-        self._task = self._bar.add_task(name, total=steps)
-
-    def __enter__(self) -> Display:
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._bar.stop()
 
     def update(self, done: Progress) -> None:
-        """Show one more step."""
+        """One more step was made."""
         last, now = done.history[-1], self._clock()
         self._done += 1
-        self._bar.update(self._task, completed=done.step, description=f"loss {last['loss']:.3f}")
         if "valid_loss" in last:
-            self._line_at = now
             kept = "kept" if done.best_step == done.step else f"best was step {done.best_step}"
-            self.say(
+            note(
                 f"step {done.step}: train {last['loss']:.3f}, validation {last['valid_loss']:.3f} nats, "
                 f"{last['valid_exact']:.1%} exact ({kept})"
             )
-        elif not self._console.is_terminal and (self._done == 1 or now - self._line_at >= LINE_SECONDS):
-            self._line_at = now
+        elif self._done == 1 or now - self._line_at >= LINE_SECONDS:
             left = (now - self._began) / self._done * (self._steps - done.step)
-            self.say(f"step {done.step} of {self._steps}: train {last['loss']:.3f}, about {left:.0f} s left")
-
-    def say(self, text: str) -> None:
-        """One line above the bar."""
-        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+            note(f"step {done.step} of {self._steps}: train {last['loss']:.3f}, about {left:.0f} s left")
+        else:
+            return
+        self._line_at = now
 
 
 @contextmanager

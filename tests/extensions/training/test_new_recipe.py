@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import tomllib
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,8 +20,8 @@ from router.extensions.training.new_recipe import (
     default_system,
     guess_metric,
     labels_of,
-    make_plan,
     new_recipe,
+    recipe_toml,
 )
 from router.extensions.training.recipe import load_recipe
 from router.extensions.training.rows import Columns, PromptPair
@@ -58,7 +60,7 @@ def wish(tmp_path: Path, tiny_base: Path) -> RecipeRequest:
 @pytest.mark.slow
 def test_a_csv_becomes_a_recipe_that_trains(wish: RecipeRequest, tmp_path: Path) -> None:
     said: list[str] = []
-    path = new_recipe(wish, device="cpu", say=said.append)
+    path = new_recipe(wish, say=said.append)
     recipe = load_recipe(path)
     splits = load_splits(recipe.data)
     assert sum(map(len, (splits.train, splits.valid, splits.test))) == 90
@@ -79,7 +81,7 @@ def test_a_csv_becomes_a_recipe_that_trains(wish: RecipeRequest, tmp_path: Path)
 
 def test_the_same_file_gives_the_same_folder(wish: RecipeRequest, tmp_path: Path) -> None:
     folders = [replace(wish, folder=tmp_path / name) for name in ("one", "other")]
-    recipes = [new_recipe(asked, device="cpu", say=lambda _: None) for asked in folders]
+    recipes = [new_recipe(asked, say=lambda _: None) for asked in folders]
     for name in ("recipe.toml", "data/train.jsonl", "data/test.jsonl"):
         one, other = ((recipe.parent / name).read_bytes() for recipe in recipes)
         assert one == other
@@ -89,9 +91,9 @@ def test_nothing_is_overwritten_unasked(wish: RecipeRequest) -> None:
     (wish.folder / "data").mkdir(parents=True)
     (wish.folder / "data" / "test.jsonl").write_text("mine")
     with pytest.raises(FailedPrecondition, match=r"test\.jsonl exists already.*--force"):
-        new_recipe(wish, device="cpu")
+        new_recipe(wish)
     assert (wish.folder / "data" / "test.jsonl").read_text() == "mine"
-    new_recipe(replace(wish, force=True), device="cpu")
+    new_recipe(replace(wish, force=True))
     assert (wish.folder / "data" / "test.jsonl").read_text() != "mine"
 
 
@@ -105,7 +107,7 @@ def test_nothing_is_overwritten_unasked(wish: RecipeRequest) -> None:
 )
 def test_wishes_that_cannot_be_met(wish: RecipeRequest, change: dict[str, str], said: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        new_recipe(replace(wish, **change), device="cpu")
+        new_recipe(replace(wish, **change))
     assert said in caught.value.message
     assert not wish.folder.exists()
 
@@ -113,7 +115,7 @@ def test_wishes_that_cannot_be_met(wish: RecipeRequest, change: dict[str, str], 
 def test_too_few_rows(wish: RecipeRequest) -> None:
     write_csv(wish.data, 30)
     with pytest.raises(ConfigError, match=r"things\.csv has 31 usable rows of 32; 50 are needed at least"):
-        new_recipe(wish, device="cpu")
+        new_recipe(wish)
     assert not wish.folder.exists()
 
 
@@ -123,7 +125,7 @@ def test_a_full_disk_leaves_no_recipe(wish: RecipeRequest, monkeypatch: pytest.M
 
     monkeypatch.setattr("router.extensions.training.files.os.fsync", no_space)
     with pytest.raises(ResourceExhausted, match="disk is full"):
-        new_recipe(wish, device="cpu")
+        new_recipe(wish)
     assert [path for path in wish.folder.rglob("*") if path.is_file()] == []
 
 
@@ -164,11 +166,18 @@ def test_one_answer_for_all_rows_is_refused(wish: RecipeRequest) -> None:
     rows = [f'{n},"thing {n}",red' for n in range(60)]
     wish.data.write_text("\n".join(["number,thing,colour", *rows]))
     with pytest.raises(ConfigError, match=r"every row has the answer 'red'.*--response-column"):
-        new_recipe(wish, device="cpu", say=lambda _: None)
+        new_recipe(wish, say=lambda _: None)
     assert not wish.folder.exists()
 
 
 # -- the numbers of a recipe
+
+
+def recipe_of(
+    train: list[PromptPair], encoded: list[Example], labels: tuple[str, ...], steps: int = 0
+) -> dict[str, Any]:
+    request = RecipeRequest("a", Path("a.csv"), Path("a"), steps=steps)
+    return tomllib.loads(recipe_toml(request, "", labels, {"train": train}, encoded))
 
 
 def pairs(count: int, groups: int = 0) -> list[PromptPair]:
@@ -202,15 +211,15 @@ def test_system_text() -> None:
 def test_steps_grow_with_the_data(count: int, batch: int, steps: int) -> None:
     train = pairs(count)
     examples = [Example((1,) * 20, (2,) * 3), Example((1,) * 5, (2,) * 9)]
-    plan = make_plan({"train": train, "valid": [], "test": []}, examples, labels_of(train), 0)
-    assert (plan.batch, plan.steps) == (batch, steps)
-    assert (plan.max_tokens, plan.answer_tokens) == (23, 13)
-    assert plan.examples[:4] == ("q0", "q1", "q2", "q3")
-    assert len(plan.examples) == min(count, 128)
+    made = recipe_of(train, examples, labels_of(train))
+    assert (made["train"]["batch"], made["train"]["steps"]) == (batch, steps)
+    assert (made["data"]["max_tokens"], made["generation"]["max_tokens"]) == (23, 13)
+    assert made["routing"]["examples"][:4] == ["q0", "q1", "q2", "q3"]
+    assert len(made["routing"]["examples"]) == min(count, 128)
 
 
 def test_long_prompts_are_no_routing_examples() -> None:
     train = [PromptPair("long " * 200, "a", ""), *pairs(20)]
-    plan = make_plan({"train": train}, [Example((1,), (2,))], (), 7)
-    assert plan.examples[0] == "q0"
-    assert (plan.steps, plan.metric) == (7, "token_f1")
+    made = recipe_of(train, [Example((1,), (2,))], (), 7)
+    assert made["routing"]["examples"][0] == "q0"
+    assert (made["train"]["steps"], made["evaluation"]["metric"]) == (7, "token_f1")

@@ -349,10 +349,10 @@ def test_works_outside_the_main_thread() -> None:
 
 def test_a_log_has_a_line_from_the_first_step_on(capsys: pytest.CaptureFixture[str]) -> None:
     now = 0.0
-    with Display("x", 100, lambda: now) as display:
-        for step in range(1, 9):
-            now = 4.0 * step
-            display.update(Progress(step=step, history=[{"loss": 1.5}]))
+    display = Display(100, lambda: now)
+    for step in range(1, 9):
+        now = 4.0 * step
+        display.update(Progress(step=step, history=[{"loss": 1.5}]))
     assert capsys.readouterr().err.splitlines() == [
         "step 1 of 100: train 1.500, about 396 s left",
         "step 5 of 100: train 1.500, about 380 s left",

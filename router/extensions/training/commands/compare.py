@@ -77,8 +77,8 @@ def compare(
     if old == new:
         raise ConfigError(f"{old} against itself shows nothing; name two versions")
     require_extra("compare")
-    from router.extensions.training.evaluation.exam import ReadyBases
-    from router.extensions.training.evaluation.own_rows import OwnRows, compare_folders, find_candidate
+    from router.extensions.training.evaluation.exam import find_candidate, ready_base
+    from router.extensions.training.evaluation.own_rows import OwnRows, compare_folders
     from router.extensions.training.rows import Columns
 
     settings = load_settings()
@@ -87,8 +87,8 @@ def compare(
     columns = Columns(prompt_column, response_column, group_column)
     pairs = OwnRows(data, metric, settings.model, columns).read(lambda text: None if json else print(text))
     one, other = (find_candidate(name, Path(adapters)) for name in (old, new))
-    with ReadyBases(settings.device) as bases:
-        found = compare_folders(one, other, pairs, bases.ready(settings.model), metric)
+    with ready_base(settings.model, settings.device) as ready:
+        found = compare_folders(one, other, pairs, ready, metric)
     share = None if margin is None else margin / 100
     if json:
         print_json({"result": verdict(found, share), **_plain(found)})

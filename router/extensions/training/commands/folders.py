@@ -105,7 +105,7 @@ def new(
         steps=steps or 0,
         force=force,
     )
-    recipe = new_recipe(request, device=settings.device)
+    recipe = new_recipe(request)
     print(f"\nnext, after a look at it:\n  lora-router adapters train {recipe}")
 
 

@@ -37,11 +37,11 @@ def evaluate(
     Raises ConfigError (no such adapter, no recipe, bad data), AdapterRejected (other base).
     """
     require_extra("evaluation")
-    from router.extensions.training.evaluation.exam import find_folder, make_plan
+    from router.extensions.training.evaluation.exam import find_candidate, make_plan
     from router.extensions.training.evaluation.run import evaluate_all
 
-    folders = [find_folder(str(name), adapters) for name in dict.fromkeys(names)]
-    plans = [make_plan(folder, recipes) for folder in folders]
+    candidates = [find_candidate(str(name), adapters) for name in dict.fromkeys(names)]
+    plans = [make_plan(candidate, recipes) for candidate in candidates]
     return evaluate_all(plans, recipes, rows, device, say)
 
 

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any, TypeVar
 
 from router.errors import ConfigError
@@ -39,8 +38,11 @@ from router.extensions.training.evaluation.subject import (
     worked_examples,
 )
 from router.extensions.training.recipe import Recipe, load_recipe
+from router.names import looks_like_version
+from router.registry.folders import places
 from router.registry.format.manifest import Manifest
 from router.registry.format.untrusted import nearest
+from router.sources.adding import AdaptersFolder
 from router.types import Constraint, LabelProbabilities, LabelSettings, SamplingParams
 
 
@@ -55,10 +57,10 @@ class EvaluationPlan:
     splits: Splits
 
 
-def make_plan(folder: Path, recipes: Path) -> EvaluationPlan:
-    """Raises ConfigError (no adapter, no recipe, bad data), AdapterRejected (bad manifest)."""
-    manifest = read_manifest(folder)
-    recipe_file = find_recipe(recipes, manifest.name, folder.resolve().name)
+def make_plan(candidate: CandidateFolder, recipes: Path) -> EvaluationPlan:
+    """Raises ConfigError (no recipe, bad data)."""
+    folder, manifest = candidate.folder, candidate.manifest
+    recipe_file = find_recipe(recipes, manifest.name, folder.name)
     recipe = load_recipe(recipe_file)
     if recipe.adapter.name != manifest.name:
         raise ConfigError(f"{recipe_file} is the recipe of {recipe.adapter.name}, not of {manifest.name}")
@@ -81,28 +83,50 @@ def find_recipe(recipes: Path, name: str, folder: str = "") -> Path:
             return place
     looked = ", ".join(map(str, places))
     raise ConfigError(
-        f"no recipe of {name}: looked for {looked}; name its folder with --recipes, or measure it on rows of "
+        f"no recipe of {name}: looked for {looked}; put it there, or measure the adapter on rows of "
         "your own with --data FILE --metric METRIC"
     )
 
 
-def find_folder(name: str, adapters: Path) -> Path:
-    """A folder, or the adapter of that name. Raises ConfigError with the nearest known name."""
-    for place in (Path(name), adapters / name):
-        if (place / "adapter.toml").is_file():
-            return place
-    if Path(name).is_dir():
-        raise ConfigError(
-            f"{name} holds no adapter with a recipe: adapter.toml is not there; an adapter folder as PEFT "
-            "saved it is measured on rows of your own with --data FILE --metric METRIC"
-        )
-    known = _names(adapters)
-    hint = nearest(name, known) or f"; there are: {', '.join(known) or 'none'}"
-    raise ConfigError(f"no adapter {name!r} in {adapters}{hint}")
+@dataclass(frozen=True, slots=True)
+class CandidateFolder:
+    """An adapter folder that was looked into."""
+
+    given: str  # on the command line
+    folder: Path
+    manifest: Manifest
 
 
-def _names(adapters: Path) -> Sequence[str]:
-    return sorted(file.parent.name for file in adapters.glob("*/adapter.toml"))
+def find_candidate(given: str, adapters: Path) -> CandidateFolder:
+    """A folder, or the adapter of that name (NAME, NAME/VERSION or NAME@VERSION); PEFT's own folder without
+    adapter.toml will do.
+
+    Raises ConfigError (none there, or several versions), AdapterRejected with all that is wrong with it.
+    """
+    named = adapters / given.replace("@", "/")
+    top = next((place for place in (Path(given), named, _beside(given, adapters)) if place.is_dir()), None)
+    if top is None:
+        known = sorted(entry.name for entry in adapters.iterdir()) if adapters.is_dir() else []
+        raise ConfigError(f"no adapter folder {given!r}, here or in {adapters}{nearest(given, known)}")
+    versions = places(top.resolve())
+    if len(versions) > 1:
+        listed = ", ".join(str(top / place.version) for place in versions)
+        raise ConfigError(f"{top} holds several versions, name one of them: {listed}")
+    folder = versions[0].folder
+    return CandidateFolder(given, folder, _named(read_manifest(folder), folder))
+
+
+def _beside(given: str, adapters: Path) -> Path:
+    """The folder that has NAME@VERSION in its manifest, such as NAME or NAME-VERSION."""
+    found = AdaptersFolder(adapters).versions() if "@" in given and adapters.is_dir() else ()
+    return next((folder for ref, folder in found if str(ref) == given), Path(given))
+
+
+def _named(manifest: Manifest, folder: Path) -> Manifest:
+    """NAME/VERSION says both where there is no manifest."""
+    if (folder / "adapter.toml").exists() or not looks_like_version(folder.name):
+        return manifest
+    return replace(manifest, name=folder.parent.name, version=folder.name)
 
 
 Say = Callable[[str], None]
@@ -117,34 +141,15 @@ class ReadyBase:
     engine: AnsweringEngine
 
 
-class ReadyBases:
-    """Bases, each loaded once for all adapters on it. Keeps the last one; another one takes its place."""
-
-    def __init__(self, device: str) -> None:
-        self._device = device
-        self._model = ""
-        self._ready: ReadyBase | None = None
-
-    def ready(self, model: str) -> ReadyBase:
-        """The base that a recipe names. Raises ConfigError if it cannot be had."""
-        if self._ready is None or self._model != model:
-            self._close()
-            base = load_base(model, self._device)
-            self._ready, self._model = ReadyBase(base, AnsweringEngine(base)), model
-        return self._ready
-
-    def _close(self) -> None:
-        if self._ready is not None:
-            self._ready.engine.close()
-            self._ready = None
-
-    def __enter__(self) -> ReadyBases:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._close()
+@contextmanager
+def ready_base(model: str, device: str) -> Iterator[ReadyBase]:
+    """A base by its name. Raises ConfigError if it cannot be had."""
+    base = load_base(model, device)
+    engine = AnsweringEngine(base)
+    try:
+        yield ReadyBase(base, engine)
+    finally:
+        engine.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,9 +175,9 @@ def examined(plan: EvaluationPlan, ready: ReadyBase, rows: int | None, say: Say)
     `rows` limits the test rows. Raises AdapterRejected for an adapter of another base, or one that the
     registry would refuse.
     """
+    digest = ready.engine.load(plan.folder)
     subject = load_subject(plan.folder, plan.manifest, ready.plain)
     try:
-        digest = ready.engine.load(plan.folder)
         yield _set_exam(plan, subject, ready.engine, digest, draw_rows(plan.splits.test, rows), say)
         ready.engine.unload(digest)
     finally:
@@ -258,9 +263,9 @@ def judged_arm(task: Task, prompts: Sequence[Sequence[int]], given: Sequence[Eng
 def measure_arm(exam: Exam, arm: ComparedArm) -> MeasuredArm:
     """Greedy answers and their scores, and the loss on the gold answers."""
     questions, title = exam.questions[arm], arm.value.replace("_", " ")
-    prompts = [example.prompt for example in questions.examples]
-    given = exam.answerers[arm].answers(prompts, title, [example.text for example in questions.examples])
-    losses = exam.subject.losses(arm, questions.examples)
+    prompts = [example.prompt for example in questions]
+    given = exam.answerers[arm].answers(prompts, title, [example.text for example in questions])
+    losses = exam.subject.losses(arm, questions)
     return replace(judged_arm(exam.task, prompts, given), loss=resample(losses, len(prompts)))
 
 
@@ -281,14 +286,14 @@ def measure_efficiency(
     "seconds_per_point"}}}: means over answers; `cached_tokens` of the prompt were not computed again,
     `seconds_per_point` is `seconds` / `points`, None if nothing is right.
     """
-    count = min(TIMED_ROWS, *(len(of_arm.examples) for of_arm in questions.values()))
+    count = min(TIMED_ROWS, *(len(of_arm) for of_arm in questions.values()))
     taken: dict[ComparedArm, list[EngineAnswer]] = {arm: [] for arm in questions}
     for arm, of_arm in questions.items():
-        last = of_arm.examples[-1]
+        last = of_arm[-1]
         answerers[arm].alone(last.prompt, last.text)
     for place in range(count):
         for arm, of_arm in questions.items():
-            example = of_arm.examples[place]
+            example = of_arm[place]
             taken[arm].append(answerers[arm].alone(example.prompt, example.text))
     return {
         "rows": count,

@@ -15,15 +15,17 @@ from typing import Any
 
 import numpy as np
 
-from router.errors import AdapterRejected, ConfigError
+from router.errors import ConfigError
 from router.extensions.training.data import Rendering, TrainingRow
 from router.extensions.training.evaluation.exam import (
+    CandidateFolder,
     MeasuredArm,
     ReadyBase,
-    ReadyBases,
     Say,
     draw_rows,
+    find_candidate,
     judged_arm,
+    ready_base,
 )
 from router.extensions.training.evaluation.metrics import METRICS
 from router.extensions.training.evaluation.report import (
@@ -40,10 +42,8 @@ from router.extensions.training.evaluation.scoring import Task, row_scores
 from router.extensions.training.evaluation.subject import Answerer, ComparedArm
 from router.extensions.training.recipe import TEXT_METRICS
 from router.extensions.training.rows import Columns, PromptPair, read_pairs
-from router.names import looks_like_version
 from router.paired import Difference, difference
-from router.registry.folders import places, weights_sha256
-from router.registry.format.artifact import FolderRules, inspect_folder
+from router.registry.folders import weights_sha256
 from router.registry.format.manifest import Manifest
 from router.registry.format.untrusted import nearest
 from router.types import SamplingParams
@@ -85,52 +85,6 @@ class OwnRows:
 
 def _task_rows(pairs: Sequence[PromptPair]) -> list[TrainingRow]:
     return [TrainingRow(pair.prompt, pair.response, "") for pair in pairs]
-
-
-@dataclass(frozen=True, slots=True)
-class CandidateFolder:
-    """An adapter folder that was looked into."""
-
-    given: str  # on the command line
-    folder: Path
-    manifest: Manifest
-
-
-def find_candidate(given: str, adapters: Path) -> CandidateFolder:
-    """A folder, or the adapter of that name (NAME, NAME/VERSION or NAME@VERSION); PEFT's own folder without
-    adapter.toml will do.
-
-    Raises ConfigError (none there, or several versions), AdapterRejected with all that is wrong with it.
-    """
-    named = adapters / given.replace("@", "/")
-    top = next((place for place in (Path(given), named, _beside(given, adapters)) if place.is_dir()), None)
-    if top is None:
-        known = sorted(entry.name for entry in adapters.iterdir()) if adapters.is_dir() else []
-        raise ConfigError(f"no adapter folder {given!r}, here or in {adapters}{nearest(given, known)}")
-    versions = places(top.resolve())
-    if len(versions) > 1:
-        listed = ", ".join(str(top / place.version) for place in versions)
-        raise ConfigError(f"{top} holds several versions, name one of them: {listed}")
-    folder = versions[0].folder
-    seen = inspect_folder(folder, FolderRules(None, max_rank=512))
-    if not seen.ok:
-        raise AdapterRejected(f"{folder} cannot be served: {seen.error}")
-    return CandidateFolder(given, folder, _named(seen.manifest, folder))
-
-
-def _beside(given: str, adapters: Path) -> Path:
-    """The folder that has NAME@VERSION in its manifest, such as NAME or NAME-VERSION."""
-    from router.sources.adding import AdaptersFolder
-
-    found = AdaptersFolder(adapters).versions() if "@" in given and adapters.is_dir() else ()
-    return next((folder for ref, folder in found if str(ref) == given), Path(given))
-
-
-def _named(manifest: Manifest, folder: Path) -> Manifest:
-    """NAME/VERSION says both where there is no manifest."""
-    if (folder / "adapter.toml").exists() or not looks_like_version(folder.name):
-        return manifest
-    return replace(manifest, name=folder.parent.name, version=folder.name)
 
 
 # -- answers and their scores
@@ -208,8 +162,7 @@ def evaluate_own_rows(
     """
     pairs = request.read(say)
     found = [find_candidate(name, adapters) for name in dict.fromkeys(names)]
-    with ReadyBases(device) as bases:
-        ready = bases.ready(request.base)
+    with ready_base(request.base, device) as ready:
         return [_evaluate(candidate, ready, pairs, request, say) for candidate in found]
 
 

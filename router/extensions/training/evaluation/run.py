@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,11 @@ from router.extensions.training.evaluation.exam import (
     Exam,
     MeasuredArm,
     ReadyBase,
-    ReadyBases,
     Say,
     examined,
     measure_arm,
     measure_efficiency,
+    ready_base,
 )
 from router.extensions.training.evaluation.generalization import (
     GENERAL,
@@ -61,8 +62,11 @@ def evaluate_all(
 
     `recipes` is the folder whose other recipes are the other tasks; `rows` limits the test rows.
     """
-    with ReadyBases(device) as bases:
-        return [_evaluate(plan, bases.ready(plan.recipe.base.model), recipes, rows, say) for plan in plans]
+    reports = []
+    for model, of_base in groupby(plans, key=lambda plan: plan.recipe.base.model):
+        with ready_base(model, device) as ready:
+            reports += [_evaluate(plan, ready, recipes, rows, say) for plan in of_base]
+    return reports
 
 
 def _evaluate(

@@ -38,7 +38,7 @@ def test_engine_answers_as_plain_generation_does(
     digest = engine.load(subject.folder)
     words = [tuple(subject.base.tokenizer(text)["input_ids"]) for text in ("thing 3?", "a longer colour")]
     for arm, asked in questions.items():
-        prompts = [*(example.prompt for example in asked.examples[:7]), *words]
+        prompts = [*(example.prompt for example in asked[:7]), *words]
         done = iter(range(9))
         adapter = digest if arm is ComparedArm.ADAPTER else None
         given = engine.answers(prompts, SamplingParams(max_tokens=8), adapter, partial(next, done))

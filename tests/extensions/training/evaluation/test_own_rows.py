@@ -13,7 +13,8 @@ import pytest
 from router.engine.base import BaseInfo
 from router.errors import AdapterRejected, ConfigError
 from router.extensions.training.evaluation import evaluate_rows
-from router.extensions.training.evaluation.own_rows import FEWEST, OwnRows, find_candidate
+from router.extensions.training.evaluation.exam import find_candidate
+from router.extensions.training.evaluation.own_rows import FEWEST, OwnRows
 from router.extensions.training.evaluation.report import in_one_sentence, unclear_gains
 from router.extensions.training.rows import Columns
 from router.registry.folders import weights_sha256
