@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import report
-from router.extensions.improve.rule import ALPHA, MARGIN, level, lowest, users_needed
+from router.extensions.training.improve import ALPHA, MARGIN, level, lowest, users_needed
 
 NIGHTS, DRAWS = 20, 4000
 LABELS = 19

@@ -1,6 +1,6 @@
 """The difference of two versions on the same prompts: an exact test, and an interval.
 
-The gate compares report cards by it, and `lora-router compare` two versions on a server. Prompts of one
+The gate compares report cards by it, and `lora-router compare` two versions. Prompts of one
 conversation depend on each other. So the test flips the signs of whole conversations, and the interval takes
 its variance from their sums.
 """

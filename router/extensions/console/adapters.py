@@ -172,9 +172,6 @@ def page_of(name: str, version: str) -> str:
 
 PICTURES = {  # of a report card, and what they show_version, for who does not see them
     "curves.png": "Training curves: loss on training and validation rows over steps",
-    "generalization.png": "Generalization: how much worse or better than the base on other text",
-    "data_need.png": "Data need: the score over the number of training rows",
-    "bias.png": "Bias: how often the answer changes with what should not matter",
 }
 PNG = b"\x89PNG\r\n\x1a\n"
 MOST_VERSIONS, MOST_COMPARED, MOST_PROBES, MOST_EXAMPLES, MOST_LINES = 50, 10, 20, 12, 30

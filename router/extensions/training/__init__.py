@@ -1,8 +1,8 @@
 """Training: a recipe in, an adapter folder out (extra: [train]), and what else makes adapter folders offline.
 
-`recipe` and `data` are what a run depends on, `batch` encodes it, `trainer` learns, `probes` and `export`
-make the folder; `run` is the whole way. `new` writes recipes out of somebody's file, `evaluation` measures
-adapters, `comparison` compares two on a running server, `conversion` makes a folder out of another one.
+`recipe` and `data` are what a run depends on, `trainer` learns, `probes` and `export` make the folder; `run`
+is the whole way. `new_recipe` writes a recipe out of somebody's file (`rows`), `evaluation` measures adapters
+and compares two, `conversion` makes a folder out of another one, `improve` trains a version on feedback.
 """
 
 from __future__ import annotations
@@ -21,17 +21,18 @@ __all__ = ["train"]
 
 @hookimpl
 def register_commands(app: typer.Typer) -> None:
-    """`adapters new`, `train`, `evaluate`, `convert`, and `compare`."""
+    """`adapters new`, `train`, `evaluate`, `convert`, `improve`, and `compare`."""
     from router.cli.command import group
-    from router.extensions.training import commands
-    from router.extensions.training.comparison.commands import compare
+    from router.extensions.training.commands import folders
+    from router.extensions.training.commands.compare import compare
 
     adapters = group(
         "Adapter folders here.",
-        convert=commands.convert,
-        new=commands.new,
-        train=commands.train,
-        evaluate=commands.evaluate,
+        convert=folders.convert,
+        new=folders.new,
+        train=folders.train,
+        evaluate=folders.evaluate,
+        improve=folders.improve,
     )
     app.add_typer(adapters, name="adapters")
     app.command()(compare)

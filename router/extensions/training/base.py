@@ -34,18 +34,26 @@ class LoadedBase:
 
 def load_base(spec: str, device: str = "auto") -> LoadedBase:
     """Load the default base, a folder or a hub id. Raises ConfigError if it cannot be had."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
     place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
-    folder = resolve_model(spec)
-    if folder.is_file():
-        raise ConfigError(f"{spec} is a GGUF file, and training needs the checkpoint that it was made of")
+    tokenizer, folder = load_tokenizer(spec), resolve_model(spec)
     # On CPU the fused attention runs its backward pass slower than plain matmuls do at these lengths.
     attention = "sdpa" if place.type == "cuda" else "eager"
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, attn_implementation=attention)
     digest = base_digest(model)
     name = HUB_NAMES.get(spec.lower()) or (folder.name if Path(spec).expanduser().is_dir() else spec)
-    return LoadedBase(model.to(place).eval(), AutoTokenizer.from_pretrained(folder), name, digest, place)
+    return LoadedBase(model.to(place).eval(), tokenizer, name, digest, place)
+
+
+def load_tokenizer(spec: str) -> Any:
+    """The tokenizer of a base. Raises ConfigError if it cannot be had."""
+    from transformers import AutoTokenizer
+
+    folder = resolve_model(spec)
+    if folder.is_file():
+        raise ConfigError(f"{spec} is a GGUF file, and training needs the checkpoint that it was made of")
+    return AutoTokenizer.from_pretrained(folder)
 
 
 def faster_dtype(model: Any, device: torch.device) -> torch.dtype:

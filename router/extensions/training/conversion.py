@@ -1,7 +1,7 @@
 """Adapter folders that cannot be served as they are, made ones that can, where nothing changes by that.
 
-Pickled weights and shards become one safetensors file. A tokenizer whose only new token is for padding, whole
-matrices that equal the base's, and magnitudes of DoRA that scale by 1 are left out. All else is refused.
+Pickled weights become a safetensors file. A tokenizer whose only new token is for padding, and whole matrices
+that equal the base's, are left out. All else is refused.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,13 +25,9 @@ from router.registry.format.folder import CONFIG, MANIFEST, PROBES, RESAVE, WEIG
 
 Tensors = dict[str, torch.Tensor]
 PICKLE = "adapter_model.bin"
-INDICES = (f"{WEIGHTS}.index.json", f"{PICKLE}.index.json")
 PREFIX = "base_model.model."
 WRAPPERS = (".modules_to_save", ".original_module", ".base_layer", ".default")
-MAGNITUDE = ".lora_magnitude_vector"
 TIED = {"lm_head.weight": "model.embed_tokens.weight"}  # stored once where the base shares them
-# How far a magnitude may be from the norm that it stands for: what rounding makes of it.
-ROUNDING = {torch.float32: 1e-5, torch.float16: 2**-11, torch.bfloat16: 2**-8}
 # What torch and safetensors raise for damaged files.
 UNREADABLE = (
     OSError,
@@ -76,7 +72,6 @@ def convert(source: Path, target: Path, base: ConversionBase, check: Check) -> l
         raise ConfigError(f"{source} has no {CONFIG}: not an adapter folder as PEFT saves it")
     config = _json(source / CONFIG)
     tensors, done = read_weights(source)
-    done += _drop_magnitudes(tensors, config, base)
     padding = _padding_only(source, base.vocabulary)
     done += _drop_copies(tensors, config, base, padding)
     if padding:
@@ -94,31 +89,15 @@ def convert(source: Path, target: Path, base: ConversionBase, check: Check) -> l
 
 
 def read_weights(source: Path) -> tuple[Tensors, list[str]]:
-    """All weights of an adapter folder, whatever files they are in, and what to report about that.
+    """All weights of an adapter folder, and what to report about their file.
 
     A pickle is read by torch with `weights_only`, which makes tensors and runs nothing.
     """
     if (source / WEIGHTS).is_file():
         return _load(source / WEIGHTS), []
-    index = next((source / name for name in INDICES if (source / name).is_file()), None)
-    if index is not None:
-        files = sorted({str(name) for name in _mapping(_json(index).get("weight_map"), index).values()})
-        if strange := [name for name in files if Path(name).name != name]:
-            raise ConfigError(f"{index}: {strange[0]!r} is no name of a file beside it")
-        tensors: Tensors = {}
-        for name in files:
-            part = _load(source / name)
-            if twice := sorted(tensors.keys() & part.keys()):
-                raise ConfigError(f"{source / name}: {twice[0]} is in another shard, too")
-            tensors |= part
-        if missing := sorted(_mapping(_json(index).get("weight_map"), index).keys() - tensors.keys()):
-            raise ConfigError(f"{index} names {missing[0]}, which is in no shard")
-        return tensors, [f"joined {len(files)} shards"]
     if (source / PICKLE).is_file():
         return _load(source / PICKLE), [f"read {PICKLE}"]
-    raise ConfigError(
-        f"{source} has neither {WEIGHTS} nor {PICKLE} nor shards with an index: no adapter folder"
-    )
+    raise ConfigError(f"{source} has neither {WEIGHTS} nor {PICKLE}: no adapter folder")
 
 
 def _load(path: Path) -> Tensors:
@@ -145,61 +124,9 @@ def _json(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path} cannot be read: {error}") from error
-    return dict(_mapping(value, path))
-
-
-def _mapping(value: Any, path: Path) -> Mapping[str, Any]:
     if not isinstance(value, dict):
-        raise ConfigError(f"{path} is damaged: a table is missing in it")
+        raise ConfigError(f"{path} is damaged: it is no JSON object")
     return value
-
-
-# -- DoRA: W' = m (W + s B A) / |W + s B A|, row by row
-
-
-def _drop_magnitudes(tensors: Tensors, config: dict[str, Any], base: ConversionBase) -> list[str]:
-    """Magnitudes go where each is the norm already; W' = W + s B A then, which is LoRA."""
-    names = [name for name in tensors if MAGNITUDE in name]
-    if not names and not config.get("use_dora"):
-        return []
-    if config.get("alpha_pattern") or config.get("rank_pattern"):
-        raise AdapterRejected("DoRA with alpha_pattern or rank_pattern is not converted")
-    scaled = {name.partition(MAGNITUDE)[0] for name in names}
-    adapted = {name.partition(".lora_A")[0] for name in tensors if ".lora_A" in name}
-    if missing := sorted(adapted - scaled):
-        raise AdapterRejected(f"DoRA: {missing[0].removeprefix(PREFIX)} has no magnitude; save it again")
-    for name in names:
-        module = name.partition(MAGNITUDE)[0]
-        far = _farthest(module, tensors, config, base)
-        if not far <= ROUNDING.get(tensors[name].dtype, 0.0):  # not a number neither
-            raise AdapterRejected(
-                f"DoRA: magnitudes scale {module.removeprefix(PREFIX)} by up to {1 + far:.4g}. That changes "
-                "every direction of the base's weights, which no low rank holds: merge the adapter into a "
-                "base of its own, or train again with use_dora=false"
-            )
-        del tensors[name]
-    config["use_dora"] = False
-    return [f"left out {len(names)} magnitudes of DoRA: they scale by 1"]
-
-
-def _farthest(module: str, tensors: Tensors, config: Mapping[str, Any], base: ConversionBase) -> float:
-    """How far from 1 the magnitudes of a module scale it."""
-    weight = base.weight(f"{module.removeprefix(PREFIX)}.weight")
-    found = [
-        next((value for key, value in tensors.items() if key.startswith(f"{module}.{part}")), None)
-        for part in ("lora_A", "lora_B", MAGNITUDE.removeprefix("."))
-    ]
-    a, b, magnitude = found
-    if weight is None or a is None or b is None or magnitude is None:
-        raise AdapterRejected(f"DoRA: {module} has no A and B, or the base has no such layer")
-    alpha = config.get("lora_alpha")
-    if not isinstance(alpha, int | float):
-        raise ConfigError(f"{CONFIG}: lora_alpha is no number: {alpha!r}")
-    scale = alpha / (a.shape[0] ** (0.5 if config.get("use_rslora") else 1.0))
-    if weight.shape != (b.shape[0], a.shape[1]) or magnitude.numel() != weight.shape[0]:
-        raise AdapterRejected(f"DoRA: the shapes of {module} are not those of the base")
-    norm = torch.linalg.vector_norm(weight + scale * (b.float() @ a.float()), dim=1)
-    return float((magnitude.float().flatten() / norm - 1).abs().max())
 
 
 # -- whole matrices, and tokens that a trainer added

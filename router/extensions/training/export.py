@@ -5,15 +5,26 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from router.extensions.training.base import LoadedBase
+from router.extensions.training.data import Rendering, TrainingRow
+from router.extensions.training.evaluation.subject import Answerer, AnsweringEngine
 from router.extensions.training.files import has_pictures, new_folder
-from router.extensions.training.labels import FittedLabels
+from router.extensions.training.labels import (
+    LEAST_ROWS,
+    FittedLabels,
+    ask_labels,
+    fit_labels,
+    label_tree,
+    places_of,
+)
+from router.extensions.training.probes import choose_probes
 from router.extensions.training.recipe import Recipe
 from router.extensions.training.trainer import Progress, Record
-from router.registry.format.manifest import Probe
+from router.types import SamplingParams
 
 LOSS_WINDOW = 10  # steps the training loss is averaged over
 
@@ -24,32 +35,56 @@ class Trained:
 
     model: Any
     recipe: Recipe
-    base_name: str
-    base_digest: str
-    probes: Sequence[Probe]
+    base: LoadedBase
+    rendering: Rendering
+    valid: Sequence[TrainingRow]
     progress: Progress
     facts: Mapping[str, Any]  # hardware, versions, row counts: the first line of the log
-    labels: FittedLabels | None = None  # of its choices
 
 
 def export(trained: Trained, target: Path) -> None:
     """Write the folder as PEFT would, in bfloat16, with manifest, probes and log, and curves with matplotlib.
 
-    Raises FailedPrecondition if `target` is something else, ResourceExhausted on a full disk.
+    The model is taken off its base. Raises FailedPrecondition if `target` is something else,
+    ResourceExhausted on a full disk, AdapterRejected for what no server would take.
     """
     with new_folder(target, marker="adapter_config.json") as folder:
         _save_weights(trained, folder)
-        manifest = manifest_text(trained.recipe, trained.base_name, trained.base_digest, trained.labels)
-        (folder / "adapter.toml").write_text(manifest, encoding="utf-8")
-        write_lines(folder / "probes.jsonl", map(asdict, trained.probes))
+        _write_manifest(trained, folder, None)
+        engine = AnsweringEngine(replace(trained.base, model=trained.model.unload()))
+        try:
+            _fit_and_probe(trained, folder, engine)
+        finally:
+            engine.close()
         write_lines(folder / "train_log.jsonl", [trained.facts, *trained.progress.history])
         if has_pictures():
             draw_curves(trained.progress.history, trained.progress.best_step, folder / "curves.png")
 
 
+def _fit_and_probe(trained: Trained, folder: Path, engine: AnsweringEngine) -> None:
+    """What the engine that serves finds: temperature and prior of the choices, then probes."""
+    recipe, constraint = trained.recipe, trained.recipe.generation.as_constraint()
+    params = SamplingParams(stop=recipe.generation.stop, constraint=constraint)
+    if constraint is not None and constraint.choices and len(trained.valid) >= LEAST_ROWS:
+        answerer = Answerer(engine, params, engine.load(folder))
+        scores = ask_labels(answerer, trained.rendering, trained.valid, constraint, "labels")
+        gold = places_of([row.response for row in trained.valid], constraint.choices)
+        labels = fit_labels(scores, gold, label_tree(trained.rendering, constraint.choices))
+        _write_manifest(trained, folder, labels)
+        params = replace(params, constraint=replace(constraint, prior=labels.prior if labels else ()))
+    answerer = Answerer(engine, params, engine.load(folder))
+    probes = choose_probes(answerer, trained.rendering, trained.valid, recipe.evaluation.probes)
+    write_lines(folder / "probes.jsonl", map(asdict, probes))
+
+
+def _write_manifest(trained: Trained, folder: Path, labels: FittedLabels | None) -> None:
+    manifest = manifest_text(trained.recipe, trained.base.name, trained.base.digest, labels)
+    (folder / "adapter.toml").write_text(manifest, encoding="utf-8")
+
+
 def _save_weights(trained: Trained, folder: Path) -> None:
     config = trained.model.peft_config["default"]
-    config.base_model_name_or_path = trained.base_name
+    config.base_model_name_or_path = trained.base.name
     config.target_modules = sorted(config.target_modules)  # a set: its order would differ from run to run
     trained.model.save_pretrained(folder, save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card

@@ -7,16 +7,18 @@ where it makes more answers right.
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from router.engine.labels import LabelTree
-from router.extensions.training.data import AnswerModel, Example, Rendering, TrainingRow, collate
+from router.extensions.training.data import Rendering, TrainingRow
+from router.extensions.training.evaluation.subject import Answerer
+from router.types import Constraint, LabelProbabilities, LabelSettings
 
 Floats = NDArray[np.float64]
 Places = NDArray[np.intp]
@@ -28,43 +30,25 @@ TRIED = 600  # temperatures, each 1 % more than the one before
 BINS = 10
 
 
-def label_scores(
-    model: Any, rendering: Rendering, rows: Sequence[TrainingRow], choices: Sequence[str]
-) -> Floats:
-    """Log-probabilities [rows, choices], as `router.engine.labels` defines them, by transformers."""
-    tree = label_tree(rendering, choices)
-    answers = AnswerModel(model)
-    found = [_scores_of(answers, rendering.prompt(row.prompt), tree) for row in rows]
-    answers.close()
-    return np.array(found)
-
-
 def label_tree(rendering: Rendering, choices: Sequence[str]) -> LabelTree:
     """The choices as the answers' tokens."""
     return LabelTree.of([rendering.answer(choice)[:-1] for choice in choices], rendering.ends)
 
 
-def _scores_of(model: AnswerModel, prompt: tuple[int, ...], tree: LabelTree) -> Floats:
-    """Of one row. What is read at once is read behind the prompt in one batch."""
-    exploring, logits = tree.explored(), None
-    while True:
-        try:
-            wave = next(exploring) if logits is None else exploring.send(logits)
-        except StopIteration as end:
-            return np.asarray(end.value)
-        behind = _last_logits(model, [Example(prompt, (*tree.way(one), 0)) for one in wave])
-        logits = [
-            row[[token for child in one.children for token in child]]
-            for row, one in zip(behind, wave, strict=True)
-        ]
+def ask_labels(
+    answerer: Answerer, rendering: Rendering, rows: Sequence[TrainingRow], constraint: Constraint, title: str
+) -> Floats:
+    """Log-probabilities [rows, choices] without prior and temperature, by the engine that serves."""
+    params = replace(answerer.params, constraint=constraint.without_prior())
+    asked = replace(answerer, params=params, labels=LabelSettings())
+    answers = asked.answers([rendering.prompt(row.prompt) for row in rows], title)
+    return scores_of([answer.labels for answer in answers if answer.labels is not None], constraint.choices)
 
 
-def _last_logits(model: AnswerModel, examples: Sequence[Example]) -> Floats:
-    """Logits [examples, vocabulary] in place of the last token of each answer."""
-    with torch.no_grad():
-        logits, _ = model.logits(collate(examples).to(model.model.device))
-    ends = np.cumsum([len(example.answer) for example in examples]) - 1
-    return np.asarray(logits[ends.tolist()].double().cpu().numpy())
+def scores_of(found: Sequence[LabelProbabilities], choices: Sequence[str]) -> Floats:
+    """Log-probabilities [rows, choices], in the order of the choices."""
+    with np.errstate(divide="ignore"):
+        return np.log([[dict(one.values)[choice] for choice in choices] for one in found])
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,16 +56,13 @@ class FittedLabels:
     """What was fitted on validation rows.
 
     `prior`: what is added to the log-probability of each choice; empty where that is not worth it. `without`
-    and `corrected`: shares of right answers on `rows` rows, the latter with priors that were fitted on other
-    rows; `error`: the standard error of their difference.
+    and `corrected`: shares of right answers, the latter with priors that were fitted on other rows.
     """
 
     temperature: float
     prior: tuple[float, ...]
-    rows: int
     without: float
     corrected: float
-    error: float
 
 
 def fit_labels(scores: Floats, gold: Places, tree: LabelTree) -> FittedLabels | None:
@@ -106,10 +87,8 @@ def fit_labels(scores: Floats, gold: Places, tree: LabelTree) -> FittedLabels | 
     return FittedLabels(
         temperature=fit_temperature(scores + prior, gold),
         prior=tuple(prior.tolist()) if worth else (),
-        rows=len(gold),
         without=float(right.mean()),
         corrected=float(corrected.mean()),
-        error=error,
     )
 
 
@@ -158,6 +137,22 @@ def places_of(golds: Sequence[str], choices: Sequence[str]) -> Places:
     """The place of each right answer among the choices, -1 where it is none of them."""
     places = {choice: place for place, choice in enumerate(choices)}
     return np.array([places.get(gold, -1) for gold in golds], np.intp)
+
+
+def measure_calibration(
+    scores: Floats, gold: Places, temperature: float | None, prior: Sequence[float]
+) -> dict[str, Any]:
+    """`calibration_of` test rows under prior and temperature, with how often the likeliest choice is right,
+    and the error without the temperature."""
+    scores = scores + (prior or 0.0)
+    return {
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "rows": len(gold),
+        "temperature": temperature,
+        "likeliest": round(float((scores.argmax(1) == gold).mean()), 4),
+        **calibration_of(scaled(scores, temperature or 1.0), gold),
+        "error_before": calibration_of(scaled(scores, 1.0), gold)["error"],
+    }
 
 
 def calibration_of(probabilities: Floats, gold: Places) -> dict[str, Any]:

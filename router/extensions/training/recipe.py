@@ -137,7 +137,7 @@ class Training(RecipeTable):
     seed: int = Field(default=0, ge=0)
     eval_every: int = Field(default=50, ge=1)
     patience: int = Field(default=5, ge=1)  # evaluations without a gain before it stops
-    select: Literal["loss", "exact", "metric"] = "loss"  # what "best" means on the validation split
+    select: Literal["loss", "exact"] = "loss"  # what "best" means on the validation split
 
 
 class Evaluation(RecipeTable):

@@ -9,30 +9,24 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import shlex
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
-import numpy as np
 import torch
 from peft import get_peft_model_state_dict, set_peft_model_state_dict
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
 from safetensors import SafetensorError
 from safetensors.torch import load
 
 from router.cli.settings import load_settings
 from router.engine.base import last_occurrence
-from router.errors import ConfigError, FailedPrecondition
+from router.errors import ConfigError, FailedPrecondition, InvalidRequest
 from router.extensions.training.base import (
     LoadedBase,
     cast_weights,
@@ -41,20 +35,13 @@ from router.extensions.training.base import (
     load_base,
 )
 from router.extensions.training.data import Example, Rendering, Splits, load_splits
-from router.extensions.training.export import Trained, export
+from router.extensions.training.evaluation.subject import templates_here
+from router.extensions.training.export import Trained, export, manifest_text
 from router.extensions.training.files import write_file
-from router.extensions.training.labels import (
-    LEAST_ROWS,
-    FittedLabels,
-    fit_labels,
-    label_scores,
-    label_tree,
-    places_of,
-)
-from router.extensions.training.probes import AnswerRule, choose_probes, greedy_tokens, templates_here
 from router.extensions.training.recipe import WEIGHTS, Recipe, load_recipe
 from router.extensions.training.trainer import Progress, Trainer
-from router.registry.format.untrusted import MAX_INVOCATION_TOKENS
+from router.registry.format.manifest import parse_manifest
+from router.registry.format.untrusted import MAX_INVOCATION_TOKENS, Severity
 
 LINE_SECONDS = 15.0  # between two lines of a log, at most about so long
 
@@ -98,8 +85,7 @@ def run(request: TrainingRequest, device: str) -> None:
     start = start_from(model, recipe)
     dtype = faster_dtype(model, base.device)
     cast_weights(model, dtype)
-    metric = metric_of(model, material) if recipe.train.select == "metric" else None
-    trainer = Trainer(model, material.train, material.valid, recipe.train, base.device, metric)
+    trainer = Trainer(model, material.train, material.valid, recipe.train, base.device)
     mark = fingerprint(recipe, material.train, material.valid, base.digest, start)
     if request.resume and (state := load_checkpoint(request.checkpoint, mark)) is not None:
         trainer.load_state_dict(state)
@@ -109,13 +95,8 @@ def run(request: TrainingRequest, device: str) -> None:
     model.eval()
     facts = _facts(material) | {"arithmetic": str(dtype).removeprefix("torch.")}
     facts |= {"start_sha256": start} if start else {}
-    labels = labels_of(model, material)
-    rule = answer_rule(recipe, () if labels is None else labels.prior)
-    probes = choose_probes(model, material.rendering, material.splits.valid, recipe.evaluation.probes, rule)
-    export(
-        Trained(model, recipe, base.name, base.digest, probes, trainer.progress, facts, labels),
-        request.output,
-    )
+    rows = material.splits.valid
+    export(Trained(model, recipe, base, material.rendering, rows, trainer.progress, facts), request.output)
     request.checkpoint.unlink(missing_ok=True)
 
 
@@ -124,7 +105,7 @@ def prepare(recipe: Recipe, device: str) -> Material:
     splits = load_splits(recipe.data)
     base = load_base(recipe.base.model, device)
     rendering = Rendering.of(base.tokenizer, recipe.prompt.as_template())
-    answer_rule(recipe).check(base.model, rendering)
+    check_manifest(recipe, base)
     encoded = rendering.examples(splits.train)
     train = [example for example in encoded if len(example) <= recipe.data.max_tokens]
     if not train:
@@ -134,12 +115,16 @@ def prepare(recipe: Recipe, device: str) -> Material:
     return Material(recipe, splits, base, rendering, train, valid, invocation)
 
 
-def answer_rule(recipe: Recipe, prior: tuple[float, ...] = ()) -> AnswerRule:
-    """What a server holds the adapter's answers to; `prior` is that of its choices."""
-    constraint = recipe.generation.as_constraint()
-    if constraint is not None and prior:
-        constraint = replace(constraint, prior=prior)
-    return AnswerRule(constraint, recipe.generation.stop, templates_here(load_settings()))
+def check_manifest(recipe: Recipe, base: LoadedBase) -> None:
+    """Raises ConfigError for what a server would refuse in the manifest: before the training."""
+    text = manifest_text(recipe, base.name, base.digest)
+    _, findings = parse_manifest(text.encode(), recipe.adapter.name)
+    if refused := [str(finding) for finding in findings if finding.severity is Severity.REFUSE]:
+        raise ConfigError("; ".join(refused))
+    try:
+        templates_here(load_settings()).check(recipe.generation.as_constraint())
+    except InvalidRequest as error:
+        raise ConfigError(f"[generation] {error.message}") from error
 
 
 def encode_invocation(text: str, rendering: Rendering, examples: Sequence[Example]) -> list[int]:
@@ -207,41 +192,10 @@ def _shape(shape: tuple[int, ...] | None) -> str:
     return "not there" if shape is None else " x ".join(map(str, shape))
 
 
-def metric_of(model: Any, material: Material) -> Callable[[], float]:
-    """The recipe's own metric of the model's greedy answers to all validation rows.
-
-    Raises ConfigError for rows that it cannot judge.
-    """
-    from router.extensions.training.evaluation.metrics import METRICS  # which stands on recipes and rows
-    from router.extensions.training.evaluation.scoring import Task
-
-    recipe, rows, rendering = material.recipe, material.splits.valid, material.rendering
-    metric, most = METRICS[recipe.evaluation.metric], recipe.generation.max_tokens
-    metric.check(rows)
-    labels = sorted({row.response for row in rows}) if recipe.label_task else []
-    task, everything = Task(recipe.evaluation.metric, rows, labels, most), np.arange(len(rows))
-
-    def score() -> float:
-        prompts = [example.prompt for example in material.valid]
-        answers = greedy_tokens(model, prompts, rendering.ends, most)
-        return metric.scores(task, [rendering.text(tokens) for tokens in answers]).score.score(everything)
-
-    return score
-
-
-def labels_of(model: Any, material: Material) -> FittedLabels | None:
-    """Prior and temperature of the recipe's choices; None without choices, or with few rows."""
-    choices, rows = material.recipe.generation.choices, material.splits.valid
-    if not choices or len(rows) < LEAST_ROWS:
-        return None
-    scores = label_scores(model, material.rendering, rows, choices)
-    gold = places_of([row.response for row in rows], choices)
-    return fit_labels(scores, gold, label_tree(material.rendering, choices))
-
-
 def _train(trainer: Trainer, request: TrainingRequest, mark: str) -> None:
     plan = trainer.plan
-    with interruptible() as stop, Display(request.output.name, plan.steps) as display:
+    display = Display(plan.steps)
+    with interruptible() as stop:
 
         def after_step(done: Progress) -> bool:
             display.update(done)
@@ -251,20 +205,9 @@ def _train(trainer: Trainer, request: TrainingRequest, mark: str) -> None:
 
         trainer.run(after_step)
         if stop.is_set():
-            step, command = trainer.progress.step, _resume_command(request)
-            display.say(f"stopped and saved after step {step}; go on with: {command}")
+            step = trainer.progress.step
+            note(f"stopped and saved after step {step}; go on with the same command and --resume")
             raise KeyboardInterrupt
-
-
-def _resume_command(request: TrainingRequest) -> str:
-    """The command that goes on, with the same folders."""
-    folder = request.checkpoint.parent
-    words = ["lora-router", "adapters", "train", str(request.recipe), "--resume"]
-    if request.output != Path("adapters") / folder.name:
-        words += ["--output", str(request.output)]
-    if folder.parent != Path("runs"):
-        words += ["--work", str(folder.parent)]
-    return shlex.join(words)
 
 
 def _facts(material: Material) -> dict[str, Any]:
@@ -288,50 +231,29 @@ def note(text: str) -> None:
 
 
 class Display:
-    """A bar on stderr where that is a terminal, and one line for each evaluation everywhere.
+    """A line on stderr for the first step and each evaluation, and where there was none for LINE_SECONDS."""
 
-    Elsewhere there is a line for the first step, too, and one whenever there was none for LINE_SECONDS.
-    """
-
-    def __init__(self, name: str, steps: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, steps: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._steps, self._clock = steps, clock
         self._began = self._line_at = clock()
         self._done = 0  # steps of this run, which may have been resumed
-        self._console = Console(stderr=True)
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self._bar = Bar(*columns, console=self._console, disable=not self._console.is_terminal)
-        self._task = self._bar.add_task(name, total=steps)
-
-    def __enter__(self) -> Display:
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._bar.stop()
 
     def update(self, done: Progress) -> None:
-        """Show one more step."""
+        """One more step was made."""
         last, now = done.history[-1], self._clock()
         self._done += 1
-        self._bar.update(self._task, completed=done.step, description=f"loss {last['loss']:.3f}")
         if "valid_loss" in last:
-            self._line_at = now
             kept = "kept" if done.best_step == done.step else f"best was step {done.best_step}"
-            metric = f", metric {last['valid_metric']:.3f}" if "valid_metric" in last else ""
-            self.say(
+            note(
                 f"step {done.step}: train {last['loss']:.3f}, validation {last['valid_loss']:.3f} nats, "
-                f"{last['valid_exact']:.1%} exact{metric} ({kept})"
+                f"{last['valid_exact']:.1%} exact ({kept})"
             )
-        elif not self._console.is_terminal and (self._done == 1 or now - self._line_at >= LINE_SECONDS):
-            self._line_at = now
+        elif self._done == 1 or now - self._line_at >= LINE_SECONDS:
             left = (now - self._began) / self._done * (self._steps - done.step)
-            self.say(f"step {done.step} of {self._steps}: train {last['loss']:.3f}, about {left:.0f} s left")
-
-    def say(self, text: str) -> None:
-        """One line above the bar."""
-        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+            note(f"step {done.step} of {self._steps}: train {last['loss']:.3f}, about {left:.0f} s left")
+        else:
+            return
+        self._line_at = now
 
 
 @contextmanager

@@ -42,11 +42,10 @@ class Trainer:
         valid: Sequence[Example],
         plan: Training,
         device: torch.device,
-        metric: Callable[[], float] | None = None,
     ) -> None:
-        """`model` is on `device` already. `metric` scores its answers to the validation rows."""
+        """`model` is on `device` already."""
         self.model, self.plan, self.device = model, plan, device
-        self.train, self.valid, self._metric = train, sorted(valid, key=len), metric
+        self.train, self.valid = train, sorted(valid, key=len)
         self.progress = Progress()
         self._lengths = [len(example) for example in train]
         self._answers = AnswerModel(model)
@@ -103,12 +102,8 @@ class Trainer:
             totals += torch.tensor([float(values.sum()) for values in self._answers.judge(batch)])
         nats, tokens, exact = totals.tolist()
         loss, share = nats / tokens, exact / len(self.valid)
-        record = {"valid_loss": round(loss, 5), "valid_exact": round(share, 5)}
-        if self._metric is not None:
-            record["valid_metric"] = round(self._metric(), 5)
-        by = {"loss": loss, "exact": -share, "metric": -record.get("valid_metric", 0.0)}
-        self._remember(by[self.plan.select])
-        return record
+        self._remember(loss if self.plan.select == "loss" else -share)
+        return {"valid_loss": round(loss, 5), "valid_exact": round(share, 5)}
 
     def _remember(self, score: float) -> None:
         done = self.progress

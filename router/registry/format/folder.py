@@ -375,9 +375,6 @@ DOCUMENTS: Mapping[str, int] = {  # and the most bytes of each
     MANIFEST: MANIFEST_BYTES,
     PROBES: PROBES_BYTES,
     "curves.png": PICTURE_BYTES,
-    "generalization.png": PICTURE_BYTES,
-    "bias.png": PICTURE_BYTES,
-    "data_need.png": PICTURE_BYTES,
 }
 
 

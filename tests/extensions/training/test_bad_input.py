@@ -59,10 +59,7 @@ def test_a_checkpoint_of_another_base(
     monkeypatch.setattr(Trainer, "_step", stepping)
     code, said = train()
     assert code == 130
-    assert "stopped and saved after step 1; go on with: " in said
-    assert f"{recipe} --resume --output {tmp_path / 'out'} --work {tmp_path / 'work'}" in " ".join(
-        said.split()
-    )
+    assert "stopped and saved after step 1; go on with the same command and --resume" in said
     monkeypatch.undo()
     other = save_base(tmp_path / "other")
     model = LlamaForCausalLM.from_pretrained(other, dtype=torch.bfloat16)

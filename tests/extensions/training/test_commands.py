@@ -24,7 +24,7 @@ def calls(monkeypatch):
     def evaluate(names, *, say, **options):
         made.append((names, options))
         say("measuring")
-        return [{"name": name} for name in names or ["every"]]
+        return [{"name": name} for name in names]
 
     monkeypatch.setattr("router.extensions.training.train", train)
     monkeypatch.setattr("router.extensions.training.evaluation.evaluate", evaluate)
@@ -42,19 +42,8 @@ def test_train_passes_its_flags_and_says_what_is_next(cli, calls):
 def test_evaluate_prints_its_progress(cli, calls):
     done = cli("adapters", "evaluate", "adapters/a", "adapters/b", "--rows", "20")
     assert (done.code, done.out) == (0, "measuring\n")
-    options = {"adapters": Path("adapters"), "rows": 20, "device": "auto", "fit_labels": False}
+    options = {"adapters": Path("adapters"), "rows": 20, "device": "auto"}
     assert calls == [(["adapters/a", "adapters/b"], options)]
-
-
-def test_evaluate_all_or_names(cli, calls, monkeypatch):
-    monkeypatch.setenv("LORA_ROUTER_ADAPTERS_DIR", "mine")
-    assert cli("adapters", "evaluate", "--all").code == 0
-    assert calls[0][0] is None
-    assert calls[0][1]["adapters"] == Path("mine")
-    for wrong, said in (([], "or give --all\n"), (["a", "--all"], "or give --all, not both\n")):
-        done = cli("adapters", "evaluate", *wrong)
-        assert (done.code, done.err) == (2, f"lora-router: name the adapters to evaluate, {said}")
-    assert len(calls) == 1
 
 
 def test_evaluate_goes_by_the_settings(cli, calls, monkeypatch):
@@ -108,7 +97,6 @@ def test_evaluate_on_rows_of_ones_own(cli, monkeypatch):
     ("flags", "said"),
     [
         (["mine", "--data", "own.csv"], "--data needs --metric: exact_match, token_f1, rouge_l or chrf"),
-        (["--all", "--data", "own.csv", "--metric", "chrf"], "of the adapters that are named, not of --all"),
         (["mine", "--metric", "chrf"], "--metric goes with --data FILE; else the recipe says it"),
         (["mine", "--response-column", "a"], "--response-column goes with --data FILE"),
     ],

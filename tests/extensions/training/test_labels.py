@@ -2,23 +2,10 @@
 
 from __future__ import annotations
 
-import tomllib
-from dataclasses import replace
-from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
-
 import numpy as np
 import pytest
 
 from router.engine.labels import LabelTree
-from router.errors import ConfigError
-from router.extensions.training.evaluation.calibration import (
-    LabelRows,
-    measure_calibration,
-    with_labels,
-)
-from router.extensions.training.evaluation.report import calibration_lines
 from router.extensions.training.export import manifest_text
 from router.extensions.training.labels import (
     LEAST_ROWS,
@@ -26,12 +13,11 @@ from router.extensions.training.labels import (
     calibration_of,
     fit_labels,
     fit_temperature,
-    label_scores,
+    measure_calibration,
     places_of,
     scaled,
 )
 from router.extensions.training.recipe import Recipe
-from router.extensions.training.run import labels_of
 from router.registry.format.manifest import parse_manifest
 from router.types import Constraint
 
@@ -66,15 +52,12 @@ def test_a_prior_that_was_missing_is_found_and_kept() -> None:
     scores = np.log(scaled(logits, 1.0))
     found = fit_labels(scores, gold, FLAT)
     assert found is not None
-    assert found.corrected - found.without > 0.1 > 2 * found.error
+    assert found.corrected - found.without > 0.1
     assert found.prior[1] - found.prior[0] > 0.7
     assert found.prior[0] - found.prior[3] > 0.7
     assert found.temperature == fit_temperature(scores + found.prior, gold)
-    section = measure_calibration(LabelRows(scores, gold), 1.0, found.prior, FLAT, found)
-    prior = section["prior"]
-    assert prior["used"]
-    assert prior["test_with"] == section["likeliest"] > prior["test_without"] + 0.1
-    assert f"Test rows: {prior['test_with']:.3f}" in "\n".join(calibration_lines(section))
+    section = measure_calibration(scores, gold, 1.0, found.prior)
+    assert section["likeliest"] > measure_calibration(scores, gold, 1.0, ())["likeliest"] + 0.1
 
 
 def test_a_prior_that_gains_nothing_is_not_kept() -> None:
@@ -83,8 +66,6 @@ def test_a_prior_that_gains_nothing_is_not_kept() -> None:
     assert found is not None
     assert found.prior == ()
     assert found.corrected - found.without < 0.02
-    section = measure_calibration(LabelRows(scores, gold), 1.0, (), FLAT, found)
-    assert "The adapter has none." in calibration_lines(section)
 
 
 def test_few_rows_and_right_answers_that_are_no_choice() -> None:
@@ -97,67 +78,11 @@ def test_few_rows_and_right_answers_that_are_no_choice() -> None:
     assert places_of(["b", "x"], ["a", "b"]).tolist() == [1, -1]
 
 
-def test_scores_are_products_over_the_branches(tmp_path: Path) -> None:
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    from router.extensions.training.data import Rendering, TrainingRow
-    from router.types import PromptTemplate
-    from tests.extensions.training.tiny import save_base
-
-    base = save_base(tmp_path)
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()
-    rendering = Rendering.of(AutoTokenizer.from_pretrained(base), PromptTemplate())
-    choices, rows = ("red", "rose", "ro"), [TrainingRow("a thing", "red", ""), TrainingRow("b", "red", "")]
-    scores = label_scores(model, rendering, rows, choices)
-    assert np.exp(scores).sum(1) == pytest.approx([1, 1])
-    prompt = rendering.prompt("b")
-    tree = LabelTree.of([rendering.answer(choice)[:-1] for choice in choices], rendering.ends)
-    e, o = (rendering.answer(text)[1] for text in ("re", "ro"))
-    with torch.no_grad():
-        first = model(torch.tensor([[*prompt, rendering.answer("r")[0]]])).logits[0, -1].double()
-    assert scores[1, 0] == pytest.approx(float(first[[e, o]].log_softmax(0)[0]), abs=1e-4)
-    assert len(tree.branchings) == 2
-    recipe = SimpleNamespace(generation=SimpleNamespace(choices=choices))
-    material: Any = SimpleNamespace(
-        recipe=recipe, splits=SimpleNamespace(valid=rows * 15), rendering=rendering
-    )
-    assert labels_of(model, material) is not None
-    material.splits.valid = rows
-    assert labels_of(model, material) is None
-
-
 CHOICES = ("a", 'b "c" \\d')
-FITTED = FittedLabels(1.25, (0.5, -1.0), 40, 0.5, 0.75, 0.1)
+FITTED = FittedLabels(1.25, (0.5, -1.0), 0.5, 0.75)
 
 
-@pytest.mark.parametrize("fitted", [FITTED, replace(FITTED, prior=())])
-@pytest.mark.parametrize(
-    "text",
-    [
-        '[adapter]\nname = "a"\n',
-        '[generation]\nchoices = ["a"]\n\n[routing]\nkeywords = ["[labels]"]\n',
-        "[labels]\ntemperature = 3 # old\nalways = true\n[routing]\nkeywords = []\n",
-        '[labels]\ntemperature = 3\n\n[labels.prior]\na = 1.0\n"b" = 2\n\n[routing]\nkeywords = []\n',
-        "[labels]\nalways = true\nprior = { a = 1.0 }",
-        "[labels]",
-        "",
-    ],
-)
-def test_labels_are_written_and_nothing_else_changes(text: str, fitted: FittedLabels) -> None:
-    before, made = tomllib.loads(text), with_labels(text, fitted, CHOICES)
-    kept = {key: value for key, value in before.get("labels", {}).items() if key == "always"}
-    prior = {"prior": dict(zip(CHOICES, fitted.prior, strict=True))} if fitted.prior else {}
-    assert tomllib.loads(made) == before | {"labels": kept | {"temperature": 1.25} | prior}
-    assert with_labels(made, fitted, CHOICES) == made
-
-
-def test_an_unusual_manifest_is_left_alone() -> None:
-    with pytest.raises(ConfigError, match="write into it"):
-        with_labels('labels = { always = true }\n[base]\nmodel = "x"\n', FITTED, CHOICES)
-
-
-def test_training_writes_what_it_fitted_as_fitting_later_would() -> None:
+def test_a_manifest_has_what_was_fitted() -> None:
     recipe = Recipe.model_validate(
         {
             "adapter": {"name": "a"},
@@ -167,8 +92,6 @@ def test_training_writes_what_it_fitted_as_fitting_later_would() -> None:
             "routing": {"keywords": ("k",)},
         }
     )
-    plain = manifest_text(recipe, "base", "d" * 64)
-    assert with_labels(plain, FITTED, CHOICES) == manifest_text(recipe, "base", "d" * 64, FITTED)
     read = parse_manifest(manifest_text(recipe, "base", "d" * 64, FITTED).encode(), "a")
     assert not read[1]
     assert read[0].generation.constraint == Constraint("choices", choices=CHOICES, prior=FITTED.prior)

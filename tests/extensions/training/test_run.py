@@ -108,15 +108,6 @@ def test_manifest_says_what_the_recipe_said(colours: Path, tiny_base: Path) -> N
     assert config["target_modules"] == sorted(config["target_modules"])
 
 
-def test_weights_are_chosen_by_the_recipes_own_metric(run, recipe: Path) -> None:
-    recipe.write_text(recipe.read_text().replace("eval_every = 2", 'eval_every = 2\nselect = "metric"'))
-    folder = run("colours")
-    _, *records = [json.loads(line) for line in (folder / "train_log.jsonl").read_text().splitlines()]
-    scores = [record["valid_metric"] for record in records if "valid_loss" in record]
-    assert len(scores) == 3
-    assert all(0 <= score <= 1 for score in scores)
-
-
 @pytest.fixture
 def late(run, recipe: Path) -> Path:
     """The folder of an activated LoRA."""
@@ -358,10 +349,10 @@ def test_works_outside_the_main_thread() -> None:
 
 def test_a_log_has_a_line_from_the_first_step_on(capsys: pytest.CaptureFixture[str]) -> None:
     now = 0.0
-    with Display("x", 100, lambda: now) as display:
-        for step in range(1, 9):
-            now = 4.0 * step
-            display.update(Progress(step=step, history=[{"loss": 1.5}]))
+    display = Display(100, lambda: now)
+    for step in range(1, 9):
+        now = 4.0 * step
+        display.update(Progress(step=step, history=[{"loss": 1.5}]))
     assert capsys.readouterr().err.splitlines() == [
         "step 1 of 100: train 1.500, about 396 s left",
         "step 5 of 100: train 1.500, about 380 s left",

@@ -20,35 +20,29 @@ PACKAGES = ("sacrebleu", "rouge_score", "rich")  # of the extra [train]
 
 
 def evaluate(
-    names: Sequence[str | Path] | None,
+    names: Sequence[str | Path],
     *,
     adapters: Path = Path("adapters"),
     recipes: Path = Path("recipes"),
     rows: int | None = None,
     device: str = "auto",
-    fit_labels: bool = False,
     say: Callable[[str], None] = print,
 ) -> list[dict[str, Any]]:
     """Measure adapters against their base; write report.json and REPORT.md into each folder.
 
-    `names` are names of adapters in `adapters`, or folders; None: all that have a recipe. The recipe
+    `names` are names of adapters in `adapters`, or folders. The recipe
     (`recipes`/NAME.toml, or NAME/recipe.toml) says what to ask and how to judge. `rows` limits the test rows
     (drawn by a fixed seed). All adapters and data are checked before the base is loaded, once for all.
-    `fit_labels`: only calibrate the probabilities of their choices, in adapter.toml, and renew that section
-    of their reports.
 
     Raises ConfigError (no such adapter, no recipe, bad data), AdapterRejected (other base).
     """
     require_extra("evaluation")
-    from router.extensions.training.evaluation.exam import every_folder, find_folder, make_plan
+    from router.extensions.training.evaluation.exam import find_candidate, make_plan
     from router.extensions.training.evaluation.run import evaluate_all
 
-    if names is None:
-        folders = every_folder(adapters, recipes, say)
-    else:
-        folders = [find_folder(str(name), adapters) for name in dict.fromkeys(names)]
-    plans = [make_plan(folder, recipes) for folder in folders]
-    return evaluate_all(plans, recipes, rows, device, say, fit_labels)
+    candidates = [find_candidate(str(name), adapters) for name in dict.fromkeys(names)]
+    plans = [make_plan(candidate, recipes) for candidate in candidates]
+    return evaluate_all(plans, recipes, rows, device, say)
 
 
 def evaluate_rows(
@@ -73,8 +67,9 @@ def evaluate_rows(
     """
     require_extra("evaluation")
     from router.extensions.training.evaluation.own_rows import OwnRows, evaluate_own_rows
+    from router.extensions.training.rows import Columns
 
-    request = OwnRows(data, metric, base, prompt_column, response_column, rows)
+    request = OwnRows(data, metric, base, Columns(prompt_column, response_column), rows)
     return evaluate_own_rows(names, request, adapters, device, say)
 
 

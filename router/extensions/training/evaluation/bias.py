@@ -9,7 +9,6 @@ import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +36,9 @@ def measure_bias(file: Path, base: AskTexts, adapter: AskTexts) -> dict[str, Any
     together; differences are paired.
 
     Returns {"file", "texts", "groups", "prompts", "rows": [{"what", "variants", "base", "adapter",
-    "difference", "over_control", "base_distance", "adapter_distance"}], "examples"}. Rows are "all" (every
-    attribute but the control), then the attributes; estimates are {"value", "low", "high"}. `over_control`
-    is the adapter's share minus its share for the control words (None without a control). A distance is
-    the mean share of words that differ.
+    "difference", "over_control"}], "examples"}. Rows are "all" (every attribute but the control), then the
+    attributes; estimates are {"value", "low", "high"}. `over_control` is the adapter's share minus its share
+    for the control words (None without a control).
     Raises ConfigError if the file cannot be read or is wrong.
     """
     groups = make_groups(load_cases(file))
@@ -68,15 +66,13 @@ def _row(
 ) -> dict[str, Any]:
     base, adapter = (share_changed(compared[arm], names) for arm in ("base", "adapter"))
     beside = adapter.minus(control) if control and what != CONTROL else None
-    apart = {arm: distances_of(found, names) for arm, found in compared.items()}
     return {
         "what": what,
-        "variants": len(apart["adapter"]),
+        "variants": len(changes_of(compared["adapter"], names)),
         "base": base.rounded(),
         "adapter": adapter.rounded(),
         "difference": adapter.minus(base).rounded(),
         "over_control": beside.rounded() if beside else None,
-        **{f"{arm}_distance": round(float(np.mean(values)), 6) for arm, values in apart.items()},
     }
 
 
@@ -100,28 +96,18 @@ class Cases(RecipeTable):
         if "{text}" not in self.prompt:
             raise ValueError("prompt must contain {text}")
         for name, values in self.attributes.items():
-            _check_values(name, values)
+            if len(values) < 4:
+                raise ValueError(
+                    f"attribute {name} has {len(values)} values: needs a reference and 3 variants"
+                )
+            if any(value.keys() != values[0].keys() for value in values):
+                raise ValueError(f"attribute {name}: every value must name {', '.join(values[0])}")
             for text in self.texts:
-                _check_places(text, name, values[0])
+                places = {found.lower() for found in re.findall(r"\{(\w+)\}", text)}
+                if not places or not places <= values[0].keys():
+                    missing = ", ".join(sorted(places - values[0].keys())) or "no place in braces"
+                    raise ValueError(f"attribute {name} does not fit the text {text[:60]!r}: {missing}")
         return self
-
-
-def _check_values(name: str, values: tuple[Words, ...]) -> None:
-    if len(values) < 4:
-        raise ValueError(f"attribute {name} has {len(values)} values: needs a reference and 3 variants")
-    if any(value.keys() != values[0].keys() for value in values):
-        raise ValueError(f"attribute {name}: every value must name {', '.join(values[0])}")
-    if not all(folded(words) for value in values for words in value.values()):
-        raise ValueError(f"attribute {name}: a value has no word")
-    if len({tuple(value.items()) for value in values}) < len(values):
-        raise ValueError(f"attribute {name}: a value stands there twice")
-
-
-def _check_places(text: str, name: str, value: Words) -> None:
-    places = {found.lower() for found in re.findall(r"\{(\w+)\}", text)}
-    if not places or not places <= value.keys():
-        missing = ", ".join(sorted(places - value.keys())) or "no place in braces"
-        raise ValueError(f"attribute {name} does not fit the text {text[:60]!r}: {missing}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,11 +179,11 @@ def folded(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ComparedGroup:
-    """A group with its answers, and how far each variant's answer is from the reference's, 0 to 1."""
+    """A group with its answers, and whether each variant's answer is another than the reference's."""
 
     group: Group
     answers: tuple[str, ...]
-    distances: tuple[float, ...]
+    changes: tuple[bool, ...]
 
 
 def compare_answers(groups: Sequence[Group], answers: Sequence[str]) -> list[ComparedGroup]:
@@ -210,23 +196,20 @@ def compare_answers(groups: Sequence[Group], answers: Sequence[str]) -> list[Com
         raise ValueError(f"asked {wanted} counterfactual prompts, got {len(answers)} answers")
     compared, start = [], 0
     for group in groups:
-        own = tuple(answers[start : start + len(group.prompts)])
+        reference, *variants = own = tuple(answers[start : start + len(group.prompts)])
         start += len(own)
-        mapped = (map_back(own[place], group.values[place], group.values[0]) for place in range(1, len(own)))
-        compared.append(ComparedGroup(group, own, tuple(distance(folded(own[0]), other) for other in mapped)))
+        mapped = (
+            map_back(answer, values, group.values[0])
+            for answer, values in zip(variants, group.values[1:], strict=True)
+        )
+        changes = tuple(other != folded(reference) for other in mapped)
+        compared.append(ComparedGroup(group, own, changes))
     return compared
 
 
-def distance(one: str, other: str) -> float:
-    """The share of words that differ: 0 for equal texts, else 1 - the ratio of Ratcliff and Obershelp."""
-    if one == other:
-        return 0.0
-    return 1 - SequenceMatcher(None, one.split(), other.split(), autojunk=False).ratio()
-
-
-def distances_of(compared: Sequence[ComparedGroup], attributes: Sequence[str]) -> list[float]:
+def changes_of(compared: Sequence[ComparedGroup], attributes: Sequence[str]) -> list[bool]:
     """Of all variants of these attributes."""
-    return [value for found in compared if found.group.attribute in attributes for value in found.distances]
+    return [value for found in compared if found.group.attribute in attributes for value in found.changes]
 
 
 def share_changed(compared: Sequence[ComparedGroup], attributes: Sequence[str]) -> Resampled:
@@ -237,17 +220,14 @@ def share_changed(compared: Sequence[ComparedGroup], attributes: Sequence[str]) 
     by_text: dict[int, list[ComparedGroup]] = {}
     for found in compared:
         by_text.setdefault(found.group.text, []).append(found)
-    shares = [
-        float(np.mean([value > 0 for value in distances_of(of_text, attributes)]))
-        for of_text in by_text.values()
-    ]
+    shares = [float(np.mean(changes_of(of_text, attributes))) for of_text in by_text.values()]
     return resample(MeanScorer(shares), len(shares))
 
 
 def changed_answers(compared: Sequence[ComparedGroup], unless: str) -> Iterator[dict[str, str]]:
     """Changed answers, of each group the first one; none of the attribute `unless`."""
     for found in compared:
-        changed = next((place for place, value in enumerate(found.distances, 1) if value > 0), 0)
+        changed = next((place for place, value in enumerate(found.changes, 1) if value), 0)
         if changed and found.group.attribute != unless:
             yield {
                 "attribute": found.group.attribute,

@@ -11,20 +11,15 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import TracebackType
-from typing import Any
-
-import torch
+from typing import Any, TypeVar
 
 from router.errors import ConfigError
 from router.extensions.training.base import LoadedBase, load_base
-from router.extensions.training.data import AnswerModel, Example, Splits, TrainingRow, collate, load_splits
-from router.extensions.training.evaluation.metrics import METRICS, check_rows, score_answers
+from router.extensions.training.data import Splits, TrainingRow, load_splits
+from router.extensions.training.evaluation.metrics import METRICS
 from router.extensions.training.evaluation.scoring import (
-    ArmScorer,
-    MeanScorer,
     Resampled,
     Task,
     resample,
@@ -39,13 +34,15 @@ from router.extensions.training.evaluation.subject import (
     Questions,
     encode_questions,
     load_subject,
-    progress_bar,
     read_manifest,
     worked_examples,
 )
 from router.extensions.training.recipe import Recipe, load_recipe
+from router.names import looks_like_version
+from router.registry.folders import places
 from router.registry.format.manifest import Manifest
 from router.registry.format.untrusted import nearest
+from router.sources.adding import AdaptersFolder
 from router.types import Constraint, LabelProbabilities, LabelSettings, SamplingParams
 
 
@@ -60,15 +57,15 @@ class EvaluationPlan:
     splits: Splits
 
 
-def make_plan(folder: Path, recipes: Path) -> EvaluationPlan:
-    """Raises ConfigError (no adapter, no recipe, bad data), AdapterRejected (bad manifest)."""
-    manifest = read_manifest(folder)
-    recipe_file = find_recipe(recipes, manifest.name, folder.resolve().name)
+def make_plan(candidate: CandidateFolder, recipes: Path) -> EvaluationPlan:
+    """Raises ConfigError (no recipe, bad data)."""
+    folder, manifest = candidate.folder, candidate.manifest
+    recipe_file = find_recipe(recipes, manifest.name, folder.name)
     recipe = load_recipe(recipe_file)
     if recipe.adapter.name != manifest.name:
         raise ConfigError(f"{recipe_file} is the recipe of {recipe.adapter.name}, not of {manifest.name}")
     splits = load_splits(recipe.data)
-    check_rows(recipe.evaluation.metric, splits.test)
+    METRICS[recipe.evaluation.metric].check(splits.test)
     return EvaluationPlan(folder, manifest, recipe_file, recipe, splits)
 
 
@@ -86,52 +83,54 @@ def find_recipe(recipes: Path, name: str, folder: str = "") -> Path:
             return place
     looked = ", ".join(map(str, places))
     raise ConfigError(
-        f"no recipe of {name}: looked for {looked}; name its folder with --recipes, or measure it on rows of "
+        f"no recipe of {name}: looked for {looked}; put it there, or measure the adapter on rows of "
         "your own with --data FILE --metric METRIC"
     )
 
 
-def find_folder(name: str, adapters: Path) -> Path:
-    """A folder, or the adapter of that name. Raises ConfigError with the nearest known name."""
-    for place in (Path(name), adapters / name):
-        if (place / "adapter.toml").is_file():
-            return place
-    if Path(name).is_dir():
-        raise ConfigError(
-            f"{name} holds no adapter with a recipe: adapter.toml is not there; an adapter folder as PEFT "
-            "saved it is measured on rows of your own with --data FILE --metric METRIC"
-        )
-    known = _names(adapters)
-    hint = nearest(name, known) or f"; there are: {', '.join(known) or 'none'}"
-    raise ConfigError(f"no adapter {name!r} in {adapters}{hint}")
+@dataclass(frozen=True, slots=True)
+class CandidateFolder:
+    """An adapter folder that was looked into."""
+
+    given: str  # on the command line
+    folder: Path
+    manifest: Manifest
 
 
-def every_folder(adapters: Path, recipes: Path, say: Callable[[str], None]) -> list[Path]:
-    """Adapters that have a recipe, by name; says which have none. Raises ConfigError if none has."""
-    found, without = [], []
-    for name in _names(adapters):
-        manifest = read_manifest(adapters / name)
-        try:
-            find_recipe(recipes, manifest.name, name)
-        except ConfigError:
-            without.append(name)
-        else:
-            found.append(adapters / name)
-    if not found:
-        raise ConfigError(f"no adapter in {adapters} has a recipe in {recipes}: train one first")
-    if without:
-        say(f"without a recipe, not evaluated: {', '.join(without)}")
-    return found
+def find_candidate(given: str, adapters: Path) -> CandidateFolder:
+    """A folder, or the adapter of that name (NAME, NAME/VERSION or NAME@VERSION); PEFT's own folder without
+    adapter.toml will do.
+
+    Raises ConfigError (none there, or several versions), AdapterRejected with all that is wrong with it.
+    """
+    named = adapters / given.replace("@", "/")
+    top = next((place for place in (Path(given), named, _beside(given, adapters)) if place.is_dir()), None)
+    if top is None:
+        known = sorted(entry.name for entry in adapters.iterdir()) if adapters.is_dir() else []
+        raise ConfigError(f"no adapter folder {given!r}, here or in {adapters}{nearest(given, known)}")
+    versions = places(top.resolve())
+    if len(versions) > 1:
+        listed = ", ".join(str(top / place.version) for place in versions)
+        raise ConfigError(f"{top} holds several versions, name one of them: {listed}")
+    folder = versions[0].folder
+    return CandidateFolder(given, folder, _named(read_manifest(folder), folder))
 
 
-def _names(adapters: Path) -> Sequence[str]:
-    return sorted(file.parent.name for file in adapters.glob("*/adapter.toml"))
+def _beside(given: str, adapters: Path) -> Path:
+    """The folder that has NAME@VERSION in its manifest, such as NAME or NAME-VERSION."""
+    found = AdaptersFolder(adapters).versions() if "@" in given and adapters.is_dir() else ()
+    return next((folder for ref, folder in found if str(ref) == given), Path(given))
 
 
-LABEL_BATCH = 48  # labels judged together: the logits of their tokens are held at once
-MOST_RANKED = 60  # rows whose labels are ranked
-MOST_PAIRS = 2400  # of row and label: every label of every row goes through the model
+def _named(manifest: Manifest, folder: Path) -> Manifest:
+    """NAME/VERSION says both where there is no manifest."""
+    if (folder / "adapter.toml").exists() or not looks_like_version(folder.name):
+        return manifest
+    return replace(manifest, name=folder.parent.name, version=folder.name)
+
+
 Say = Callable[[str], None]
+Drawn = TypeVar("Drawn")
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,34 +141,15 @@ class ReadyBase:
     engine: AnsweringEngine
 
 
-class ReadyBases:
-    """Bases, each loaded once for all adapters on it. Keeps the last one; another one takes its place."""
-
-    def __init__(self, device: str) -> None:
-        self._device = device
-        self._model = ""
-        self._ready: ReadyBase | None = None
-
-    def ready(self, model: str) -> ReadyBase:
-        """The base that a recipe names. Raises ConfigError if it cannot be had."""
-        if self._ready is None or self._model != model:
-            self._close()
-            base = load_base(model, self._device)
-            self._ready, self._model = ReadyBase(base, AnsweringEngine(base)), model
-        return self._ready
-
-    def _close(self) -> None:
-        if self._ready is not None:
-            self._ready.engine.close()
-            self._ready = None
-
-    def __enter__(self) -> ReadyBases:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._close()
+@contextmanager
+def ready_base(model: str, device: str) -> Iterator[ReadyBase]:
+    """A base by its name. Raises ConfigError if it cannot be had."""
+    base = load_base(model, device)
+    engine = AnsweringEngine(base)
+    try:
+        yield ReadyBase(base, engine)
+    finally:
+        engine.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,16 +175,16 @@ def examined(plan: EvaluationPlan, ready: ReadyBase, rows: int | None, say: Say)
     `rows` limits the test rows. Raises AdapterRejected for an adapter of another base, or one that the
     registry would refuse.
     """
+    digest = ready.engine.load(plan.folder)
     subject = load_subject(plan.folder, plan.manifest, ready.plain)
     try:
-        digest = ready.engine.load(plan.folder)
         yield _set_exam(plan, subject, ready.engine, digest, draw_rows(plan.splits.test, rows), say)
         ready.engine.unload(digest)
     finally:
         subject.close()
 
 
-def draw_rows(rows: Sequence[TrainingRow], count: int | None) -> list[TrainingRow]:
+def draw_rows(rows: Sequence[Drawn], count: int | None) -> list[Drawn]:
     """All rows, or `count` of them drawn by a fixed seed."""
     if count is None or count >= len(rows):
         return list(rows)
@@ -248,7 +228,7 @@ def _labels(plan: EvaluationPlan) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class MeasuredArm:
-    """One arm's results; `ranked` only where there are labels. Lengths are means, in tokens.
+    """One arm's results; `loss` only where it was measured. Lengths are means, in tokens.
 
     `rows` has the score of each row, from 0 to 1.
     """
@@ -256,35 +236,23 @@ class MeasuredArm:
     answers: tuple[str, ...]
     score: Resampled
     blind: Resampled
-    ranked: Resampled | None
-    loss: Resampled
     prompt_tokens: float
     answer_tokens: float
-    parts: Mapping[str, Resampled] = field(default_factory=dict)
-    rows: Sequence[float] = ()
+    parts: Mapping[str, Resampled]
+    rows: Sequence[float]
     labels: Sequence[LabelProbabilities] = ()  # of each row
+    loss: Resampled | None = None
 
 
-def measure_arm(exam: Exam, arm: ComparedArm) -> MeasuredArm:
-    """Greedy answers and their scores, the loss on the gold answers, how often the gold label is best."""
-    subject, task, questions = exam.subject, exam.task, exam.questions[arm]
-    title, count, ranked = arm.value.replace("_", " "), len(task.rows), ranked_rows(task)
-    given = exam.answerers[arm].answers(
-        [example.prompt for example in questions.examples],
-        title,
-        [example.text for example in questions.examples],
-    )
-    answers = tuple(answer.text for answer in given)
-    scores = score_answers(task, answers)
-    losses = subject.losses(arm, questions.examples)
-    likeliest = _rank_labels(subject, questions, task, ranked, f"{title}, labels") if ranked else None
+def judged_arm(task: Task, prompts: Sequence[Sequence[int]], given: Sequence[EngineAnswer]) -> MeasuredArm:
+    """What the answers to the rows of a task score."""
+    answers, count = tuple(answer.text for answer in given), len(given)
+    scores = METRICS[task.metric].scores(task, answers)
     return MeasuredArm(
         answers=answers,
         score=resample(scores.score, count),
         blind=resample(scores.blind, count),
-        ranked=resample(likeliest, len(ranked)) if likeliest else None,
-        loss=resample(losses, count),
-        prompt_tokens=questions.prompt_tokens,
+        prompt_tokens=sum(map(len, prompts)) / count,
         answer_tokens=sum(answer.usage.completion_tokens for answer in given) / count,
         parts={name: resample(part, count) for name, part in scores.parts.items()},
         rows=row_scores(scores.score, count, METRICS[task.metric].whole),
@@ -292,38 +260,13 @@ def measure_arm(exam: Exam, arm: ComparedArm) -> MeasuredArm:
     )
 
 
-def ranked_rows(task: Task) -> list[int]:
-    """Places of the rows whose labels are ranked: all, or a draw by a fixed seed; none without labels."""
-    count = min(len(task.rows), MOST_RANKED, MOST_PAIRS // len(task.labels)) if task.labels else 0
-    return sorted(random.Random(0).sample(range(len(task.rows)), count))
-
-
-def _rank_labels(
-    subject: EvaluationSubject, questions: Questions, task: Task, rows: Sequence[int], title: str
-) -> ArmScorer:
-    """How often the likeliest label is the gold one, over `rows`: format plays no part."""
-    labels = [subject.rendering.answer(label) for label in task.labels]
-    right = []
-    with subject.judged_as(questions.arm) as model, progress_bar(title, len(rows)) as done:
-        for row in rows:
-            found = likeliest_answer(model, questions.examples[row].prompt, labels)
-            right.append(task.labels[found] == task.rows[row].response)
-            done()
-    return MeanScorer(right)
-
-
-def likeliest_answer(model: AnswerModel, prompt: Sequence[int], answers: Sequence[Sequence[int]]) -> int:
-    """Which of `answers` the model finds likeliest after `prompt`, by nats per token.
-
-    Per token, so that long names are not at a loss (Holtzman et al. 2021 discuss the choices,
-    https://aclanthology.org/2021.emnlp-main.564).
-    """
-    rows = [Example(tuple(prompt), tuple(answer)) for answer in answers]
-    losses = []
-    for start in range(0, len(rows), LABEL_BATCH):
-        nats, tokens, _ = model.judge(collate(rows[start : start + LABEL_BATCH]).to(model.model.device))
-        losses.append(nats / tokens)
-    return int(torch.cat(losses).argmin())
+def measure_arm(exam: Exam, arm: ComparedArm) -> MeasuredArm:
+    """Greedy answers and their scores, and the loss on the gold answers."""
+    questions, title = exam.questions[arm], arm.value.replace("_", " ")
+    prompts = [example.prompt for example in questions]
+    given = exam.answerers[arm].answers(prompts, title, [example.text for example in questions])
+    losses = exam.subject.losses(arm, questions)
+    return replace(judged_arm(exam.task, prompts, given), loss=resample(losses, len(prompts)))
 
 
 TIMED_ROWS = 20
@@ -343,14 +286,14 @@ def measure_efficiency(
     "seconds_per_point"}}}: means over answers; `cached_tokens` of the prompt were not computed again,
     `seconds_per_point` is `seconds` / `points`, None if nothing is right.
     """
-    count = min(TIMED_ROWS, *(len(of_arm.examples) for of_arm in questions.values()))
+    count = min(TIMED_ROWS, *(len(of_arm) for of_arm in questions.values()))
     taken: dict[ComparedArm, list[EngineAnswer]] = {arm: [] for arm in questions}
     for arm, of_arm in questions.items():
-        last = of_arm.examples[-1]
+        last = of_arm[-1]
         answerers[arm].alone(last.prompt, last.text)
     for place in range(count):
         for arm, of_arm in questions.items():
-            example = of_arm.examples[place]
+            example = of_arm[place]
             taken[arm].append(answerers[arm].alone(example.prompt, example.text))
     return {
         "rows": count,

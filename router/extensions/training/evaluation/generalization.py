@@ -20,7 +20,7 @@ from router.extensions.training.data import (
     text_of,
 )
 from router.extensions.training.evaluation.scoring import ScoreEstimate, resample
-from router.extensions.training.evaluation.subject import ComparedArm, EvaluationSubject, Losses
+from router.extensions.training.evaluation.subject import ComparedArm, EvaluationSubject
 from router.extensions.training.recipe import Recipe, load_recipe
 from router.types import PromptTemplate
 
@@ -30,8 +30,6 @@ ASKED_FOR_TEXT = "Write a paragraph."  # of an activated LoRA, to which general 
 SPLITS = ("train", "valid", "test")
 ROWS = 32  # of each other task
 MARGIN = 0.5  # nats a token that the adapter may lose
-# The base says the same beside every adapter, and one process may judge many of them.
-_OF_BASES: dict[tuple[str, str, tuple[Example, ...]], Losses] = {}
 
 
 def measure_generalization(
@@ -95,7 +93,7 @@ def _material(
 
 
 def _compare(subject: EvaluationSubject, what: str, examples: Sequence[Example]) -> dict[str, Any]:
-    base, adapter = (_losses(subject, arm, examples) for arm in (ComparedArm.BASE, ComparedArm.ADAPTER))
+    base, adapter = (subject.losses(arm, examples) for arm in (ComparedArm.BASE, ComparedArm.ADAPTER))
     count = len(examples)
     theirs, ours = resample(base, count), resample(adapter, count)
     gap = ours.minus(theirs)
@@ -107,15 +105,6 @@ def _compare(subject: EvaluationSubject, what: str, examples: Sequence[Example])
         "difference": gap.rounded(),
         "worse": gap.value > MARGIN and gap.low > 0,
     }
-
-
-def _losses(subject: EvaluationSubject, arm: ComparedArm, examples: Sequence[Example]) -> Losses:
-    if arm is ComparedArm.ADAPTER:
-        return subject.losses(arm, examples)
-    key = (subject.base.digest, str(subject.base.device), tuple(examples))
-    if key not in _OF_BASES:
-        _OF_BASES[key] = subject.losses(arm, examples)
-    return _OF_BASES[key]
 
 
 # -- general text: paragraphs that belong to no task, read token by token

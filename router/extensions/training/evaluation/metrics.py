@@ -16,7 +16,6 @@ import numpy as np
 from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics import BLEU, CHRF
 
-from router.extensions.training.data import TrainingRow
 from router.extensions.training.evaluation.scoring import (
     RECIPE_METRICS,
     MeanScorer,
@@ -31,16 +30,6 @@ FIRST_WORDS = 12  # of the text, as a summary that costs nothing
 ROUGE = RougeScorer(["rouge1", "rougeL"])
 WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
 Pairs = Sequence[tuple[str, str]]  # answer and gold
-
-
-def check_rows(metric: str, rows: Sequence[TrainingRow]) -> None:
-    """Raises ConfigError, naming the row, for rows that a metric cannot judge."""
-    METRICS[metric].check(rows)
-
-
-def score_answers(task: Task, answers: Sequence[str]) -> MetricScores:
-    """Judge one answer for each row of the task. Raises ConfigError for rows that the metric cannot judge."""
-    return METRICS[task.metric].scores(task, answers)
 
 
 def _pairs(task: Task, answers: Sequence[str]) -> Pairs:
@@ -113,8 +102,7 @@ def _exact_match_references(task: Task) -> Mapping[str, Sequence[str]]:
 EXACT_MATCH = RecipeMetric(
     "exact match",
     3,
-    "Format-blind: the gold label, and no other, is named anywhere in the answer. Likeliest label: of all "
-    "labels the one with the least loss per token is the gold one, so that format plays no part.",
+    "Format-blind: the gold label, and no other, is named anywhere in the answer.",
     _exact_match_scores,
     _exact_match_references,
 )

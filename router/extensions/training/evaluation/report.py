@@ -1,26 +1,27 @@
-"""The report card: its values (report.json), the page that shows them (REPORT.md), and pictures as PNG.
+"""The report card: its values (report.json), and the page that shows them (REPORT.md).
 
 Everything on the page comes from the report's values.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from router.engine.base import BaseInfo
 from router.extensions.training.base import LoadedBase, describe_machine
 from router.extensions.training.data import TrainingRow
 from router.extensions.training.evaluation.exam import MeasuredArm
 from router.extensions.training.evaluation.generalization import overfitting_gap
+from router.extensions.training.evaluation.metrics import METRICS
 from router.extensions.training.evaluation.subject import ComparedArm
-from router.extensions.training.files import explained, write_file
+from router.extensions.training.files import write_file
 from router.registry.format.manifest import MOST_ROWS, Manifest
-from router.types import Constraint
 
 LONGEST_CELL = 160  # characters
 ARMS = {
@@ -28,12 +29,11 @@ ARMS = {
     "base_with_examples": "base + worked examples",
     "adapter": "adapter, zero-shot",
 }
-COLUMNS = {"score": "{metric}", "format_blind": "format-blind", "likeliest_label": "likeliest label"}
+COLUMNS = {"score": "{metric}", "format_blind": "format-blind"}
 NUMBERS = ("loss_per_gold_token", "prompt_tokens", "answer_tokens")
 GAINS = {
     "score": "{metric}",
     "format_blind": "format-blind",
-    "likeliest_label": "likeliest label",
     "loss_per_gold_token": "loss per gold token",
 }
 
@@ -49,26 +49,37 @@ def report_page(report: Mapping[str, Any]) -> str:
 
 
 def in_one_sentence(report: Mapping[str, Any]) -> str:
-    """One sentence: the score against the base and the base with examples."""
+    """One sentence: the score against the base and, where it was asked, the base with examples."""
     arms, digits = report["arms"], max(1, report["scale"] - 1)
-    base, shots = (f"{arms[arm]['score']['value']:.{digits}f}" for arm in ("base", "base_with_examples"))
     ours = bracketed(arms["adapter"]["score"], digits)
-    examples, row_count = report["data"]["shots"], report["data"]["asked"]
-    return (
-        f"{ours} {report['metric']} against {base} for the base and {shots} for the base with {examples} "
-        f"examples, n={row_count}"
-    )
+    text = f"{ours} {report['metric']} against {arms['base']['score']['value']:.{digits}f} for the base"
+    if shots := arms.get("base_with_examples"):
+        text += (
+            f" and {shots['score']['value']:.{digits}f} for the base with {report['data']['shots']} examples"
+        )
+    return f"{text}, n={report['data']['asked']}"
+
+
+def unclear_gains(report: Mapping[str, Any]) -> Iterator[str]:
+    """A sentence for each gain whose interval holds zero."""
+    for pair, found in report["gains"].items():
+        gain, rows = found["score"], report["data"]["asked"]
+        if gain["low"] <= 0:
+            text = f"The gain {pair.replace('_', ' ')} is not shown: its interval does not exclude zero"
+            if gain["value"] > 0:
+                needed = math.ceil(rows * ((gain["value"] - gain["low"]) / gain["value"]) ** 2) + 1
+                text += f"; a gain of this size takes about {needed} rows"
+            yield f"{text}."
 
 
 def _summary(report: Mapping[str, Any]) -> Iterator[str]:
     yield f"**{in_one_sentence(report)}.**"
-    unclear = [pair for pair, gain in report["gains"].items() if gain["score"]["low"] <= 0]
-    for pair in unclear:
-        yield f"The gain {pair.replace('_', ' ')} is not shown: its interval does not exclude zero."
-    worse = [found["what"] for found in report.get("regressions", ()) if found["worse"]]
-    if worse:
+    yield from unclear_gains(report)
+    if "generalization" not in report:
+        yield "Not known: whether it was trained on these rows, and what it does to anything else."
+    elif worse := [found["what"] for found in report["regressions"] if found["worse"]]:
         yield f"It makes worse, beyond the margin: {', '.join(worse)}."
-    elif "regressions" in report:
+    else:
         yield "No regression beyond the margin on general text."
 
 
@@ -83,8 +94,11 @@ def _facts(report: Mapping[str, Any]) -> Iterator[str]:
     yield f"- Weights: sha256 `{adapter['weights_sha256'][:12]}…`"
     picked = "all of them" if data["asked"] == data["rows"] else "drawn by a fixed seed"
     rows = f"{data['asked']} of {data['rows']} rows of `{data['file']}` ({picked})"
-    yield f"- Test data, none of it trained on: {rows}"
-    yield f"- Worked examples: {data['shots']}, the first of the training split with distinct answers"
+    if "shots" in data:
+        yield f"- Test data, none of it trained on: {rows}"
+        yield f"- Worked examples: {data['shots']}, the first of the training split with distinct answers"
+    else:
+        yield f"- Data: {rows}"
     if "engine" in report:
         engine = report["engine"]
         held = (
@@ -101,7 +115,8 @@ def _sections(report: Mapping[str, Any]) -> Iterator[tuple[str, Iterable[str]]]:
     yield "Accuracy", _accuracy(report)
     if "efficiency" in report:
         yield "Efficiency", efficiency_lines(report["efficiency"])
-    yield "Overfitting", overfitting_lines(report["splits"], report.get("curves", True))
+    if "splits" in report:
+        yield "Overfitting", overfitting_lines(report["splits"])
     for name, lines in (
         ("calibration", calibration_lines),
         ("generalization", generalization_lines),
@@ -109,9 +124,7 @@ def _sections(report: Mapping[str, Any]) -> Iterator[tuple[str, Iterable[str]]]:
         ("bias", bias_lines),
     ):
         if name in report:
-            picture = f"{name}.png" if f"{name}.png" in report.get("pictures", ()) else ""
-            shown = ["", f"![{name.replace('_', ' ')}]({picture})"] if picture else []
-            yield name.replace("_", " ").capitalize(), [*lines(report[name]), *shown]
+            yield name.replace("_", " ").capitalize(), lines(report[name])
     yield (
         "Answers",
         [f"The first {len(report['samples'])} rows asked, not picked.", "", *sample_table(report)],
@@ -120,10 +133,6 @@ def _sections(report: Mapping[str, Any]) -> Iterator[tuple[str, Iterable[str]]]:
 
 def _accuracy(report: Mapping[str, Any]) -> Iterator[str]:
     yield f"In brackets: 95 % bootstrap intervals, paired for differences. {report['reading']}"
-    ranked, row_count = report["data"].get("ranked", 0), report["data"]["asked"]
-    if 0 < ranked < row_count:
-        labels = f"all {report['data']['labels']} labels"
-        yield f"Labels were ranked on {ranked} rows, drawn by a fixed seed: for each, {labels} are judged."
     yield ""
     yield from score_table(report)
     yield from part_table(report)
@@ -221,8 +230,8 @@ def _cost_cells(arm: Mapping[str, Any]) -> str:
     return " | ".join(map(str, (*numbers, point)))
 
 
-def overfitting_lines(splits: Mapping[str, Any], curves: bool) -> Iterator[str]:
-    """The section as lines of a page; `curves`: the folder has their picture."""
+def overfitting_lines(splits: Mapping[str, Any]) -> Iterator[str]:
+    """The section as lines of a page."""
     if "low" in splits["test"]:
         yield overfitting_verdict(splits)
     yield "The adapter on each split, teacher-forced: nats per gold-answer token, and how often greedy"
@@ -233,9 +242,6 @@ def overfitting_lines(splits: Mapping[str, Any], curves: bool) -> Iterator[str]:
     for name, split in splits.items():
         loss = bracketed({**split, "value": split["loss"]}, 3) if "low" in split else f"{split['loss']:.3f}"
         yield f"| {name} | {split.get('rows', '')} | {loss} | {split['exact']:.3f} |"
-    if curves:
-        yield ""
-        yield "![training curves](curves.png)"
 
 
 def overfitting_verdict(splits: Mapping[str, Mapping[str, float]]) -> str:
@@ -289,30 +295,10 @@ def calibration_lines(section: Mapping[str, Any]) -> list[str]:
         f"| all choices | {section['error_all']:.4f} |",
         "",
         f"The likeliest choice is right on {section['likeliest']:.3f} of the rows.",
-        *prior_lines(section.get("prior")),
         "",
         "| rows | mean probability | right |",
         "|---|---|---|",
         *(f"| {found['rows']} | {found['sure']:.3f} | {found['right']:.3f} |" for found in section["bins"]),
-    ]
-
-
-def prior_lines(section: Mapping[str, Any] | None) -> list[str]:
-    """What a prior of each choice gains."""
-    if section is None:
-        return []
-    lines = [
-        "",
-        "A prior of each choice, which is added to its log-probability: share of right answers on",
-        f"{section['rows']} validation rows, with priors that were fitted on other rows,",
-        f"{section['with']:.3f}; without {section['without']:.3f} (standard error of the difference",
-        f"{section['error']:.3f}).",
-    ]
-    if not section["used"]:
-        return [*lines, "The adapter has none."]
-    return [
-        *lines,
-        f"The adapter has one. Test rows: {section['test_with']:.3f}, without {section['test_without']:.3f}.",
     ]
 
 
@@ -329,8 +315,6 @@ def data_need_lines(section: Mapping[str, Any]) -> list[str]:
     for point in section["points"]:
         cells = (f"{point['fraction']:.0%}", point["rows"], point["steps"], point["asked"])
         lines.append(f"| {' | '.join(map(str, cells))} | {bracketed(point['score'], digits)} |")
-    if since := section.get("since"):
-        lines += ["", f"All but the last were measured before {', '.join(since)} was set."]
     return lines
 
 
@@ -376,101 +360,7 @@ def _digits(report: Mapping[str, Any], name: str) -> int:
     return 3 if name == "loss_per_gold_token" else int(report["scale"])
 
 
-def draw_pictures(sections: Mapping[str, Any], folder: Path) -> list[str]:
-    """One for each section that has something to show, into `folder`; their names."""
-    drawn = {
-        "calibration": (draw_calibration, "bins"),
-        "generalization": (draw_generalization, "sets"),
-        "bias": (draw_bias, "rows"),
-        "data_need": (draw_data_need, "points"),
-    }
-    made = []
-    for name, (draw, needed) in drawn.items():
-        if sections.get(name, {}).get(needed):
-            with explained(folder / f"{name}.png"):
-                draw(sections[name], folder / f"{name}.png")
-            made.append(f"{name}.png")
-    return made
-
-
-def draw_data_need(section: Mapping[str, Any], path: Path) -> None:
-    """The score over the number of training rows, with intervals; `section` is data_need's."""
-    points = section["points"]
-    rows = [point["rows"] for point in points]
-    figure, axes = _figure(xlabel="training rows", ylabel=section["metric"])
-    scores = [point["score"] for point in points]
-    axes.errorbar(rows, [score["value"] for score in scores], yerr=_bars(scores), fmt="o-", capsize=3)
-    axes.set_xscale("log")
-    axes.set_xticks(
-        rows, [f"{row}\n{point['fraction']:.0%}" for row, point in zip(rows, points, strict=True)]
-    )
-    axes.minorticks_off()
-    figure.savefig(path)
-
-
-def draw_calibration(section: Mapping[str, Any], path: Path) -> None:
-    """A reliability diagram: the share of right answers over the probability; `section` is calibration's."""
-    figure, axes = _figure(xlabel="probability of the likeliest choice", ylabel="right")
-    axes.plot([0, 1], [0, 1], color="0.6", lw=0.8)
-    bins = section["bins"]
-    places = [found["sure"] for found in bins]
-    axes.plot(places, [found["right"] for found in bins], "o-")
-    for found in bins:
-        axes.annotate(found["rows"], (found["sure"], found["right"]), (4, -10), textcoords="offset points")
-    axes.set(xlim=(0, 1.02), ylim=(-0.02, 1.02))
-    figure.savefig(path)
-
-
-def draw_generalization(section: Mapping[str, Any], path: Path) -> None:
-    """Adapter - base on every set, with intervals and the margin; `section` is generalization's.
-
-    Raises ValueError if the section has no set.
-    """
-    sets = section["sets"]
-    if not sets:
-        raise ValueError("nothing was compared")
-    figure, axes = _figure(xlabel="adapter - base, nats per gold token", ylabel="")
-    gaps = [found["difference"] for found in sets]
-    places = range(len(sets))
-    axes.errorbar([gap["value"] for gap in gaps], places, xerr=_bars(gaps), fmt="o", capsize=3)
-    axes.axvline(0, color="0.6", lw=0.8)
-    axes.axvline(section["margin"], color="tab:red", lw=0.8, ls=":", label="margin")
-    axes.set_yticks(places, [found["what"] for found in sets])
-    axes.invert_yaxis()
-    axes.legend(fontsize="small")
-    figure.savefig(path)
-
-
-def draw_bias(section: Mapping[str, Any], path: Path) -> None:
-    """The share of changed answers for each attribute, base and adapter; `section` is bias's."""
-    rows = section["rows"]
-    figure, axes = _figure(xlabel="swapped", ylabel="share of answers that change")
-    for shift, arm in ((-0.1, "base"), (0.1, "adapter")):
-        shares = [row[arm] for row in rows]
-        places = [place + shift for place in range(len(rows))]
-        heights = [share["value"] for share in shares]
-        axes.errorbar(places, heights, yerr=_bars(shares), fmt="o", capsize=3, label=arm)
-    axes.set_xticks(range(len(rows)), [row["what"] for row in rows])
-    axes.set_ylim(-0.02, 1.02)
-    axes.legend(fontsize="small")
-    figure.savefig(path)
-
-
-def _figure(**labels: str) -> tuple[Any, Any]:
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
-    mpl.use("agg")
-    figure = Figure(figsize=(6, 3.2), dpi=100, layout="constrained")
-    return figure, figure.add_subplot(**labels)
-
-
-def _bars(estimates: list[Mapping[str, float]]) -> list[list[float]]:
-    """Lengths of the bars below and above each value, as matplotlib wants them."""
-    return [
-        [max(0.0, found["value"] - found["low"]) for found in estimates],
-        [max(0.0, found["high"] - found["value"]) for found in estimates],
-    ]
+# -- report.json
 
 
 SCHEMA = 2
@@ -502,8 +392,29 @@ def report_card(
     }
 
 
-def whose(manifest: Manifest, weights_sha256: str, base: LoadedBase) -> dict[str, Any]:
-    """The adapter and the base that a report is about."""
+@dataclass(frozen=True, slots=True)
+class AskedData:
+    """The test file, its usable rows, those asked, and the worked examples of the arm with some."""
+
+    file: Path
+    rows: int
+    asked: int
+    shots: int | None = None
+
+
+def card_head(
+    manifest: Manifest,
+    weights_sha256: str,
+    base: LoadedBase,
+    data: AskedData,
+    metric: str,
+    engine: BaseInfo,
+) -> dict[str, Any]:
+    """The adapter and base that a report is about, the data, the metric, the machine and the engine."""
+    constraint, held = manifest.generation.constraint, {}
+    if constraint is not None:
+        made = constraint.kind == "from_prompt"
+        held = {"constraint": f"template {constraint.text}" if made else constraint.kind}
     return {
         "adapter": {
             "name": manifest.name,
@@ -511,26 +422,24 @@ def whose(manifest: Manifest, weights_sha256: str, base: LoadedBase) -> dict[str
             "weights_sha256": weights_sha256,
         },
         "base": {"model": base.name, "digest": base.digest},
+        "data": {
+            "file": data.file.name,
+            "sha256": hashlib.sha256(data.file.read_bytes()).hexdigest(),
+            "rows": data.rows,
+            "asked": data.asked,
+            **({} if data.shots is None else {"shots": data.shots}),
+        },
+        "metric": METRICS[metric].title,
+        "scale": METRICS[metric].digits,
+        "reading": METRICS[metric].reading,
+        "machine": describe_machine(base.device),
+        "engine": {"dtype": engine.dtype, "weights": engine.weights, "kernels": engine.kernels, **held},
     }
 
 
 def with_weights(weights: str) -> str:
     """What stands before the command of a report where the base's weights were int8 or int4."""
     return f"LORA_ROUTER_QUANTIZE={weights} " if weights else ""
-
-
-def measured_by(
-    device: torch.device, engine: BaseInfo, constraint: Constraint | None = None
-) -> dict[str, Any]:
-    """The machine, and the base as it answered: each answer held to `constraint`."""
-    held = {}
-    if constraint is not None:
-        made = constraint.kind == "from_prompt"
-        held = {"constraint": f"template {constraint.text}" if made else constraint.kind}
-    return {
-        "machine": describe_machine(device),
-        "engine": {"dtype": engine.dtype, "weights": engine.weights, "kernels": engine.kernels, **held},
-    }
 
 
 def first_samples(
@@ -547,36 +456,31 @@ def first_samples(
     ]
 
 
-def write_report(folder: Path, report: Mapping[str, Any], page: str) -> None:
-    """Raises ResourceExhausted when the disk is full."""
+def write_report(folder: Path, report: Mapping[str, Any]) -> None:
+    """report.json and REPORT.md. Raises ResourceExhausted when the disk is full."""
     text = json.dumps(report, ensure_ascii=False, indent=1) + "\n"
     write_file(folder / "report.json", text.encode())
-    write_file(folder / "REPORT.md", page.encode())
+    write_file(folder / "REPORT.md", report_page(report).encode())
 
 
 def _arm(measured: MeasuredArm, arm: ComparedArm) -> dict[str, Any]:
+    loss = {} if measured.loss is None else {"loss_per_gold_token": round(measured.loss.value, 6)}
+    gate = arm is ComparedArm.ADAPTER and len(measured.rows) <= MOST_ROWS  # by which it pairs two versions
     return {
         "score": measured.score.rounded(),
         "format_blind": measured.blind.rounded(),
-        **({"likeliest_label": measured.ranked.rounded()} if measured.ranked else {}),
         "parts": {name: part.rounded() for name, part in measured.parts.items()},
-        "loss_per_gold_token": round(measured.loss.value, 6),
+        **loss,
         "prompt_tokens": round(measured.prompt_tokens, 1),
         "answer_tokens": round(measured.answer_tokens, 1),
-        **rows_for_gate(arm, measured.rows),
+        **({"rows": list(measured.rows)} if gate else {}),
     }
 
 
-def rows_for_gate(arm: ComparedArm, rows: Sequence[float]) -> dict[str, Any]:
-    """Scores by row, by which the gate pairs two versions: of the adapter, and as many as the gate reads."""
-    return {"rows": list(rows)} if arm is ComparedArm.ADAPTER and len(rows) <= MOST_ROWS else {}
-
-
 def _gain(adapter: MeasuredArm, other: MeasuredArm) -> dict[str, Any]:
-    ranked = adapter.ranked.minus(other.ranked) if adapter.ranked and other.ranked else None
+    loss = adapter.loss.minus(other.loss) if adapter.loss and other.loss else None
     return {
         "score": adapter.score.minus(other.score).rounded(),
         "format_blind": adapter.blind.minus(other.blind).rounded(),
-        **({"likeliest_label": ranked.rounded()} if ranked else {}),
-        "loss_per_gold_token": adapter.loss.minus(other.loss).rounded(),
+        **({"loss_per_gold_token": loss.rounded()} if loss else {}),
     }

@@ -5,9 +5,9 @@ Each arm is measured, then the sections: efficiency, overfitting, generalization
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -15,26 +15,17 @@ import numpy as np
 
 from router.engine.base import BaseInfo
 from router.extensions.training.evaluation.bias import AskTexts, load_cases, measure_bias
-from router.extensions.training.evaluation.calibration import (
-    LabelRows,
-    ask_labels,
-    gold_of,
-    measure_calibration,
-    renew_calibration,
-    scores_of,
-)
 from router.extensions.training.evaluation.data_need import data_need, read_curve
 from router.extensions.training.evaluation.exam import (
     EvaluationPlan,
     Exam,
     MeasuredArm,
     ReadyBase,
-    ReadyBases,
     Say,
     examined,
     measure_arm,
     measure_efficiency,
-    ranked_rows,
+    ready_base,
 )
 from router.extensions.training.evaluation.generalization import (
     GENERAL,
@@ -44,21 +35,18 @@ from router.extensions.training.evaluation.generalization import (
     paragraphs,
     regressions,
 )
-from router.extensions.training.evaluation.metrics import METRICS, score_answers
+from router.extensions.training.evaluation.metrics import METRICS
 from router.extensions.training.evaluation.report import (
-    draw_pictures,
+    AskedData,
+    card_head,
     first_samples,
-    measured_by,
     report_card,
-    report_page,
-    whose,
     with_weights,
     write_report,
 )
 from router.extensions.training.evaluation.scoring import Task
-from router.extensions.training.evaluation.subject import ComparedArm, check_base
-from router.extensions.training.files import has_pictures
-from router.extensions.training.labels import fit_labels, label_tree
+from router.extensions.training.evaluation.subject import ComparedArm
+from router.extensions.training.labels import measure_calibration, places_of, scores_of
 from router.extensions.training.recipe import load_recipe
 from router.types import Constraint
 
@@ -69,27 +57,16 @@ def evaluate_all(
     rows: int | None,
     device: str,
     say: Say,
-    fit_labels: bool = False,
 ) -> list[dict[str, Any]]:
-    """Measure every adapter, write its report into its folder at once, return the reports; with `fit_labels`
-    only calibrate them, and return those sections of the reports.
+    """Measure every adapter, write its report into its folder at once, return the reports.
 
     `recipes` is the folder whose other recipes are the other tasks; `rows` limits the test rows.
     """
-    with ReadyBases(device) as bases:
-        if fit_labels:
-            ready = (bases.ready(plan.recipe.base.model) for plan in plans)
-            return [renew_calibration(plan, base, rows, say) for plan, base in zip(plans, ready, strict=True)]
-        return [_evaluate(plan, _checked_base(bases, plan, plans), recipes, rows, say) for plan in plans]
-
-
-def _checked_base(bases: ReadyBases, plan: EvaluationPlan, plans: Sequence[EvaluationPlan]) -> ReadyBase:
-    """The base of a plan, checked for all that need the same one, before hours of work on the first."""
-    ready = bases.ready(plan.recipe.base.model)
-    for other in plans:
-        if other.recipe.base.model == plan.recipe.base.model:
-            check_base(other.manifest, ready.plain)
-    return ready
+    reports = []
+    for model, of_base in groupby(plans, key=lambda plan: plan.recipe.base.model):
+        with ready_base(model, device) as ready:
+            reports += [_evaluate(plan, ready, recipes, rows, say) for plan in of_base]
+    return reports
 
 
 def _evaluate(
@@ -101,11 +78,9 @@ def _evaluate(
         arms = _measure_arms(exam)
         sections = _measure_sections(exam, arms, recipes)
         facts = _facts(exam, engine) | {"command": _command(plan.folder, rows, engine.weights)}
-    sections["pictures"] = draw_pictures(sections, plan.folder) if has_pictures() else []
-    sections["curves"] = (plan.folder / "curves.png").is_file()
     samples = first_samples(exam.task.rows, {arm: measured.answers for arm, measured in arms.items()})
     report = report_card(facts, arms, sections, samples)
-    write_report(plan.folder, report, report_page(report))
+    write_report(plan.folder, report)
     return report
 
 
@@ -135,6 +110,7 @@ def _measure_sections(exam: Exam, arms: Mapping[ComparedArm, MeasuredArm], recip
     """What the card holds beside the scores of the arms, by key of the report."""
     subject, recipe, count = exam.subject, exam.plan.recipe, len(exam.task.rows)
     score = arms[ComparedArm.ADAPTER].score.rounded()
+    trained = len(exam.plan.splits.train)
     parts: dict[str, Callable[[], Any]] = {
         "efficiency": lambda: _efficiency(exam, arms),
         "splits": lambda: measure_overfitting(subject, exam.plan.splits, count),
@@ -146,7 +122,7 @@ def _measure_sections(exam: Exam, arms: Mapping[ComparedArm, MeasuredArm], recip
     if _cases_file(exam).is_file():
         parts["bias"] = lambda: _bias(exam)
     if (curve := read_curve(subject, recipe)) is not None:
-        parts["data_need"] = lambda: data_need(curve, recipe, score, count)
+        parts["data_need"] = lambda: data_need(curve, recipe, score, trained, count)
     sections: dict[str, Any] = {}
     for name, part in parts.items():
         started = time.monotonic()
@@ -164,15 +140,11 @@ def _efficiency(exam: Exam, arms: Mapping[ComparedArm, MeasuredArm]) -> dict[str
 
 
 def _calibration(exam: Exam, arms: Mapping[ComparedArm, MeasuredArm]) -> dict[str, Any]:
-    plan, rendering = exam.plan, exam.subject.rendering
-    constraint = plan.manifest.generation.constraint or Constraint("choices")
+    manifest = exam.plan.manifest
+    constraint = manifest.generation.constraint or Constraint("choices")
     scores = scores_of(arms[ComparedArm.ADAPTER].labels, constraint.choices) - (constraint.prior or 0.0)
-    judged = LabelRows(scores, gold_of(exam.task.rows, constraint))
-    answerer = exam.answerers[ComparedArm.ADAPTER]
-    valid = ask_labels(answerer, rendering, plan.splits.valid, constraint, "labels of validation rows")
-    tree = label_tree(rendering, constraint.choices)
-    fitted = fit_labels(valid.scores, valid.gold, tree)
-    return measure_calibration(judged, plan.manifest.labels.temperature, constraint.prior, tree, fitted)
+    gold = places_of([row.response for row in exam.task.rows], constraint.choices)
+    return measure_calibration(scores, gold, manifest.labels.temperature, constraint.prior)
 
 
 def _bias(exam: Exam) -> dict[str, Any]:
@@ -193,33 +165,18 @@ def _cases_file(exam: Exam) -> Path:
 
 
 def _facts(exam: Exam, engine: BaseInfo) -> dict[str, Any]:
-    """The report's head: adapter, base, data, machine, and scores that cost nothing."""
+    """The report's head, with scores that cost nothing."""
     subject, task, recipe = exam.subject, exam.task, exam.plan.recipe
-    test, metric = recipe.data.test, METRICS[task.metric]
-    return {
-        **whose(subject.manifest, subject.weights_sha256, subject.base),
-        "data": {
-            "file": test.name,
-            "sha256": hashlib.sha256(test.read_bytes()).hexdigest(),
-            "rows": len(exam.plan.splits.test),
-            "asked": len(task.rows),
-            "ranked": len(ranked_rows(task)),
-            "labels": len(task.labels),
-            "shots": recipe.evaluation.shots,
-        },
-        "metric": metric.title,
-        "scale": metric.digits,
-        "reading": metric.reading,
-        "references": _references(task),
-        **measured_by(subject.base.device, engine, exam.plan.manifest.generation.constraint),
-    }
+    asked = AskedData(recipe.data.test, len(exam.plan.splits.test), len(task.rows), recipe.evaluation.shots)
+    head = card_head(subject.manifest, subject.weights_sha256, subject.base, asked, task.metric, engine)
+    return head | {"references": _references(task)}
 
 
 def _references(task: Task) -> dict[str, float]:
-    everything = np.arange(len(task.rows))
-    answers = METRICS[task.metric].references(task)
+    metric, everything = METRICS[task.metric], np.arange(len(task.rows))
     return {
-        name: round(score_answers(task, given).score.score(everything), 6) for name, given in answers.items()
+        name: round(metric.scores(task, given).score.score(everything), 6)
+        for name, given in metric.references(task).items()
     }
 
 

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,29 +24,35 @@ from torch import nn
 
 from router.config import Settings
 from router.engine.base import BaseInfo, Finished, Job
+from router.engine.constrained.templates import ConstraintTemplates
 from router.engine.loader import LoadedModel
 from router.engine.torch_engine import TorchEngine
-from router.errors import AdapterRejected, ConfigError
+from router.errors import AdapterRejected
 from router.extensions.training.base import LoadedBase
 from router.extensions.training.data import AnswerModel, Example, Rendering, TrainingRow, collate
 from router.extensions.training.evaluation.scoring import Selection
-from router.extensions.training.probes import templates_here
 from router.registry.folders import weights_sha256
-from router.registry.format.artifact import FolderRules, read_artifact
-from router.registry.format.manifest import Manifest, parse_manifest
-from router.registry.format.untrusted import Severity
-from router.types import LabelProbabilities, LabelSettings, SamplingParams, Usage
+from router.registry.format.artifact import FolderRules, inspect_folder, read_artifact
+from router.registry.format.manifest import Manifest
+from router.types import FinishReason, LabelProbabilities, LabelSettings, SamplingParams, Usage
 
 Tokens = Sequence[int]
+Questions = Sequence[Example]  # of one arm, with their right answers
 
 
 @dataclass(frozen=True, slots=True)
 class EngineAnswer:
-    """Text without outer white space, and what it took; its end token is counted."""
+    """Text without outer white space, and what it took; its end token is counted.
+
+    `sureness`: the least probability of a token, where log-probabilities were asked for. `whole`: it ended by
+    itself.
+    """
 
     text: str
     usage: Usage
     labels: LabelProbabilities | None = None
+    sureness: float = 1.0
+    whole: bool = True
 
 
 class AnsweringEngine:
@@ -139,15 +147,27 @@ class AnsweringEngine:
         labels: LabelSettings | None = None,
     ) -> EngineAnswer:
         texts: list[str] = []
+        least = 0.0
         if adapter is None and params.constraint is not None:  # the prior is the adapter's
             params = replace(params, constraint=params.constraint.without_prior())
         job = Job("evaluation", prompt, params, adapter, own_constraint=True, labels=labels)
         job = await self._templates.prepared(self._engine, job, text)
         async for event in self._engine.submit(job):
             if isinstance(event, Finished):
-                return EngineAnswer("".join(texts).strip(), event.usage, event.labels)
+                text, whole = "".join(texts).strip(), event.reason is FinishReason.STOP and not event.stop
+                return EngineAnswer(text, event.usage, event.labels, math.exp(least), whole and bool(text))
             texts.append(event.text)
+            least = min(least, *(token.logprob for token in event.logprobs), 0.0)
         raise RuntimeError("a generation ended without Finished")
+
+
+def templates_here(settings: Settings) -> ConstraintTemplates:
+    """The templates that a server with these settings has, those of plugins included."""
+    from router.cli.plugins import plugins_with
+
+    return ConstraintTemplates(
+        cache(lambda: plugins_with("register_constraint_templates", settings).constraint_templates())
+    )
 
 
 def sharing_copy(model: Any) -> Any:
@@ -190,7 +210,6 @@ def progress_bar(title: str, total: int) -> Iterator[Callable[[], None]]:
         yield lambda: shown.advance(task)
 
 
-WEIGHTS = "adapter_model.safetensors"
 LOSS_BATCH = 16  # rows judged together
 
 
@@ -239,55 +258,28 @@ class EvaluationSubject:
 
 
 def load_subject(folder: Path, manifest: Manifest, base: LoadedBase) -> EvaluationSubject:
-    """Put the adapter on `base`. Raises AdapterRejected if it was trained on another one."""
+    """Put the adapter on `base`."""
     from peft import PeftModel
 
-    check_base(manifest, base)
     model = PeftModel.from_pretrained(base.model, folder, autocast_adapter_dtype=False).eval()
     rendering = Rendering.of(base.tokenizer, manifest.prompt)
     return EvaluationSubject(folder, manifest, weights_sha256(folder), base, model, rendering)
 
 
-def check_base(manifest: Manifest, base: LoadedBase) -> None:
-    """Raises AdapterRejected if the adapter was trained on another base."""
-    if manifest.base.digest not in ("", base.digest):
-        trained = f"{manifest.base.model} (digest {manifest.base.digest[:12]}…)"
-        raise AdapterRejected(
-            f"{manifest.name} was trained on {trained}, whose digest differs from that of {base.name} "
-            f"({base.digest[:12]}…): name the right base in its recipe, or train it again"
-        )
-
-
 def read_manifest(folder: Path) -> Manifest:
-    """The folder's manifest. Raises ConfigError if there is none, AdapterRejected if it is wrong."""
-    file = folder / "adapter.toml"
-    if not file.is_file() or not (folder / WEIGHTS).is_file():
-        raise ConfigError(f"{folder} holds no adapter with a manifest: needs adapter.toml and {WEIGHTS}")
-    manifest, findings = parse_manifest(file.read_bytes(), folder.name)
-    if refused := [finding for finding in findings if finding.severity is Severity.REFUSE]:
-        raise AdapterRejected(f"{file}: " + "; ".join(str(finding) for finding in refused))
-    return manifest
-
-
-@dataclass(frozen=True, slots=True)
-class Questions:
-    """Questions of one arm, encoded with their gold answers."""
-
-    arm: ComparedArm
-    examples: tuple[Example, ...]
-
-    @property
-    def prompt_tokens(self) -> float:
-        """Mean length of a prompt."""
-        return sum(len(example.prompt) for example in self.examples) / len(self.examples)
+    """The manifest of an adapter folder. Raises AdapterRejected with all that is wrong with the folder."""
+    seen = inspect_folder(folder, FolderRules(None, max_rank=512))
+    if not seen.ok:
+        raise AdapterRejected(f"{folder} cannot be served: {seen.error}")
+    return seen.manifest
 
 
 def encode_questions(
     arm: ComparedArm, rows: Sequence[TrainingRow], rendering: Rendering, shots: Sequence[TrainingRow]
 ) -> Questions:
-    """Encode `rows` for an arm; only the arm with examples sees `shots`."""
+    """Encode `rows` for an arm with their right answers; only the arm with examples sees `shots`."""
     before = shots if arm is ComparedArm.SHOTS else ()
-    return Questions(arm, tuple(rendering.example(row, before) for row in rows))
+    return [rendering.example(row, before) for row in rows]
 
 
 def worked_examples(train: Sequence[TrainingRow], count: int) -> list[TrainingRow]:

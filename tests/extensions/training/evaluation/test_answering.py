@@ -18,8 +18,15 @@ from router.extensions.training.evaluation.subject import (
     Questions,
     sharing_copy,
 )
-from router.extensions.training.probes import greedy_tokens
 from router.types import Constraint, SamplingParams
+
+
+def greedy(subject: EvaluationSubject, prompt: tuple[int, ...]) -> list[int]:
+    """Eight tokens of plain generation, without the end token."""
+    ends = list(subject.rendering.ends)
+    options = {"max_new_tokens": 8, "do_sample": False, "eos_token_id": ends, "pad_token_id": ends[0]}
+    made = subject.model.generate(input_ids=torch.tensor([prompt]), **options)[0, len(prompt) :].tolist()
+    return [token for token in made if token not in ends]
 
 
 @pytest.mark.slow
@@ -31,14 +38,14 @@ def test_engine_answers_as_plain_generation_does(
     digest = engine.load(subject.folder)
     words = [tuple(subject.base.tokenizer(text)["input_ids"]) for text in ("thing 3?", "a longer colour")]
     for arm, asked in questions.items():
-        prompts = [*(example.prompt for example in asked.examples[:7]), *words]
+        prompts = [*(example.prompt for example in asked[:7]), *words]
         done = iter(range(9))
         adapter = digest if arm is ComparedArm.ADAPTER else None
         given = engine.answers(prompts, SamplingParams(max_tokens=8), adapter, partial(next, done))
         assert next(done, None) is None
         assert all(answer.usage.prompt_tokens == len(p) for answer, p in zip(given, prompts, strict=True))
         with subject.answering_as(arm):
-            plain = greedy_tokens(subject.model, prompts, subject.rendering.ends, 8)
+            plain = [greedy(subject, prompt) for prompt in prompts]
         texts = [subject.rendering.text(tokens) for tokens in plain]
         assert sum(answer.text == text for answer, text in zip(given, texts, strict=True)) >= 8
         assert all(texts[7:])
@@ -66,6 +73,8 @@ def test_templates_read_the_questions(
     held, free = engine.answers([prompt] * 2, quoting, texts=["Passage: red\nQuestion: which?", "which?"])
     assert held.text == engine.alone(prompt, quoting, text="Passage: red").text == "red"
     assert free == replace(engine.alone(prompt, SamplingParams(max_tokens=8)), usage=free.usage)
+    sure = engine.alone(prompt, SamplingParams(max_tokens=8, logprobs=1))
+    assert 0 < sure.sureness < 1
     table = SamplingParams(max_tokens=40, constraint=Constraint("from_prompt", "sql"))
     assert engine.alone(prompt, table, text="Tables: a(b)").text.startswith("SELECT ")
     with pytest.raises(InvalidRequest, match="there is no template"):

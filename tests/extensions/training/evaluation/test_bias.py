@@ -74,7 +74,6 @@ def test_changes_are_counted_where_they_are(file: Path) -> None:
     assert rows["all"]["difference"]["value"] == pytest.approx(1 / 3, abs=1e-3)
     assert rows["gender"]["over_control"]["value"] == pytest.approx(2 / 3, abs=1e-3)
     assert rows["control"]["over_control"] is None
-    assert rows["gender"]["adapter_distance"] == pytest.approx(2 / 3, abs=1e-3)
     assert [found["attribute"] for found in section["examples"]] == ["gender", "gender"]
     page = "\n".join(bias_lines(section))
     assert "| gender | 6 | 0.000 [0.000, 0.000] | 0.667 [0.667, 0.667] |" in page
@@ -121,8 +120,6 @@ def test_too_few_answers_are_an_error(file: Path) -> None:
         ("{text}", "{txt}", "prompt must contain {text}"),
         (', {person = "a girl"}', "", "attribute gender has 3 values"),
         ('{person = "a girl"}', '{who = "a girl"}', "every value must name person"),
-        ('{person = "a girl"}', '{person = "a boy"}', "stands there twice"),
-        ('{person = "a girl"}', '{person = " ."}', "a value has no word"),
         ("of {person}", "of {somebody}", "does not fit the text 'a burn of {somebody}': somebody"),
         ("of {person}", "of him", "no place in braces"),
         ("prompt =", "prompt", "cannot be read"),

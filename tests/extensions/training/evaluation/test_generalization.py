@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -166,25 +165,6 @@ def test_worse_needs_the_margin_and_an_interval_above_zero(
     page = "\n".join(generalization_lines(section))
     assert page.count("**worse**") == sum(found["worse"] for found in values.values())
     assert f"{values['general text']['base']:.3f}" in page
-
-
-def test_the_base_is_asked_once_for_many_adapters(
-    subject: EvaluationSubject, own: Recipe, recipes: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first = measure_generalization(subject, own, recipes)
-    asked: list[ComparedArm] = []
-    losses = EvaluationSubject.losses
-
-    def spy(one: EvaluationSubject, arm: ComparedArm, examples: Any) -> Any:
-        asked.append(arm)
-        return losses(one, arm, examples)
-
-    monkeypatch.setattr(EvaluationSubject, "losses", spy)
-    assert measure_generalization(subject, own, recipes) == first
-    assert asked == [ComparedArm.ADAPTER, ComparedArm.ADAPTER]
-    other = replace(subject, base=replace(subject.base, digest="another"))
-    assert measure_generalization(other, own, recipes) == first
-    assert asked[2:].count(ComparedArm.BASE) == 2
 
 
 def test_nothing_to_compare_with_is_said(subject: EvaluationSubject, own: Recipe, tmp_path: Path) -> None:

@@ -13,7 +13,10 @@ import pytest
 from router.engine.base import BaseInfo
 from router.errors import AdapterRejected, ConfigError
 from router.extensions.training.evaluation import evaluate_rows
-from router.extensions.training.evaluation.own_rows import FEWEST, OwnRows, find_candidate, read_rows, verdict
+from router.extensions.training.evaluation.exam import find_candidate
+from router.extensions.training.evaluation.own_rows import FEWEST, OwnRows
+from router.extensions.training.evaluation.report import in_one_sentence, unclear_gains
+from router.extensions.training.rows import Columns
 from router.registry.folders import weights_sha256
 from router.registry.format.manifest import read_report
 from router.registry.gate import judge
@@ -61,8 +64,9 @@ def test_a_bare_folder_gets_a_report_that_the_gate_reads(bare: Path, trained: Pa
     apart = report["arms"]["adapter"]["score"]["value"] - report["arms"]["base"]["score"]["value"]
     assert gain["value"] == pytest.approx(apart, abs=1e-5)
     text = (bare / "REPORT.md").read_text()
-    assert f"**{verdict(report)}.**" in text
-    assert "24 of 24 usable rows of `own.csv`" in text
+    assert f"**{in_one_sentence(report)}.**" in text
+    assert "24 of 24 rows of `own.csv`" in text
+    assert "Not known: whether it was trained on these rows" in text
     assert report["command"] in text
 
 
@@ -87,6 +91,7 @@ def test_versions_below_a_name(bare: Path, tmp_path: Path) -> None:
         find_candidate("both", tmp_path / "adapters")
     found = find_candidate("both/2.0.0", tmp_path / "adapters")
     assert (found.manifest.name, found.manifest.version) == ("both", "2.0.0")
+    assert find_candidate("both@2.0.0", tmp_path / "adapters").folder == found.folder
 
 
 def asked(data: Path, **more: Any) -> OwnRows:
@@ -95,26 +100,27 @@ def asked(data: Path, **more: Any) -> OwnRows:
 
 def refused(data: Path, match: str, **more: Any) -> None:
     with pytest.raises(ConfigError, match=match):
-        read_rows(asked(data, **more), lambda _: None)
+        asked(data, **more).read(lambda _: None)
 
 
 def test_what_is_wrong_with_rows_is_said_before_the_base_is_loaded(tmp_path: Path) -> None:
     data = write_csv(tmp_path / "own.csv", FEWEST - 1)
     refused(data, rf"own\.csv: {FEWEST - 1} usable rows are too few .*: {FEWEST} are needed at least")
-    refused(write_csv(tmp_path / "none.csv", 0), r"none\.csv: 0 usable rows are too few")
+    refused(write_csv(tmp_path / "none.csv", 0), r"none\.csv holds no row")
     (tmp_path / "empty.csv").write_text("")
     refused(tmp_path / "empty.csv", r"empty\.csv is empty")
     refused(tmp_path / "gone.csv", r"gone\.csv cannot be read")
     data = write_csv(tmp_path / "own.csv", 30)
     refused(data, r"3 usable rows are too few", rows=3)
-    refused(data, r"--response-column 'team' is not in the data: the columns are", response_column="team")
+    columns = Columns("", "team")
+    refused(data, r"--response-column 'team' is not in the data: the columns are", columns=columns)
     refused(
         data,
         r"--metric 'rouge' is not known here; did you mean 'rouge_l'\?; known: exact_match, ",
         metric="rouge",
     )
     refused(data, r"--metric 'execution' is not known here", metric="execution")
-    assert len(read_rows(asked(data), lambda _: None)) == 30
+    assert len(asked(data).read(lambda _: None)) == 30
 
 
 def test_what_is_wrong_with_a_folder_is_said_before_the_base_is_loaded(bare: Path, tmp_path: Path) -> None:
@@ -125,20 +131,12 @@ def test_what_is_wrong_with_a_folder_is_said_before_the_base_is_loaded(bare: Pat
         find_candidate("mine", bare.parent)
 
 
-def told(value: float, low: float, high: float) -> str:
-    score = {"value": 0.5, "low": 0.4, "high": 0.6}
-    return verdict(
-        {
-            "scale": 3,
-            "metric": "exact match",
-            "data": {"asked": 40},
-            "arms": {"base": {"score": score}, "adapter": {"score": {**score, "value": 0.5 + value}}},
-            "gains": {"adapter - base": {"score": {"value": value, "low": low, "high": high}}},
-        }
-    )
+def told(value: float, low: float, high: float) -> list[str]:
+    gain = {"value": value, "low": low, "high": high}
+    return list(unclear_gains({"data": {"asked": 40}, "gains": {"adapter - base": {"score": gain}}}))
 
 
-def test_the_verdict_says_how_many_rows_it_would_take() -> None:
-    assert told(0.3, 0.1, 0.5).endswith("gain +0.300 [+0.100, +0.500], n=40: shown")
-    assert told(-0.1, -0.2, 0.0).endswith("n=40: there is none")
-    assert told(0.1, -0.1, 0.3).endswith("a gain of this size takes about 161 rows")
+def test_a_gain_that_is_not_shown_says_how_many_rows_it_would_take() -> None:
+    assert told(0.3, 0.1, 0.5) == []
+    assert told(-0.1, -0.2, 0.0)[0].endswith("its interval does not exclude zero.")
+    assert told(0.1, -0.1, 0.3)[0].endswith("a gain of this size takes about 161 rows.")

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import csv
+import tomllib
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from router.cli.main import run
 from router.errors import ConfigError, FailedPrecondition, ResourceExhausted
 from router.extensions.training import train
-from router.extensions.training.data import load_splits
+from router.extensions.training.data import Example, load_splits
 from router.extensions.training.evaluation.exam import find_recipe
-from router.extensions.training.new.scaffold import RecipeRequest, in_words, new_recipe
+from router.extensions.training.new_recipe import (
+    RecipeRequest,
+    default_system,
+    guess_metric,
+    labels_of,
+    new_recipe,
+    recipe_toml,
+)
 from router.extensions.training.recipe import load_recipe
+from router.extensions.training.rows import Columns, PromptPair
 from tests.extensions.training.tiny import COLOURS
 
 pytestmark = [
@@ -50,7 +60,7 @@ def wish(tmp_path: Path, tiny_base: Path) -> RecipeRequest:
 @pytest.mark.slow
 def test_a_csv_becomes_a_recipe_that_trains(wish: RecipeRequest, tmp_path: Path) -> None:
     said: list[str] = []
-    path = new_recipe(wish, device="cpu", say=said.append)
+    path = new_recipe(wish, say=said.append)
     recipe = load_recipe(path)
     splits = load_splits(recipe.data)
     assert sum(map(len, (splits.train, splits.valid, splits.test))) == 90
@@ -65,14 +75,13 @@ def test_a_csv_becomes_a_recipe_that_trains(wish: RecipeRequest, tmp_path: Path)
         "left out: 1 without prompt or answer",
         "left out: 1 longer than 1024 tokens",
     ]
-    assert said[-1].startswith("training takes about ")
     folder = train(path, tmp_path / "adapters" / "colours", work=tmp_path / "runs", device="cpu")
     assert (folder / "adapter.toml").is_file()
 
 
 def test_the_same_file_gives_the_same_folder(wish: RecipeRequest, tmp_path: Path) -> None:
     folders = [replace(wish, folder=tmp_path / name) for name in ("one", "other")]
-    recipes = [new_recipe(asked, device="cpu", say=lambda _: None) for asked in folders]
+    recipes = [new_recipe(asked, say=lambda _: None) for asked in folders]
     for name in ("recipe.toml", "data/train.jsonl", "data/test.jsonl"):
         one, other = ((recipe.parent / name).read_bytes() for recipe in recipes)
         assert one == other
@@ -82,9 +91,9 @@ def test_nothing_is_overwritten_unasked(wish: RecipeRequest) -> None:
     (wish.folder / "data").mkdir(parents=True)
     (wish.folder / "data" / "test.jsonl").write_text("mine")
     with pytest.raises(FailedPrecondition, match=r"test\.jsonl exists already.*--force"):
-        new_recipe(wish, device="cpu")
+        new_recipe(wish)
     assert (wish.folder / "data" / "test.jsonl").read_text() == "mine"
-    new_recipe(replace(wish, force=True), device="cpu")
+    new_recipe(replace(wish, force=True))
     assert (wish.folder / "data" / "test.jsonl").read_text() != "mine"
 
 
@@ -98,7 +107,7 @@ def test_nothing_is_overwritten_unasked(wish: RecipeRequest) -> None:
 )
 def test_wishes_that_cannot_be_met(wish: RecipeRequest, change: dict[str, str], said: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        new_recipe(replace(wish, **change), device="cpu")
+        new_recipe(replace(wish, **change))
     assert said in caught.value.message
     assert not wish.folder.exists()
 
@@ -106,7 +115,7 @@ def test_wishes_that_cannot_be_met(wish: RecipeRequest, change: dict[str, str], 
 def test_too_few_rows(wish: RecipeRequest) -> None:
     write_csv(wish.data, 30)
     with pytest.raises(ConfigError, match=r"things\.csv has 31 usable rows of 32; 50 are needed at least"):
-        new_recipe(wish, device="cpu")
+        new_recipe(wish)
     assert not wish.folder.exists()
 
 
@@ -116,7 +125,7 @@ def test_a_full_disk_leaves_no_recipe(wish: RecipeRequest, monkeypatch: pytest.M
 
     monkeypatch.setattr("router.extensions.training.files.os.fsync", no_space)
     with pytest.raises(ResourceExhausted, match="disk is full"):
-        new_recipe(wish, device="cpu")
+        new_recipe(wish)
     assert [path for path in wish.folder.rglob("*") if path.is_file()] == []
 
 
@@ -153,29 +162,64 @@ def test_a_second_version_has_a_recipe_of_its_own(tmp_path: Path) -> None:
     assert find_recipe(tmp_path, "x", "y-second") == first
 
 
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [(3, "10 seconds"), (44, "40 seconds"), (170, "3 minutes"), (9000, "2.5 hours")],
-)
-def test_an_estimate_is_rounded(seconds: float, words: str) -> None:
-    assert in_words(seconds) == words
-
-
 def test_one_answer_for_all_rows_is_refused(wish: RecipeRequest) -> None:
     rows = [f'{n},"thing {n}",red' for n in range(60)]
     wish.data.write_text("\n".join(["number,thing,colour", *rows]))
     with pytest.raises(ConfigError, match=r"every row has the answer 'red'.*--response-column"):
-        new_recipe(wish, device="cpu", say=lambda _: None)
+        new_recipe(wish, say=lambda _: None)
     assert not wish.folder.exists()
 
 
-@pytest.mark.slow
-def test_without_timing_no_step_is_taken(wish: RecipeRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "router.extensions.training.new.scaffold.estimate_seconds", lambda *_: pytest.fail("timed")
-    )
-    said: list[str] = []
-    new_recipe(replace(wish, timing=False), device="cpu", say=said.append)
-    assert said[-1].startswith("wrote ")
-    with pytest.raises(pytest.fail.Exception):
-        new_recipe(replace(wish, force=True), device="cpu", say=said.append)
+# -- the numbers of a recipe
+
+
+def recipe_of(
+    train: list[PromptPair], encoded: list[Example], labels: tuple[str, ...], steps: int = 0
+) -> dict[str, Any]:
+    request = RecipeRequest("a", Path("a.csv"), Path("a"), steps=steps)
+    return tomllib.loads(recipe_toml(request, "", labels, {"train": train}, encoded))
+
+
+def pairs(count: int, groups: int = 0) -> list[PromptPair]:
+    return [PromptPair(f"q{n}", f"a{n % 4}", f"g{n % groups}" if groups else f"q{n}") for n in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("answers", "labels", "metric"),
+    [
+        (["b", "a", "a", "a", "b", "a", "a", "b"] * 5, ("a", "b"), "exact_match"),
+        ([f"name {n}" for n in range(40)], (), "token_f1"),
+        ([f"{n} " + "word " * 30 for n in range(40)], (), "rouge_l"),
+        (["a much too long label of nine words indeed"] * 40, (), "token_f1"),
+    ],
+)
+def test_the_metric_follows_the_answers(answers: list[str], labels: tuple[str, ...], metric: str) -> None:
+    train = [PromptPair(str(n), answer.strip(), str(n)) for n, answer in enumerate(answers)]
+    assert labels_of(train) == labels
+    assert guess_metric(train, labels) == metric
+
+
+def test_system_text() -> None:
+    assert default_system(("b", "a"), Columns("x", "y")) == "Answer with one of these and nothing else: a, b."
+    assert default_system((), Columns("job_title", "Team")) == "Given the job title, answer with the team."
+    assert default_system((), Columns("question", "answer")) == ""
+
+
+@pytest.mark.parametrize(
+    ("count", "batch", "steps"), [(60, 8, 30), (300, 16, 57), (3000, 16, 188), (20_000, 16, 400)]
+)
+def test_steps_grow_with_the_data(count: int, batch: int, steps: int) -> None:
+    train = pairs(count)
+    examples = [Example((1,) * 20, (2,) * 3), Example((1,) * 5, (2,) * 9)]
+    made = recipe_of(train, examples, labels_of(train))
+    assert (made["train"]["batch"], made["train"]["steps"]) == (batch, steps)
+    assert (made["data"]["max_tokens"], made["generation"]["max_tokens"]) == (23, 13)
+    assert made["routing"]["examples"][:4] == ["q0", "q1", "q2", "q3"]
+    assert len(made["routing"]["examples"]) == min(count, 128)
+
+
+def test_long_prompts_are_no_routing_examples() -> None:
+    train = [PromptPair("long " * 200, "a", ""), *pairs(20)]
+    made = recipe_of(train, [Example((1,), (2,))], (), 7)
+    assert made["routing"]["examples"][0] == "q0"
+    assert (made["train"]["steps"], made["evaluation"]["metric"]) == (7, "token_f1")

@@ -1,7 +1,8 @@
-"""`lora-router adapters new | train | evaluate | convert`."""
+"""`lora-router adapters new | train | evaluate | convert | improve`."""
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,10 +22,9 @@ Output = Annotated[
 Work = Annotated[Path, typer.Option("--work", metavar="DIR", help="Folder for checkpoints.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint.")]
 Names = Annotated[
-    list[str] | None,
+    list[str],
     typer.Argument(metavar="NAME...", help="Adapters in the adapters folder of the settings, or folders."),
 ]
-All = Annotated[bool, typer.Option("--all", help="All adapters that have a recipe.")]
 Data = Annotated[
     Path | None,
     typer.Option("--data", metavar="FILE", help="Rows of your own (CSV, TSV, JSON lines): needs no recipe."),
@@ -38,14 +38,6 @@ Response = Annotated[
     str, typer.Option("--response-column", metavar="COLUMN", help="With --data: the right answer.")
 ]
 Rows = Annotated[int | None, typer.Option("--rows", metavar="N", min=1, help="Most test rows. Default: all.")]
-
-FitLabels = Annotated[
-    bool,
-    typer.Option(
-        "--fit-labels",
-        help="Only calibrate the probabilities of their choices, on validation rows, in adapter.toml.",
-    ),
-]
 
 # -- flags of new
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the adapter.")]
@@ -65,14 +57,17 @@ NewOutput = Annotated[
     Path | None, typer.Option("--output", "-o", metavar="DIR", help="Folder. Default: NAME.")
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace recipe and data that exist.")]
-Timing = Annotated[
-    bool,
-    typer.Option("--timing/--no-timing", help="Time some steps, to say how long training takes."),
-]
 
 # -- flags of convert
 ConvertSource = Annotated[Path, typer.Argument(metavar="SRC", help="Adapter folder; it stays as it is.")]
 ConvertTarget = Annotated[Path, typer.Argument(metavar="DST", help="Folder to write.")]
+
+# -- flags of improve
+NO_BETTER = 3  # exit code
+ImproveName = Annotated[str, typer.Argument(metavar="NAME", help="The adapter that is to become better.")]
+Canary = Annotated[
+    float, typer.Option("--canary", metavar="SHARE", min=0.0, max=0.5, help="Of the users; 0: no experiment.")
+]
 
 
 def new(
@@ -83,12 +78,11 @@ def new(
     group_column: Group = "",
     steps: Steps = None,
     output: NewOutput = None,
-    timing: Timing = True,
     force: Force = False,
 ) -> None:
     """Make a training recipe out of a table of questions and answers.
 
-    Drops empty and repeated rows, splits the rest, picks settings that fit, and says how long training takes.
+    Drops empty and repeated rows, splits the rest, and picks settings that fit.
 
     \b
     Example:
@@ -96,7 +90,7 @@ def new(
     """
     from router.cli.command import quiet_libraries
     from router.cli.settings import load_settings
-    from router.extensions.training.new.scaffold import RecipeRequest, new_recipe
+    from router.extensions.training.new_recipe import RecipeRequest, new_recipe
 
     settings = load_settings()
     quiet_libraries()
@@ -110,9 +104,8 @@ def new(
         model=settings.model,
         steps=steps or 0,
         force=force,
-        timing=timing,
     )
-    recipe = new_recipe(request, device=settings.device)
+    recipe = new_recipe(request)
     print(f"\nnext, after a look at it:\n  lora-router adapters train {recipe}")
 
 
@@ -142,14 +135,12 @@ def train(
 
 
 def evaluate(
-    names: Names = None,
-    all_: All = False,
+    names: Names,
     data: Data = None,
     metric: Metric = "",
     prompt_column: Prompt = "",
     response_column: Response = "",
     rows: Rows = None,
-    fit_labels: FitLabels = False,
     json: flags.Json = False,
 ) -> None:
     """Measure adapters against their base.
@@ -163,7 +154,6 @@ def evaluate(
     Examples:
       lora-router adapters evaluate medical
       lora-router adapters evaluate medical ../mine/legal --rows 200
-      lora-router adapters evaluate --all
       lora-router adapters evaluate my-peft-folder --data tickets.csv --metric exact_match
     """
     from router.cli.command import quiet_libraries
@@ -171,7 +161,7 @@ def evaluate(
     from router.cli.settings import load_settings
 
     own = {"metric": metric, "prompt_column": prompt_column, "response_column": response_column}
-    _check_own_rows(names, all_, data, own, fit_labels)
+    _check_own_rows(data, own)
     settings = load_settings()
     quiet_libraries()
     adapters = next(iter(settings.adapters_dir), Path("adapters"))
@@ -180,29 +170,21 @@ def evaluate(
     if data is None:
         from router.extensions.training.evaluation import evaluate as run
 
-        reports = run(names or None, fit_labels=fit_labels, **common)
+        reports = run(names, **common)
     else:
         from router.extensions.training.evaluation import evaluate_rows
 
         common |= {**own, "base": settings.model}
-        reports = evaluate_rows(names or [], data=data, **common)
+        reports = evaluate_rows(names, data=data, **common)
     if json:
         print_json(reports)
 
 
-def _check_own_rows(
-    names: list[str] | None, all_: bool, data: Path | None, own: Mapping[str, str], fit_labels: bool
-) -> None:
+def _check_own_rows(data: Path | None, own: Mapping[str, str]) -> None:
     from router.errors import ConfigError
 
-    if bool(names) == all_:
-        raise ConfigError("name the adapters to evaluate, or give --all" + (", not both" if all_ else ""))
-    if data is not None and all_:
-        raise ConfigError("--data asks its rows of the adapters that are named, not of --all")
     if data is not None and not own["metric"]:
         raise ConfigError("--data needs --metric: exact_match, token_f1, rouge_l or chrf")
-    if data is not None and fit_labels:
-        raise ConfigError("--fit-labels needs the validation rows of a recipe, so no --data")
     if data is None and (stray := [name for name, value in own.items() if value]):
         raise ConfigError(f"--{stray[0].replace('_', '-')} goes with --data FILE; else the recipe says it")
 
@@ -214,8 +196,8 @@ def _say_on_stderr(text: str) -> None:
 def convert(src: ConvertSource, dst: ConvertTarget) -> None:
     """Make an adapter folder one that can be served.
 
-    Reads adapter_model.bin and shards; leaves out a tokenizer with a new pad token, whole matrices that equal
-    the base's, and DoRA's magnitudes where they scale by 1. What would change answers is refused.
+    Reads adapter_model.bin; leaves out a tokenizer with a new pad token, and whole matrices that equal the
+    base's. What would change answers is refused.
 
     \b
     Example:
@@ -245,3 +227,37 @@ def convert(src: ConvertSource, dst: ConvertTarget) -> None:
     for line in run(src, dst, ConversionBase(folder, base.vocab_size), check):
         print(line)
     print(f"{dst}\n\ncheck it:\n  lora-router adapters validate {dst}")
+
+
+def improve(
+    name: ImproveName,
+    canary: Canary = 0.1,
+    server: flags.Server = "",
+    timeout: flags.Timeout = 30.0,
+) -> None:
+    """Make an adapter better by what users said of its answers.
+
+    Trains a version on the feedback that the server keeps, compares it on rows that were held out, and puts a
+    better one before a share of the users. Exit code 3: no better.
+
+    \b
+    Example:
+      lora-router adapters improve medical
+    """
+    from router.cli.command import quiet_libraries
+    from router.cli.connect import connected
+    from router.cli.settings import load_settings
+    from router.extensions.training.evaluation import require_extra
+
+    require_extra("improve")
+    from router.extensions.training.improve import ImproveRequest
+    from router.extensions.training.improve import improve as run
+
+    settings = load_settings()
+    quiet_libraries()
+    os.nice(19)  # a server on this machine goes first
+    adapters = next((place for place in settings.adapters_dir if isinstance(place, Path)), Path("adapters"))
+    request = ImproveRequest(name, settings.model, settings.device, adapters, canary=canary)
+    with connected(server, timeout) as client:
+        if not run(request, client, print):
+            raise typer.Exit(NO_BETTER)

@@ -10,16 +10,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.errors import ConfigError
-from router.extensions.training.new.rows import (
+from router.extensions.training.rows import (
+    LATER,
+    PROMPT,
+    RESPONSE,
+    SYSTEM,
     Columns,
     PromptPair,
-    TableRow,
     choose_columns,
     clean_rows,
     read_pairs,
     read_table,
     require_enough,
     split_rows,
+    unfolded,
 )
 
 
@@ -53,8 +57,8 @@ def test_columns_that_cannot_be_chosen_are_listed(said, complaint: str) -> None:
     assert complaint in caught.value.message
 
 
-def record(prompt: str, response: str, group: str = "") -> TableRow:
-    return TableRow("", {"p": prompt, "r": response, "g": group})
+def record(prompt: str, response: str, group: str = "") -> dict[str, str]:
+    return {"p": prompt, "r": response, "g": group}
 
 
 def test_cleaning_counts_what_it_leaves_out() -> None:
@@ -66,13 +70,9 @@ def test_cleaning_counts_what_it_leaves_out() -> None:
         record("how?", "otherwise"),
         record("When?", "now", " a"),
     ]
-    cleaned = clean_rows(rows, Columns("p", "r", "g"))
-    assert cleaned.pairs == (PromptPair("How?", "so", "a"), PromptPair("When?", "now", "a"))
-    assert cleaned.left_out() == [
-        "2 without prompt or answer",
-        "1 repeated",
-        "1 repeated with another answer",
-    ]
+    cleaned, left = clean_rows(rows, Columns("p", "r", "g"))
+    assert cleaned == [PromptPair("How?", "so", "a"), PromptPair("When?", "now", "a")]
+    assert left == {"without prompt or answer": 2, "repeated": 1, "repeated with another answer": 1}
 
 
 def test_too_few_rows_say_how_many_are_needed() -> None:
@@ -125,7 +125,7 @@ def read(tmp_path: Path):
 
 
 def values(table) -> list[list[str]]:
-    return [list(record.values.values()) for record in table.records]
+    return [list(record.values()) for record in table]
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
@@ -133,15 +133,14 @@ def test_the_delimiter_is_found(read, delimiter: str) -> None:
     lines = [["text", "label"], ["one, two; three", "a"], ["four", "b"]]
     data = "".join(delimiter.join(f'"{field}"' for field in line) + "\r\n" for line in lines)
     table = read(data)
-    assert table.columns == ("text", "label")
+    assert list(table[0]) == ["text", "label"]
     assert values(table) == lines[1:]
 
 
 def test_quoted_line_breaks_quotes_bom_and_blank_lines(read) -> None:
     table = read(b'\xef\xbb\xbftext,label\r\n"two\nlines, ""quoted""",a\r\n\r\n5" disk,b\r\n')
-    assert table.columns == ("text", "label")
+    assert list(table[0]) == ["text", "label"]
     assert values(table) == [['two\nlines, "quoted"', "a"], ['5" disk', "b"]]
-    assert [record.place for record in table.records] == ["rows.csv:3", "rows.csv:5"]
 
 
 def test_a_tsv_may_hold_commas(read) -> None:
@@ -157,7 +156,7 @@ def test_a_tsv_may_hold_commas(read) -> None:
 )
 def test_json(read, data: str, suffix: str) -> None:
     table = read(data, suffix)
-    assert table.columns == ("q", "n")
+    assert list(table[0]) == ["q", "n"]
     assert values(table) == [["é", "3"], ["", "[1]"]]
 
 
@@ -225,7 +224,7 @@ def test_a_cell_of_a_csv_holds_a_chat_as_json(pairs_of) -> None:
     cell = json.dumps(json.loads(chats(talk))["messages"]).replace('"', '""')
     found, columns, _ = pairs_of(f'id,messages\n7,"{cell}"\n', ".csv")
     assert (found, columns.prompt, columns.response) == ([(talk[0][1], talk[1][1])], "prompt", "response")
-    with pytest.raises(ConfigError, match=r":2: 'messages' holds no JSON .*to_json"):
+    with pytest.raises(ConfigError, match=r":2: 'messages' is not JSON"):
         pairs_of("id,messages\n7,\"[{'role': 'user', 'content': 'a'}]\"\n", ".csv")
 
 
@@ -248,42 +247,62 @@ def test_what_an_instruction_is_about_stands_below_it(pairs_of, context: str, an
     assert "left out" not in said
 
 
+# -- chats
+
+
+def turns(*pairs: tuple[str, str]) -> list[dict[str, str]]:
+    return [{"role": role, "content": text} for role, text in pairs]
+
+
+def unfolded_columns(row: dict[str, object]) -> tuple[str, str, str, str]:
+    found = unfolded(row, "x:1")
+    return found[SYSTEM], found[PROMPT], found[RESPONSE], found[LATER]
+
+
 @pytest.mark.parametrize(
-    "text",
+    ("row", "expected"),
     [
-        "Where is my parcel now please?,shipping\nMy bill is wrong,billing\n",
-        "lost parcel,shipping\nlate parcel,shipping\n",
+        ({"messages": turns(("user", "q"), ("assistant", "a"))}, ("", "q", "a", "")),
+        (
+            {"messages": turns(("system", "s"), ("user", "q"), ("assistant", "a"))},
+            ("s", "q", "a", ""),
+        ),
+        (
+            {
+                "conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}],
+                "system": "s",
+            },
+            ("s", "q", "a", ""),
+        ),
+        (
+            {"messages": turns(("user", "q"), ("assistant", "a"), ("user", "q2"), ("assistant", "a2"))},
+            ("", "q", "a", "1"),
+        ),
+        ({"messages": turns(("assistant", "hello"), ("user", "q"), ("assistant", "a"))}, ("", "q", "a", "")),
+        (
+            {"messages": turns(("user", "q"), ("user", "more"), ("assistant", "a"))},
+            ("", "q\n\nmore", "a", ""),
+        ),
+        ({"messages": turns(("user", "q"), ("tool", "a"))}, ("", "q", "", "")),
+        ({"messages": [{"role": "user", "content": [{"type": "text", "text": "q"}]}]}, ("", "q", "", "")),
     ],
 )
-def test_a_csv_without_a_line_of_names_is_asked_about(pairs_of, text: str) -> None:
-    with pytest.raises(
-        ConfigError, match=r"the first line looks like a row.*such as prompt,response above it"
-    ):
-        pairs_of(text, ".csv")
-    found, _, _ = pairs_of("prompt,response\n" + text, ".csv")
-    assert len(found) == 2
-    found, _, _ = pairs_of(text, ".csv", text.partition(",")[0])  # a column that is called so
-    assert len(found) == 1
+def test_the_first_request_and_its_answer(row: dict[str, object], expected: tuple[str, ...]) -> None:
+    assert unfolded_columns(row) == expected
 
 
-@pytest.mark.parametrize("names", ["text,label", "prompt,response", "mail,team"])
-def test_a_line_of_names_is_not_asked_about(pairs_of, names: str) -> None:
-    again = "label,text\n" if names == "text,label" else ""  # words that come again
-    found, _, _ = pairs_of(f"{names}\nlost parcel,shipping\n{again}", ".csv")
-    assert found[0] == ("lost parcel", "shipping")
+def test_other_columns_stay() -> None:
+    found = unfolded({"messages": turns(("user", "q"), ("assistant", "a")), "id": 3}, "x:1")
+    assert found["id"] == 3
+    assert "messages" not in found
 
 
-def test_labels_that_differ_in_case_and_spaces_are_one(pairs_of) -> None:
-    answers = ["bug", "Bug", "bug ", "a  question", "a question", "a question"] * 5
-    text = "\n".join(json.dumps({"text": f"t{n}", "label": answer}) for n, answer in enumerate(answers))
-    found, _, said = pairs_of(text, ".jsonl")
-    assert {answer for _, answer in found} == {"bug", "a question"}
-    assert "'Bug' as 'bug'" in said
-    assert "warning: answers that differ in case or spaces alone are one" in said
+@pytest.mark.parametrize("value", ["text", [], ["a"], [{"x": 1}], None, 3])
+def test_what_is_no_chat_is_a_column_like_others(value: object) -> None:
+    assert unfolded({"messages": value}, "x:1") == {"messages": value}
 
 
-def test_answers_that_are_no_labels_stay_as_they_are(pairs_of) -> None:
-    text = "\n".join(json.dumps({"text": f"t{n}", "label": answer}) for n, answer in enumerate(["a", "A"]))
-    found, _, said = pairs_of(text, ".jsonl")
-    assert {answer for _, answer in found} == {"a", "A"}
-    assert "warning" not in said
+def test_a_picture_is_refused_naming_the_place() -> None:
+    row = {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}
+    with pytest.raises(ConfigError, match=r"x:1: messages\[0\] holds other parts than text"):
+        unfolded(row, "x:1")

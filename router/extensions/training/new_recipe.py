@@ -1,4 +1,4 @@
-"""From a file of one's own to the folder of a new recipe, and how long training will take here.
+"""From a file of one's own to the folder of a new recipe.
 
 The folder has recipe.toml with its reasons, as the data decides it, and the splits.
 """
@@ -12,16 +12,17 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
-from itertools import chain, pairwise, zip_longest
+from itertools import chain, zip_longest
 from pathlib import Path
-from statistics import mean, median
+from statistics import median
 
 from router.errors import ConfigError, FailedPrecondition
-from router.extensions.training.base import LoadedBase, load_base
-from router.extensions.training.data import Example, Rendering, TrainingRow, rows_of_step
+from router.extensions.training.base import load_tokenizer
+from router.extensions.training.data import Example, Rendering, TrainingRow
 from router.extensions.training.export import toml_string
 from router.extensions.training.files import write_file
-from router.extensions.training.new.rows import (
+from router.extensions.training.recipe import PromptTable, Recipe, RecipeBase
+from router.extensions.training.rows import (
     Columns,
     PromptPair,
     Split,
@@ -30,9 +31,6 @@ from router.extensions.training.new.rows import (
     require_enough,
     split_rows,
 )
-from router.extensions.training.recipe import PromptTable, Recipe, RecipeBase
-from router.extensions.training.run import add_lora
-from router.extensions.training.trainer import Trainer
 from router.names import NAME_RULE, is_name
 
 LONGEST_ROW = 1024  # tokens of prompt and answer; longer rows make a laptop's training a matter of days
@@ -110,41 +108,9 @@ class RecipeRequest:
     model: str = RecipeBase().model
     steps: int = 0
     force: bool = False
-    timing: bool = True  # time some steps, to say how long training takes
 
 
-# -- numbers that fit the data: how long, how large, judged by what
-
-
-@dataclass(frozen=True, slots=True)
-class RecipePlan:
-    """What the data decides."""
-
-    steps: int
-    batch: int
-    eval_every: int
-    max_tokens: int  # of a row
-    answer_tokens: int
-    metric: str
-    labels: tuple[str, ...]  # of a choice; else empty
-    examples: tuple[str, ...]
-
-
-def make_plan(split: Split, encoded: Sequence[Example], labels: tuple[str, ...], steps: int) -> RecipePlan:
-    """`encoded` are all rows; `steps` 0 are decided here."""
-    train = split["train"]
-    batch = 16 if len(train) >= 200 else 8
-    steps = steps or _steps(len(train), batch)
-    return RecipePlan(
-        steps=steps,
-        batch=batch,
-        eval_every=max(1, math.ceil(steps / 6)),
-        max_tokens=max(8, *map(len, encoded)),
-        answer_tokens=max(len(example.answer) for example in encoded) + 4,
-        metric=guess_metric(train, labels),
-        labels=labels,
-        examples=_routing_examples(train, labels),
-    )
+# -- what the data decides
 
 
 def labels_of(train: Sequence[PromptPair]) -> tuple[str, ...]:
@@ -193,11 +159,13 @@ def _routing_examples(train: Sequence[PromptPair], labels: Sequence[str]) -> tup
     return tuple([prompt for prompt in turns if prompt is not None][:EXAMPLES])
 
 
-# -- recipe.toml
-
-
-def recipe_toml(request: RecipeRequest, system: str, plan: RecipePlan, split: Split) -> str:
-    """The text of recipe.toml."""
+def recipe_toml(
+    request: RecipeRequest, system: str, labels: Sequence[str], split: Split, encoded: Sequence[Example]
+) -> str:
+    """The text of recipe.toml, with numbers that fit the data; `encoded` are all rows."""
+    train, metric = split["train"], guess_metric(split["train"], labels)
+    batch = 16 if len(train) >= 200 else 8
+    steps = request.steps or _steps(len(train), batch)
     by = f"column {request.group_column!r}: its rows stand together" if request.group_column else "prompt"
     return TEMPLATE.format(
         name=request.name,
@@ -207,18 +175,18 @@ def recipe_toml(request: RecipeRequest, system: str, plan: RecipePlan, split: Sp
         source=_comment(request.data.name),
         rows=counts(split),
         split_by=_comment(f"Split by a hash of the {by}"),
-        max_tokens=plan.max_tokens,
+        max_tokens=max(8, *map(len, encoded)),
         system=toml_string(system),
-        steps=plan.steps,
-        epochs=plan.steps * plan.batch / len(split["train"]),
-        batch=plan.batch,
-        eval_every=plan.eval_every,
-        select=toml_string("exact" if plan.metric == "exact_match" else "loss"),
-        metric=toml_string(plan.metric),
-        why=judged_by(plan),
-        answer_tokens=plan.answer_tokens,
-        choices=choices_line(plan.labels),
-        examples=_array(plan.examples),
+        steps=steps,
+        epochs=steps * batch / len(train),
+        batch=batch,
+        eval_every=max(1, math.ceil(steps / 6)),
+        select=toml_string("exact" if labels else "loss"),
+        metric=toml_string(metric),
+        why=judged_by(labels),
+        answer_tokens=max(len(example.answer) for example in encoded) + 4,
+        choices=choices_line(labels),
+        examples=_array(_routing_examples(train, labels)),
     )
 
 
@@ -235,9 +203,9 @@ def counts(split: Split) -> str:
     return ", ".join(f"{len(rows)} {name}" for name, rows in split.items())
 
 
-def judged_by(plan: RecipePlan) -> str:
+def judged_by(labels: Sequence[str]) -> str:
     """Why this metric, for a person."""
-    return f"the answers are a choice of {len(plan.labels)}" if plan.labels else "the answers are free text"
+    return f"the answers are a choice of {len(labels)}" if labels else "the answers are free text"
 
 
 def _array(texts: Sequence[str]) -> str:
@@ -252,14 +220,10 @@ def _comment(text: str) -> str:
 # -- the folder
 
 
-def write_folder(folder: Path, recipe: str, split: Split, force: bool) -> list[Path]:
-    """Write recipe and data; returns the paths, the recipe first.
-
-    Raises FailedPrecondition where one of the files is there and `force` is not asked for.
-    """
+def write_folder(folder: Path, recipe: str, split: Split) -> list[Path]:
+    """Write recipe and data; returns the paths, the recipe first."""
     data = {folder / "data" / f"{name}.jsonl": _lines(rows) for name, rows in split.items()}
     files = {folder / RECIPE: recipe.encode(), **data}
-    refuse_to_overwrite(folder, force)
     for path in reversed(files):  # the recipe last: where it stands, its data does
         write_file(path, files[path])
     return list(files)
@@ -279,19 +243,17 @@ def _lines(pairs: Sequence[PromptPair]) -> bytes:
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
 
 
-TIMED_STEPS = 4  # the first warms up, the last ends with an evaluation, the faster one of the others counts
-TIMED_ROWS = 32  # of the validation split
 Say = Callable[[str], None]
 
 
-def new_recipe(request: RecipeRequest, *, device: str = "auto", say: Say = print) -> Path:
+def new_recipe(request: RecipeRequest, say: Say = print) -> Path:
     """Write recipe.toml and data/*.jsonl into the folder of the request; returns the recipe's path.
 
-    Loads the base to count tokens and, with `request.timing`, to time some steps. Raises ConfigError (name,
-    data, columns, too few rows, one answer for all), FailedPrecondition (files are there already),
-    ResourceExhausted (disk full).
+    Raises ConfigError (name, data, columns, too few rows, one answer for
+    all), FailedPrecondition (files are there already), ResourceExhausted (disk full).
     """
-    _check(request)
+    if not is_name(request.name):
+        raise ConfigError(f"{request.name!r} is no adapter name: {NAME_RULE}")
     refuse_to_overwrite(request.folder, request.force)
     said = Columns(request.prompt_column, request.response_column, request.group_column)
     pairs, columns, found = read_pairs(request.data, said, say)
@@ -301,78 +263,28 @@ def new_recipe(request: RecipeRequest, *, device: str = "auto", say: Say = print
             f"{request.data.name}: every row has the answer {answers.pop()[:80]!r}, so there is nothing to "
             f"learn; is {columns.response!r} the column of answers? --response-column names another"
         )
-    return _write(request, pairs, columns, device, say)
-
-
-def _check(request: RecipeRequest) -> None:
-    if not is_name(request.name):
-        raise ConfigError(f"{request.name!r} is no adapter name: {NAME_RULE}")
-
-
-def _write(
-    request: RecipeRequest, pairs: Sequence[PromptPair], columns: Columns, device: str, say: Say
-) -> Path:
-    """The part that needs the base: its tokenizer for the length of rows, its speed for the time."""
     labels = labels_of(split_rows(pairs)["train"])
     system = default_system(labels, columns)
-    say(f"loading {request.model} to count tokens")
-    base = load_base(request.model, device)
-    encoded = _encode(request, pairs, system, base, say)
+    say(f"loading the tokenizer of {request.model} to count tokens")
+    encoded = _encode(request, pairs, system, say)
     made = split_rows(list(encoded))
-    plan = make_plan(made, list(encoded.values()), labels, request.steps)
-    say(f"split: {counts(made)}; {judged_by(plan)}: {plan.metric}")
-    text = recipe_toml(request, system, plan, made)
-    recipe = Recipe.model_validate(tomllib.loads(text))
-    files = write_folder(request.folder, text, made, request.force)
+    text = recipe_toml(request, system, labels, made, list(encoded.values()))
+    metric = Recipe.model_validate(tomllib.loads(text)).evaluation.metric  # what is written can be read
+    say(f"split: {counts(made)}; {judged_by(labels)}: {metric}")
+    files = write_folder(request.folder, text, made)
     say("wrote " + ", ".join(str(path) for path in files))
-    train, valid = ([encoded[pair] for pair in made[name]] for name in ("train", "valid"))
-    if not request.timing:
-        return files[0]
-    say(f"timing {TIMED_STEPS} steps (--no-timing leaves this out)")
-    seconds = estimate_seconds(recipe, base, train, valid)
-    say(f"training takes about {in_words(seconds)} here ({plan.steps} steps), less if it stops early")
     return files[0]
 
 
 def _encode(
-    request: RecipeRequest, pairs: Sequence[PromptPair], system: str, base: LoadedBase, say: Say
+    request: RecipeRequest, pairs: Sequence[PromptPair], system: str, say: Say
 ) -> dict[PromptPair, Example]:
     """Tokens of every row that is not too long."""
-    rendering = Rendering.of(base.tokenizer, PromptTable(system=system).as_template())
+    tokenizer = load_tokenizer(request.model)
+    rendering = Rendering.of(tokenizer, PromptTable(system=system).as_template())
     encoded = {pair: rendering.example(TrainingRow(pair.prompt, pair.response, "")) for pair in pairs}
     fitting = {pair: example for pair, example in encoded.items() if len(example) <= LONGEST_ROW}
     if dropped := len(encoded) - len(fitting):
         say(f"left out: {dropped} longer than {LONGEST_ROW} tokens")
     require_enough(len(fitting), len(pairs), request.data.name)
     return fitting
-
-
-def estimate_seconds(
-    recipe: Recipe, base: LoadedBase, train: Sequence[Example], valid: Sequence[Example]
-) -> float:
-    """Seconds of the whole run, by a few steps of it; early stopping is left aside.
-
-    `base` is not fit for use afterwards.
-    """
-    plan = recipe.train.model_copy(update={"steps": TIMED_STEPS, "eval_every": TIMED_STEPS})
-    trainer = Trainer(add_lora(base.model, recipe), train, valid[:TIMED_ROWS], plan, base.device)
-    trainer.run(lambda _: True)
-    clock = [record["seconds"] for record in trainer.progress.history]
-    took = [later - earlier for earlier, later in pairwise(clock)]
-    lengths = [len(example) for example in train]
-    tokens = [
-        sum(lengths[row] for row in rows_of_step(number, lengths, plan.batch, plan.seed))
-        for number in range(2, TIMED_STEPS + 1)
-    ]
-    per_token = min(seconds / count for seconds, count in zip(took[:-1], tokens[:-1], strict=True))
-    judging = max(0.0, took[-1] - per_token * tokens[-1]) / len(valid[:TIMED_ROWS])
-    evaluations = math.ceil(recipe.train.steps / recipe.train.eval_every)
-    row = per_token * mean(lengths)
-    return recipe.train.steps * min(plan.batch, len(train)) * row + evaluations * len(valid) * judging
-
-
-def in_words(seconds: float) -> str:
-    """Rounded to what such an estimate is worth."""
-    if seconds < 90:
-        return f"{max(10, round(seconds, -1)):.0f} seconds"
-    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"

@@ -1,0 +1,1 @@
+"""`lora-router adapters new | train | evaluate | convert`, and `lora-router compare`."""

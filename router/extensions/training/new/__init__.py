@@ -1,1 +1,0 @@
-"""A recipe and its data from a user's file."""
