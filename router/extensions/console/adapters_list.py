@@ -17,9 +17,8 @@ from urllib.parse import urlencode
 
 from router.engine.base import EngineStatus
 from router.errors import Findings
-from router.extensions.console.rendering import lasting
-from router.extensions.console.site import Entry, Page, Visit
-from router.extensions.console.traffic import RANGES, REST
+from router.extensions.console.fields import options, page_number
+from router.extensions.console.site import Entry, Page, Visit, samples_of
 from router.ports import Measured
 from router.server.adapters import adapter_message
 from router.types import AdapterInfo, AdapterRef, AdapterState
@@ -27,8 +26,7 @@ from router.v1 import adapters_pb2 as pb
 
 LIST = "/router.v1.AdapterService/ListAdapters"
 PAGE_SIZE = 50
-DAY = RANGES["24h"]
-MOST_OPTIONS, MOST_TYPED = 100, 200  # domains or tasks to choose from; characters of a search
+MOST_TYPED = 200  # characters of a search
 STATES = {  # as the badge shows them
     pb.Adapter.STATE_DISCOVERED: ("on disk", ""),
     pb.Adapter.STATE_LOADING: ("loading", "info"),
@@ -60,7 +58,7 @@ class AdapterRow:
 
     info: AdapterInfo
     versions: int = 0  # others of the name
-    requests: float = 0.0  # of all versions
+    requests: int = 0  # of all versions
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,15 +79,13 @@ class Wanted:
         for name, text in texts.items():
             if len(text) > MOST_TYPED:
                 found.add(name, f"must have at most {MOST_TYPED} characters")
-        state, sort, page = query.get("state", ""), query.get("sort") or "name", query.get("page") or "1"
+        state, sort, page = query.get("state", ""), query.get("sort") or "name", page_number(found, query)
         if state not in ("", *NAMES.values()):
             found.add("state", f"must be one of {', '.join(NAMES.values())}")
         if sort.removeprefix("-") not in SORTS:
             found.add("sort", f"must be one of {', '.join(SORTS)}")
-        if not (page.isascii() and page.isdecimal() and 1 <= len(page) <= 6 and int(page)):
-            found.add("page", "must be a number of a page, from 1 on")
         found.check()
-        return cls(texts["q"], state, texts["domain"], texts["task"], sort, int(page))
+        return cls(texts["q"], state, texts["domain"], texts["task"], sort, page)
 
     def address(self, **changes: str | int) -> str:
         """The query of this list with some of it changed, beginning with `?`; defaults are left out."""
@@ -112,7 +108,7 @@ class Wanted:
 async def live(visit: Visit) -> dict[str, Any]:
     """The page, and the table in it."""
     wanted, console = Wanted.of(visit.query), visit.console
-    counts, span = requested(visit)
+    counts = requested(visit)
     visible, listed = visit.client.adapters, console.context.registry.listed()
     infos = [info for info in listed if visible.everything or info.ref.name in visible]
     everything = list(rows_of(infos, counts))
@@ -137,11 +133,10 @@ async def live(visit: Visit) -> dict[str, Any]:
         "first": (page - 1) * PAGE_SIZE + 1,
         "page": page,
         "pages": pages,
-        "span": span,
     }
 
 
-def rows_of(infos: list[AdapterInfo], counts: Mapping[tuple[str, str], float]) -> Iterator[AdapterRow]:
+def rows_of(infos: list[AdapterInfo], counts: Mapping[tuple[str, str], int]) -> Iterator[AdapterRow]:
     """Of versions by name: a row for each name with a usable version, and one for each quarantined one."""
     for name, of_name in groupby(infos, lambda info: info.ref.name):
         versions, chosen = list(of_name), None
@@ -178,19 +173,12 @@ def arrange(rows: list[AdapterRow], sort: str, measured: Callable[[AdapterRef], 
     rows.sort(key=lambda row: row.info.state is not AdapterState.QUARANTINED)
 
 
-def options(values: Iterator[str], chosen: str) -> list[str]:
-    """Values to choose from, the commonest if there are many, in alphabetical order."""
-    common = {value for value, _ in Counter(filter(None, values)).most_common(MOST_OPTIONS)}
-    return sorted(common | ({chosen} if chosen else set()))
-
-
-def requested(visit: Visit) -> tuple[dict[tuple[str, str], float], str]:
-    """Requests of the last day by version, and of which time, in words: counts begin with the server."""
-    traffic = visit.console.traffic
-    counts = {who: float(one.requests) for who, one in traffic.versions(DAY).items()}
-    since = traffic.counted(DAY)
-    span = "last 24 h" if since >= DAY.seconds else f"last {lasting(since)}"
-    return counts, span + (", as far as they are counted by adapter" if REST in counts else "")
+def requested(visit: Visit) -> Counter[tuple[str, str]]:
+    """Requests by version since the server started, of the 200 versions that the metrics tell apart."""
+    counts: Counter[tuple[str, str]] = Counter()
+    for labels, value in samples_of(visit.console.context.metrics.requests, "_total"):
+        counts[labels["adapter"], labels["version"]] += round(value)
+    return counts
 
 
 def shown_row(visit: Visit, one: AdapterRow, status: EngineStatus) -> dict[str, Any]:

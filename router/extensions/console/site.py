@@ -8,28 +8,25 @@ the services for, in this process, as the client that calls. `PageCall` is the c
 
 from __future__ import annotations
 
-import asyncio
 import json
 import math
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import parse_qsl, unquote
 
-from router.access.audit import RecentAudit
 from router.access.clients import Client, Role
 from router.access.hosts import Hosts
 from router.corrections.recorder import Corrections
 from router.engine.base import Engine
 from router.errors import FailedPrecondition, FieldViolation, InvalidRequest, WrongContentType
-from router.extensions.console.checks import Verdicts, Watch
+from router.extensions.console.checks import Verdicts
 from router.extensions.console.guard import HEADERS, Guard, Sessions
-from router.extensions.console.history import Events
 from router.extensions.console.rendering import Renderer
-from router.extensions.console.traffic import Traffic
+from router.extensions.console.request_log import RequestLog
 from router.ports import AdapterRegistry
 from router.routing.state import RoutingState
 from router.server.bodies import Decoder, too_many
@@ -197,9 +194,7 @@ class ConsoleContext:
     registry: AdapterRegistry
     metrics: ServerMetrics
     health: ServerHealth
-    recent: RecentAudit
     routing: Callable[[], RoutingState]
-    ready: asyncio.Event  # requests are let in
     started: float = field(default_factory=time.time)  # unix seconds
     corrections: Corrections | None = None
     no_experiments: str = ""  # why there are none
@@ -208,10 +203,11 @@ class ConsoleContext:
     folders: Sequence[Path] = ()  # that the server writes to
     certificate_ends: Callable[[], float] = lambda: math.inf  # unix seconds
     unaudited: Callable[[], int] = lambda: 0  # audit lines that the file did not take
+    untraced: Callable[[], int] = lambda: 0  # spans and readings that the OTLP collector did not take
 
     @classmethod
-    def of(cls, server: ServerApp, recent: RecentAudit) -> ConsoleContext:
-        """Of that server; `recent` has what administrators did."""
+    def of(cls, server: ServerApp) -> ConsoleContext:
+        """Of that server."""
         absent, live = server.no_experiments, None
         if server.experiments is not None:
             from router.experiments.runtime import LiveExperiments
@@ -219,10 +215,12 @@ class ConsoleContext:
             absent = ""
             live = server.experiments if isinstance(server.experiments, LiveExperiments) else None
         tls, audit, written = server.tls, server.audit, server.settings.audit
-        found = (server.engine, server.registry, server.metrics, server.health, recent, server.router.state)
         return cls(
-            *found,
-            server.ready,
+            server.engine,
+            server.registry,
+            server.metrics,
+            server.health,
+            server.router.state,
             corrections=server.corrections,
             no_experiments=absent,
             feedback=server.feedback,
@@ -230,12 +228,16 @@ class ConsoleContext:
             folders=(server.state_dir, *([written.parent] if written is not None else [])),
             certificate_ends=lambda: tls.expires if tls is not None else math.inf,
             unaudited=lambda: audit.failed if audit is not None else 0,
+            untraced=lambda: round(sum(v for _, v in samples_of(server.metrics.telemetry_lost, "_total"))),
         )
 
-    def telemetry_lost(self) -> float:
-        """Spans and readings that the OTLP collector has not taken so far."""
-        samples = (one for family in self.metrics.telemetry_lost.collect() for one in family.samples)
-        return sum(one.value for one in samples if one.name.endswith("_total"))
+
+def samples_of(metric: Any, ending: str) -> Iterable[tuple[Mapping[str, str], float]]:
+    """Labels and value of the samples whose name ends so."""
+    for family in metric.collect():
+        for sample in family.samples:
+            if sample.name.endswith(ending):
+                yield sample.labels, sample.value
 
 
 ROOT = "/console"
@@ -376,9 +378,9 @@ class Console:
         self.cookie = f"lora_router_{address.rpartition(':')[2]}"
         self._nav = [entry for entry in entries if isinstance(entry, Page) and entry.nav]
         self._renderer = Renderer(ROOT)
-        self.traffic, self.events, self.sessions = Traffic(), Events(context), Sessions()
-        self.watch, self.verdicts = Watch(context, self.traffic), Verdicts(context.live)
-        context.metrics.ended.append(self.traffic.ended)
+        self.requests, self.sessions = RequestLog(), Sessions()
+        self.verdicts = Verdicts(context.live)
+        context.metrics.ended.append(self.requests.ended)
 
     def page(self, visit: Visit, page: Page, values: Values) -> PageReply:
         """The page, or the fragment of one."""

@@ -23,13 +23,11 @@ from tests.server.http_helpers import StartWeb
 PATHS = (
     "/console/playground",
     "/console/routing",
-    "/console/routing/corrections",
     "/console/experiments",
     "/console/experiments/trial",
     "/console/experiments/too-early",
     "/console/experiments/a-draft",
     "/console/new-experiment?control=medical@1.0.0&treatment=medical@1.1.0",
-    "/console/feedback",
 )
 
 
@@ -121,4 +119,4 @@ async def test_experiments_and_thresholds(site: SimpleNamespace, tmp_path: Path)
     assert "roll back" in seen["history"]
     assert (seen["ranges"], seen["still_open"], seen["no_promotion"]) == (3, 2, 0)
     assert "it cannot run" in seen["plain"]  # another one has its units
-    assert seen["plain_rows"] == 40
+    assert 10 <= seen["plain_rows"] <= 11
