@@ -42,8 +42,6 @@ async def register_http(register: RegisterHttp, server: ServerApp, settings: Con
         log.warning("no console: its pages need the package jinja2: %s", install_extra("console"))
         return
     from router.extensions.console.pages import ENTRIES, ROWS, routes
-    from router.extensions.console.site import Console, ConsoleContext
+    from router.extensions.console.site import Console
 
-    made = (server.interceptors, server.methods, server.inference, server.settings)
-    console = Console(*made, ConsoleContext.of(server), server.http_address, ENTRIES)
-    register(routes(console), ROWS)
+    register(routes(Console(server, ENTRIES)), ROWS)

@@ -125,9 +125,9 @@ ACTS = (
 async def confirm(act: AdapterAct, visit: Visit) -> dict[str, Any]:
     """What will happen, and the form that does it."""
     name, version = visit.path("name"), visit.path("version")
-    context = visit.console.context
+    server = visit.console.server
     answer = await visit.ask(GET, pb.GetAdapterRequest(name=f"adapters/{name}/versions/{version}"))
-    present = next((info for info in same_name(context.registry, name) if info.default), None)
+    present = next((info for info in same_name(server.registry, name) if info.default), None)
     return {
         "title": f"{act.title}: {name} {version}",
         "act": act,
@@ -173,8 +173,8 @@ MOST_VERSIONS, MOST_COMPARED, MOST_PROBES, MOST_EXAMPLES = 50, 10, 20, 12
 async def show_version(visit: Visit) -> dict[str, Any]:
     """The page."""
     adapter, ref = await found(visit)
-    context = visit.console.context
-    status, counts = context.engine.status(), requested(visit)
+    server = visit.console.server
+    status, counts = server.engine.status(), requested(visit)
     card, manifest, probes = await read_version(visit, ref)
     acts = [(act, act.why_not(visit, adapter)) for act in ACTS]
     versions = await versions_of(visit, adapter, manifest, counts)
@@ -183,12 +183,12 @@ async def show_version(visit: Visit) -> dict[str, Any]:
         "row": version_row(visit, adapter, status),
         "requests": counts[ref.name, ref.version],
         "adapter": adapter,
-        "folder": context.registry.get(ref.name, ref.version).folder
+        "folder": server.registry.get(ref.name, ref.version).folder
         if visit.client.adapters.everything
         else "",
         "ref": ref,
         "acts": [act for act, why_not in acts if why_not == ""],
-        "feedback": context.feedback is not None,
+        "feedback": server.feedback is not None,
         "refused": next((why_not for _, why_not in acts if why_not), ""),
         "may_default": not visit.why_not(ACTS[0].method),
         "did": next((act for act in ACTS if act.path == visit.query.get("did")), None),
@@ -208,7 +208,7 @@ async def read_version(
     visit: Visit, ref: AdapterRef
 ) -> tuple[Card | None, dict[str, Any], list[dict[str, str]]]:
     """Report card, manifest and probes of a version."""
-    read = {name: await visit.console.context.registry.document(ref, name) for name in DOCUMENTS}
+    read = {name: await visit.console.server.registry.document(ref, name) for name in DOCUMENTS}
     return await asyncio.to_thread(parsed, read)
 
 
@@ -235,7 +235,7 @@ def scores_of(
 async def opinions_of(visit: Visit, ref: AdapterRef) -> Mapping[str, int]:
     """Feedback on a version in the last 30 days by verdict; empty where none is kept, or it cannot be read
     now. All tenants' only for a client that may know of all adapters."""
-    recorder, client = visit.console.context.feedback, visit.client
+    recorder, client = visit.console.server.feedback, visit.client
     if recorder is None:
         return {}
     tenant = None if client.adapters.everything else client.tenant
@@ -252,10 +252,10 @@ def ways_on(
     """What to do next with a version, as titles and addresses: only what this client can do here."""
     if adapter.state == pb.Adapter.STATE_QUARANTINED:
         return []
-    context, ways = visit.console.context, []
+    ways = []
     if not visit.why_not(GENERATE):
         ways.append(("Ask it", f"{ROOT}/playground?{urlencode({'model': f'{ref.name}@{ref.version}'})}"))
-    if not (context.no_experiments or visit.why_not(CREATE)):
+    if not (visit.console.no_experiments or visit.why_not(CREATE)):
         sound = [one["ref"] for one in versions if one["kind"] != "bad" and one["ref"] != ref]
         default = next((one["ref"] for one in versions if one["of"].default and one["ref"] != ref), None)
         other = default or next(iter(sound), None)
@@ -283,7 +283,7 @@ async def picture(visit: Visit) -> PageReply:
     """A picture of its report card."""
     _, ref = await found(visit)
     name = visit.path("picture")
-    data = await visit.console.context.registry.document(ref, name) if name in PICTURES else None
+    data = await visit.console.server.registry.document(ref, name) if name in PICTURES else None
     if data is None or not data.startswith(PNG):
         raise NotFound("picture", name)
     return PageReply(data, "image/png", headers={"cache-control": "private, max-age=60"})
@@ -291,7 +291,7 @@ async def picture(visit: Visit) -> PageReply:
 
 async def pictures_of(visit: Visit, ref: AdapterRef) -> list[tuple[str, str]]:
     """Those that are there."""
-    registry = visit.console.context.registry
+    registry = visit.console.server.registry
     return [
         (name, description)
         for name, description in PICTURES.items()
@@ -359,7 +359,7 @@ async def versions_of(
     visit: Visit, shown: pb.Adapter, manifest: Mapping[str, Any], counts: Mapping[tuple[str, str], int]
 ) -> list[dict[str, Any]]:
     """All versions of that name, the newest first, each with what differs from the one that is shown."""
-    registry, status = visit.console.context.registry, visit.console.context.engine.status()
+    registry, status = visit.console.server.registry, visit.console.server.engine.status()
     name = shown.name.split("/")[1]
     messages = [adapter_message(info, registry.etag(info.ref)) for info in same_name(registry, name)]
     rows = []

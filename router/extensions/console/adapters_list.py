@@ -17,10 +17,11 @@ from urllib.parse import urlencode
 
 from router.engine.base import EngineStatus
 from router.errors import Findings
-from router.extensions.console.fields import options, page_number
-from router.extensions.console.site import Entry, Page, Visit, samples_of
+from router.extensions.console.fields import page_number
+from router.extensions.console.site import Entry, Page, Visit
 from router.ports import Measured
 from router.server.adapters import adapter_message
+from router.server.metrics import samples_of
 from router.types import AdapterInfo, AdapterRef, AdapterState
 from router.v1 import adapters_pb2 as pb
 
@@ -67,36 +68,31 @@ class Wanted:
 
     q: str = ""
     state: str = ""
-    domain: str = ""
-    task: str = ""
     sort: str = "name"
     page: int = 1
 
     @classmethod
     def of(cls, query: Mapping[str, str]) -> Wanted:
         """Raises InvalidRequest naming every bad field."""
-        found, texts = Findings(), {name: query.get(name, "").strip() for name in ("q", "domain", "task")}
-        for name, text in texts.items():
-            if len(text) > MOST_TYPED:
-                found.add(name, f"must have at most {MOST_TYPED} characters")
+        found, text = Findings(), query.get("q", "").strip()
+        if len(text) > MOST_TYPED:
+            found.add("q", f"must have at most {MOST_TYPED} characters")
         state, sort, page = query.get("state", ""), query.get("sort") or "name", page_number(found, query)
         if state not in ("", *NAMES.values()):
             found.add("state", f"must be one of {', '.join(NAMES.values())}")
         if sort.removeprefix("-") not in SORTS:
             found.add("sort", f"must be one of {', '.join(SORTS)}")
         found.check()
-        return cls(texts["q"], state, texts["domain"], texts["task"], sort, page)
+        return cls(text, state, sort, page)
 
     def address(self, **changes: str | int) -> str:
         """The query of this list with some of it changed, beginning with `?`; defaults are left out."""
-        fields = {"q": self.q, "state": self.state, "domain": self.domain, "task": self.task}
-        fields |= {"sort": "" if self.sort == "name" else self.sort} | {k: str(v) for k, v in changes.items()}
+        fields = {"q": self.q, "state": self.state, "sort": "" if self.sort == "name" else self.sort}
+        fields |= {k: str(v) for k, v in changes.items()}
         return "?" + urlencode({name: text for name, text in fields.items() if text})
 
     def takes(self, info: AdapterInfo, words: list[str]) -> bool:
         """Whether it is looked for; `words` are those of the search in lower case."""
-        if self.domain not in ("", info.domain) or self.task not in ("", info.task):
-            return False
         if self.state and NAMES[info.state] != self.state:
             return False
         if not words:
@@ -109,25 +105,22 @@ async def live(visit: Visit) -> dict[str, Any]:
     """The page, and the table in it."""
     wanted, console = Wanted.of(visit.query), visit.console
     counts = requested(visit)
-    visible, listed = visit.client.adapters, console.context.registry.listed()
+    visible, listed = visit.client.adapters, console.server.registry.listed()
     infos = [info for info in listed if visible.everything or info.ref.name in visible]
-    everything = list(rows_of(infos, counts))
     words = wanted.q.lower().split()
-    rows = [one for one in everything if wanted.takes(one.info, words)]
-    measured = console.context.registry.measured
+    rows = [one for one in rows_of(infos, counts) if wanted.takes(one.info, words)]
+    measured = console.server.registry.measured
     arrange(rows, wanted.sort, measured)
     pages = max(1, ceil(len(rows) / PAGE_SIZE))
     page = min(wanted.page, pages)
-    status = console.context.engine.status()
+    status = console.server.engine.status()
     shown = rows[(page - 1) * PAGE_SIZE : page * PAGE_SIZE]
     return {
         "rows": [shown_row(visit, one, status) for one in shown],
         "wanted": wanted,
         "sorts": SORTS,
         "states": list(NAMES.values()),
-        "domains": options((one.info.domain for one in everything), wanted.domain),
-        "tasks": options((one.info.task for one in everything), wanted.task),
-        "filtered": bool(wanted.q or wanted.state or wanted.domain or wanted.task),
+        "filtered": bool(wanted.q or wanted.state),
         "count": len(rows),
         "versions": len(infos),
         "first": (page - 1) * PAGE_SIZE + 1,
@@ -176,14 +169,14 @@ def arrange(rows: list[AdapterRow], sort: str, measured: Callable[[AdapterRef], 
 def requested(visit: Visit) -> Counter[tuple[str, str]]:
     """Requests by version since the server started, of the 200 versions that the metrics tell apart."""
     counts: Counter[tuple[str, str]] = Counter()
-    for labels, value in samples_of(visit.console.context.metrics.requests, "_total"):
+    for labels, value in samples_of(visit.console.server.metrics.requests, "_total"):
         counts[labels["adapter"], labels["version"]] += round(value)
     return counts
 
 
 def shown_row(visit: Visit, one: AdapterRow, status: EngineStatus) -> dict[str, Any]:
     """What the list shows of it."""
-    registry = visit.console.context.registry
+    registry = visit.console.server.registry
     message = adapter_message(one.info, registry.etag(one.info.ref))
     return {**version_row(visit, message, status), "versions": one.versions, "requests": one.requests}
 
@@ -199,7 +192,7 @@ def version_row(visit: Visit, adapter: pb.Adapter, status: EngineStatus) -> dict
         "kind": kind,
         "tier": tier_of(adapter.digest, status),
         "last_used": adapter.last_used.ToDatetime(UTC).timestamp() if adapter.HasField("last_used") else None,
-        "measured": visit.console.context.registry.measured(ref),
+        "measured": visit.console.server.registry.measured(ref),
     }
 
 

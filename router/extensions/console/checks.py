@@ -5,6 +5,7 @@ Checks read what the server knows already, so that a page may run them every two
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from collections import Counter
@@ -18,12 +19,14 @@ from router.errors import RouterError
 from router.extensions.console.rendering import segment, size
 from router.extensions.console.request_log import LATELY, WRONG, Outcome
 from router.quantities import counted, percent
+from router.server.metrics import samples_of
 from router.types import AdapterState
 
 if TYPE_CHECKING:
     from router.experiments.report.model import Report
     from router.experiments.runtime import LiveExperiments
-    from router.extensions.console.site import ConsoleContext, Visit
+    from router.extensions.console.site import Visit
+    from router.server.app import ServerApp
 
 BAD, WARN, INFO = "bad", "warn", "info"
 ORDER = {BAD: 0, WARN: 1, INFO: 2}
@@ -86,13 +89,13 @@ FIXES: Mapping[str, str] = {  # by the reason of an error
 def check(visit: Visit, disks: Mapping[Path, tuple[int, int]]) -> list[Group]:
     """All checks, the worst first. A client that may not know of all adapters sees health, and its own
     adapters."""
-    console, context, visible = visit.console, visit.console.context, visit.client.adapters
-    found = [*health(context, visible.everything), *quarantine(context, visible.__contains__)]
+    console, server, visible = visit.console, visit.console.server, visit.client.adapters
+    found = [*health(server, visible.everything), *quarantine(server, visible.__contains__)]
     if visible.everything:
         found += [
             *outcomes(console.requests.lately()),
-            *classifiers(context),
-            *credentials(context),
+            *classifiers(server),
+            *credentials(server),
             *nearly_full(disks),
             *experiments(console.verdicts),
         ]
@@ -113,10 +116,10 @@ def grouped(found: Iterable[Problem]) -> list[Group]:
     return sorted(groups, key=lambda group: ORDER[group.tone])
 
 
-def health(context: ConsoleContext, everything: bool) -> Iterator[Problem]:
+def health(server: ServerApp, everything: bool) -> Iterator[Problem]:
     """Why the server is not ready, and what is degraded, which may quote paths and adapters: in words only
     for who may see `everything`."""
-    for reason in context.health.reasons:
+    for reason in server.health.reasons:
         waits = reason.startswith(("the base model is still", "the server is stopping"))
         fix = (
             "Requests are refused until then." if waits else "Start the server again; the log has the cause."
@@ -124,7 +127,7 @@ def health(context: ConsoleContext, everything: bool) -> Iterator[Problem]:
         yield Problem(
             WARN if waits else BAD, "The server is not ready, for {n} reasons.", sentence(reason), fix
         )
-    degraded = context.health.degraded
+    degraded = server.health.degraded
     if degraded and not everything:
         fix = 'Clients with adapters = ["*"] see what it is.'
         yield Problem(WARN, FLAWS, "Something is degraded.", fix)
@@ -175,10 +178,10 @@ def outcomes(lately: Counter[tuple[Outcome, str]]) -> Iterator[Problem]:
             yield Problem(BAD if serious else WARN, cause, text, fix, path, "these requests")
 
 
-def classifiers(context: ConsoleContext) -> Iterator[Problem]:
+def classifiers(server: ServerApp) -> Iterator[Problem]:
     """Classifiers that fail, and plugins that do not work."""
-    state = context.routing()
-    reported = " ".join(context.health.degraded)
+    state = server.router.state()
+    reported = " ".join(server.health.degraded)
     for one in state.classifiers:
         if f"classifier {one.name}" in reported or one.state == "off":
             continue
@@ -194,13 +197,13 @@ def classifiers(context: ConsoleContext) -> Iterator[Problem]:
             yield Problem(WARN, PLUGINS, text, command="lora-router plugins list")
 
 
-def quarantine(context: ConsoleContext, visible: Callable[[str], bool]) -> Iterator[Problem]:
+def quarantine(server: ServerApp, visible: Callable[[str], bool]) -> Iterator[Problem]:
     """Versions that the server refuses, with the reason."""
-    states = context.metrics.states
+    states = server.metrics.states
     refs = (ref for ref, state in states.items() if state is AdapterState.QUARANTINED and visible(ref.name))
     for ref in sorted(refs, key=lambda ref: (ref.name, ref.version)):
         try:
-            error = context.registry.get(ref.name, ref.version).error
+            error = server.registry.get(ref.name, ref.version).error
         except RouterError:
             continue  # it has gone
         path = f"/adapters/{segment(ref.name)}/{segment(ref.version)}"
@@ -208,17 +211,17 @@ def quarantine(context: ConsoleContext, visible: Callable[[str], bool]) -> Itera
         yield Problem(WARN, "{n} adapter versions are quarantined.", text, path=path, page=ref.name)
 
 
-def credentials(context: ConsoleContext) -> Iterator[Problem]:
+def credentials(server: ServerApp) -> Iterator[Problem]:
     """A certificate that ends soon, and records that were not written. `health` has files that cannot be
     used."""
-    left = context.certificate_ends() - time.time()
+    left = server.tls.expires - time.time() if server.tls is not None else math.inf
     if 0 < left < CERTIFICATE_DAYS * 86_400:
         text = f"The certificate of the server ends in {counted(int(left // 86_400), 'day')}."
         yield Problem(WARN, FILES, text, "Replace tls_cert and tls_key; they are read again.")
-    if lost := context.unaudited():
+    if server.audit is not None and (lost := server.audit.failed):
         text = f"The audit file did not take {counted(lost, 'line')} since the start."
         yield Problem(BAD, text, text, "Free its disk, or correct its rights.")
-    if lost := context.untraced():
+    if lost := round(sum(number for _, number in samples_of(server.metrics.telemetry_lost, "_total"))):
         text = f"The OTLP collector did not take {lost:,} spans or readings since the start."
         yield Problem(WARN, text, text, "See whether it runs at the address of otel.endpoint.")
 

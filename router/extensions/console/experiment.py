@@ -40,7 +40,7 @@ async def detail(visit: Visit) -> dict[str, Any]:
 async def live(visit: Visit) -> dict[str, Any]:
     """The same by the server's own last look, which costs little; the course over time stays as it is."""
     name = visit.path("name")
-    experiments = visit.console.context.live
+    experiments = visit.console.live
     latest = experiments.guardian.latest.get(name) if experiments is not None else None
     if latest is None:
         return await judged(visit, name)
@@ -225,7 +225,7 @@ def digest_of(visit: Visit, adapter: str) -> str:
     if not version:
         return ""
     try:
-        return visit.console.context.registry.get(name, version, visit.client.adapters).digest
+        return visit.console.server.registry.get(name, version, visit.client.adapters).digest
     except NotFound:
         return ""
 

@@ -47,7 +47,7 @@ async def show(visit: Visit) -> dict[str, Any]:
     for name, text in visit.query.items():
         if text:
             typed[ALSO.get(name, name)] = text
-    if visit.console.context.no_experiments:
+    if visit.console.no_experiments:
         return await values(visit, typed)
     typed.setdefault("name", await _free_name(visit, typed))
     return await values(visit, typed, preview=await previewed(visit, typed))
@@ -60,13 +60,13 @@ async def values(
     preview: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """What the form shows: all that was typed, what is wrong with it, and the plan that it makes."""
-    registry, visible = visit.console.context.registry, visit.client.adapters
+    registry, visible = visit.console.server.registry, visit.client.adapters
     versions = [name for name in offered(registry, visible, BASE) if name == BASE or "@" in name]
     known = await _known(visit)
     metrics = dict.fromkeys((FEEDBACK, "thumbs_up", *(one.primary.name for one in known), "error", COST))
     return {
         "title": PAGE.title,
-        "absent": visit.console.context.no_experiments,
+        "absent": visit.console.no_experiments,
         "typed": typed,
         "errors": errors or {},
         "kinds": {"": "by its name", **{name: KIND_WORDS.get(name, name) for name in KINDS}},
@@ -96,7 +96,7 @@ def by_adapter(versions: Sequence[str]) -> dict[str, list[str]]:
 
 async def _known(visit: Visit) -> Sequence[pb.Experiment]:
     """Some experiments, for their names and metrics; none where they cannot be read."""
-    if visit.console.context.no_experiments or visit.why_not(LIST):
+    if visit.console.no_experiments or visit.why_not(LIST):
         return ()
     try:
         answer = await visit.ask(LIST, pb.ListExperimentsRequest(page_size=MOST_NAMES))

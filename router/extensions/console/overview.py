@@ -24,11 +24,11 @@ PROCESS = ProcessCollector(registry=None)
 
 async def show(visit: Visit) -> dict[str, Any]:
     """The page."""
-    context = visit.console.context
-    loading = context.health.phase is ServerPhase.LOADING
+    server = visit.console.server
+    loading = server.health.phase is ServerPhase.LOADING
     return {
         **await live(visit),
-        "base": None if loading else context.engine.info,
+        "base": None if loading else server.engine.info,
         "version": __version__,
         "settings": visit.console.settings,
     }
@@ -36,22 +36,24 @@ async def show(visit: Visit) -> dict[str, Any]:
 
 async def live(visit: Visit) -> dict[str, Any]:
     """What changes while one looks."""
-    console, context = visit.console, visit.console.context
+    console, server = visit.console, visit.console.server
     everything = visit.client.adapters.everything
-    groups = check(visit, await asyncio.to_thread(free, context.folders))
+    audit = visit.console.settings.audit
+    folders = (server.state_dir, *([audit.parent] if audit is not None else []))
+    groups = check(visit, await asyncio.to_thread(free, folders))
     counts: Counter[Outcome] = Counter()
     for (outcome, _), number in console.requests.lately().items():
         counts[outcome] += number
     return {
-        "state": state_of(context.health.reasons, [one.tone for one in groups]),
+        "state": state_of(server.health.reasons, [one.tone for one in groups]),
         "now": time.time(),
-        "uptime": time.time() - context.started,
+        "uptime": time.time() - console.started,
         "groups": groups,
         "everything": everything,
         "minutes": LATELY,
         "outcomes": [(one.value, TONES[one], counts[one]) for one in Outcome],
         "total": counts.total(),
-        "status": context.engine.status(),
+        "status": server.engine.status(),
         "resident": resident() if everything else 0.0,
     }
 

@@ -38,14 +38,14 @@ COLUMNS = (2, 3, 4)  # beside the first
 
 async def show(visit: Visit) -> dict[str, Any]:
     """The form, with what the address says in it."""
-    context, client, typed = visit.console.context, visit.client, visit.query
-    loading = context.health.phase is ServerPhase.LOADING
+    server, client, typed = visit.console.server, visit.client, visit.query
+    loading = server.health.phase is ServerPhase.LOADING
     return {
-        "models": offered(context.registry, client.adapters, AUTO, BASE),
-        "names": offered(context.registry, client.adapters, BASE, versions=False),
-        "base": "" if loading else context.engine.info.name,
+        "models": offered(server.registry, client.adapters, AUTO, BASE),
+        "names": offered(server.registry, client.adapters, BASE, versions=False),
+        "base": "" if loading else server.engine.info.name,
         # Whether an answer can be corrected or judged: else there is no button for it.
-        "corrections": context.corrections is not None and not visit.why_not(CORRECTION),
+        "corrections": server.corrections is not None and not visit.why_not(CORRECTION),
         "feedback": keeping(visit),
         "shapes": SHAPES,
         "continuities": CONTINUITIES,
@@ -59,7 +59,7 @@ async def show(visit: Visit) -> dict[str, Any]:
 
 def keeping(visit: Visit) -> Keeping:
     """What would be kept of the client's feedback."""
-    recorder = visit.console.context.feedback
+    recorder = visit.console.server.feedback
     if recorder is None or visit.why_not(FEEDBACK):
         return "off"
     return weaker(recorder.answers.keeping, visit.client.feedback)
@@ -74,7 +74,7 @@ INPUTS = ("text", "model", *(f"model-{number}" for number in COLUMNS), *OPTIONS)
 
 def tries(visit: Visit) -> list[tuple[str, str]]:
     """Examples of a few adapters, with their names: what to ask first."""
-    profiles = visit.console.context.registry.profiles()
+    profiles = visit.console.server.registry.profiles()
     seen = (
         (one.name, one.examples[0]) for one in profiles if one.examples and one.name in visit.client.adapters
     )
@@ -97,7 +97,7 @@ async def stream(visit: Visit) -> None:
         body = json.dumps(EVENTS[kind](getattr(message, kind)))
         await visit.call.write(f"event: {kind}\ndata: {body}\n\n".encode())
 
-    await visit.console.inference.stream(request, visit.call, write)
+    await visit.console.server.inference.stream(request, visit.call, write)
 
 
 async def correct(visit: Visit) -> PageReply:

@@ -45,7 +45,7 @@ async def show(visit: Visit) -> dict[str, Any]:
         "adapter": options((one.adapter[0] for one in every), wanted["adapter"]),
         "client": options((one.client for one in every), wanted["client"]),
     }
-    if visit.console.context.feedback is not None:
+    if visit.console.server.feedback is not None:
         choices["feedback"] = VERDICTS
     return {
         "rows": shown,
@@ -74,7 +74,7 @@ async def feedback_on(visit: Visit, requests: Iterable[PastRequest]) -> dict[str
 
 async def opinions(visit: Visit, requests: Iterable[PastRequest]) -> Sequence[Feedback]:
     """Feedback on these requests."""
-    recorder = visit.console.context.feedback
+    recorder = visit.console.server.feedback
     keys = [(one.tenant, one.response_id) for one in requests if one.response_id]
     if recorder is None or not keys:
         return ()
@@ -113,11 +113,11 @@ def request_of(visit: Visit) -> PastRequest:
 
 async def text(visit: Visit) -> dict[str, Any]:
     """Its page, with all that is kept of its text, feedback and correction. Raises NotFound."""
-    one, context = request_of(visit), visit.console.context
+    one, server = request_of(visit), visit.console.server
     visit.call.resource = one.response_id
     texts: list[tuple[str, str]] = []
-    if context.feedback is not None:
-        given = context.feedback.answers.recent.get(one.response_id, one.tenant)
+    if server.feedback is not None:
+        given = server.feedback.answers.recent.get(one.response_id, one.tenant)
         said = next(iter(await opinions(visit, [one])), None)
         messages = (given.messages if given is not None else ()) or (
             said.messages if said is not None else ()
@@ -126,8 +126,8 @@ async def text(visit: Visit) -> dict[str, Any]:
         texts += [*messages, ("answer", answer or "")]
         if said is not None:
             texts += [("should have been", said.corrected or ""), ("comment", said.comment)]
-    if context.corrections is not None:
-        kept = (await context.corrections.read(one.tenant)).corrections
+    if server.corrections is not None:
+        kept = (await server.corrections.read(one.tenant)).corrections
         own = next((made for made in reversed(kept) if made.response_id == one.response_id), None)
         if own is not None:
             texts += [("should have answered", own.label or "base")]

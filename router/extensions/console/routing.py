@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import BaseModel, Field, NonNegativeInt, PositiveInt, ValidationError
 
 from router.access.clients import Role
-from router.extensions.console.site import Entry, Page, Visit, samples_of
+from router.extensions.console.site import Entry, Page, Visit
 from router.routing.calibration import Calibration
 from router.routing.state import ClassifierState
+from router.server.metrics import samples_of
 from router.server.policy import Policy
 from router.types import Reason
 
@@ -78,13 +79,13 @@ REASONS: Mapping[str, str] = {
 async def show(visit: Visit) -> dict[str, Any]:
     """The page."""
     console, visible = visit.console, visit.client.adapters
-    state = console.context.routing()
+    state = console.server.router.state()
     of = state.calibration
     proof = proof_of(of) if of is not None else None
     return {
         "state": state,
-        "reasons": by_reason(console.context.metrics),
-        "classifiers": classifier_rows(state.classifiers, console.context.metrics),
+        "reasons": by_reason(console.server.metrics),
+        "classifiers": classifier_rows(state.classifiers, console.server.metrics),
         "of": of,
         "made": when(of.created) if of is not None else None,
         "adapters": [name for name in of.adapters if name in visible] if of is not None else [],

@@ -21,6 +21,7 @@ from router.extensions.console.checks import (
 )
 from router.extensions.console.request_log import Outcome
 from router.routing.state import ClassifierState, RoutingState
+from router.server.metrics import ServerMetrics
 from router.types import AdapterState
 from tests.extensions.console.conftest import Roled
 from tests.fakes import adapter
@@ -79,8 +80,11 @@ def test_a_disk_that_is_nearly_full() -> None:
 
 def test_credentials_and_records() -> None:
     ends = time.time() + 3.5 * 86_400
-    context: Any = SimpleNamespace(certificate_ends=lambda: ends, unaudited=lambda: 2, untraced=lambda: 7)
-    texts = [one.text for one in credentials(context)]
+    metrics = ServerMetrics()
+    metrics.telemetry_lost.labels("spans").inc(7)
+    tls, audit = SimpleNamespace(expires=ends), SimpleNamespace(failed=2)
+    server: Any = SimpleNamespace(tls=tls, audit=audit, metrics=metrics)
+    texts = [one.text for one in credentials(server)]
     assert texts[0] == "The certificate of the server ends in 3 days."
     assert "did not take 2 lines" in texts[1]
     assert "did not take 7 spans" in texts[2]

@@ -19,7 +19,6 @@ from tests.experiments.memory_store import MemoryStore
 from tests.experiments.plans import said
 from tests.experiments.report.sums import REPORT
 from tests.experiments.service.lab import answer, create, experimenting, running
-from tests.extensions.console import test_playground as playground
 from tests.extensions.console.conftest import post, signed_in
 from tests.security.helpers import write_clients
 from tests.server.helpers import Connect
@@ -269,25 +268,6 @@ async def test_roles_are_those_of_the_methods(
         assert (
             await post(olga, NEW + "/size", **(PLAN | {"baseline": "0.5", "effect": "0.1"}))
         ).status_code == 200
-
-
-async def test_a_thumb_is_an_outcome_of_the_arm_that_answered(lab: SimpleNamespace) -> None:
-    await running(lab, primary=MetricSpec("thumbs_up", Kind.PROPORTION))
-    assert "data-outcomes" in (await lab.http.get(playground.HOME)).text
-    events = await playground.streamed(lab.http, text="a medical question", unit="anna")
-    decision, rid = events[0][1]["decision"], events[0][1]["response_id"]
-    assert (decision["experiment"], decision["arm"] in ("old", "new")) == ("trial", True)
-    version = {"old": "1.0.0", "new": "1.1.0"}[decision["arm"]]
-    assert decision["digest"] == lab.registry.get("medical", version).digest
-    await lab.live.recorder.flush()
-    assert await playground.told(lab.http, "/outcome", response_id=rid, value="1") == (
-        200,
-        {"status": "counted"},
-    )
-    again = await playground.told(lab.http, "/outcome", response_id=rid, value="0")
-    assert again == (200, {"status": "duplicate"})
-    told = [kept.outcome.value for kept in lab.store.outcomes.values() if kept.outcome.metric == "thumbs_up"]
-    assert told == [1.0]
 
 
 async def test_a_report_with_something_in_every_field(
