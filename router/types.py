@@ -414,6 +414,7 @@ class AdapterInfo:
     last_used: float | None = None  # unix seconds
     since: float = 0.0  # when this server found it, in unix seconds
     error: str = ""
+    folder: str = ""  # where its files are
     notes: tuple[str, ...] = ()  # what was normalised at load
     routable: bool = False  # requests that name no adapter may come to it
     routing: str = ""  # one sentence: why requests that name no adapter may come to it, or may not

@@ -8,20 +8,17 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import heapq
 import json
 import logging
 import os
 import queue
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from itertools import count
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -33,10 +30,6 @@ START = "0" * 64  # the hash before the first line
 MAX_FIELD = 256  # characters
 REFUSALS_PER_SECOND = 50  # lines; of more, the number
 TAIL_BYTES = 1 << 16
-REMEMBERED_BYTES = 512 << 10  # of the file, at start-up
-REFUSALS = ("UNAUTHENTICATED", "PERMISSION_DENIED", "RESOURCE_EXHAUSTED")  # codes
-KEPT_FIELDS = ("request_id", "client", "peer", "method", "resource", "code", "reason")
-MOST_ACTS, MOST_REFUSALS = 1000, 500  # each apart, so that a flood of refusals pushes no act out
 ANOTHER = "another server writes it; give each server an audit file of its own"
 
 
@@ -246,16 +239,6 @@ class Verified:
     has: bool = False
 
 
-def last_entries(path: Path, most_bytes: int) -> list[dict[str, Any]]:
-    """Those in the last bytes of a file, the oldest first. Raises OSError."""
-    if not path.exists():
-        return []
-    with path.open("rb") as file:
-        file.seek(max(file.seek(0, os.SEEK_END) - most_bytes, 0))
-        parsed = map(_parsed, file.read().splitlines())
-        return [fields for fields in parsed if fields is not None]
-
-
 MOST_PROBLEMS = 20
 
 
@@ -276,65 +259,3 @@ def verify(path: Path, looked_for: str = "") -> Verified:
             last, when = fields["hash"], str(fields.get("time", ""))
             has = has or last == looked_for
     return Verified(count, tuple(problems[:MOST_PROBLEMS]), first, last or START, when, has)
-
-
-# -- The last acts and refusals, in memory, with a file for the audit or without.
-
-
-@dataclass(frozen=True, slots=True)
-class RecentAuditEntry:
-    """One of them. `time` in unix seconds, `number` in the order in which they came."""
-
-    number: int
-    time: float
-    act: AuditedCall
-    refused: bool = False
-
-
-class RecentAudit:
-    """Keeps the last ones and passes each on to the file, where there is one. Lives on one event loop."""
-
-    def __init__(self, audit: AuditSink | None = None, now: Callable[[], float] = time.time) -> None:
-        self._audit, self._now, self._numbers = audit, now, count(1)
-        self._acts: deque[RecentAuditEntry] = deque(maxlen=MOST_ACTS)
-        self._refusals: deque[RecentAuditEntry] = deque(maxlen=MOST_REFUSALS)
-        self.since = now()
-
-    def remember(self, path: Path) -> None:
-        """What the end of the audit file tells of before this server started. Raises OSError."""
-        for fields in last_entries(path, REMEMBERED_BYTES):
-            entry = {name: str(fields.get(name, "")) for name in KEPT_FIELDS}
-            moment = moment_of(str(fields.get("time", "")))
-            if not entry["method"] or moment is None:
-                continue  # it only says how many more refusals there were
-            refused = entry["code"] in REFUSALS
-            kept = self._refusals if refused else self._acts
-            kept.append(RecentAuditEntry(next(self._numbers), moment, AuditedCall(**entry), refused))
-            self.since = min(self.since, moment)
-
-    def acted(self, act: AuditedCall) -> Future[None]:
-        """Done when the file has it."""
-        self._acts.append(RecentAuditEntry(next(self._numbers), self._now(), act))
-        if self._audit is not None:
-            return self._audit.acted(act)
-        kept: Future[None] = Future()
-        kept.set_result(None)
-        return kept
-
-    def refused(self, act: AuditedCall) -> None:
-        """Note a refusal."""
-        self._refusals.append(RecentAuditEntry(next(self._numbers), self._now(), act, refused=True))
-        if self._audit is not None:
-            self._audit.refused(act)
-
-    def __iter__(self) -> Iterator[RecentAuditEntry]:
-        """The newest first."""
-        return heapq.merge(reversed(self._acts), reversed(self._refusals), key=lambda entry: -entry.number)
-
-
-def moment_of(text: str) -> float | None:
-    """Unix seconds of a time as the file has it."""
-    try:
-        return datetime.fromisoformat(text).timestamp()
-    except ValueError:
-        return None

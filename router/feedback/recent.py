@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Generic, Protocol, TypeVar
 
@@ -49,6 +49,10 @@ class RecentAnswers(Generic[E]):
 
     def __len__(self) -> int:
         return self._count
+
+    def __iter__(self) -> Iterator[E]:
+        """All entries, of one tenant after another."""
+        return (one for own in self._tenants.values() for one in own.answers.values())
 
     def add(self, response_id: str, tenant: str, answered: E) -> None:
         """Keep it, in place of an earlier entry of this id, and let go what there is no room for."""

@@ -123,11 +123,9 @@ class FeedbackRecorder:
         """As `FeedbackStore.counts`. Raises Unavailable."""
         return await self._read(partial(self.store.counts, since, adapter, tenant))
 
-    async def latest(
-        self, adapter: str, most: int, tenant: str | None, only: Verdict | None = None
-    ) -> Sequence[Feedback]:
-        """As `FeedbackStore.latest`. Raises Unavailable."""
-        return await self._read(partial(self.store.latest, adapter, most, tenant, only))
+    async def on(self, answers: Sequence[tuple[str, str]]) -> Sequence[Feedback]:
+        """As `FeedbackStore.on`. Raises Unavailable."""
+        return await self._read(partial(self.store.on, answers))
 
     async def _read(self, work: Callable[[], T]) -> T:
         try:

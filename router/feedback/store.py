@@ -73,13 +73,12 @@ OF = feedback.c
 
 @dataclass(frozen=True, slots=True)
 class FeedbackCount:
-    """So much feedback of one verdict on one version; `latest` in unix seconds."""
+    """So much feedback of one verdict on one version."""
 
     adapter: str
     version: str
     verdict: Verdict
     count: int
-    latest: float
 
 
 class FeedbackStore:
@@ -228,8 +227,7 @@ class FeedbackStore:
         if not self.exists:
             return ()
         of = (OF.adapter, OF.version, OF.verdict)
-        query = select(*of, func.count().label("count"), func.max(OF.time).label("latest"))
-        query = query.where(OF.time > since).group_by(*of)
+        query = select(*of, func.count().label("count")).where(OF.time > since).group_by(*of)
         if adapter:
             query = query.where(OF.adapter == adapter)
         if tenant is not None:
@@ -237,20 +235,13 @@ class FeedbackStore:
         with self._reading() as conn:
             return [FeedbackCount(*row) for row in conn.execute(query).all()]
 
-    def latest(
-        self, adapter: str, most: int, tenant: str | None = None, only: Verdict | None = None
-    ) -> Sequence[Feedback]:
-        """At most so many rows, the newest first; `only` of one verdict."""
+    def on(self, answers: Sequence[tuple[str, str]]) -> Sequence[Feedback]:
+        """Feedback on these answers: of each its tenant and response id."""
         if not self.exists:
             return ()
-        query = select(feedback).where(OF.adapter == adapter)
-        if tenant is not None:
-            query = query.where(OF.tenant == tenant)
-        if only is not None:
-            query = query.where(OF.verdict == only)
         with self._reading() as conn:
-            rows = conn.execute(query.order_by(OF.time.desc()).limit(most)).all()
-        return [_feedback(row) for row in rows]
+            query = select(feedback).where(tuple_(OF.tenant, OF.response_id).in_(answers))
+            return [_feedback(row) for row in conn.execute(query).all()]
 
     # -- the database
 

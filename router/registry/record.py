@@ -482,6 +482,7 @@ class VersionRecord:
             last_used=self._last_used,
             since=self._since,
             error=self._error,
+            folder=str(self._found.place.folder),
             override=verdict.override,
             routable=judged and verdict.open and default,
             routing=self._routing(default) if judged else "",

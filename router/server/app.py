@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from router.access.access import Access
-from router.access.audit import Audit, RecentAudit
+from router.access.audit import Audit
 from router.access.quotas import Quotas
 from router.config import Settings
 from router.corrections.recorder import Corrections
@@ -50,8 +50,7 @@ class ServerApp:
 
     It listens before the base is loaded, so that health can say NOT_SERVING. `startup` loads everything
     (default: the engine); `on_ready` is called once when requests are let in. `experiments`, `corrections`,
-    `feedback`, `tracing` and `recent` (the latest acts of administrators) are there where a plugin sets them
-    in `on_startup`.
+    `feedback` and `tracing` are there where a plugin sets them in `on_startup`.
     """
 
     def __init__(
@@ -74,7 +73,7 @@ class ServerApp:
         self.corrections: Corrections | None = None
         self.feedback: FeedbackRecorder | None = None
         self.tracing: Tracing | None = None
-        self.recent: RecentAudit | None = None
+        self.console = False  # the HTTP address has one
         self.tls, self.quotas, self.lifecycle = Tls.of(settings), Quotas(), PhaseGate()
         self.access: Access  # from `start` on, as `interceptors`
         self.interceptors: Interceptors  # around every call
@@ -134,7 +133,7 @@ class ServerApp:
         self.pipeline.answers = self.feedback.answers if self.feedback is not None else None
         self.interceptors = Interceptors(
             self.access,
-            self.recent or self.audit,
+            self.audit,
             self.lifecycle,
             self.metrics,
             self._bodies,

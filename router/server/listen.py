@@ -668,9 +668,9 @@ class Transports:
             await self._probes.start(probes(self._interceptors, self._settings, self.metrics_address, *pages))
         if self._web is not None:
             await hooks.register("register_http", partial(Routes, registered))
-            console = any(route.path == CONSOLE for route in registered.routes)
+            server.console = any(route.path == CONSOLE for route in registered.routes)
             tokens = self._settings.clients is not None
-            own = own_routes(server.health, console=console, tokens=tokens)
+            own = own_routes(server.health, console=server.console, tokens=tokens)
             routes = [*registered.routes, *(route for route in own if route.name not in registered.rows)]
             hosts = Hosts(self._settings.http_listen, self._tls is not None, self._settings.console_hosts)
             # Where clients have tokens, a page of another name has none; the console checks names itself.

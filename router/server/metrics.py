@@ -11,7 +11,7 @@ import math
 import platform
 import time
 from collections import Counter as Count
-from collections.abc import AsyncIterable, Callable, Hashable, Iterable, Iterator
+from collections.abc import AsyncIterable, Callable, Hashable, Iterable, Iterator, Mapping
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -382,6 +382,14 @@ def version_of(package: str) -> str:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return ""
+
+
+def samples_of(metric: Any, ending: str) -> Iterable[tuple[Mapping[str, str], float]]:
+    """Labels and value of the samples whose name ends so."""
+    for family in metric.collect():
+        for sample in family.samples:
+            if sample.name.endswith(ending):
+                yield sample.labels, sample.value
 
 
 def _verdict(vote: Vote) -> str:

@@ -12,12 +12,9 @@ from pathlib import Path
 import pytest
 
 from router.access.audit import (
-    MOST_ACTS,
-    MOST_REFUSALS,
     START,
     Audit,
     AuditedCall,
-    RecentAudit,
     chained,
     last_hash,
     verify,
@@ -259,54 +256,3 @@ def test_a_refusal_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     go_on.set()
     audit.close()
     assert written
-
-
-# -- The last acts and refusals.
-
-
-def call(method: str = "LoadAdapter", code: str = "OK", client: str = "anna") -> AuditedCall:
-    return AuditedCall("r", client, "127.0.0.1", method, "adapters/medical", code)
-
-
-def test_the_newest_come_first_acts_and_refusals_among_each_other() -> None:
-    recent = RecentAudit(now=lambda: 7.0)  # a clock that stands still
-    recent.acted(call("one")).result(0)
-    recent.refused(call("two", "PERMISSION_DENIED"))
-    recent.acted(call("three"))
-    assert [(e.number, e.act.method, e.refused) for e in recent] == [
-        (3, "three", False),
-        (2, "two", True),
-        (1, "one", False),
-    ]
-
-
-def test_a_flood_of_refusals_pushes_no_act_out() -> None:
-    recent = RecentAudit()
-    recent.acted(call("kept"))
-    for _ in range(3 * MOST_REFUSALS):
-        recent.refused(call("refused", "UNAUTHENTICATED"))
-    lines = list(recent)
-    assert len(lines) == MOST_REFUSALS + 1
-    assert lines[-1].act.method == "kept"
-    for _ in range(MOST_ACTS + 5):
-        recent.acted(call("more"))
-    assert sum(not line.refused for line in recent) == MOST_ACTS
-
-
-def test_what_the_file_has_is_remembered_after_a_restart(tmp_path: Path) -> None:
-    path = tmp_path / "audit.jsonl"
-    audit = Audit(path)
-    before = RecentAudit(audit)
-    before.acted(call("one")).result(5)
-    before.refused(call("two", "PERMISSION_DENIED", client=""))
-    audit.close()
-    with path.open("ab") as file:
-        file.write(b'no line\n{"previous": "x"}\n')
-    after = RecentAudit()
-    after.remember(path)
-    assert [(e.act.method, e.act.client, e.refused) for e in after] == [
-        ("two", "", True),
-        ("one", "anna", False),
-    ]
-    assert after.since <= before.since + 5
-    after.remember(tmp_path / "none")

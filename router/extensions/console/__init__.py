@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from router.access.audit import RecentAudit
 from router.errors import install_extra
 from router.hookspecs import RegisterHttp, RegisterSettings, hookimpl
 
@@ -35,27 +34,14 @@ def register_settings(register: RegisterSettings) -> None:
 
 
 @hookimpl
-async def on_startup(server: ServerApp, settings: ConsoleSettings) -> None:
-    """Remember what administrators do, beside the file that the setting `audit` names."""
-    if server.settings.http_listen and settings.enabled:
-        server.recent = RecentAudit(server.audit)
-        if server.settings.audit is not None:
-            server.recent.remember(server.settings.audit)
-
-
-@hookimpl
-async def register_http(register: RegisterHttp, server: ServerApp) -> None:
+async def register_http(register: RegisterHttp, server: ServerApp, settings: ConsoleSettings) -> None:
     """Its pages, actions and files."""
-    if server.recent is None:
+    if not (server.settings.http_listen and settings.enabled):
         return
     if find_spec("jinja2") is None:
         log.warning("no console: its pages need the package jinja2: %s", install_extra("console"))
         return
     from router.extensions.console.pages import ENTRIES, ROWS, routes
-    from router.extensions.console.site import Console, ConsoleContext
+    from router.extensions.console.site import Console
 
-    made = (server.interceptors, server.methods, server.inference, server.settings)
-    console = Console(*made, ConsoleContext.of(server, server.recent), server.http_address, ENTRIES)
-    register(routes(console), ROWS)
-    for work in (console.watch.follow, console.events.follow):
-        server.follow("the console", work)
+    register(routes(Console(server, ENTRIES)), ROWS)

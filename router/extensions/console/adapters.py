@@ -17,11 +17,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from router.errors import NotFound, Unavailable
-from router.extensions.console.activity import ACTIVITY, lines_for
 from router.extensions.console.adapters_list import requested, version_row
-from router.extensions.console.feedback import DAY, Opinions, opinions, tenant_of
-from router.extensions.console.feedback import LIST as LIST_FEEDBACK
-from router.extensions.console.overview import WHILE
 from router.extensions.console.rendering import segment
 from router.extensions.console.report_card import Card, at, card_of, tables, text
 from router.extensions.console.site import ROOT, Action, Entry, Page, PageReply, Visit, redirect
@@ -30,15 +26,9 @@ from router.server.adapters import adapter_message
 from router.types import AdapterInfo, AdapterRef
 from router.v1 import adapters_pb2 as pb
 
-
-def traffic_of(visit: Visit) -> dict[tuple[str, str], float]:
-    """Who had which share of the requests of the last minutes, of those that the client may know of."""
-    return visit.console.traffic.shares(WHILE, visit.client.adapters.__contains__)
-
-
 SERVICE = "/router.v1.AdapterService/"
 GET = SERVICE + "GetAdapter"
-DAYS = 30  # of which feedback is counted
+DAYS, DAY = 30, 86_400.0  # of which feedback is counted
 GENERATE = "/router.v1.InferenceService/Generate"
 CREATE = "/router.v1.ExperimentService/CreateExperiment"
 
@@ -135,9 +125,9 @@ ACTS = (
 async def confirm(act: AdapterAct, visit: Visit) -> dict[str, Any]:
     """What will happen, and the form that does it."""
     name, version = visit.path("name"), visit.path("version")
-    context = visit.console.context
+    server = visit.console.server
     answer = await visit.ask(GET, pb.GetAdapterRequest(name=f"adapters/{name}/versions/{version}"))
-    present = next((info for info in same_name(context.registry, name) if info.default), None)
+    present = next((info for info in same_name(server.registry, name) if info.default), None)
     return {
         "title": f"{act.title}: {name} {version}",
         "act": act,
@@ -174,29 +164,28 @@ PICTURES = {  # of a report card, and what they show_version, for who does not s
     "curves.png": "Training curves: loss on training and validation rows over steps",
 }
 PNG = b"\x89PNG\r\n\x1a\n"
-MOST_VERSIONS, MOST_COMPARED, MOST_PROBES, MOST_EXAMPLES, MOST_LINES = 50, 10, 20, 12, 30
+MOST_VERSIONS, MOST_COMPARED, MOST_PROBES, MOST_EXAMPLES = 50, 10, 20, 12
 
 
 async def show_version(visit: Visit) -> dict[str, Any]:
     """The page."""
     adapter, ref = await found(visit)
-    context = visit.console.context
-    status, traffic = context.engine.status(), traffic_of(visit)
+    server = visit.console.server
+    status, counts = server.engine.status(), requested(visit)
     card, manifest, probes = await read_version(visit, ref)
     acts = [(act, act.why_not(visit, adapter)) for act in ACTS]
-    versions = await versions_of(visit, adapter, manifest, traffic)
-    counts, span = requested(visit)
+    versions = await versions_of(visit, adapter, manifest, counts)
     return {
         "title": f"{ref.name} {ref.version}",
         "row": version_row(visit, adapter, status),
-        "share": traffic.get((ref.name, ref.version)),
-        "requests": counts.get((ref.name, ref.version), 0),
-        "span": span,
+        "requests": counts[ref.name, ref.version],
         "adapter": adapter,
+        "folder": server.registry.get(ref.name, ref.version).folder
+        if visit.client.adapters.everything
+        else "",
         "ref": ref,
         "acts": [act for act, why_not in acts if why_not == ""],
-        "feedback": context.feedback is not None,
-        "may_read": not visit.why_not(LIST_FEEDBACK),
+        "feedback": server.feedback is not None,
         "refused": next((why_not for _, why_not in acts if why_not), ""),
         "may_default": not visit.why_not(ACTS[0].method),
         "did": next((act for act in ACTS if act.path == visit.query.get("did")), None),
@@ -209,7 +198,6 @@ async def show_version(visit: Visit) -> dict[str, Any]:
         "pictures": await pictures_of(visit, ref) if card is not None else [],
         "versions": versions,
         "default_at": next((at for at, one in enumerate(versions) if one["of"].default), None),
-        "happened": happened(visit, ref.name),
     }
 
 
@@ -217,7 +205,7 @@ async def read_version(
     visit: Visit, ref: AdapterRef
 ) -> tuple[Card | None, dict[str, Any], list[dict[str, str]]]:
     """Report card, manifest and probes of a version."""
-    read = {name: await visit.console.context.registry.document(ref, name) for name in DOCUMENTS}
+    read = {name: await visit.console.server.registry.document(ref, name) for name in DOCUMENTS}
     return await asyncio.to_thread(parsed, read)
 
 
@@ -241,17 +229,18 @@ def scores_of(
     return found
 
 
-async def opinions_of(visit: Visit, ref: AdapterRef) -> Opinions | None:
-    """Feedback on a version in the last 30 days; None where none is kept, or it cannot be read now."""
-    recorder = visit.console.context.feedback
+async def opinions_of(visit: Visit, ref: AdapterRef) -> Mapping[str, int]:
+    """Feedback on a version in the last 30 days by verdict; empty where none is kept, or it cannot be read
+    now. All tenants' only for a client that may know of all adapters."""
+    recorder, client = visit.console.server.feedback, visit.client
     if recorder is None:
-        return None
+        return {}
+    tenant = None if client.adapters.everything else client.tenant
     try:
-        found = await recorder.counted(time.time() - DAYS * DAY, ref.name, tenant_of(visit))
-    except Unavailable:
-        return None
-    whole = next(iter(opinions(found)), None)
-    return whole.versions.get(ref.version) if whole is not None else None
+        found = await recorder.counted(time.time() - DAYS * DAY, ref.name, tenant)
+    except Unavailable:  # the recorder has logged it
+        return {}
+    return {one.verdict: one.count for one in found if one.version == ref.version}
 
 
 def ways_on(
@@ -260,10 +249,10 @@ def ways_on(
     """What to do next with a version, as titles and addresses: only what this client can do here."""
     if adapter.state == pb.Adapter.STATE_QUARANTINED:
         return []
-    context, ways = visit.console.context, []
+    ways = []
     if not visit.why_not(GENERATE):
         ways.append(("Ask it", f"{ROOT}/playground?{urlencode({'model': f'{ref.name}@{ref.version}'})}"))
-    if not (context.no_experiments or visit.why_not(CREATE)):
+    if not (visit.console.no_experiments or visit.why_not(CREATE)):
         sound = [one["ref"] for one in versions if one["kind"] != "bad" and one["ref"] != ref]
         default = next((one["ref"] for one in versions if one["of"].default and one["ref"] != ref), None)
         other = default or next(iter(sound), None)
@@ -291,7 +280,7 @@ async def picture(visit: Visit) -> PageReply:
     """A picture of its report card."""
     _, ref = await found(visit)
     name = visit.path("picture")
-    data = await visit.console.context.registry.document(ref, name) if name in PICTURES else None
+    data = await visit.console.server.registry.document(ref, name) if name in PICTURES else None
     if data is None or not data.startswith(PNG):
         raise NotFound("picture", name)
     return PageReply(data, "image/png", headers={"cache-control": "private, max-age=60"})
@@ -299,7 +288,7 @@ async def picture(visit: Visit) -> PageReply:
 
 async def pictures_of(visit: Visit, ref: AdapterRef) -> list[tuple[str, str]]:
     """Those that are there."""
-    registry = visit.console.context.registry
+    registry = visit.console.server.registry
     return [
         (name, description)
         for name, description in PICTURES.items()
@@ -364,16 +353,16 @@ def probes_of(data: bytes) -> list[dict[str, str]]:
 
 
 async def versions_of(
-    visit: Visit, shown: pb.Adapter, manifest: Mapping[str, Any], traffic: Mapping[tuple[str, str], float]
+    visit: Visit, shown: pb.Adapter, manifest: Mapping[str, Any], counts: Mapping[tuple[str, str], int]
 ) -> list[dict[str, Any]]:
     """All versions of that name, the newest first, each with what differs from the one that is shown."""
-    registry, status = visit.console.context.registry, visit.console.context.engine.status()
+    registry, status = visit.console.server.registry, visit.console.server.engine.status()
     name = shown.name.split("/")[1]
     messages = [adapter_message(info, registry.etag(info.ref)) for info in same_name(registry, name)]
     rows = []
     for place, message in enumerate(reversed(messages[-MOST_VERSIONS:])):
         row = version_row(visit, message, status)
-        row["share"] = traffic.get((name, message.version))
+        row["requests"] = counts[name, message.version]
         row["differs"] = []
         if message.version != shown.version:
             other = None
@@ -420,27 +409,6 @@ def manifest_differences(shown: Mapping[str, Any], other: Mapping[str, Any]) -> 
         for name, title in counted.items()
         if shown[name] != other[name]
     ]
-
-
-def happened(visit: Visit, name: str) -> list[dict[str, Any]]:
-    """What became of versions of that name, and who did what to them: the newest first."""
-    lines: list[dict[str, Any]] = [
-        {"time": one.time, "about": one.ref.version, "what": one.what, "more": one.more}
-        for one in visit.console.events
-        if one.ref.name == name
-    ]
-    if not visit.why_not(ACTIVITY):
-        lines += [
-            {
-                "time": line.time,
-                "about": line.act.resource.partition("/versions/")[2],
-                "what": f"{line.act.method.rpartition('/')[2]}: {line.act.code}",
-                "more": f"by {line.act.client or line.act.peer}",
-            }
-            for line in lines_for(visit)
-            if line.act.resource.split("/")[:2] == ["adapters", name]
-        ]
-    return sorted(lines, key=lambda line: -line["time"])[:MOST_LINES]
 
 
 ENTRIES: tuple[Entry, ...] = (

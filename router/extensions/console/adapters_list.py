@@ -17,18 +17,17 @@ from urllib.parse import urlencode
 
 from router.engine.base import EngineStatus
 from router.errors import Findings
-from router.extensions.console.rendering import lasting
+from router.extensions.console.fields import page_number
 from router.extensions.console.site import Entry, Page, Visit
-from router.extensions.console.traffic import RANGES, REST
 from router.ports import Measured
 from router.server.adapters import adapter_message
+from router.server.metrics import samples_of
 from router.types import AdapterInfo, AdapterRef, AdapterState
 from router.v1 import adapters_pb2 as pb
 
 LIST = "/router.v1.AdapterService/ListAdapters"
 PAGE_SIZE = 50
-DAY = RANGES["24h"]
-MOST_OPTIONS, MOST_TYPED = 100, 200  # domains or tasks to choose from; characters of a search
+MOST_TYPED = 200  # characters of a search
 STATES = {  # as the badge shows them
     pb.Adapter.STATE_DISCOVERED: ("on disk", ""),
     pb.Adapter.STATE_LOADING: ("loading", "info"),
@@ -60,7 +59,7 @@ class AdapterRow:
 
     info: AdapterInfo
     versions: int = 0  # others of the name
-    requests: float = 0.0  # of all versions
+    requests: int = 0  # of all versions
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,38 +68,31 @@ class Wanted:
 
     q: str = ""
     state: str = ""
-    domain: str = ""
-    task: str = ""
     sort: str = "name"
     page: int = 1
 
     @classmethod
     def of(cls, query: Mapping[str, str]) -> Wanted:
         """Raises InvalidRequest naming every bad field."""
-        found, texts = Findings(), {name: query.get(name, "").strip() for name in ("q", "domain", "task")}
-        for name, text in texts.items():
-            if len(text) > MOST_TYPED:
-                found.add(name, f"must have at most {MOST_TYPED} characters")
-        state, sort, page = query.get("state", ""), query.get("sort") or "name", query.get("page") or "1"
+        found, text = Findings(), query.get("q", "").strip()
+        if len(text) > MOST_TYPED:
+            found.add("q", f"must have at most {MOST_TYPED} characters")
+        state, sort, page = query.get("state", ""), query.get("sort") or "name", page_number(found, query)
         if state not in ("", *NAMES.values()):
             found.add("state", f"must be one of {', '.join(NAMES.values())}")
         if sort.removeprefix("-") not in SORTS:
             found.add("sort", f"must be one of {', '.join(SORTS)}")
-        if not (page.isascii() and page.isdecimal() and 1 <= len(page) <= 6 and int(page)):
-            found.add("page", "must be a number of a page, from 1 on")
         found.check()
-        return cls(texts["q"], state, texts["domain"], texts["task"], sort, int(page))
+        return cls(text, state, sort, page)
 
     def address(self, **changes: str | int) -> str:
         """The query of this list with some of it changed, beginning with `?`; defaults are left out."""
-        fields = {"q": self.q, "state": self.state, "domain": self.domain, "task": self.task}
-        fields |= {"sort": "" if self.sort == "name" else self.sort} | {k: str(v) for k, v in changes.items()}
+        fields = {"q": self.q, "state": self.state, "sort": "" if self.sort == "name" else self.sort}
+        fields |= {k: str(v) for k, v in changes.items()}
         return "?" + urlencode({name: text for name, text in fields.items() if text})
 
     def takes(self, info: AdapterInfo, words: list[str]) -> bool:
         """Whether it is looked for; `words` are those of the search in lower case."""
-        if self.domain not in ("", info.domain) or self.task not in ("", info.task):
-            return False
         if self.state and NAMES[info.state] != self.state:
             return False
         if not words:
@@ -112,36 +104,32 @@ class Wanted:
 async def live(visit: Visit) -> dict[str, Any]:
     """The page, and the table in it."""
     wanted, console = Wanted.of(visit.query), visit.console
-    counts, span = requested(visit)
-    visible, listed = visit.client.adapters, console.context.registry.listed()
+    counts = requested(visit)
+    visible, listed = visit.client.adapters, console.server.registry.listed()
     infos = [info for info in listed if visible.everything or info.ref.name in visible]
-    everything = list(rows_of(infos, counts))
     words = wanted.q.lower().split()
-    rows = [one for one in everything if wanted.takes(one.info, words)]
-    measured = console.context.registry.measured
+    rows = [one for one in rows_of(infos, counts) if wanted.takes(one.info, words)]
+    measured = console.server.registry.measured
     arrange(rows, wanted.sort, measured)
     pages = max(1, ceil(len(rows) / PAGE_SIZE))
     page = min(wanted.page, pages)
-    status = console.context.engine.status()
+    status = console.server.engine.status()
     shown = rows[(page - 1) * PAGE_SIZE : page * PAGE_SIZE]
     return {
         "rows": [shown_row(visit, one, status) for one in shown],
         "wanted": wanted,
         "sorts": SORTS,
         "states": list(NAMES.values()),
-        "domains": options((one.info.domain for one in everything), wanted.domain),
-        "tasks": options((one.info.task for one in everything), wanted.task),
-        "filtered": bool(wanted.q or wanted.state or wanted.domain or wanted.task),
+        "filtered": bool(wanted.q or wanted.state),
         "count": len(rows),
         "versions": len(infos),
         "first": (page - 1) * PAGE_SIZE + 1,
         "page": page,
         "pages": pages,
-        "span": span,
     }
 
 
-def rows_of(infos: list[AdapterInfo], counts: Mapping[tuple[str, str], float]) -> Iterator[AdapterRow]:
+def rows_of(infos: list[AdapterInfo], counts: Mapping[tuple[str, str], int]) -> Iterator[AdapterRow]:
     """Of versions by name: a row for each name with a usable version, and one for each quarantined one."""
     for name, of_name in groupby(infos, lambda info: info.ref.name):
         versions, chosen = list(of_name), None
@@ -178,24 +166,17 @@ def arrange(rows: list[AdapterRow], sort: str, measured: Callable[[AdapterRef], 
     rows.sort(key=lambda row: row.info.state is not AdapterState.QUARANTINED)
 
 
-def options(values: Iterator[str], chosen: str) -> list[str]:
-    """Values to choose from, the commonest if there are many, in alphabetical order."""
-    common = {value for value, _ in Counter(filter(None, values)).most_common(MOST_OPTIONS)}
-    return sorted(common | ({chosen} if chosen else set()))
-
-
-def requested(visit: Visit) -> tuple[dict[tuple[str, str], float], str]:
-    """Requests of the last day by version, and of which time, in words: counts begin with the server."""
-    traffic = visit.console.traffic
-    counts = {who: float(one.requests) for who, one in traffic.versions(DAY).items()}
-    since = traffic.counted(DAY)
-    span = "last 24 h" if since >= DAY.seconds else f"last {lasting(since)}"
-    return counts, span + (", as far as they are counted by adapter" if REST in counts else "")
+def requested(visit: Visit) -> Counter[tuple[str, str]]:
+    """Requests by version since the server started, of the 200 versions that the metrics tell apart."""
+    counts: Counter[tuple[str, str]] = Counter()
+    for labels, value in samples_of(visit.console.server.metrics.requests, "_total"):
+        counts[labels["adapter"], labels["version"]] += round(value)
+    return counts
 
 
 def shown_row(visit: Visit, one: AdapterRow, status: EngineStatus) -> dict[str, Any]:
     """What the list shows of it."""
-    registry = visit.console.context.registry
+    registry = visit.console.server.registry
     message = adapter_message(one.info, registry.etag(one.info.ref))
     return {**version_row(visit, message, status), "versions": one.versions, "requests": one.requests}
 
@@ -211,7 +192,7 @@ def version_row(visit: Visit, adapter: pb.Adapter, status: EngineStatus) -> dict
         "kind": kind,
         "tier": tier_of(adapter.digest, status),
         "last_used": adapter.last_used.ToDatetime(UTC).timestamp() if adapter.HasField("last_used") else None,
-        "measured": visit.console.context.registry.measured(ref),
+        "measured": visit.console.server.registry.measured(ref),
     }
 
 

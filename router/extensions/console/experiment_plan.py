@@ -89,7 +89,7 @@ def placed(violations: Iterable[FieldViolation]) -> dict[str, list[str]]:
 async def show(visit: Visit) -> dict[str, Any]:
     """The form, with what the address says already in it, and the plan that it makes."""
     form = {**BEFORE, **{name: text for name, text in visit.query.items() if text}}
-    if visit.console.context.no_experiments:
+    if visit.console.no_experiments:
         return await values(visit, form)
     form.setdefault("name", await _free_name(visit, form))
     begun = form.get("control") or form.get("treatment")
@@ -103,12 +103,12 @@ async def values(
     preview: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """What the page shows: all that was typed, what is wrong with it, and the plan that it makes."""
-    registry, visible = visit.console.context.registry, visit.client.adapters
+    registry, visible = visit.console.server.registry, visit.client.adapters
     versions = [name for name in offered(registry, visible, BASE) if name == BASE or "@" in name]
     known = await _known(visit)
     return {
         "title": PAGE.title,
-        "absent": visit.console.context.no_experiments,
+        "absent": visit.console.no_experiments,
         "typed": form,
         "errors": errors or {},
         "versions": by_adapter(versions) if len(versions) < MOST_OFFERED - 1 else None,
@@ -131,7 +131,7 @@ def by_adapter(versions: Sequence[str]) -> dict[str, list[str]]:
 
 async def _known(visit: Visit) -> Sequence[pb.Experiment]:
     """Some experiments, for their names and metrics; none where they cannot be read."""
-    if visit.console.context.no_experiments or visit.why_not(LIST):
+    if visit.console.no_experiments or visit.why_not(LIST):
         return ()
     try:
         answer = await visit.ask(LIST, pb.ListExperimentsRequest(page_size=MOST_NAMES))

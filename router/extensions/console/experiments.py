@@ -36,7 +36,7 @@ TONES: Mapping[str, str] = {"promote": "ok", "stop for harm": "bad", "invalid": 
 
 async def show(visit: Visit) -> dict[str, Any]:
     """The list."""
-    if absent := visit.console.context.no_experiments:
+    if absent := visit.console.no_experiments:
         return {"absent": absent}
     return {"absent": "", "why_not": visit.why_not(CREATE), **await live(visit)}
 
@@ -70,10 +70,10 @@ async def live(visit: Visit) -> dict[str, Any]:
 async def _every(visit: Visit) -> tuple[list[pb.Experiment], bool]:
     """All experiments that the client may see, and whether there are more than are read."""
     every: list[pb.Experiment] = []
-    if visit.console.context.no_experiments:
+    if visit.console.no_experiments:
         return every, False
     token = ""
-    while not visit.console.context.no_experiments and len(every) < MOST_READ:
+    while not visit.console.no_experiments and len(every) < MOST_READ:
         answer = await visit.ask(LIST, pb.ListExperimentsRequest(page_size=PAGE_SIZE, page_token=token))
         every += answer.experiments
         if not (token := answer.next_page_token):
@@ -95,7 +95,7 @@ async def last_reports(visit: Visit, running: Sequence[pb.Experiment]) -> dict[s
 
     if visit.why_not(REPORT):
         return {}
-    experiments = visit.console.context.live
+    experiments = visit.console.live
     latest = experiments.guardian.latest if experiments is not None else {}
     looks = ((one, latest.get(name_of(one))) for one in running)
     reports = {one.name: found for one, found in looks if found and found.phase == len(one.phases)}

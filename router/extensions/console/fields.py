@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from itertools import islice
 from typing import Any
 
@@ -13,6 +14,7 @@ from router.ports import AdapterRegistry
 from router.types import AdapterState, Visible
 
 MOST_OFFERED, MOST_LOOKED_AT = 400, 2000  # names in a list to pick from; others can be typed
+MOST_OPTIONS = 100  # values to filter a list by
 
 
 def number(found: Findings, field: str, typed: str) -> float | None:
@@ -69,6 +71,21 @@ def offered(registry: AdapterRegistry, visible: Visible, *first: str, versions: 
             names += [info.ref.name] if info.default else []
             names += [f"{info.ref.name}@{info.ref.version}"] if versions else []
     return list(islice(names, MOST_OFFERED))
+
+
+def options(values: Iterable[str], chosen: str) -> list[str]:
+    """Values to choose from, the commonest if there are many, in alphabetical order."""
+    common = {value for value, _ in Counter(filter(None, values)).most_common(MOST_OPTIONS)}
+    return sorted(common | ({chosen} if chosen else set()))
+
+
+def page_number(found: Findings, query: Mapping[str, str]) -> int:
+    """The page of a list that an address names, from 1 on; what is none is noted."""
+    page = query.get("page") or "1"
+    if page.isascii() and page.isdecimal() and len(page) <= 6 and int(page):
+        return int(page)
+    found.add("page", "must be a number of a page, from 1 on")
+    return 1
 
 
 def texts(form: Mapping[str, str]) -> dict[str, str]:

@@ -10,15 +10,14 @@ from collections.abc import Mapping, Sequence
 
 from router.errors import FieldViolation, InvalidRequest, NotFound
 from router.extensions.console import (
-    activity,
     adapters,
     adapters_list,
     experiment,
     experiment_plan,
     experiments,
-    feedback,
     overview,
     playground,
+    requests,
     routing,
 )
 from router.extensions.console.rendering import serve_static
@@ -89,15 +88,14 @@ SESSION_ENTRIES: tuple[Entry, ...] = (
 
 MODULES = (  # as their pages stand at the side
     overview,
-    playground,
+    requests,
     adapters_list,
     adapters,
     routing,
     experiments,
     experiment,
     experiment_plan,
-    feedback,
-    activity,
+    playground,
 )
 ENTRIES: tuple[Entry, ...] = tuple(entry for module in MODULES for entry in module.ENTRIES) + SESSION_ENTRIES
 

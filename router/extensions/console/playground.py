@@ -1,7 +1,7 @@
 """Playground: ask, and see the answer as it comes, with the decision and its votes; several side by side.
 
 Each column is a call of its own, made by the page's script; which adapter a column names is what its own
-response says. Without scripts the page answers one turn.
+response says.
 """
 
 from __future__ import annotations
@@ -13,54 +13,39 @@ from itertools import islice
 from typing import Any
 
 from router.access.clients import Role
-from router.errors import (
-    AdapterNotFound,
-    FieldViolation,
-    InvalidRequest,
-    RouterError,
-)
+from router.errors import FieldViolation, InvalidRequest
 from router.extensions.console.decisions import decision_json
 from router.extensions.console.fields import AUTO, BASE, adapter_of, offered, texts
 from router.extensions.console.playground_code import Addresses
 from router.extensions.console.playground_code import code_of as code_of_request
-from router.extensions.console.playground_request import PLACES, SHAPES, place_of, stream_request
+from router.extensions.console.playground_request import PLACES, SHAPES, stream_request
 from router.extensions.console.site import Action, Entry, Page, PageReply, SiteStream, Visit, data
 from router.server.admission import ServerPhase
 from router.server.policy import Policy
-from router.server.status import INTERNAL, clip, code_of, public_message
 from router.types import CONTINUITIES, Keeping, weaker
-from router.v1 import experiments_pb2 as experiments
 from router.v1 import feedback_pb2 as feedback_pb
 from router.v1 import inference_pb2 as pb
 
 PLAYGROUND = Policy(Role.INFER)
 CODE = Policy(Role.INFER, max_body=0)
 INFERENCE = "/router.v1.InferenceService/"
-GENERATE, STREAM, ROUTE = INFERENCE + "Generate", INFERENCE + "StreamGenerate", INFERENCE + "Route"
+STREAM, ROUTE = INFERENCE + "StreamGenerate", INFERENCE + "Route"
 CORRECTION = INFERENCE + "RecordCorrection"
-OUTCOME = "/router.v1.ExperimentService/RecordOutcome"
 FEEDBACK = "/router.v1.FeedbackService/RecordFeedback"
-THUMBS = "thumbs_up"
 MOST_TRIED = 4  # examples to begin with
 COLUMNS = (2, 3, 4)  # beside the first
 
 
 async def show(visit: Visit) -> dict[str, Any]:
     """The form, with what the address says in it."""
-    return values(visit, visit.query)
-
-
-def values(visit: Visit, typed: Mapping[str, str], **more: Any) -> dict[str, Any]:
-    """What the page shows: all that was typed, what is wrong with it, and what was answered."""
-    context, client = visit.console.context, visit.client
-    loading = context.health.phase is ServerPhase.LOADING
+    server, client, typed = visit.console.server, visit.client, visit.query
+    loading = server.health.phase is ServerPhase.LOADING
     return {
-        "models": offered(context.registry, client.adapters, AUTO, BASE),
-        "names": offered(context.registry, client.adapters, BASE, versions=False),
-        "base": "" if loading else context.engine.info.name,
-        # Whether an answer can be judged or corrected: else there is no button for it.
-        "corrections": context.corrections is not None and not visit.why_not(CORRECTION),
-        "outcomes": not (context.no_experiments or visit.why_not(OUTCOME)),
+        "models": offered(server.registry, client.adapters, AUTO, BASE),
+        "names": offered(server.registry, client.adapters, BASE, versions=False),
+        "base": "" if loading else server.engine.info.name,
+        # Whether an answer can be corrected or judged: else there is no button for it.
+        "corrections": server.corrections is not None and not visit.why_not(CORRECTION),
         "feedback": keeping(visit),
         "shapes": SHAPES,
         "continuities": CONTINUITIES,
@@ -69,15 +54,12 @@ def values(visit: Visit, typed: Mapping[str, str], **more: Any) -> dict[str, Any
         "typed": {name: typed.get(name, "") for name in INPUTS},
         "opened": any(typed.get(name) for name in OPTIONS),
         "tries": [] if typed.get("text") else tries(visit),
-        "errors": {},
-        "answered": None,
-        **more,
     }
 
 
 def keeping(visit: Visit) -> Keeping:
     """What would be kept of the client's feedback."""
-    recorder = visit.console.context.feedback
+    recorder = visit.console.server.feedback
     if recorder is None or visit.why_not(FEEDBACK):
         return "off"
     return weaker(recorder.answers.keeping, visit.client.feedback)
@@ -92,48 +74,11 @@ INPUTS = ("text", "model", *(f"model-{number}" for number in COLUMNS), *OPTIONS)
 
 def tries(visit: Visit) -> list[tuple[str, str]]:
     """Examples of a few adapters, with their names: what to ask first."""
-    profiles = visit.console.context.registry.profiles()
+    profiles = visit.console.server.registry.profiles()
     seen = (
         (one.name, one.examples[0]) for one in profiles if one.examples and one.name in visit.client.adapters
     )
     return list(islice(seen, MOST_TRIED))
-
-
-async def answer(visit: Visit) -> PageReply:
-    """The page with one answer, or with a decision alone: for browsers without scripts."""
-    form = texts(visit.form)
-    try:
-        request = stream_request({**form, "explain": "yes"})
-        if form.get("act") == "decide":
-            routed = await visit.ask(ROUTE, pb.RouteRequest(input=request.input, routing=request.routing))
-            answered = {"decision": decision_json(routed.decision), "text": None}
-        else:
-            whole = pb.GenerateRequest(
-                input=request.input, sampling=request.sampling, routing=request.routing
-            )
-            said = await visit.ask(GENERATE, whole)
-            answered = {"decision": decision_json(said.decision), "text": said.text}
-    except RouterError as error:
-        if code_of(error) != INTERNAL:
-            wrong = placed(error)
-            folded = not set(wrong).isdisjoint(OPTIONS)
-            visit.refused_with(PAGE, values(visit, form, errors=wrong, tries=[], opened=folded))
-        raise
-    return visit.console.page(visit, PAGE, values(visit, form, answered=answered, tries=[]))
-
-
-def placed(error: RouterError) -> dict[str, str]:
-    """What is wrong, by the input that shows it; '' for the form as a whole."""
-    if isinstance(error, AdapterNotFound):
-        return {"model": public_message(error)}
-    if not isinstance(error, InvalidRequest):
-        return {"": public_message(error)}
-    wrong: dict[str, str] = {}
-    for one in error.violations:
-        place = place_of(one.field)
-        text = clip(one.description if place else f"{one.field}: {one.description}")
-        wrong[place] = f"{wrong[place]}; {text}" if place in wrong else text
-    return wrong
 
 
 async def decide(visit: Visit) -> PageReply:
@@ -152,7 +97,7 @@ async def stream(visit: Visit) -> None:
         body = json.dumps(EVENTS[kind](getattr(message, kind)))
         await visit.call.write(f"event: {kind}\ndata: {body}\n\n".encode())
 
-    await visit.console.inference.stream(request, visit.call, write)
+    await visit.console.server.inference.stream(request, visit.call, write)
 
 
 async def correct(visit: Visit) -> PageReply:
@@ -165,19 +110,6 @@ async def correct(visit: Visit) -> PageReply:
     )
     answer = await visit.ask(CORRECTION, message)
     return data({"kept": pb.CorrectionKept.Name(answer.kept).removeprefix("CORRECTION_KEPT_").lower()})
-
-
-async def judge(visit: Visit) -> PageReply:
-    """A thumb up or down, as an outcome. The first of an answer counts."""
-    rid, value = visit.form.get("response_id", ""), visit.form.get("value", "")
-    if value not in ("0", "1"):
-        raise InvalidRequest([FieldViolation("value", "must be 1 or 0")])
-    outcome = experiments.Outcome(
-        response_id=rid, metric=THUMBS, value=float(value), idempotency_key=f"console-{rid[:64]}"
-    )
-    answer = await visit.ask(OUTCOME, experiments.RecordOutcomeRequest(outcome=outcome))
-    name = experiments.OutcomeStatus.Name(answer.status)
-    return data({"status": name.removeprefix("OUTCOME_STATUS_").lower()})
 
 
 async def feedback(visit: Visit) -> PageReply:
@@ -198,7 +130,7 @@ async def feedback(visit: Visit) -> PageReply:
 
 
 async def code(visit: Visit) -> PageReply:
-    """The request as curl, Python and gRPC; nothing is sent."""
+    """The request as curl and Python; nothing is sent."""
     settings, host = visit.console.settings, visit.call.header("host")
     at = Addresses(
         host, grpc_address(settings.listen, host), settings.tls_cert is not None, bool(settings.clients)
@@ -246,15 +178,12 @@ def _finished(message: pb.Finished) -> dict[str, Any]:
 
 EVENTS: Mapping[str, Any] = {"started": _started, "delta": _delta, "finished": _finished}
 VERDICTS = {"1": feedback_pb.FEEDBACK_VERDICT_GOOD, "0": feedback_pb.FEEDBACK_VERDICT_BAD}
-PAGE = Page("/playground", PLAYGROUND, show, "playground.html", "Playground", nav="Playground")
 
 ENTRIES: tuple[Entry, ...] = (
-    PAGE,
-    Action("/playground", GENERATE, answer),
+    Page("/playground", PLAYGROUND, show, "playground.html", "Playground", nav="Playground"),
     Action("/playground/route", ROUTE, decide),
     SiteStream("/playground/stream", STREAM, stream),
     Action("/playground/code", CODE, code),
     Action("/playground/correction", CORRECTION, correct),
     Action("/playground/feedback", FEEDBACK, feedback),
-    Action("/playground/outcome", OUTCOME, judge),
 )

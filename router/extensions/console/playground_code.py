@@ -1,4 +1,4 @@
-"""A request of the playground as code to copy: curl, Python, gRPC."""
+"""A request of the playground as code to copy: curl and Python."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Addresses:
 def code_of(request: pb.StreamGenerateRequest, at: Addresses) -> list[tuple[str, str]]:
     """Titles and texts."""
     said = MessageToDict(request, preserving_proto_field_name=True)
-    return [("curl", curl(said, at)), ("Python", python(said, at)), ("gRPC", buf_curl(said, at))]
+    return [("curl", curl(said, at)), ("Python", python(said, at))]
 
 
 def curl(said: Mapping[str, Any], at: Addresses) -> str:
@@ -91,19 +91,6 @@ def python(said: Mapping[str, Any], at: Addresses) -> str:
         + "        if isinstance(event, Delta):\n"
         + '            print(event.text, end="", flush=True)\n'
     )
-
-
-def buf_curl(said: Mapping[str, Any], at: Addresses) -> str:
-    """gRPC, by `buf curl`, which asks the server for its messages."""
-    socket = at.grpc.removeprefix("unix:") if at.grpc.startswith("unix:") else ""
-    lines = ["buf curl --protocol grpc" + (" --cacert ca.pem" if at.tls else " --http2-prior-knowledge")]
-    lines += [f"--unix-socket {shlex.quote(socket)}"] if socket else []
-    for header in ("-H", "--reflect-header") if at.token else ():
-        lines.append(f'{header} "authorization: Bearer $TOKEN"')
-    lines.append(f"-d {shlex.quote(json.dumps(said, ensure_ascii=False, indent=2))}")
-    where = f"{'https' if at.tls else 'http'}://{'localhost' if socket else at.grpc}"
-    lines.append(shlex.quote(f"{where}/router.v1.InferenceService/StreamGenerate"))
-    return " \\\n  ".join(lines) + "\n"
 
 
 def turns_of(said: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -89,10 +89,3 @@ def _input(form: Mapping[str, str]) -> pb.Input:
     for i, turn in enumerate([*earlier, text]):
         messages.append(pb.ChatMessage(role=pb.ROLE_ASSISTANT if i % 2 else pb.ROLE_USER, text=turn))
     return pb.Input(chat=pb.Chat(messages=messages))
-
-
-def place_of(field: str) -> str:
-    """The input of the form that shows what is wrong with a field of the request; '' for none."""
-    if field.startswith("input"):
-        return "text"
-    return PLACES.get(field.partition("[")[0], "")

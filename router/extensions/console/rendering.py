@@ -157,12 +157,16 @@ TIME = Markup('<time datetime="{}" data-form="{}" title="{} UTC">{}</time>')
 def when(moment: float | None, form: str = "full") -> str:
     """Unix seconds as a `<time>` element in UTC, which `console.js` writes in the zone of the viewer.
 
-    `full` names the zone; `bare` does not, for a table whose head has `parts.zone()`.
+    `full` names the zone; `bare` and `short`, the time of day alone, do not, for a table whose head has
+    `parts.zone()`.
 
     >>> print(when(0.0), when(1.0, "bare"))  # doctest: +ELLIPSIS
     – <time datetime="1970-01-01T00:00:01Z" data-form="bare" title="...">1970-01-01 00:00:01</time>
     """
-    return _time(moment, form, clock(moment) + (" UTC" if form == "full" else "")) if moment else "–"
+    if not moment:
+        return "–"
+    text = clock(moment)
+    return _time(moment, form, {"full": f"{text} UTC", "short": text[11:]}.get(form, text))
 
 
 def past(moment: float | None) -> str:

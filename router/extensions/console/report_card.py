@@ -52,9 +52,6 @@ class Card:
     gains: Sequence[tuple[str, CardInterval]]
     regressions: Sequence[Mapping[str, Any]]
     splits: Sequence[Mapping[str, Any]]
-    generalization: Sequence[Mapping[str, Any]]
-    bias: Sequence[Mapping[str, Any]]
-    data_need: Sequence[Mapping[str, Any]]
     samples: Sequence[Mapping[str, str]]
     facts: Sequence[tuple[str, str]]
 
@@ -88,9 +85,6 @@ def card_of(data: bytes | None) -> Card | None:
             for one in tables(report.get("regressions"))
         ],
         splits=splits_of(report),
-        generalization=compared(at(report, "generalization", "sets"), "rows", 3),
-        bias=compared(at(report, "bias", "rows"), "variants", 3),
-        data_need=need_of(report),
         samples=[
             {name: text(one.get(name)) for name in ("prompt", "gold", "base", "adapter")}
             for one in tables(report.get("samples"))
@@ -137,34 +131,6 @@ def splits_of(report: Mapping[str, Any]) -> list[dict[str, Any]]:
                 }
             )
     return found
-
-
-def compared(rows: Any, counted: str, digits: int) -> list[dict[str, Any]]:
-    """Base against adapter, on several things."""
-    return [
-        {
-            "what": text(one.get("what")),
-            "rows": int(number(one.get(counted))),
-            "base": value_text(one.get("base"), digits),
-            "adapter": value_text(one.get("adapter"), digits),
-            "difference": span_of(one, digits, "difference"),
-            "worse": one.get("worse") is True,
-        }
-        for one in tables(rows)
-    ]
-
-
-def need_of(report: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The score over the rows that it was trained on."""
-    digits = min(max(int(number(at(report, "data_need", "digits"), 3)), 0), 6)
-    return [
-        {
-            "part": number(one.get("fraction")),
-            "rows": int(number(one.get("rows"))),
-            "score": span_of(one, digits, "score"),
-        }
-        for one in tables(at(report, "data_need", "points"))
-    ]
 
 
 def facts_of(report: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -225,8 +191,3 @@ def span_of(value: Any, digits: int, *path: str) -> CardInterval | None:
 def span_text(value: Any, digits: int = 3) -> str:
     """A number, or a dash."""
     return "–" if value is None else f"{number(value):.{digits}f}"
-
-
-def value_text(value: Any, digits: int) -> str:
-    """A number, or the middle of a span."""
-    return span_text(value.get("value") if isinstance(value, dict) else value, digits)

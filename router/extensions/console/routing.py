@@ -1,4 +1,4 @@
-"""Routing: what decides, how sure it has to be, and what was corrected.
+"""Routing: what decides, and how sure it has to be.
 
 A calibration's file lists every threshold that was tried; the page shows them as a table.
 """
@@ -6,9 +6,10 @@ A calibration's file lists every threshold that was tried; the page shows them a
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from math import ceil
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, Field, NonNegativeInt, PositiveInt, ValidationError
@@ -17,11 +18,11 @@ from router.access.clients import Role
 from router.extensions.console.site import Entry, Page, Visit
 from router.routing.calibration import Calibration
 from router.routing.state import ClassifierState
+from router.server.metrics import samples_of
 from router.server.policy import Policy
-from router.types import Reason, Visible
+from router.types import Reason
 
 if TYPE_CHECKING:
-    from router.corrections.store import Correction
     from router.server.metrics import ServerMetrics
 
 
@@ -63,14 +64,8 @@ def proof_of(of: Calibration) -> Proof | None:
     return found if fits else None
 
 
-def findings(classifiers: Iterable[ClassifierState]) -> list[str]:
-    """What the last fit of each classifier found out about adapters, a line each, which names others too."""
-    return [f"{name}: {line}" for one in classifiers for name, line in sorted(one.findings.items())]
-
-
 ROUTING = Policy(Role.OBSERVE)
-CORRECTIONS = Policy(Role.ADMIN)  # users' words: each look is in the audit
-MOST_SHOWN = 200  # corrections; findings
+MOST_TESTED = 12  # thresholds that are shown beside the one in force
 REASONS: Mapping[str, str] = {
     Reason.CLASSIFIED.value: "A classifier was sure: an adapter answered",
     Reason.ABSTAINED.value: "No classifier was sure: the base answered",
@@ -84,30 +79,20 @@ REASONS: Mapping[str, str] = {
 async def show(visit: Visit) -> dict[str, Any]:
     """The page."""
     console, visible = visit.console, visit.client.adapters
-    state = console.context.routing()
+    state = console.server.router.state()
     of = state.calibration
     proof = proof_of(of) if of is not None else None
     return {
         "state": state,
-        "reasons": by_reason(console.context.metrics),
-        "classifiers": classifier_rows(state.classifiers, console.context.metrics),
+        "reasons": by_reason(console.server.metrics),
+        "classifiers": classifier_rows(state.classifiers, console.server.metrics),
         "of": of,
         "made": when(of.created) if of is not None else None,
         "adapters": [name for name in of.adapters if name in visible] if of is not None else [],
         "newcomers": [name for name in state.newcomers if name in visible],
         "proof": proof,
-        "findings": findings(state.classifiers) if visible.everything else [],
-        "most": MOST_SHOWN,
-        "no_corrections": visit.why_not(CORRECTIONS),
+        "tested": thinned(proof.tested, of.threshold) if of is not None and proof is not None else [],
     }
-
-
-def samples_of(metric: Any, ending: str) -> Iterable[tuple[Mapping[str, str], float]]:
-    """Labels and value of the samples whose name ends so."""
-    for family in metric.collect():
-        for sample in family.samples:
-            if sample.name.endswith(ending):
-                yield sample.labels, sample.value
 
 
 def quantile(buckets: Sequence[tuple[float, float]], share: float) -> float | None:
@@ -142,6 +127,12 @@ def by_reason(metrics: ServerMetrics) -> list[dict[str, Any]]:
         for reason, count in counts.most_common()
         if count
     ]
+
+
+def thinned(tested: Sequence[Candidate], threshold: float) -> list[Candidate]:
+    """Some of many candidates, evenly, and the one in force."""
+    step = ceil(len(tested) / MOST_TESTED)
+    return [one for place, one in enumerate(tested) if not place % step or one.threshold == threshold]
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,48 +173,4 @@ def when(created: str) -> float | None:
     return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
 
 
-# -- Corrections: users' words, for who administers the server
-
-
-async def corrections(visit: Visit) -> dict[str, Any]:
-    """The latest ones, and who is taken for whom."""
-    kept = visit.console.context.corrections
-    found: Sequence[Correction] = ()
-    damaged = 0
-    if kept is not None:
-        client = visit.client
-        # Who may know of everything looks after all tenants; anybody else sees its own.
-        read = await kept.read(None if client.adapters.everything else client.tenant)
-        visible = client.adapters
-        found = [one for one in read.corrections if _seen(one, visible)]
-        damaged = read.damaged
-    return {
-        "kept": kept is not None,
-        "keeping": visit.console.settings.corrections,
-        "latest": list(reversed(found))[:MOST_SHOWN],
-        "count": len(found),
-        "damaged": damaged,
-        "confusions": confusions(found),
-    }
-
-
-def _seen(one: Correction, visible: Visible) -> bool:
-    return all(name in visible for name in (one.label, one.chosen) if name)
-
-
-def confusions(found: Iterable[Correction]) -> list[dict[str, Any]]:
-    """Who answered, who should have, and how often; the commonest first. Nobody is the base."""
-    counts: Counter[tuple[str, str, str]] = Counter()
-    for one in found:
-        if one.wrong:
-            counts[one.chosen or "base", one.label or "base", one.reason] += 1
-    return [
-        {"chosen": chosen, "label": label, "reason": reason, "count": count}
-        for (chosen, label, reason), count in counts.most_common(50)
-    ]
-
-
-ENTRIES: tuple[Entry, ...] = (
-    Page("/routing", ROUTING, show, "routing.html", "Routing", nav="Routing"),
-    Page("/routing/corrections", CORRECTIONS, corrections, "corrections.html", "Corrections"),
-)
+ENTRIES: tuple[Entry, ...] = (Page("/routing", ROUTING, show, "routing.html", "Routing", nav="Routing"),)

@@ -8,44 +8,28 @@ the services for, in this process, as the client that calls. `PageCall` is the c
 
 from __future__ import annotations
 
-import asyncio
 import json
-import math
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property, partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import parse_qsl, unquote
 
-from router.access.audit import RecentAudit
 from router.access.clients import Client, Role
 from router.access.hosts import Hosts
-from router.corrections.recorder import Corrections
-from router.engine.base import Engine
 from router.errors import FailedPrecondition, FieldViolation, InvalidRequest, WrongContentType
-from router.extensions.console.checks import Verdicts, Watch
+from router.extensions.console.checks import Verdicts
 from router.extensions.console.guard import HEADERS, Guard, Sessions
-from router.extensions.console.history import Events
 from router.extensions.console.rendering import Renderer
-from router.extensions.console.traffic import Traffic
-from router.ports import AdapterRegistry
-from router.routing.state import RoutingState
+from router.extensions.console.request_log import RequestLog
 from router.server.bodies import Decoder, too_many
-from router.server.call import Endpoint
-from router.server.health import ServerHealth
 from router.server.http import EVENTS, JSON, HttpCall, Reply, Route, route_name
-from router.server.metrics import ServerMetrics
 from router.server.policy import ROWS, Policy
 
 if TYPE_CHECKING:
-    from router.config import Settings
     from router.experiments.runtime import LiveExperiments
-    from router.feedback.recorder import FeedbackRecorder
     from router.server.app import ServerApp
-    from router.server.inference import InferenceService
-    from router.server.interceptors import Interceptors
 
 
 HTML = "text/html; charset=utf-8"
@@ -189,55 +173,6 @@ def cookies_of(header: str) -> dict[str, str]:
     return {name: unquote(value) for name, _, value in pairs}
 
 
-@dataclass(frozen=True, slots=True)
-class ConsoleContext:
-    """Parts of a server, for its console."""
-
-    engine: Engine
-    registry: AdapterRegistry
-    metrics: ServerMetrics
-    health: ServerHealth
-    recent: RecentAudit
-    routing: Callable[[], RoutingState]
-    ready: asyncio.Event  # requests are let in
-    started: float = field(default_factory=time.time)  # unix seconds
-    corrections: Corrections | None = None
-    no_experiments: str = ""  # why there are none
-    feedback: FeedbackRecorder | None = None
-    live: LiveExperiments | None = None  # experiments whose guardian is in this process
-    folders: Sequence[Path] = ()  # that the server writes to
-    certificate_ends: Callable[[], float] = lambda: math.inf  # unix seconds
-    unaudited: Callable[[], int] = lambda: 0  # audit lines that the file did not take
-
-    @classmethod
-    def of(cls, server: ServerApp, recent: RecentAudit) -> ConsoleContext:
-        """Of that server; `recent` has what administrators did."""
-        absent, live = server.no_experiments, None
-        if server.experiments is not None:
-            from router.experiments.runtime import LiveExperiments
-
-            absent = ""
-            live = server.experiments if isinstance(server.experiments, LiveExperiments) else None
-        tls, audit, written = server.tls, server.audit, server.settings.audit
-        found = (server.engine, server.registry, server.metrics, server.health, recent, server.router.state)
-        return cls(
-            *found,
-            server.ready,
-            corrections=server.corrections,
-            no_experiments=absent,
-            feedback=server.feedback,
-            live=live,
-            folders=(server.state_dir, *([written.parent] if written is not None else [])),
-            certificate_ends=lambda: tls.expires if tls is not None else math.inf,
-            unaudited=lambda: audit.failed if audit is not None else 0,
-        )
-
-    def telemetry_lost(self) -> float:
-        """Spans and readings that the OTLP collector has not taken so far."""
-        samples = (one for family in self.metrics.telemetry_lost.collect() for one in family.samples)
-        return sum(one.value for one in samples if one.name.endswith("_total"))
-
-
 ROOT = "/console"
 SIGN_IN = Policy(Role.OPEN)
 Values = Mapping[str, Any]
@@ -344,7 +279,7 @@ class Visit:
     async def ask(self, method: str, message: Any) -> Any:
         """The answer of a service, as if the client had called it. Raises what the service raises, and
         PermissionDenied without the role."""
-        endpoint = self.console.endpoints.get(method)
+        endpoint = self.console.server.methods.get(method)
         if endpoint is None:
             raise FailedPrecondition(f"{method.removeprefix('/')} is not served here")
         self.console.interceptors.permit(endpoint.policy, method)
@@ -358,27 +293,24 @@ class Visit:
 class Console:
     """What all pages share."""
 
-    def __init__(
-        self,
-        interceptors: Interceptors,
-        endpoints: Mapping[str, Endpoint],
-        inference: InferenceService,
-        settings: Settings,
-        context: ConsoleContext,
-        address: str,
-        entries: Sequence[Entry],
-    ) -> None:
-        self.interceptors, self.endpoints, self.inference = interceptors, endpoints, inference
-        self.settings, self.context = settings, context
-        tls = settings.tls_cert is not None
-        self.guard = Guard(Hosts(address, tls, settings.console_hosts))
+    def __init__(self, server: ServerApp, entries: Sequence[Entry]) -> None:
+        self.server, self.settings, self.interceptors = server, server.settings, server.interceptors
+        self.started = time.time()
+        self.no_experiments = "" if server.experiments is not None else server.no_experiments
+        self.live: LiveExperiments | None = None  # experiments whose guardian is in this process
+        if server.experiments is not None:
+            from router.experiments.runtime import LiveExperiments
+
+            self.live = server.experiments if isinstance(server.experiments, LiveExperiments) else None
+        address, settings = server.http_address, server.settings
+        self.guard = Guard(Hosts(address, settings.tls_cert is not None, settings.console_hosts))
         # Cookies know no ports: servers side by side on one machine would take each other's.
         self.cookie = f"lora_router_{address.rpartition(':')[2]}"
         self._nav = [entry for entry in entries if isinstance(entry, Page) and entry.nav]
         self._renderer = Renderer(ROOT)
-        self.traffic, self.events, self.sessions = Traffic(), Events(context), Sessions()
-        self.watch, self.verdicts = Watch(context, self.traffic), Verdicts(context.live)
-        context.metrics.ended.append(self.traffic.ended)
+        self.requests, self.sessions = RequestLog(), Sessions()
+        self.verdicts = Verdicts(self.live)
+        server.metrics.ended.append(self.requests.ended)
 
     def page(self, visit: Visit, page: Page, values: Values) -> PageReply:
         """The page, or the fragment of one."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Awaitable, Callable, Sequence
+from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +13,8 @@ from typing import Any
 import httpx2
 import pytest
 
+from router.access.audit import AuditedCall
+from tests.audited import entries
 from tests.security.helpers import write_clients
 from tests.server.http_helpers import Http, StartWeb
 
@@ -31,11 +35,18 @@ async def opened(start_web: StartWeb, fakes: SimpleNamespace, http: Http) -> Sim
 
 @pytest.fixture
 def roled(start_web: StartWeb, fakes: SimpleNamespace, http: Http, tmp_path: Path) -> Roled:
-    """A server with the clients of `ROLES`: `server`, a signed-in browser for each, and `nobody`'s."""
+    """A server with the clients of `ROLES`, with the lines `client` each: `server`, a signed-in browser for
+    each, and `nobody`'s."""
 
-    async def start(adapters: Sequence[str] = ("*",), **settings: Any) -> SimpleNamespace:
-        clients = write_clients(tmp_path, adapters, **ROLES)
-        server = await start_web(**vars(fakes), clients=clients.path, **settings)
+    numbers = count()
+
+    async def start(
+        adapters: Sequence[str] = ("*",), *, client: str = "", **settings: Any
+    ) -> SimpleNamespace:
+        clients = write_clients(tmp_path, adapters, client, **ROLES)
+        server = await start_web(
+            **vars(fakes), clients=clients.path, audit=tmp_path / f"audit-{next(numbers)}.jsonl", **settings
+        )
         browsers = {name: await signed_in(http(server), getattr(clients, name)) for name in ROLES}
         return SimpleNamespace(server=server, tokens=clients, nobody=http(server), **browsers, **vars(fakes))
 
@@ -47,6 +58,12 @@ async def signed_in(browser: httpx2.AsyncClient, token: str) -> httpx2.AsyncClie
     answer = await post(browser, "/console/sign-in", token=token)
     assert answer.status_code == 303
     return browser
+
+
+async def audited(site: SimpleNamespace) -> list[dict[str, Any]]:
+    """The lines of the audit so far."""
+    await asyncio.wrap_future(site.server.audit.acted(AuditedCall("", "", "", "last", "", "")))
+    return [line for line in entries(site.server.settings.audit) if line["method"] != "last"]
 
 
 async def csrf(browser: httpx2.AsyncClient, path: str = "/console/sign-in") -> str:

@@ -28,7 +28,7 @@ async def test_the_list_shows_states_scores_and_reasons(opened: SimpleNamespace)
     for text in ("medical", "legal", "quarantined", "rank is 0", "0.772", "+0.63", "pinned", "4.9 MB"):
         assert text in page
     assert 'href="/console/adapters/medical/1.0.0"' in page
-    only = (await opened.http.get("/console/adapters?domain=legal")).text
+    only = (await opened.http.get("/console/adapters?q=legal")).text
     assert "legal" in only
     assert "/console/adapters/medical" not in only
 
@@ -61,10 +61,10 @@ async def test_a_list_is_searched_filtered_and_sorted(opened: SimpleNamespace) -
     registry.measures[MEDICAL] = Measured("exact match", (0.7, 0.7, 0.8), (0.6, 0.5, 0.7))
     assert await listed(opened, "?q=TA") == ["tariffs", "tax"]
     assert await listed(opened, "?q=sonnet+poem") == ["poems"]
-    assert await listed(opened, "?q=ta&task=chat&domain=tax") == ["tax"]
-    assert await listed(opened, "?task=chat&sort=size") == ["tax", "tariffs", "poems"]
-    assert await listed(opened, "?task=chat&sort=-size") == ["poems", "tariffs", "tax"]
-    assert await listed(opened, "?task=chat&sort=used") == ["tax", "poems", "tariffs"]
+    assert await listed(opened, "?q=ta+chat+tax") == ["tax"]
+    assert await listed(opened, "?q=chat&sort=size") == ["tax", "tariffs", "poems"]
+    assert await listed(opened, "?q=chat&sort=-size") == ["poems", "tariffs", "tax"]
+    assert await listed(opened, "?q=chat&sort=used") == ["tax", "poems", "tariffs"]
     assert (await listed(opened, "?sort=score"))[0] == "medical"
     assert await listed(opened, "?state=loading") == []
     registry.put(replace(adapter("tax", "3.0.0"), state=AdapterState.QUARANTINED, error="rank is 0"))

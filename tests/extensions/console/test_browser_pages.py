@@ -23,13 +23,11 @@ from tests.server.http_helpers import StartWeb
 PATHS = (
     "/console/playground",
     "/console/routing",
-    "/console/routing/corrections",
     "/console/experiments",
     "/console/experiments/trial",
     "/console/experiments/too-early",
     "/console/experiments/a-draft",
     "/console/new-experiment?control=medical@1.0.0&treatment=medical@1.1.0",
-    "/console/feedback",
 )
 
 
@@ -68,7 +66,7 @@ async def test_playground(site: SimpleNamespace, tmp_path: Path) -> None:
     assert one["buttons"] == ["Copy", "Good", "Bad"]
     assert "<script>alert(1)</script>" in one["answer"]  # as text
     assert "tokens/s" in one["numbers"]
-    assert ["chat/completions" in code for code in seen["code"]] == [True, False, False]
+    assert ["chat/completions" in code for code in seen["code"]] == [True, False]
     assert seen["corrected"] == "Kept: text."
     assert seen["good"] == "Kept: labels."
     assert seen["copied"] == one["answer"]
@@ -98,8 +96,7 @@ async def test_playground(site: SimpleNamespace, tmp_path: Path) -> None:
     assert "nobody" in seen["nobody"]
     assert (seen["cut"]["badge"], "cut off" in seen["cut"]["notices"][0]) == ("cut off", True)
     assert seen["in_sight"] == [True, True]
-    assert seen["scripted"] == ["Ask", "Only decide"]
-    assert "medical@1.0.0 answered: words is sure, 0.90" in seen["plain"]
+    assert "needs JavaScript" in seen["plain"]
 
 
 @elsewhere
@@ -121,4 +118,4 @@ async def test_experiments_and_thresholds(site: SimpleNamespace, tmp_path: Path)
     assert "roll back" in seen["history"]
     assert (seen["ranges"], seen["still_open"], seen["no_promotion"]) == (3, 2, 0)
     assert "it cannot run" in seen["plain"]  # another one has its units
-    assert seen["plain_rows"] == 40
+    assert 10 <= seen["plain_rows"] <= 11

@@ -10,93 +10,84 @@ from types import SimpleNamespace
 from typing import Any
 
 from router.extensions.console.checks import (
+    MOST_SHOWN,
+    Problem,
     Verdicts,
     credentials,
-    disks,
     experiments,
+    grouped,
+    nearly_full,
     outcomes,
-    telemetry,
-    wilson,
 )
-from router.extensions.console.traffic import LATELY, RANGES, Outcome, Traffic, TrafficCount
+from router.extensions.console.request_log import Outcome
 from router.routing.state import ClassifierState, RoutingState
+from router.server.metrics import ServerMetrics
 from router.types import AdapterState
 from tests.extensions.console.conftest import Roled
 from tests.fakes import adapter
 from tests.server.http_helpers import Http, StartWeb
 
 
-def counted(reason: str = "QUEUE_FULL", **counts: int) -> TrafficCount:
-    """So many requests of each outcome; those that were not answered for that reason."""
-    found = TrafficCount()
-    for name, count in counts.items():
-        outcome = Outcome(name)
-        found.outcomes[outcome] = count
-        if outcome is not Outcome.ANSWERED:
-            found.reasons[outcome] = Counter({reason: count})
-    return found
+def shown(reason: str = "QUEUE_FULL", **counts: int) -> list[tuple[str, str]]:
+    """Tone and line of each problem of so many requests of each outcome, all with that code."""
+    lately = Counter({(Outcome(name), reason): count for name, count in counts.items()})
+    return [(one.tone, one.line) for one in grouped(outcomes(lately))]
 
 
-def traffic_of(lately: TrafficCount, before: TrafficCount) -> Any:
-    """As a day, `before` came earlier than the last 15 minutes."""
-    day = TrafficCount()
-    day.merge(lately)
-    day.merge(before)
-    return SimpleNamespace(total=lambda of: {LATELY.name: lately, "24h": day}[of.name])
-
-
-def shown(lately: TrafficCount, before: TrafficCount | None = None) -> list[tuple[str, str]]:
-    """Tone and text of each problem."""
-    found = outcomes(traffic_of(lately, before or TrafficCount()), lately)
-    return [(one.tone, one.text) for one in found]
-
-
-def test_a_share_of_refusals_is_compared_with_the_usual_one() -> None:
-    lately, usual = counted(answered=80, refused=20), counted(answered=9_900, refused=100)
-    text = "20 of 100 requests (20.0 %) were refused in the last 15 minutes; usually 1.0 %: QUEUE_FULL 20."
-    assert shown(lately, usual) == [("warn", text)]
-    assert shown(lately, counted(answered=8_000, refused=2_000)) == []
-    assert shown(counted(refused=63))[0][0] == "bad"
-    assert shown(counted(refused=1))[0][0] == "warn"  # all that there was
-    assert shown(counted(answered=20, refused=1)) == []
+def test_a_large_share_of_refusals() -> None:
+    text = "20 of 100 requests (20.0 %) were refused in the last 15 minutes: QUEUE_FULL."
+    assert shown(answered=80, refused=20) == [("warn", text)]
+    assert shown(refused=63)[0][0] == "bad"
+    assert shown(refused=1)[0][0] == "warn"  # all that there was
+    assert shown(answered=20, refused=1) == []
 
 
 def test_every_failure_is_shown() -> None:
-    text = "1 of 1,000 requests (0.1 %) failed in the last 15 minutes: INTERNAL 1."
-    assert shown(counted("INTERNAL", answered=999, failed=1)) == [("warn", text)]
-    assert shown(counted("INTERNAL", answered=90, failed=10))[0][0] == "bad"
+    text = "1 of 1,000 requests (0.1 %) failed in the last 15 minutes: INTERNAL."
+    assert shown("INTERNAL", answered=999, failed=1) == [("warn", text)]
+    assert shown("INTERNAL", answered=90, failed=10)[0][0] == "bad"
 
 
-def test_clients_that_hang_up_more_than_usual() -> None:
-    assert shown(counted("CANCELLED", answered=95, cancelled=5)) == []
-    text = "40 of 100 requests (40.0 %) were cancelled in the last 15 minutes."
-    assert shown(counted("CANCELLED", answered=60, cancelled=40)) == [("warn", text)]
+def test_clients_that_hang_up() -> None:
+    assert shown("CANCELLED", answered=60, cancelled=40) == []
+    text = "60 of 100 requests (60.0 %) were cancelled in the last 15 minutes: CANCELLED."
+    assert shown("CANCELLED", answered=40, cancelled=60) == [("bad", text)]
 
 
-def test_the_interval_of_a_share_stays_within_0_and_1() -> None:
-    assert 0.0 <= wilson(0, 3)[0] < 1e-9
-    assert 1.0 - 1e-9 < wilson(3, 3)[1] <= 1.0
-    low, high = wilson(50, 100, 1.96)
-    assert (round(low, 3), round(high, 3)) == (0.404, 0.596)
+def test_several_codes_are_one_line_and_each_leads_to_its_requests() -> None:
+    lately = Counter({(Outcome.FAILED, "INTERNAL"): 3, (Outcome.FAILED, "STORE_DOWN"): 1})
+    (group,) = grouped(outcomes(lately))
+    end = "failed in the last 15 minutes: INTERNAL 3, STORE_DOWN 1."
+    assert group.line == f"4 of 4 requests (100.0 %) {end}"
+    assert [(one.text, one.path) for one in group.problems] == [
+        ("INTERNAL: 3 requests.", "/requests?outcome=failed&code=INTERNAL"),
+        ("STORE_DOWN: 1 request.", "/requests?outcome=failed&code=STORE_DOWN"),
+    ]
+
+
+def test_problems_of_one_cause_are_one_line_and_the_worst_comes_first() -> None:
+    many = [Problem("warn", "{n} disks are full.", f"Disk {number}.") for number in range(30)]
+    first, second = grouped([*many, *many, Problem("bad", "{n} fires.", "It burns.")])
+    assert (first.line, first.count) == ("It burns.", 1)
+    assert (second.line, second.count, len(second.problems)) == ("30 disks are full.", 30, MOST_SHOWN)
 
 
 def test_a_disk_that_is_nearly_full() -> None:
     found = {Path("/state"): (20_000_000, 10**12), Path("/a"): (5 * 10**10, 10**11)}
-    (one,) = disks(found)
+    (one,) = nearly_full(found)
     assert (one.tone, one.text) == ("bad", "The disk of state has 20 MB free of 1.0 TB.")
 
 
-def test_credentials_and_telemetry() -> None:
-    context: Any = SimpleNamespace(certificate_ends=lambda: time.time() + 3.5 * 86_400, unaudited=lambda: 2)
-    texts = [one.text for one in credentials(context)]
+def test_credentials_and_records() -> None:
+    ends = time.time() + 3.5 * 86_400
+    metrics = ServerMetrics()
+    metrics.telemetry_lost.labels("spans").inc(7)
+    tls, audit = SimpleNamespace(expires=ends), SimpleNamespace(failed=2)
+    server: Any = SimpleNamespace(tls=tls, audit=audit, metrics=metrics)
+    texts = [one.text for one in credentials(server)]
     assert texts[0] == "The certificate of the server ends in 3 days."
     assert "did not take 2 lines" in texts[1]
-    lately = TrafficCount()
-    assert not list(telemetry(lately))
-    traffic = Traffic()
-    traffic.look(1, 2, 7)
-    (one,) = telemetry(traffic.total(RANGES["15m"]))
-    assert "did not take 7 spans" in one.text
+    assert "did not take 7 spans" in texts[2]
 
 
 def test_verdicts_of_experiments() -> None:
@@ -118,13 +109,6 @@ def test_verdicts_of_experiments() -> None:
         ("info", "Experiment tone may be decided: PROMOTE.", "/experiments/tone"),
         ("bad", "Experiment bad does harm: STOP FOR HARM.", "/experiments/bad"),
     ]
-
-
-async def test_nothing_wrong_says_what_was_checked(opened: SimpleNamespace) -> None:
-    page = (await opened.http.get("/console")).text
-    assert "Nothing needs attention" in page
-    assert "0 requests of the last 15 minutes" in page
-    assert ">healthy<" in page
 
 
 async def test_quarantined_versions_with_reason_and_page(roled: Roled) -> None:

@@ -11,7 +11,6 @@ from typing import Any
 from unittest.mock import patch
 
 import httpx2
-from google.protobuf import json_format
 
 from router.client import Client, messages
 from router.corrections.recorder import Corrections
@@ -64,8 +63,7 @@ async def test_the_page_offers_whom_one_may_ask(opened: SimpleNamespace) -> None
     assert "<img" not in page.partition("<main")[2]
     assert "&lt;script&gt;" in page
     assert 'value="medical"' in page
-    for kept in ("data-corrections", "data-outcomes"):
-        assert kept not in page  # nothing is kept here, so nothing is offered
+    assert "data-corrections" not in page  # nothing is kept here, so nothing is offered
     assert 'data-feedback="labels"' in page
 
 
@@ -185,13 +183,11 @@ async def test_who_leaves_takes_the_answer_along(opened: SimpleNamespace) -> Non
     opened.engine.resume()
 
 
-async def test_corrections_and_thumbs_are_the_servers(
+async def test_corrections_are_the_servers(
     opened: SimpleNamespace, start_web: StartWeb, http: Http, tmp_path: Path
 ) -> None:
     status, body = await told(opened.http, "/correction", response_id="0" * 32, adapter="legal")
     assert (status, "corrections are off" in body["error"]["message"]) == (400, True)
-    status, body = await told(opened.http, "/outcome", response_id="0" * 32, value="1")
-    assert (status, "experiments" in body["error"]["message"]) == (400, True)
     store = CorrectionStore(tmp_path)
     browser = http(await start_web(corrections=Corrections(store, "texts")))
     rid = (await streamed(browser, text="a medical question"))[0][1]["response_id"]
@@ -201,8 +197,6 @@ async def test_corrections_and_thumbs_are_the_servers(
     for adapter in ("nobody", "auto", "legal@2.0.0", ""):
         status, body = await told(browser, "/correction", response_id=rid, adapter=adapter)
         assert (status in (400, 404), bool(body["error"]["message"])) == (True, True)
-    status, body = await told(browser, "/outcome", response_id=rid, value="7")
-    assert (status, body["error"]["field"]) == (400, "value")
 
 
 async def test_the_role_is_infer_and_others_are_told_so(roled: Roled) -> None:
@@ -212,34 +206,6 @@ async def test_the_role_is_infer_and_others_are_told_so(roled: Roled) -> None:
     assert (status, "needs the role infer" in body["error"]["message"]) == (403, True)
     refused = await post(site.nobody, HOME + "/stream", text="x")
     assert refused.status_code == 401
-
-
-async def test_without_scripts_a_form_gets_an_answer(opened: SimpleNamespace) -> None:
-    asked = {"text": f"a medical question {HOSTILE}", "model": "auto", "system": "Be brief."}
-    page = (await post(opened.http, HOME, **asked)).text
-    assert "<strong>medical@1.0.0</strong> answered: words is sure, 0.90" in page
-    assert "&lt;script&gt;" in page.partition('class="answer"')[2]
-    assert "<img" not in page.partition("<main")[2]
-    assert [turn.role for turn in opened.router.requests[-1].turns] == ["system", "user"]
-    decided = (await post(opened.http, HOME, **asked, act="decide")).text
-    assert "<strong>medical@1.0.0</strong> would answer: words is sure, 0.90" in decided
-    assert 'class="answer"' not in decided
-
-
-async def test_without_scripts_errors_stand_beside_their_fields(opened: SimpleNamespace) -> None:
-    wrong = {"temperature": "warm", "shape": "choices", "shape_text": " ", "text": HOSTILE}
-    answer = await post(opened.http, HOME, **wrong)
-    assert answer.status_code == 400
-    for name, words in (
-        ("temperature", "must be a number, got &#39;warm&#39;"),
-        ("shape_text", "must not be"),
-    ):
-        assert f'id="{name}-error">{words}' in answer.text
-    assert '<details id="options" open>' in answer.text
-    assert "&lt;img" in answer.text  # what was typed is still there
-    answer = await post(opened.http, HOME, text="x", model="nobody")
-    assert answer.status_code == 404
-    assert 'id="model-error">' in answer.text
 
 
 async def test_earlier_turns_and_a_shape_are_part_of_the_request(opened: SimpleNamespace) -> None:
@@ -267,20 +233,17 @@ async def test_earlier_turns_and_a_shape_are_part_of_the_request(opened: SimpleN
 
 
 async def test_what_is_copied_makes_the_same_request(opened: SimpleNamespace) -> None:
-    """curl and Python are read back; gRPC's is the message itself."""
+    """Both are read back."""
     said = {"earlier-0": "first", "earlier-1": HOSTILE, "system": 'It\'s "brief"\n$HOME `id`', "stops": "a'b"}
     more = {"temperature": "0.7", "seed": "7", "shape": "json_schema", "shape_text": '{"type": "object"}'}
     form = {"text": "and now?", "model": "medical@1.0.0", "unit": "u-1", "continuity": "none"} | said | more
     wanted = stream_request(form)
     _, body = await told(opened.http, "/code", **form)
     code = dict(body["code"])
-    assert [title for title, _ in body["code"]] == ["curl", "Python", "gRPC"]
+    assert [title for title, _ in body["code"]] == ["curl", "Python"]
     words = shlex.split(code["curl"])
     sent = parsed(ChatCompletion, words[words.index("-d") + 1].encode())
     assert stream_message(generate_message(sent, "")) == wanted
-    words = shlex.split(code["gRPC"])
-    assert json_format.Parse(words[words.index("-d") + 1], pb.StreamGenerateRequest()) == wanted
-    assert words[-1].endswith("/router.v1.InferenceService/StreamGenerate")
     made: list[Any] = []
     stub = SimpleNamespace(
         stream=lambda turns, **options: made.append(messages.stream_request(turns, options)) or []

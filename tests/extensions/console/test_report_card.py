@@ -26,9 +26,6 @@ def test_cards_that_ship_are_shown(name: str) -> None:
     assert card.arms[-1]["score"].value == report["arms"]["adapter"]["score"]["value"]
     assert all(0 <= arm["part"] <= 1 for arm in card.arms)
     assert card.gains[0][1].value == report["gains"]["adapter - base"]["score"]["value"]
-    assert [one["what"] for one in card.generalization] == [
-        one["what"] for one in report["generalization"]["sets"]
-    ]
     assert card.samples
     assert len(card.splits) == 3
 

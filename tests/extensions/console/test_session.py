@@ -9,7 +9,7 @@ import httpx2
 import pytest
 
 from router.extensions.console.pages import inside
-from tests.extensions.console.conftest import Roled, csrf, post
+from tests.extensions.console.conftest import Roled, audited, csrf, post
 from tests.server.http_helpers import StartWeb, with_certificates
 
 
@@ -85,7 +85,7 @@ async def test_a_token_of_nobody_begins_no_session(roled: Roled) -> None:
     assert answer.status_code == 401
     assert "not valid here" in answer.text
     assert not site.nobody.cookies
-    assert [entry.act.reason for entry in site.server.recent] == ["TOKEN_INVALID"]
+    assert [line["reason"] for line in await audited(site)] == ["TOKEN_INVALID"]
 
 
 async def test_what_is_no_token_is_not_kept(roled: Roled) -> None:

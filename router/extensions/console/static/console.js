@@ -61,7 +61,8 @@
       const date = new Date(element.getAttribute("datetime"));
       if (Number.isNaN(date.getTime())) continue;
       const { form } = element.dataset;
-      if (form !== "ago") put(element, written(date, form !== "bare"));
+      if (form === "short") put(element, written(date, false).slice(11));
+      else if (form !== "ago") put(element, written(date, form !== "bare"));
       element.title = written(date);
     }
     for (const element of document.querySelectorAll("[data-zone]")) put(element, parts.resolvedOptions().timeZone);

@@ -298,17 +298,11 @@
       }
     };
     const row = el("div", "row", button("Copy", (from) => copy(one.text.data, one.answer, from)));
-    const outcome = "outcomes" in form.dataset && Boolean(one.started.decision.experiment);
     const judge = async (value, corrected = "") => {
-      const words = [];
-      if ("feedback" in form.dataset) {
-        const kept = await asked("/feedback", { response_id: id, value, corrected });
-        words.push(`${kept.replaced ? "Changed" : "Kept"}: ${kept.kept}.`);
-      }
-      if (outcome && !corrected) words.push(`Outcome: ${(await asked("/outcome", { response_id: id, value })).status}.`);
-      return words.join(" ");
+      const kept = await asked("/feedback", { response_id: id, value, corrected });
+      return `${kept.replaced ? "Changed" : "Kept"}: ${kept.kept}.`;
     };
-    if ("feedback" in form.dataset || outcome) {
+    if ("feedback" in form.dataset) {
       for (const [value, label] of [["1", "Good"], ["0", "Bad"]]) {
         const made = button(label, () => tell(() => judge(value)));
         made.setAttribute("aria-label", `${label} answer`);
@@ -340,7 +334,7 @@
     one.folds.append(code(fields), el("p", "muted small", "Response ", el("code", "", id)));
   };
   const code = (fields) => {
-    const box = fold("Copy as curl, Python, gRPC");
+    const box = fold("Copy as curl, Python");
     box.addEventListener("toggle", async () => {
       if (!box.open || box.querySelector("pre, .error")) return;
       try {

@@ -62,8 +62,6 @@ with browsing() as seen:
     page.wait_for_selector("dialog[open]")
     page.locator("dialog a", has_text="Cancel").click()
     cancelled = page.locator("dialog[open]").count() == 0
-    page.goto(f"{seen.url}/console/activity")
-    acts = page.locator("tbody tr").count()
     wrong = [*wrong_first, *watch.wrong]
     page.locator("button", has_text="Sign out").click()
     page.wait_for_selector("#token")
@@ -95,7 +93,6 @@ with browsing() as seen:
         done=done,
         escaped=escaped,
         cancelled=cancelled,
-        acts=acts,
         away=away,
         plain=plain,
         observer=[off, reason, links, nav],

@@ -1,4 +1,4 @@
-"""`python live.py URL AXE`: numbers that change, charts, times, a hidden tab, no answer."""
+"""`python live.py URL AXE`: numbers that change, times, a hidden tab, no answer."""
 
 from seen import browsing, tell, until
 
@@ -12,8 +12,6 @@ with browsing() as seen:
     answered = page.locator(".tile", has_text="Answered").locator("dd").first
     before = answered.inner_text()
     state = page.inner_text(".present")
-    until(page, "document.querySelector('.trend path.ok') !== null")
-    label = page.locator(".trend svg").first.get_attribute("aria-label")
     times = page.evaluate("[...document.querySelectorAll('time')].map((e) => e.textContent)")
     page.locator("#theme").click()
     themes = [page.evaluate("document.documentElement.dataset.theme || ''")]
@@ -21,8 +19,6 @@ with browsing() as seen:
     themes.append(page.evaluate("document.documentElement.dataset.theme || ''"))
     page.wait_for_timeout(2500)
     changed = answered.inner_text()
-    until(page, "document.querySelector('.spark path') !== null")
-    row = page.locator("tbody tr", has_text="medical").first.inner_text()
 
     page.evaluate(HIDE, True)
     page.wait_for_timeout(500)
@@ -45,9 +41,7 @@ with browsing() as seen:
         changed=[before, changed],
         state=state,
         times=times,
-        label=label,
         themes=themes,
-        row=row,
         hidden=hidden,
         again=again,
         lost=lost,

@@ -7,7 +7,7 @@ import sys
 
 from seen import browsing, tell
 
-MOST_BYTES = 250_000
+MOST_BYTES, MOST_HIGH = 160_000, 2500  # of a page; pixels of it on a phone
 WEIGHT = """() => [...performance.getEntriesByType('navigation'), ...performance.getEntriesByType('resource')]
   .filter((one) => !one.name.endsWith('.png'))
   .reduce((sum, one) => sum + one.decodedBodySize, 0)"""
@@ -25,6 +25,9 @@ with browsing() as seen:
                 found = [*watch.wrong, *seen.wide(page)]
                 if (weight := page.evaluate(WEIGHT)) > MOST_BYTES:
                     found.append(f"{weight} bytes")
+                high = page.evaluate("document.documentElement.scrollHeight")
+                if width == 390 and high > MOST_HIGH and "/experiments/" not in path:
+                    found.append(f"{high} pixels high")
                 if folder != "-":
                     stem = path.strip("/").replace("/", "_").replace("?", "_")
                     seen.shoot(page, f"{folder}/{stem}-{theme}-{width}.png")
