@@ -74,14 +74,7 @@ class Settings(BaseSettings):
         None, description="clients must show a certificate of this CA (PEM); none: no certificate is needed"
     )
     engine: str = Field("torch", description="what runs the base: torch (our own engine) or a plugin's")
-    model: str = Field(
-        "smollm2-135m-instruct", description="base model: the default, a folder, a GGUF file or a hub id"
-    )
-    quantized_from: str = Field(
-        "",
-        pattern=r"^([0-9a-f]{64})?$",
-        description="digest of the checkpoint that a GGUF base was made of: its adapters are accepted",
-    )
+    model: str = Field("smollm2-135m-instruct", description="base model: the default, a folder or a hub id")
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field("auto", description="serving dtype")
     quantize: Literal["none", "int8", "int4"] = Field(
         "none", description="weights of the linear layers: none (as dtype says), int8 or int4"

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 
 from router.engine.loader import base_digest
-from router.errors import ConfigError
 from router.models import DEFAULT_BASE, resolve_model
 
 HUB_NAMES = {DEFAULT_BASE: "HuggingFaceTB/SmolLM2-135M-Instruct"}
@@ -38,8 +37,6 @@ def load_base(spec: str, device: str = "auto") -> LoadedBase:
 
     place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
     folder = resolve_model(spec)
-    if folder.is_file():
-        raise ConfigError(f"{spec} is a GGUF file, and training needs the checkpoint that it was made of")
     # On CPU the fused attention runs its backward pass slower than plain matmuls do at these lengths.
     attention = "sdpa" if place.type == "cuda" else "eager"
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, attn_implementation=attention)
