@@ -134,8 +134,8 @@ class RegisterEngine(Protocol):
     """The callback given to `register_engines`."""
 
     def __call__(self, name: str, make: MakeEngine, base: FindBase | None = None) -> None:
-        """`make(settings)` returns an engine that is not started; `settings` are the server's. A subclass of
-        `router.engine.TextEngine` may be `make` itself; `router.engine.base.Engine` is the whole protocol.
+        """`make(settings)` returns a `router.engine.base.Engine` that is not started; `settings` are the
+        server's.
 
         `base(settings)` fetches the base model and returns its folder, or None where there is none; it runs
         before `make` and raises ConfigError for what an operator has to mend.

@@ -20,7 +20,6 @@ from router import hookimpl
 from router.access.clients import hash_of
 from router.cli.engines import engine_of
 from router.config import Settings
-from router.engine import TextEngine
 from router.engine.fake import FakeEngine
 from router.errors import ConfigError
 from router.server.app import ServerApp
@@ -138,7 +137,6 @@ def test_a_fault_of_a_built_in_plugin_costs_its_commands(
 
 
 ENGINE = """
-from router.engine import TextEngine
 from router.engine.fake import FakeEngine
 
 @hookimpl
@@ -401,12 +399,6 @@ async def test_the_mask_of_the_page_masks(write: Write) -> None:
     async with serving() as (_, client):
         answer = await client.generate("write to a.b@c.example now", max_tokens=32)
         assert "write to [e-mail] now" in answer.text
-
-
-def test_the_engine_of_the_page_is_made(write: Write) -> None:
-    write("echo.py", example("echo.py"))
-    engine, _ = engine_of(Settings(engine="echo"), loaded())
-    assert isinstance(engine, TextEngine)
 
 
 def test_the_source_of_the_page_has_an_adapter(write: Write, tmp_path: Path) -> None:
