@@ -187,7 +187,7 @@ def test_an_adapter_comes_from_a_source_of_a_plugin(
 SERVICE = """
 import grpc
 from google.protobuf.wrappers_pb2 import StringValue
-from router.server.policy import INFER
+from router.serving import INFER, ServiceSpec
 
 class Echo:
     async def Say(self, request, call):
@@ -200,8 +200,8 @@ def add(servicer, server):
     server.add_registered_method_handlers("example.Echo", {"Say": handler})
 
 @hookimpl
-def register_services(register):
-    register(add, Echo(), {"/example.Echo/Say": INFER})
+def register_service(register):
+    register(ServiceSpec(add, Echo(), {"/example.Echo/Say": INFER}))
 """
 ROUTE = """
 from router.server.http import Route
@@ -290,6 +290,10 @@ async def test_a_service_that_cannot_work_is_not_serving_and_the_rest_is(write: 
         (
             SERVICE.replace("example.Echo", "grpc.health.v1.Health").replace("Say", "Check"),
             "the server itself",
+        ),
+        (
+            SERVICE.replace("register(ServiceSpec", "register(3); (ServiceSpec"),
+            "3 is no service: write",
         ),
         (ROUTE.replace("[Route", "[3, Route"), "3 is no route: write router.server.http.Route"),
     ],

@@ -12,7 +12,6 @@ from router.built_in import built_in_folders
 from router.cli import output
 from router.config import Settings
 from router.engine.base import BaseInfo
-from router.errors import NO_EXPERIMENTS
 
 if TYPE_CHECKING:
     from router.plugins import PluginStatus
@@ -168,6 +167,4 @@ def _classifiers_line(plugins: Sequence[PluginStatus]) -> str:
 
 
 def _experiments_line(app: ServerApp) -> str:
-    if app.experiments is not None:
-        return app.experiments.summary
-    return "not installed" if app.no_experiments == NO_EXPERIMENTS else "off"
+    return app.experiments.summary if app.experiments is not None else "off"

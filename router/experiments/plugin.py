@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from router.errors import ConfigError
-from router.hookspecs import RegisterServices, hookimpl
+from router.hookspecs import RegisterService, hookimpl
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,7 +48,6 @@ class Plugin:
     @hookimpl
     async def on_startup(self, server: ServerApp) -> None:
         """Open the store. Raises ConfigError."""
-        server.no_experiments = OFF
         if server.experiments is None:
             server.experiments = self._own = experiments_of(server)
         if server.experiments is None:
@@ -63,21 +62,18 @@ class Plugin:
             server.metrics.registry.register(ExperimentMetrics(self._served))
 
     @hookimpl
-    async def register_services(self, register: RegisterServices, server: ServerApp) -> None:
-        """ExperimentService."""
-        if (served := self._served) is None:
-            return
-        from router.experiments.service import experiment_service
-        from router.server.policy import ROWS
-        from router.v1.experiments_pb2_grpc import add_ExperimentServiceServicer_to_server
+    async def register_service(self, register: RegisterService, server: ServerApp) -> None:
+        """ExperimentService; where experiments are off it refuses."""
+        from router.experiments.service import ROWS, experiment_service
+        from router.server.policy import ServiceSpec
+        from router.server.registration import Refusing
+        from router.v1.experiments_pb2_grpc import add_ExperimentServiceServicer_to_server as add
 
+        if (served := self._served) is None:
+            register(ServiceSpec(add, Refusing(OFF), ROWS))
+            return
         service = experiment_service(served, server.registry)
-        register(
-            add_ExperimentServiceServicer_to_server,
-            service,
-            ROWS,
-            problem=lambda: served.flaw,
-        )
+        register(ServiceSpec(add, service, ROWS, problem=lambda: served.flaw))
 
     @hookimpl
     async def on_loaded(self, server: ServerApp) -> None:

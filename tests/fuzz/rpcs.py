@@ -30,12 +30,12 @@ from router.extensions.kserve.service import ROWS as KSERVE
 from router.kserve import open_inference_pb2
 from router.plugins.tables import read_tables
 from router.server.app import ServerApp
-from router.server.policy import ROWS
 from router.v1 import adapters_pb2, experiments_pb2, fleet_pb2, inference_pb2
 from tests.fuzz.engines import Tally
 from tests.fuzz.inputs import TEXTS, bytes_changed, message_changed
 from tests.fuzz.targets import ROOT, Attempt
 from tests.registry.tiny import BASE, write_adapter
+from tests.security.helpers import ROWS
 
 MODULES = (
     *(inference_pb2, adapters_pb2, fleet_pb2, experiments_pb2),

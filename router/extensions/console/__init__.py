@@ -51,11 +51,11 @@ async def register_http(register: RegisterHttp, server: ServerApp) -> None:
     if find_spec("jinja2") is None:
         log.warning("no console: its pages need the package jinja2: %s", install_extra("console"))
         return
-    from router.extensions.console.pages import ENTRIES, ROWS, routes
+    from router.extensions.console.pages import ENTRIES, routes, rows
     from router.extensions.console.site import Console, ConsoleContext
 
     made = (server.interceptors, server.methods, server.inference, server.settings)
     console = Console(*made, ConsoleContext.of(server, server.recent), server.http_address, ENTRIES)
-    register(routes(console), ROWS)
+    register(routes(console), rows(console))
     for work in (console.watch.follow, console.events.follow):
         server.follow("the console", work)

@@ -11,9 +11,9 @@ from typing import Any
 from router.errors import FailedPrecondition, InvalidRequest, NotFound
 from router.extensions.console.site import ROOT, Action, Entry, Page, PageReply, Visit, redirect
 from router.feedback.model import VERDICTS, Feedback, Verdict
+from router.feedback.recorder import OFF
 from router.feedback.store import FeedbackCount
 from router.names import BASE
-from router.server.feedback import OFF
 from router.server.policy import OBSERVE
 from router.server.status import public_message
 from router.v1 import feedback_pb2 as pb

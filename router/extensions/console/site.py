@@ -37,7 +37,7 @@ from router.server.call import Endpoint
 from router.server.health import ServerHealth
 from router.server.http import EVENTS, JSON, HttpCall, Reply, Route, route_name
 from router.server.metrics import ServerMetrics
-from router.server.policy import ROWS, Policy
+from router.server.policy import ADMIN, Policy
 
 if TYPE_CHECKING:
     from router.config import Settings
@@ -212,7 +212,7 @@ class ConsoleContext:
     @classmethod
     def of(cls, server: ServerApp, recent: RecentAudit) -> ConsoleContext:
         """Of that server; `recent` has what administrators did."""
-        absent, live = server.no_experiments, None
+        absent, live = NO_EXPERIMENTS, None
         if server.experiments is not None:
             from router.experiments.runtime import LiveExperiments
 
@@ -239,6 +239,7 @@ class ConsoleContext:
 
 
 ROOT = "/console"
+NO_EXPERIMENTS = "experiments are off: set `experiments` to auto or to the URL of a database"
 SIGN_IN = Policy(Role.OPEN)
 Values = Mapping[str, Any]
 
@@ -254,11 +255,6 @@ class SiteEntry:
     def route(self) -> str:
         """Its name in the policy table."""
         return route_name(self.verb, ROOT + self.path)
-
-    @property
-    def policy(self) -> Policy:
-        """Its row of the policy table."""
-        return self.method if isinstance(self.method, Policy) else ROWS[self.method]
 
     @property
     def operation(self) -> str:
@@ -337,9 +333,8 @@ class Visit:
 
     def why_not(self, method: str | Policy) -> str:
         """Why this client may not call that method, or a page with that policy, in words; empty if it may."""
-        if isinstance(method, Policy):
-            return self.console.interceptors.why_not(method, "that page")
-        return self.console.interceptors.why_not(ROWS[method], method)
+        name = "that page" if isinstance(method, Policy) else method
+        return self.console.interceptors.why_not(self.console.policy(method), name)
 
     async def ask(self, method: str, message: Any) -> Any:
         """The answer of a service, as if the client had called it. Raises what the service raises, and
@@ -379,6 +374,12 @@ class Console:
         self.traffic, self.events, self.sessions = Traffic(), Events(context), Sessions()
         self.watch, self.verdicts = Watch(context, self.traffic), Verdicts(context.live)
         context.metrics.ended.append(self.traffic.ended)
+
+    def policy(self, method: str | Policy) -> Policy:
+        """The row of a method, ADMIN for one that is not served here; or the policy itself."""
+        if isinstance(method, Policy):
+            return method
+        return self.endpoints[method].policy if method in self.endpoints else ADMIN
 
     def page(self, visit: Visit, page: Page, values: Values) -> PageReply:
         """The page, or the fragment of one."""
@@ -438,7 +439,7 @@ class Console:
                 "present": page.nav == present,
             }
             for page in self._nav
-            if not self.interceptors.why_not(page.policy, page.operation or page.route)
+            if not self.interceptors.why_not(self.policy(page.method), page.operation or page.route)
         ]
 
 

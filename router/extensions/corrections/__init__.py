@@ -16,7 +16,7 @@ async def on_startup(server: ServerApp) -> None:
     """Keep them in the state folder, unless the server has a recorder already."""
     from router.corrections.recorder import Corrections
     from router.corrections.store import FOLDER, CorrectionStore
-    from router.server.metrics import CorrectionsCollector
+    from router.extensions.corrections.metrics import CorrectionsCollector
 
     if server.corrections is None and server.settings.corrections != "off":
         store = CorrectionStore(server.state_dir / FOLDER)

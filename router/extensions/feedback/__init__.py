@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from router.hookspecs import RegisterServices, hookimpl
+from router.hookspecs import RegisterService, hookimpl
 
 if TYPE_CHECKING:
     from router.feedback.store import FeedbackStore
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 async def on_startup(server: ServerApp) -> None:
     """Remember answers, unless the server has a recorder already. Raises ConfigError for a URL that cannot
     work."""
+    from router.extensions.feedback.service import FeedbackCollector
     from router.feedback.recorder import FeedbackRecorder
-    from router.server.feedback import FeedbackCollector
 
     settings = server.settings
     if server.feedback is None and settings.feedback != "off":
@@ -34,13 +34,16 @@ async def on_startup(server: ServerApp) -> None:
 
 
 @hookimpl
-def register_services(register: RegisterServices, server: ServerApp) -> None:
-    """FeedbackService."""
-    from router.server.feedback import FeedbackService
-    from router.server.policy import ROWS
+def register_service(register: RegisterService, server: ServerApp) -> None:
+    """FeedbackService; where feedback is off it refuses."""
+    from router.extensions.feedback.service import ROWS, FeedbackService
+    from router.feedback.recorder import OFF
+    from router.server.policy import ServiceSpec
+    from router.server.registration import Refusing
     from router.v1.feedback_pb2_grpc import add_FeedbackServiceServicer_to_server
 
-    register(add_FeedbackServiceServicer_to_server, FeedbackService(server.feedback), ROWS)
+    servicer = FeedbackService(server.feedback) if server.feedback is not None else Refusing(OFF)
+    register(ServiceSpec(add_FeedbackServiceServicer_to_server, servicer, ROWS))
 
 
 @hookimpl
