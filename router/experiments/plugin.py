@@ -5,28 +5,51 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+from pydantic import BaseModel, ConfigDict, Field
+
 from router.errors import ConfigError
-from router.hookspecs import RegisterService, hookimpl
+from router.hookspecs import RegisterService, RegisterSettings, hookimpl
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import typer
 
-    from router.config import Settings
     from router.experiments.runtime import LiveExperiments
     from router.experiments.shadow import Shadows
     from router.experiments.store.store import ExperimentStore
     from router.server.app import ServerApp
 
 log = logging.getLogger(__name__)
-AUTO = "auto"
 FILE = "experiments.db"
-NOTICES = "experiments_notices"
 OFF = (
-    "experiments are off, since the setting `experiments` is empty: set it to auto or to the URL of a "
-    "database, and start the server again"
+    "experiments are off: set `experiments.enabled` to true, or see in the log why their file cannot be "
+    "written, and start the server again"
 )
+
+
+class ExperimentSettings(BaseModel):
+    """The table [experiments]."""
+
+    model_config = ConfigDict(frozen=True)
+
+    enabled: bool = Field(True, description="run experiments; their data is in `database`")
+    holdout: float = Field(0.0, ge=0, lt=1, description="share of units that takes part in no experiment")
+    price_prompt: float = Field(
+        0.0, ge=0, description="cost of a million prompt tokens, cached ones left out, for serving_cost"
+    )
+    price_completion: float = Field(
+        0.0, ge=0, description="cost of a million completion tokens, for serving_cost"
+    )
+    price_second: float = Field(
+        1.0, ge=0, description="cost of a second on the device, or until it is loaded, for serving_cost"
+    )
+
+
+@hookimpl
+def register_settings(register: RegisterSettings) -> None:
+    """`[experiments]`."""
+    register(ExperimentSettings)
 
 
 @hookimpl
@@ -46,10 +69,10 @@ class Plugin:
         self._shadows: Shadows | None = None
 
     @hookimpl
-    async def on_startup(self, server: ServerApp) -> None:
+    async def on_startup(self, server: ServerApp, settings: ExperimentSettings) -> None:
         """Open the store. Raises ConfigError."""
         if server.experiments is None:
-            server.experiments = self._own = experiments_of(server)
+            server.experiments = self._own = experiments_of(server, settings)
         if server.experiments is None:
             return
         from router.experiments.runtime import LiveExperiments
@@ -96,12 +119,10 @@ class Plugin:
             await self._own.close()
 
 
-def experiments_of(server: ServerApp) -> LiveExperiments | None:
+def experiments_of(server: ServerApp, settings: ExperimentSettings) -> LiveExperiments | None:
     """Not started yet; None where experiments are off. Raises ConfigError."""
-    settings, engine, router, plugins = server.settings, server.engine, server.router, server.plugins
-    if settings.experiments_webhook and NOTICES not in {plugin.name for plugin in plugins.status()}:
-        raise ConfigError(f"experiments_webhook needs the extension {NOTICES}, which is not there")
-    store = store_of(settings, server.state_dir)
+    engine, router = server.engine, server.router
+    store = store_of(server.settings.database, server.state_dir) if settings.enabled else None
     if store is None:
         return None
     from router import config
@@ -110,30 +131,24 @@ def experiments_of(server: ServerApp) -> LiveExperiments | None:
 
     return LiveExperiments(
         store,
-        holdout=settings.experiments_holdout,
+        holdout=settings.holdout,
         base_digest=lambda: engine.info.served_digest,
         router_digest=router.digest,
         flush_seconds=config.FLUSH_SECONDS,
-        prices=Prices(
-            settings.experiments_price_prompt,
-            settings.experiments_price_completion,
-            settings.experiments_price_second,
-        ),
+        prices=Prices(settings.price_prompt, settings.price_completion, settings.price_second),
     )
 
 
-def store_of(settings: Settings, state: Path) -> ExperimentStore | None:
-    """The store, or None where there is to be none. `state`: the server's folder for what it keeps.
+def store_of(url: str, state: Path) -> ExperimentStore | None:
+    """The store at that URL; without one in a file in `state`, the server's folder for what it keeps.
 
-    Raises ConfigError for a URL that cannot work. The default store stops no server: if its
-    file cannot be written, experiments are off, and the log says so.
+    Raises ConfigError for a URL that cannot work. The file stops no server: if it cannot be written, there is
+    no store, and the log says so.
     """
-    if not settings.experiments:
-        return None
     from router.experiments.store.store import ExperimentStore
 
-    if settings.experiments != AUTO:
-        return ExperimentStore(settings.experiments)
+    if url:
+        return ExperimentStore(url)
     try:
         return ExperimentStore(f"sqlite:///{state / FILE}")
     except ConfigError as error:

@@ -7,7 +7,7 @@ or not at all.
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +16,7 @@ from prometheus_client.registry import Collector
 from starlette.routing import compile_path
 
 from router.access.access import Access, Authenticator
-from router.config import Settings
-from router.errors import NO_EXPERIMENTS, ConfigError, FailedPrecondition
+from router.errors import ConfigError, FailedPrecondition
 from router.server.grpc_adapter import GrpcServer, methods_of
 from router.server.http import CONSOLE, Route
 from router.server.policy import ROWS, Policy, ServiceSpec, check_rows
@@ -27,12 +26,6 @@ if TYPE_CHECKING:
     from router.plugins.runtime import RunningPlugin
 
 CORE = "the server itself"
-PARTS = {
-    "experiments": "experiments",
-    "shared_state": "sharing",
-    "corrections": "corrections",
-    "feedback": "feedback",
-}  # settings, and the built-in plugins that they are for
 _PARAMETER = re.compile(r"\{[^}]*\}")
 
 
@@ -157,15 +150,6 @@ class Refusing:
             raise FailedPrecondition(self._why)
 
         return refuse
-
-
-def check_parts(settings: Settings, plugins: Collection[str]) -> None:
-    """Raises ConfigError for a setting that asks for a built-in plugin whose folder was taken away."""
-    for name, plugin in PARTS.items():
-        asked = getattr(settings, name) not in ("", None, Settings.model_fields[name].default)
-        if asked and plugin not in plugins:
-            why = NO_EXPERIMENTS if plugin == "experiments" else f"there is no built-in plugin {plugin}"
-            raise ConfigError(f"{why}, and the setting `{name}` asks for it")
 
 
 # -- Metrics of plugins.

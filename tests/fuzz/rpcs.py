@@ -90,11 +90,10 @@ async def serving(folder: Path) -> AsyncIterator[ServerApp]:
         load_plugins="urgent_words",
         calibration="",
         gate="off",
-        corrections="texts",
-        experiments=f"sqlite:///{folder}/experiments.db",
+        database=f"sqlite:///{folder}/experiments.db",
         lame_duck_seconds=0.0,
         drain_seconds=1.0,
-    ).with_tables(read_tables(Path(), {}, {"kserve.enabled": True}))
+    ).with_tables(read_tables(Path(), {}, {"kserve.enabled": True, "corrections.keep": "texts"}))
     made = Composition(settings, TinyEngine())
     try:
         await made.app.start()

@@ -77,6 +77,7 @@ async def show(visit: Visit) -> dict[str, Any]:
     """Counts by adapter."""
     recorder, days = visit.console.context.feedback, _days(visit)
     found: list[Opinions] = []
+    keeping = recorder.answers.keeping if recorder is not None else "off"
     if recorder is not None:
         counts = await recorder.counted(time.time() - days * DAY, "", tenant_of(visit))
         visible = visit.client.adapters
@@ -87,9 +88,9 @@ async def show(visit: Visit) -> dict[str, Any]:
         "left_out": max(0, len(found) - MOST_ADAPTERS),
         "days": days,
         "choices": DAYS,
-        "kept": KEPT[visit.console.settings.feedback],
-        "keeping": visit.console.settings.feedback,
-        "keeps": visit.console.settings.feedback_days,
+        "kept": KEPT[keeping],
+        "keeping": keeping,
+        "keeps": recorder.days if recorder is not None else 0,
         "address": address(visit),
         "deleted": visit.query.get("deleted", ""),
         "why_no_texts": visit.why_not(LIST),
@@ -119,7 +120,7 @@ async def detail(visit: Visit) -> dict[str, Any]:
         "of": next(iter(opinions(counts)), Opinions(name)),
         "latest": [entry_of(one) for one in latest],
         "most": MOST_SHOWN,
-        "kept": KEPT[visit.console.settings.feedback],
+        "kept": KEPT[recorder.answers.keeping],
         "words": WORDS,
         "only": only or "",
     }

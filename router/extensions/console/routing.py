@@ -199,7 +199,7 @@ async def corrections(visit: Visit) -> dict[str, Any]:
         damaged = read.damaged
     return {
         "kept": kept is not None,
-        "keeping": visit.console.settings.corrections,
+        "keeping": kept.keeping if kept is not None else "off",
         "latest": list(reversed(found))[:MOST_SHOWN],
         "count": len(found),
         "damaged": damaged,

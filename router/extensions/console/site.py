@@ -239,7 +239,7 @@ class ConsoleContext:
 
 
 ROOT = "/console"
-NO_EXPERIMENTS = "experiments are off: set `experiments` to auto or to the URL of a database"
+NO_EXPERIMENTS = "experiments are off: set `experiments.enabled` to true"
 SIGN_IN = Policy(Role.OPEN)
 Values = Mapping[str, Any]
 

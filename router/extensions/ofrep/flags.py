@@ -27,7 +27,7 @@ CODES = {  # by reason, then by field
     "request": "PARSE_ERROR",
     "content-type": "PARSE_ERROR",
 }
-ABSENT = "experiments are off: set `experiments` to auto or to the URL of a database"
+ABSENT = "experiments are off: set `experiments.enabled` to true"
 MOST_OF_KEY = 256  # characters of a key that nobody has
 FLAGS = "/ofrep/v1/evaluate/flags"
 EVALUATE = replace(OBSERVE, role=Role.INFER)

@@ -307,7 +307,7 @@ async def test_off_says_how_to_change_that(start_server: Start, connect: Connect
     assert app.pipeline.answers is None
     service = feedback_pb2_grpc.FeedbackServiceStub(connect(app).channel)
     error = await failure(service.RecordFeedback(on("0" * 32)))
-    assert (error.code().name, "setting `feedback`" in error.details()) == ("FAILED_PRECONDITION", True)
+    assert (error.code().name, "setting `feedback.keep`" in error.details()) == ("FAILED_PRECONDITION", True)
 
 
 async def test_a_database_that_is_down_is_said(open_server: Open, monkeypatch: pytest.MonkeyPatch) -> None:
