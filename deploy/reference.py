@@ -25,9 +25,9 @@ GROUPS = {  # headings, by the setting that is the first below each
     "listen": "Addresses and access",
     "engine": "Base and engine",
     "adapters_dir": "Adapters and plugins",
-    "abstain_threshold": "Routing, corrections and feedback",
+    "abstain_threshold": "Routing",
     "replicas": "Replicas and edges",
-    "experiments": "Experiments",
+    "database": "Database",
     "max_tokens_limit": "Requests, shutdown and logs",
 }
 OF_PLUGINS = """\

@@ -20,8 +20,6 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from router.types import Keeping
-
 CONFIG_FILE = "lora-router.toml"
 MOST_FOUND = 16  # replicas of DNS names, for the bound on the streams of one connection
 FLUSH_SECONDS = 5.0  # of a shutdown: experiments write what is queued
@@ -74,14 +72,7 @@ class Settings(BaseSettings):
         None, description="clients must show a certificate of this CA (PEM); none: no certificate is needed"
     )
     engine: str = Field("torch", description="what runs the base: torch (our own engine) or a plugin's")
-    model: str = Field(
-        "smollm2-135m-instruct", description="base model: the default, a folder, a GGUF file or a hub id"
-    )
-    quantized_from: str = Field(
-        "",
-        pattern=r"^([0-9a-f]{64})?$",
-        description="digest of the checkpoint that a GGUF base was made of: its adapters are accepted",
-    )
+    model: str = Field("smollm2-135m-instruct", description="base model: the default, a folder or a hub id")
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field("auto", description="serving dtype")
     quantize: Literal["none", "int8", "int4"] = Field(
         "none", description="weights of the linear layers: none (as dtype says), int8 or int4"
@@ -138,15 +129,6 @@ class Settings(BaseSettings):
     calibration: str = Field(
         "auto", description="calibration file; auto: calibration.json in an adapters folder; empty: none"
     )
-    corrections: Keeping = Field(
-        "off", description="corrections that are kept: off, labels, or texts (the requests, too)"
-    )
-    feedback: Keeping = Field(
-        "labels",
-        description="feedback on answers that is kept: off, labels (the verdict), or texts (the requests and "
-        "answers, too)",
-    )
-    feedback_days: int = Field(90, ge=1, le=3650, description="days after which feedback is deleted")
     replicas: int = Field(
         0, ge=0, le=1024, description="engines in processes of their own; 0: one, in this process"
     )
@@ -176,23 +158,10 @@ class Settings(BaseSettings):
         "",
         description="name under which edges share the replicas in `ray`; empty: they are one edge's own",
     )
-    shared_state: str = Field(
+    database: str = Field(
         "",
-        description="database where edges share default versions, clients and quotas: postgresql://..., or "
-        "experiments for the same database; empty: none",
-    )
-    experiments: str = Field(
-        "auto", description="database of experiments: a URL; auto: SQLite in the state folder; empty: off"
-    )
-    experiments_holdout: float = Field(
-        0.0, ge=0, lt=1, description="share of units that takes part in no experiment"
-    )
-    experiments_webhook: str | None = Field(
-        None,
-        description="URL that is called when an experiment may be promoted, harms or breaks; empty: none",
-    )
-    experiments_webhook_secret: SecretStr | None = Field(
-        None, description="secret that signs messages to the webhook; is never shown"
+        description="URL of the database of experiments and feedback, and of what edges share: "
+        "postgresql://... or sqlite:///FILE; empty: SQLite files in the state folder",
     )
     max_tokens_limit: int = Field(4096, ge=1, description="largest max_tokens accepted")
     max_body_bytes: int = Field(

@@ -42,8 +42,6 @@ from copy import copy
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
-NO_EXPERIMENTS = "experiments are not installed: the folder router/experiments is not there"
-
 
 def install_extra(extra: str) -> str:
     """How to install an optional part of this package; its name is in no index."""

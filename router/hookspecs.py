@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from router.experiments.report.model import Report
     from router.server.app import ServerApp
     from router.server.http import Route
-    from router.server.policy import Policy
+    from router.server.policy import Policy, ServiceSpec
     from router.sources.source import AdapterSource
     from router.types import Constraint, Request
 
@@ -134,8 +134,8 @@ class RegisterEngine(Protocol):
     """The callback given to `register_engines`."""
 
     def __call__(self, name: str, make: MakeEngine, base: FindBase | None = None) -> None:
-        """`make(settings)` returns an engine that is not started; `settings` are the server's. A subclass of
-        `router.engine.TextEngine` may be `make` itself; `router.engine.base.Engine` is the whole protocol.
+        """`make(settings)` returns a `router.engine.base.Engine` that is not started; `settings` are the
+        server's.
 
         `base(settings)` fetches the base model and returns its folder, or None where there is none; it runs
         before `make` and raises ConfigError for what an operator has to mend.
@@ -188,29 +188,20 @@ def register_constraint_templates(register: RegisterTemplate, settings: Any) -> 
 # -- `.inference`, `.experiments`, `.health` and more. A function that is not `async` runs in a thread.
 
 
-class RegisterServices(Protocol):
-    """The callback given to `register_services`."""
+class RegisterService(Protocol):
+    """The callback given to `register_service`."""
 
-    def __call__(
-        self,
-        add: Callable[[Any, Any], None],
-        servicer: Any,
-        rows: Mapping[str, Policy],
-        problem: Callable[[], str] | None = None,
-    ) -> None:
-        """`add` is the generated `add_...Servicer_to_server`. The methods of `servicer` get the request and
-        the `router.server.call.Call`. `rows` has the `router.serving.Policy` of each method, by
-        /SERVICE/METHOD; INFER, GENERATE, OBSERVE and ADMIN of `router.serving` are ready-made.
-        `problem()` says why the service cannot work for now, '' while it can: health answers NOT_SERVING for
-        it, and `degraded` shows the text. It runs on the event loop and must not block.
-
-        Raises ConfigError for a method without a row, and for one that is served already.
+    def __call__(self, spec: ServiceSpec) -> None:
+        """`spec` is a `router.serving.ServiceSpec`; INFER, GENERATE, OBSERVE and ADMIN of `router.serving`
+        are ready-made rows. Raises ConfigError for a method without a row, and for one that is served
+        already.
         """
 
 
 @hookspec
-def register_services(register: RegisterServices, server: ServerApp, settings: Any) -> Awaitable[None] | None:
-    """Call `register(add_EchoServicer_to_server, Echo(), ROWS)` for each gRPC service; may be `async`.
+def register_service(register: RegisterService, server: ServerApp, settings: Any) -> Awaitable[None] | None:
+    """Call `register(ServiceSpec(add_EchoServicer_to_server, Echo(), ROWS))` for each gRPC service; may be
+    `async`.
 
     Health and reflection name it, too.
     """

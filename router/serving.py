@@ -4,7 +4,7 @@ from router.access.access import Authenticator, Credentials, Named
 from router.access.clients import Role
 from router.server.call import Call
 from router.server.http import Reply, Route
-from router.server.policy import ADMIN, GENERATE, INFER, OBSERVE, Policy
+from router.server.policy import ADMIN, GENERATE, INFER, OBSERVE, Policy, ServiceSpec
 
 __all__ = [
     "ADMIN",
@@ -19,4 +19,5 @@ __all__ = [
     "Reply",
     "Role",
     "Route",
+    "ServiceSpec",
 ]

@@ -82,7 +82,6 @@ async def serving(plugins: Path | str = "plugins", **settings: Any) -> AsyncIter
             "metrics_listen": "127.0.0.1:0",
             "http_listen": "",
             "adapters_dir": (),
-            "experiments": "",
             "lame_duck_seconds": 0.0,
         }
         found = load_settings({**default, "plugins_dir": (Path(plugins),), **settings})

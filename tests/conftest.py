@@ -80,17 +80,16 @@ async def start_server(tmp_path: Path) -> AsyncIterator[Start]:
 
     A setting NAME.KEY is a plugin's.
     """
-    from router.config import Settings
     from router.engine.fake import FakeEngine
     from router.plugins import Hooks, PluginHost
-    from router.plugins.tables import read_tables
     from router.server.app import ServerApp
     from tests.fakes import FakeRegistry, FakeRouter, adapter
+    from tests.settings import settings_of
 
     defaults = {
         "listen": "127.0.0.1:0",
         "metrics_listen": "",
-        "experiments": "",
+        "experiments.enabled": False,
         "drain_seconds": 1.0,
         "lame_duck_seconds": 0.0,
     }
@@ -114,15 +113,13 @@ async def start_server(tmp_path: Path) -> AsyncIterator[Start]:
             engine = engine or FakeEngine()
             registry = registry or FakeRegistry(engine, [adapter("medical"), adapter("legal", "2.0.0")])
             router = router or FakeRouter(registry)
-            of_plugins = {n: value for n, value in settings.items() if "." in n}
-            own = {name: value for name, value in settings.items() if name not in of_plugins}
             if isinstance(feedback, str):  # the setting; else a recorder
-                own["feedback"], feedback = feedback, None
-            said = Settings(**{**defaults, **own})
+                settings["feedback.keep"], feedback = feedback, None
+            said = settings_of(**{**defaults, **settings})
             if routing is not None:
                 router.state = routing
             if hooks is None:  # the built-in plugins, as every server has them
-                hooks = Hooks(PluginHost([], tables=read_tables(Path(), {}, of_plugins), built_in=True))
+                hooks = Hooks(PluginHost([], tables=said.tables, built_in=True))
             app = ServerApp(said, engine, registry, router, startup, hooks=hooks, encoder=encoder)
             app.experiments, app.corrections, router.on_vote = experiments, corrections, app.metrics.vote
             app.feedback, app.state_dir = feedback, tmp_path / ".state"

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from router.client.messages import to_adapter, to_adapter_event, to_event, to_feedback
 from router.client.values import Adapter, Answer, Delta, Event, Finished, Plugin, Replica, Started, TokenCount
 from router.conversion import NAMES, duration, fill, read, seconds_of, timestamp, unix_seconds
+from router.extensions.feedback.service import feedback_message
 from router.feedback.model import Feedback
-from router.server.feedback import feedback_message
 from router.types import AdapterEventKind, AdapterState, Decision, FinishReason, Reason, Usage, VoteError
 from router.v1 import adapters_pb2, fleet_pb2
 from router.v1 import inference_pb2 as pb

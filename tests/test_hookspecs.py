@@ -20,7 +20,6 @@ from router import hookimpl
 from router.access.clients import hash_of
 from router.cli.engines import engine_of
 from router.config import Settings
-from router.engine import TextEngine
 from router.engine.fake import FakeEngine
 from router.errors import ConfigError
 from router.server.app import ServerApp
@@ -138,7 +137,6 @@ def test_a_fault_of_a_built_in_plugin_costs_its_commands(
 
 
 ENGINE = """
-from router.engine import TextEngine
 from router.engine.fake import FakeEngine
 
 @hookimpl
@@ -189,7 +187,7 @@ def test_an_adapter_comes_from_a_source_of_a_plugin(
 SERVICE = """
 import grpc
 from google.protobuf.wrappers_pb2 import StringValue
-from router.server.policy import INFER
+from router.serving import INFER, ServiceSpec
 
 class Echo:
     async def Say(self, request, call):
@@ -202,8 +200,8 @@ def add(servicer, server):
     server.add_registered_method_handlers("example.Echo", {"Say": handler})
 
 @hookimpl
-def register_services(register):
-    register(add, Echo(), {"/example.Echo/Say": INFER})
+def register_service(register):
+    register(ServiceSpec(add, Echo(), {"/example.Echo/Say": INFER}))
 """
 ROUTE = """
 from router.server.http import Route
@@ -292,6 +290,10 @@ async def test_a_service_that_cannot_work_is_not_serving_and_the_rest_is(write: 
         (
             SERVICE.replace("example.Echo", "grpc.health.v1.Health").replace("Say", "Check"),
             "the server itself",
+        ),
+        (
+            SERVICE.replace("register(ServiceSpec", "register(3); (ServiceSpec"),
+            "3 is no service: write",
         ),
         (ROUTE.replace("[Route", "[3, Route"), "3 is no route: write router.server.http.Route"),
     ],
@@ -401,12 +403,6 @@ async def test_the_mask_of_the_page_masks(write: Write) -> None:
     async with serving() as (_, client):
         answer = await client.generate("write to a.b@c.example now", max_tokens=32)
         assert "write to [e-mail] now" in answer.text
-
-
-def test_the_engine_of_the_page_is_made(write: Write) -> None:
-    write("echo.py", example("echo.py"))
-    engine, _ = engine_of(Settings(engine="echo"), loaded())
-    assert isinstance(engine, TextEngine)
 
 
 def test_the_source_of_the_page_has_an_adapter(write: Write, tmp_path: Path) -> None:

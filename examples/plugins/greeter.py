@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from router import hookimpl
-from router.serving import INFER
+from router.serving import INFER, ServiceSpec
 
 sys.path.append(str(Path(__file__).with_name("greeter_stubs")))  # the stubs import each other by name
 
@@ -21,5 +21,5 @@ class Greeter(GreeterServicer):
 
 
 @hookimpl
-def register_services(register):
-    register(add_GreeterServicer_to_server, Greeter(), {"/example.Greeter/Greet": INFER})
+def register_service(register):
+    register(ServiceSpec(add_GreeterServicer_to_server, Greeter(), {"/example.Greeter/Greet": INFER}))

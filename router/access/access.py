@@ -27,7 +27,6 @@ from router.errors import (
 from router.reread import Reread
 
 LOOK_SECONDS = 0.25  # so long a client that was taken out of the file goes on at most
-OUTCOMES = "/router.v1.ExperimentService/RecordOutcomes"  # lasts, so its quotas may change meanwhile
 SCHEME = "bearer "
 AUTHENTICATOR_SECONDS = 10.0  # for one to say who calls
 RANDOM, TAG = 32, 8  # hexadecimal digits of the id of an answer
@@ -107,6 +106,7 @@ class _Running:
     method: str
     client: Client
     end: Callable[[RouterError], None]
+    lasts: bool
 
 
 class Access:
@@ -217,13 +217,15 @@ class Access:
         method: str,
         client: Client,
         end: Callable[[RouterError], None],
+        lasts: bool = False,
     ) -> Iterator[None]:
         """The block of a call; `end` is called soon after the file has changed what its client is: with what
-        `client` or `check` raises, or with Unavailable where the call may be made again."""
+        `client` or `check` raises, or with Unavailable where the call may be made again. One that `lasts` has
+        no end of its own, so its quotas may change meanwhile, too."""
         if self._file is None or role is Role.OPEN:
             yield
             return
-        running = _Running(credentials, role, method, client, end)
+        running = _Running(credentials, role, method, client, end, lasts)
         self._running.add(running)
         try:
             yield
@@ -258,7 +260,7 @@ class Access:
             except (Unauthenticated, PermissionDenied) as error:
                 running.end(error)
             else:
-                if granted(now, running.method) != granted(running.client, running.method):
+                if granted(now, running.lasts) != granted(running.client, running.lasts):
                     text = "what this client may know of or use was changed while the call ran"
                     running.end(Unavailable(text))
 
@@ -283,10 +285,10 @@ class Access:
         return client
 
 
-def granted(client: Client, method: str) -> tuple[object, ...]:
+def granted(client: Client, lasts: bool) -> tuple[object, ...]:
     """What a running call goes on with for as long as it stays the same."""
     quotas = (client.outcomes_per_second, client.outcomes_per_day, client.group)
-    return client.adapters, client.experiments, client.tenant, quotas if method == OUTCOMES else ()
+    return client.adapters, client.experiments, client.tenant, quotas if lasts else ()
 
 
 def bearer(headers: Sequence[str]) -> str:

@@ -34,7 +34,6 @@ from router.server.app import ServerApp
 from router.server.lifecycle import in_daemon_thread
 from router.server.listen import check_free
 from router.server.logs import logging_to
-from router.server.registration import check_parts
 
 log = logging.getLogger(__name__)
 PRELOAD_SECONDS = 5.0  # requests are let in after so long, whatever is still being loaded
@@ -53,7 +52,7 @@ class Composition:
         if plugins is None:
             plugins = host_of(settings)
             plugins.refresh()
-        check_parts(settings, {plugin.name for plugin in plugins.status()})
+        plugins.check_tables()
         self.plugins, self.hooks, self._engine = plugins, Hooks(plugins), engine
         for_all = of_all_replicas(settings)
         options = RegistryOptions.of(for_all)

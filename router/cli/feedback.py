@@ -57,8 +57,8 @@ def record(
 ) -> None:
     """Say whether an answer is good, bad, or what or whose it should have been.
 
-    Later feedback on an answer replaces the earlier. A server keeps texts with the setting feedback=texts,
-    and who should have answered with corrections=labels or corrections=texts.
+    Later feedback on an answer replaces the earlier. A server keeps texts with the setting
+    feedback.keep=texts, and who should have answered with corrections.keep=labels or corrections.keep=texts.
 
     \b
     Examples:

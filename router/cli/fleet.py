@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from router.replicas.membership import Membership
 
 OF_ENGINES = {  # settings that a replica goes by
-    "model", "quantized_from", "dtype", "quantize", "device", "native", "native_dir", "threads",
+    "model", "dtype", "quantize", "device", "native", "native_dir", "threads",
     "max_running", "max_queue", "max_step_tokens", "max_context", "cache_tokens", "slots",
     "max_rank", "host_memory_mb", "stall_seconds", "drain_seconds", "log_level",
 }  # fmt: skip

@@ -120,7 +120,7 @@ def list_(json: flags.Json = False) -> None:
         rest = f", {found.damaged} lines are damaged" if found.damaged else ""
         print(f"\n{len(shown)} of {len(found.corrections)}{rest}")
     else:
-        print("no corrections; `serve --set corrections=texts` keeps those that callers send")
+        print("no corrections; `serve --set corrections.keep=texts` keeps those that callers send")
 
 
 def clear(

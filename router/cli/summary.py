@@ -12,7 +12,6 @@ from router.built_in import built_in_folders
 from router.cli import output
 from router.config import Settings
 from router.engine.base import BaseInfo
-from router.errors import NO_EXPERIMENTS
 
 if TYPE_CHECKING:
     from router.plugins import PluginStatus
@@ -49,9 +48,8 @@ def print_summary(app: ServerApp, plugins: Sequence[PluginStatus], calibration: 
             *(("plugin", f"{p.name} is broken: {p.error}") for p in plugins if p.error),
             ("calibration", calibration or "none: `lora-router route calibrate` makes one"),
             ("experiments", _experiments_line(app)),
-            ("corrections", settings.corrections),
-            ("feedback", settings.feedback),
-            *([("shared", "defaults, clients and quotas with other edges")] if settings.shared_state else []),
+            ("corrections", app.corrections.keeping if app.corrections is not None else "off"),
+            ("feedback", app.feedback.answers.keeping if app.feedback is not None else "off"),
             ("gRPC", app.address),
             ("access", _access_line(settings)),
             *([("admin", settings.admin_listen)] if settings.admin_listen else []),
@@ -168,6 +166,4 @@ def _classifiers_line(plugins: Sequence[PluginStatus]) -> str:
 
 
 def _experiments_line(app: ServerApp) -> str:
-    if app.experiments is not None:
-        return app.experiments.summary
-    return "not installed" if app.no_experiments == NO_EXPERIMENTS else "off"
+    return app.experiments.summary if app.experiments is not None else "off"

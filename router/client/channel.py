@@ -14,7 +14,7 @@ from typing import Any, TypedDict
 import grpc
 
 from router.built_in import has_experiments
-from router.errors import NO_EXPERIMENTS, FieldViolation
+from router.errors import FieldViolation
 
 DEFAULT_TARGET = "127.0.0.1:50051"
 DEFAULT_TIMEOUT = 60.0
@@ -236,5 +236,6 @@ def _details(trailers: Any) -> dict[str, Any]:
 def of_experiments(name: str) -> Any:
     """That name of `router.experiments.client`. Raises ModuleNotFoundError where they are not installed."""
     if not has_experiments():
-        raise ModuleNotFoundError(NO_EXPERIMENTS, name="router.experiments")
+        text = "experiments are not installed: the folder router/experiments is not there"
+        raise ModuleNotFoundError(text, name="router.experiments")
     return getattr(import_module("router.experiments.client"), name)

@@ -64,7 +64,7 @@ class Corrections:
         recent: RecentAnswers[RecentAnswer] | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
-        self._store, self._keeping, self._now = store, keeping, now
+        self._store, self.keeping, self._now = store, keeping, now
         self._recent: RecentAnswers[RecentAnswer] = recent if recent is not None else RecentAnswers()
         self._writer = ThreadPoolExecutor(1, "corrections")
         self._waiting = 0
@@ -74,7 +74,7 @@ class Corrections:
 
     def remember(self, request: Request, decision: Decision, client: Client) -> None:
         """An answer is being given. Of a text too long for an example only the decision is kept."""
-        may = weaker(self._keeping, client.corrections)
+        may = weaker(self.keeping, client.corrections)
         if may == "off":
             return
         text = request.text if may == "texts" and len(request.text) <= MAX_TEXT else None
@@ -88,7 +88,7 @@ class Corrections:
         Raises FailedPrecondition where nothing is kept of the client, NotFound for an answer that is not its
         tenant's or not known any more, Overloaded, and NotSaved.
         """
-        may = weaker(self._keeping, client.corrections)
+        may = weaker(self.keeping, client.corrections)
         if may == "off":
             raise FailedPrecondition(NOT_OF_THIS_CLIENT)
         correction = self._correction(request, client.tenant, may == "texts")

@@ -285,8 +285,6 @@ def rotary_table(
         size = int(head_size(config) * rope.get("partial_rotary_factor", 1.0))
         powers = torch.arange(0, size, 2, dtype=torch.float32) / size
         frequencies = 1.0 / (rope["rope_theta"] ** powers)
-        if factors := rope.get("frequency_factors"):  # as a GGUF file has them
-            frequencies /= torch.tensor(factors)
     else:
         import_transformers()
         from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS

@@ -13,7 +13,7 @@ import itertools
 import time
 import zlib
 from collections import Counter, deque
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -27,20 +27,23 @@ from router.engine.base import (
     Finished,
     Job,
     PoolingRequest,
+    Prompt,
     check_job,
     check_pooling,
+    common_length,
     tokens_before,
 )
 from router.engine.constrained.compiler import CompiledGrammar, Grammars
 from router.engine.constrained.source import BYTES, VocabularySpec
 from router.engine.labels import choices_of, probabilities
-from router.engine.text_engine import ByteTokens, text_of
+from router.engine.tool_prompts import calls_as_text
 from router.errors import (
     DeadlineExceeded,
     EngineFailed,
     FailedPrecondition,
     NotLoaded,
     Overloaded,
+    PromptTooLong,
     Unavailable,
 )
 from router.types import Constraint, FinishReason, LabelProbabilities, TokenLogprob, Usage
@@ -53,6 +56,46 @@ if TYPE_CHECKING:
 
 _END = 261
 _LIKED = b'"}])0aA '  # what is soon at an end
+
+
+class ByteTokens:
+    """The part of an `Engine` that encodes: a token is a byte of the prompt's text."""
+
+    def encode(
+        self, prompt: Prompt, most: int | None = None, check: Callable[[], None] | None = None
+    ) -> list[int]:
+        """The bytes of the prompt's text."""
+        if check is not None:
+            check()
+        least = len(prompt.raw or "") + sum(len(turn.text) for turn in prompt.turns)
+        if most is not None and least > most:
+            raise PromptTooLong(most, least, at_least=True)
+        text = _text(prompt)
+        if most is not None and len(text) > most:
+            raise PromptTooLong(most, len(text))
+        return list(text)
+
+    def shared(self, prompt: Prompt, tokens: Sequence[int]) -> int:
+        """Bytes of the template before the user's text; nothing is cached here."""
+        if prompt.raw is not None:
+            return 0
+        before = prompt.template.template.partition("{prompt}")[0]
+        return common_length("\n".join(filter(None, [prompt.template.system, before])).encode(), tokens)
+
+
+def _text(prompt: Prompt) -> bytes:
+    """System text, turns and the last turn in its template, a line each; or the raw prompt."""
+    if prompt.raw is not None:
+        return prompt.raw.encode()
+    system = "" if prompt.turns and prompt.turns[0].role == "system" else prompt.template.system
+    *before, last = calls_as_text(prompt.turns)
+    question = prompt.template.template.replace("{prompt}", last.text)
+    return "\n".join(filter(None, [system, *(turn.text for turn in before), question])).encode()
+
+
+def text_of(tokens: Sequence[int]) -> str:
+    """The text that `encode` made these tokens of."""
+    return bytes(tokens).decode(errors="replace")
 
 
 class FakeEngine(ByteTokens):

@@ -65,11 +65,6 @@ def load_tokenizer(source: str | Path, name: str, config: Any = None) -> PreTrai
 
     Raises ConfigError.
     """
-    if Path(source).is_file():
-        from router.engine.gguf import read_gguf
-        from router.engine.gguf_tokenizer import tokenizer_of
-
-        return tokenizer_of(read_gguf(Path(source)))
     import_transformers()
     from transformers import AutoTokenizer
 
@@ -93,11 +88,6 @@ class OpenBase(Protocol):
     architecture: str  # transformers' class
     vocabulary: int  # logits of a token
     parameters: int
-
-    @property
-    def stored(self) -> str:
-        """The kinds of blocks that linear layers are stored in; empty where they are numbers."""
-        ...
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -125,8 +115,6 @@ class OpenBase(Protocol):
 class LoadedBase:
     """`OpenBase` of a model that is in memory. It is taken apart when its weights are packed."""
 
-    stored = ""
-
     def __init__(self, loaded: LoadedModel) -> None:
         model: Any = loaded.model
         self._model, self._digest = model, base_digest(model)
@@ -151,8 +139,6 @@ class LoadedBase:
 
 class StoredBase:
     """`OpenBase` of safetensors files of a known shape, which are read when the weights are packed."""
-
-    stored = ""
 
     def __init__(self, files: BaseFiles, name: str, config: Any) -> None:
         """Raises ConfigError where the files do not fit the config."""
@@ -198,14 +184,10 @@ class StoredBase:
 
 
 def open_base(folder: Path, name: str, files: BaseFiles | None = None) -> OpenBase:
-    """The base in a folder or GGUF file; its weights are read later where `CLASSES` has its type, else now.
+    """The base in a folder; its weights are read later where `CLASSES` has its type, else now.
 
     `files`: the same folder's, where they are open already.
     """
-    if folder.is_file():
-        from router.engine.gguf_base import GgufBase
-
-        return GgufBase(folder, name)
     config: Any = plain_config(folder)
     if config is None:
         import_transformers()

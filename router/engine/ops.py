@@ -264,10 +264,8 @@ class Ops(Protocol):
         """weight [out, in], `in` in whole groups, in 4 bits. What is not finite stays visibly broken."""
         ...
 
-    def pack_blocks(
-        self, weights: Sequence[BlockWeight], bias: torch.Tensor | None, dtype: torch.dtype
-    ) -> Linear:
-        """The same with weights in blocks, outputs side by side; float32 sums get the bias last."""
+    def pack_blocks(self, weight: BlockWeight, bias: torch.Tensor | None, dtype: torch.dtype) -> Linear:
+        """The same with weights in 4 bits; float32 sums get the bias last."""
         ...
 
     def pack_files(

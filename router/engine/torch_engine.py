@@ -131,8 +131,6 @@ class TorchEngine:
         use_device(self._device)
         self._dtype = pick_dtype(settings.dtype, self._device)
         base = self._opened()
-        if base.stored:
-            _check_stored(settings, self._device)
         encoder = beside(lambda: PromptEncoder(base.tokenizer), "prompt encoder")
         config, context = base.config, context_length(base.config, settings.max_context)
         ahead = Path(settings.native_dir) if settings.native_dir else None
@@ -157,10 +155,9 @@ class TorchEngine:
             self._fill(backbone, min(settings.max_step_tokens, context))
         self._context = self._longest(context)
         self._stack = backbone.stack if isinstance(backbone, PackedBackbone) else None
-        digest, weights = self._identity(base)
         self._info = BaseInfo(
             name=base.name,
-            digest=digest,
+            digest=base.digest(),
             architecture=base.architecture,
             dtype=str(self._dtype).removeprefix("torch."),
             device=str(self._device),
@@ -169,7 +166,7 @@ class TorchEngine:
             sites=_sites(backbone),
             size_bytes=base.parameters * self._dtype.itemsize - backbone.saved,
             kernels=f"{backbone.kind} layers, {kernels}",
-            weights=weights,
+            weights="" if settings.quantize == "none" else settings.quantize,
             chat_template=self._encoder.has_chat_template,
             tool_form=self._encoder.has_tool_form,
         )
@@ -185,23 +182,6 @@ class TorchEngine:
         files, self._files = self._files, None
         folder = files.folder if files is not None else resolve_model(self._settings.model)
         return open_base(folder, self._settings.model, files)
-
-    def _identity(self, base: OpenBase) -> tuple[str, str]:
-        """The digest that adapters pin, and what the weights of linear layers are kept in if not in dtype.
-
-        Raises ConfigError where the settings say another digest of a base that has its own.
-        """
-        settings, digest = self._settings, base.digest()
-        if not base.stored:
-            if settings.quantized_from not in ("", digest):
-                raise ConfigError(
-                    "the base is not stored in few bits: leave out quantized_from; "
-                    f"adapters of this base pin {digest}"
-                )
-            return digest, "" if settings.quantize == "none" else settings.quantize
-        if settings.quantized_from:
-            return settings.quantized_from, f"{base.stored}-{digest[:12]}"
-        return digest, base.stored
 
     def _backbone(self, base: OpenBase, context: int) -> Backbone:
         quantize = self._settings.quantize
@@ -411,14 +391,6 @@ def _check_quantize(wanted: str, device: torch.device) -> None:
             f"quantize = {wanted} is for the CPU, and this engine runs on {device}: leave it out, "
             "or say --device cpu"
         )
-
-
-def _check_stored(settings: Settings, device: torch.device) -> None:
-    """Raises ConfigError where a base in blocks cannot be served."""
-    if settings.quantize != "none":
-        raise ConfigError(f"the base is stored in few bits: leave out quantize, which is {settings.quantize}")
-    if device.type != "cpu":
-        raise ConfigError(f"a base in few bits is for the CPU, and this engine runs on {device}")
 
 
 def _sites(backbone: Backbone) -> dict[str, tuple[int, int]]:

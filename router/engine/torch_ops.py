@@ -63,18 +63,14 @@ class TorchOps:
         """weight [out, in], `in` in whole groups, in 4 bits."""
         return quantise_blocks(weight)
 
-    def pack_blocks(
-        self, weights: Sequence[BlockWeight], bias: torch.Tensor | None, dtype: torch.dtype
-    ) -> Linear:
-        """The same with weights in blocks, which are widened to float32 at each call."""
+    def pack_blocks(self, weight: BlockWeight, bias: torch.Tensor | None, dtype: torch.dtype) -> Linear:
+        """The same with weights in 4 bits, which are widened to float32 at each call."""
         shift = None if bias is None else bias.float()
-        places = [
-            (weight, start, stop) for weight in weights for start, stop in parts(weight.out, weight.width)
-        ]
+        places = parts(weight.out, weight.width)
 
         def linear(x: torch.Tensor) -> torch.Tensor:
             wide = x.float()
-            y = torch.cat([F.linear(wide, weight.floats(*place)) for weight, *place in places], 1)
+            y = torch.cat([F.linear(wide, weight.floats(*place)) for place in places], 1)
             return (y if shift is None else y + shift).to(dtype)
 
         return linear

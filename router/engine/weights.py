@@ -34,10 +34,7 @@ class WeightSource(Protocol):
         ...
 
     def linear(self, modules: Sequence[str], ops: Ops, quantize: str) -> tuple[Linear, int]:
-        """Linear layers that read the same input, one below the other, and the bytes that few bits save.
-
-        Weights that are packed already, such as 4-bit blocks, are packed here without being tensors.
-        """
+        """Linear layers that read the same input, one below the other, and the bytes that few bits save."""
         ...
 
     def close(self) -> None:
@@ -54,7 +51,7 @@ def packed(weight: torch.Tensor, bias: torch.Tensor | None, ops: Ops, quantize: 
         return ops.pack_linear(weight, bias), 0
     if quantize == "int4" and weight.shape[1] % GROUP == 0:
         blocks = ops.quantise_blocks(weight)
-        return ops.pack_blocks([blocks], bias, weight.dtype), weight.nbytes - blocks.nbytes
+        return ops.pack_blocks(blocks, bias, weight.dtype), weight.nbytes - blocks.nbytes
     small = quantise(weight)
     return ops.pack_int8(small, bias, weight.dtype), weight.nbytes - small.nbytes
 

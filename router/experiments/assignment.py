@@ -423,14 +423,14 @@ def holdout_problem(spec: Spec, holdout: float) -> str:
     if spec.mode is not Mode.HOLDOUT:
         return ""
     if not holdout:
-        return "the server has no holdout: set experiments_holdout"
+        return "the server has no holdout: set experiments.holdout"
     shares = {arm.name: arm.weight for arm in spec.arms}
     control = shares.pop(spec.control, 0.0)
     if len(shares) == 1 and math.isclose(control, holdout, abs_tol=1e-9):
         return ""
     return (
         f"the weight of {spec.control} is {control:g}, and the server keeps {holdout:g} of all units out: "
-        "not served until that weight and experiments_holdout are equal"
+        "not served until that weight and experiments.holdout are equal"
     )
 
 

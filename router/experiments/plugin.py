@@ -5,28 +5,51 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+from pydantic import BaseModel, ConfigDict, Field
+
 from router.errors import ConfigError
-from router.hookspecs import RegisterServices, hookimpl
+from router.hookspecs import RegisterService, RegisterSettings, hookimpl
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import typer
 
-    from router.config import Settings
     from router.experiments.runtime import LiveExperiments
     from router.experiments.shadow import Shadows
     from router.experiments.store.store import ExperimentStore
     from router.server.app import ServerApp
 
 log = logging.getLogger(__name__)
-AUTO = "auto"
 FILE = "experiments.db"
-NOTICES = "experiments_notices"
 OFF = (
-    "experiments are off, since the setting `experiments` is empty: set it to auto or to the URL of a "
-    "database, and start the server again"
+    "experiments are off: set `experiments.enabled` to true, or see in the log why their file cannot be "
+    "written, and start the server again"
 )
+
+
+class ExperimentSettings(BaseModel):
+    """The table [experiments]."""
+
+    model_config = ConfigDict(frozen=True)
+
+    enabled: bool = Field(True, description="run experiments; their data is in `database`")
+    holdout: float = Field(0.0, ge=0, lt=1, description="share of units that takes part in no experiment")
+    price_prompt: float = Field(
+        0.0, ge=0, description="cost of a million prompt tokens, cached ones left out, for serving_cost"
+    )
+    price_completion: float = Field(
+        0.0, ge=0, description="cost of a million completion tokens, for serving_cost"
+    )
+    price_second: float = Field(
+        1.0, ge=0, description="cost of a second on the device, or until it is loaded, for serving_cost"
+    )
+
+
+@hookimpl
+def register_settings(register: RegisterSettings) -> None:
+    """`[experiments]`."""
+    register(ExperimentSettings)
 
 
 @hookimpl
@@ -46,11 +69,10 @@ class Plugin:
         self._shadows: Shadows | None = None
 
     @hookimpl
-    async def on_startup(self, server: ServerApp) -> None:
+    async def on_startup(self, server: ServerApp, settings: ExperimentSettings) -> None:
         """Open the store. Raises ConfigError."""
-        server.no_experiments = OFF
         if server.experiments is None:
-            server.experiments = self._own = experiments_of(server)
+            server.experiments = self._own = experiments_of(server, settings)
         if server.experiments is None:
             return
         from router.experiments.runtime import LiveExperiments
@@ -63,21 +85,18 @@ class Plugin:
             server.metrics.registry.register(ExperimentMetrics(self._served))
 
     @hookimpl
-    async def register_services(self, register: RegisterServices, server: ServerApp) -> None:
-        """ExperimentService."""
-        if (served := self._served) is None:
-            return
-        from router.experiments.service import experiment_service
-        from router.server.policy import ROWS
-        from router.v1.experiments_pb2_grpc import add_ExperimentServiceServicer_to_server
+    async def register_service(self, register: RegisterService, server: ServerApp) -> None:
+        """ExperimentService; where experiments are off it refuses."""
+        from router.experiments.service import ROWS, experiment_service
+        from router.server.policy import ServiceSpec
+        from router.server.registration import Refusing
+        from router.v1.experiments_pb2_grpc import add_ExperimentServiceServicer_to_server as add
 
+        if (served := self._served) is None:
+            register(ServiceSpec(add, Refusing(OFF), ROWS))
+            return
         service = experiment_service(served, server.registry)
-        register(
-            add_ExperimentServiceServicer_to_server,
-            service,
-            ROWS,
-            problem=lambda: served.flaw,
-        )
+        register(ServiceSpec(add, service, ROWS, problem=lambda: served.flaw))
 
     @hookimpl
     async def on_loaded(self, server: ServerApp) -> None:
@@ -100,12 +119,10 @@ class Plugin:
             await self._own.close()
 
 
-def experiments_of(server: ServerApp) -> LiveExperiments | None:
+def experiments_of(server: ServerApp, settings: ExperimentSettings) -> LiveExperiments | None:
     """Not started yet; None where experiments are off. Raises ConfigError."""
-    settings, engine, router, plugins = server.settings, server.engine, server.router, server.plugins
-    if settings.experiments_webhook and NOTICES not in {plugin.name for plugin in plugins.status()}:
-        raise ConfigError(f"experiments_webhook needs the extension {NOTICES}, which is not there")
-    store = store_of(settings, server.state_dir)
+    engine, router = server.engine, server.router
+    store = store_of(server.settings.database, server.state_dir) if settings.enabled else None
     if store is None:
         return None
     from router import config
@@ -113,25 +130,23 @@ def experiments_of(server: ServerApp) -> LiveExperiments | None:
 
     return LiveExperiments(
         store,
-        holdout=settings.experiments_holdout,
+        holdout=settings.holdout,
         base_digest=lambda: engine.info.served_digest,
         router_digest=router.digest,
         flush_seconds=config.FLUSH_SECONDS,
     )
 
 
-def store_of(settings: Settings, state: Path) -> ExperimentStore | None:
-    """The store, or None where there is to be none. `state`: the server's folder for what it keeps.
+def store_of(url: str, state: Path) -> ExperimentStore | None:
+    """The store at that URL; without one in a file in `state`, the server's folder for what it keeps.
 
-    Raises ConfigError for a URL that cannot work. The default store stops no server: if its
-    file cannot be written, experiments are off, and the log says so.
+    Raises ConfigError for a URL that cannot work. The file stops no server: if it cannot be written, there is
+    no store, and the log says so.
     """
-    if not settings.experiments:
-        return None
     from router.experiments.store.store import ExperimentStore
 
-    if settings.experiments != AUTO:
-        return ExperimentStore(settings.experiments)
+    if url:
+        return ExperimentStore(url)
     try:
         return ExperimentStore(f"sqlite:///{state / FILE}")
     except ConfigError as error:

@@ -35,11 +35,30 @@ from router.experiments.visibility import Visibility
 from router.ports import AdapterRegistry, Force
 from router.server.adapters import page
 from router.server.call import Call, current_call, present_client
+from router.server.policy import ADMIN, LARGE, OBSERVE, RECORD, Policy
 from router.types import AdapterInfo, AdapterRef
 from router.v1 import experiments_pb2 as pb
 from router.v1.experiments_pb2_grpc import ExperimentServiceServicer
 
 log = logging.getLogger(__name__)
+READ, CHANGE = replace(OBSERVE, max_body=LARGE), replace(ADMIN, max_body=LARGE)
+SERVICE = "/router.v1.ExperimentService/"
+ROWS: Mapping[str, Policy] = {
+    SERVICE + "RecordOutcome": RECORD,
+    SERVICE + "RecordOutcomes": replace(RECORD, watch=True, max_body=LARGE),
+    SERVICE + "GetExperiment": READ,
+    SERVICE + "ListExperiments": READ,
+    SERVICE + "GetReport": READ,
+    SERVICE + "PlanExperiment": READ,
+    SERVICE + "CreateExperiment": CHANGE,
+    SERVICE + "UpdateExperiment": CHANGE,
+    SERVICE + "DeleteExperiment": CHANGE,
+    SERVICE + "StartExperiment": CHANGE,
+    SERVICE + "StopExperiment": CHANGE,
+    SERVICE + "WithdrawArm": CHANGE,
+    SERVICE + "PromoteArm": CHANGE,
+    SERVICE + "RollBackPromotion": CHANGE,
+}
 LOOP_SECONDS = 10.0  # for the event loop to come to a call
 ARM = ("experiment", "arm")
 P = ParamSpec("P")

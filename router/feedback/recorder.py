@@ -35,6 +35,10 @@ MOST_WAITING = 64  # calls that wait for the database
 DAY = 86_400.0
 TIDY_SECONDS, TIDY_ROWS = 3600.0, 500  # old rows are removed after so long, or so much feedback
 ERASE_SECONDS = 5.0  # between two attempts to erase deleted texts, while another program keeps them
+OFF = (
+    "feedback is off, since the setting `feedback.keep` says so: set it to labels or texts, "
+    "and start the server again"
+)
 FORGOTTEN = (
     ": no answer of yours that the server still knows; it remembers the latest ones since it started. Send "
     "`answered_by` with the feedback, and where texts are kept also what was asked and the answer"
@@ -80,7 +84,7 @@ class FeedbackRecorder:
         now: Callable[[], float] = time.time,
     ) -> None:
         self.store, self.answers = store, AnswersGiven(keeping)
-        self._days, self._outcome, self._now = days, outcome, now
+        self.days, self._outcome, self._now = days, outcome, now
         self._writer = ThreadPoolExecutor(1, "feedback")
         self._waiting = 0
         self._since_tidy, self._tidy_now = 0, asyncio.Event()
@@ -166,7 +170,7 @@ class FeedbackRecorder:
                 pass
 
     def _tidy(self) -> None:
-        gone = self.store.expire(self._now() - self._days * DAY) + self.store.trim()
+        gone = self.store.expire(self._now() - self.days * DAY) + self.store.trim()
         if gone:
             log.info("%d rows of old feedback are deleted", gone)
         self._erase()

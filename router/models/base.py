@@ -32,7 +32,6 @@ from router.models.cache import (
 )
 
 DEFAULT_BASE = "smollm2-135m-instruct"
-GGUF = ".gguf"
 DEFAULT_ENCODER = "all-minilm-l6-v2"
 MULTILINGUAL = "multilingual-e5-small"
 MULTILINGUAL_HUB = f"intfloat/{MULTILINGUAL}"
@@ -133,15 +132,13 @@ _QUANTISED = (
 
 
 def resolve_model(spec: str) -> Path:
-    """The folder for the setting `model`: a known name, a folder, a GGUF file, or a hub id (it is fetched).
+    """The folder for the setting `model`: a known name, a folder, or a hub id (it is fetched).
 
     Raises ConfigError that says what to do.
     """
     if spec.lower() in _BASES:
         return fetch_base(spec)
     path = Path(spec).expanduser()
-    if path.suffix == GGUF and path.is_file():
-        return path
     if spec and path.is_dir():
         if not (path / "config.json").is_file():
             raise ConfigError(f"{spec} has no config.json: give the folder that holds the whole model")
@@ -150,7 +147,7 @@ def resolve_model(spec: str) -> Path:
     if spec.startswith(("/", ".", "~")) or spec.count("/") != 1:
         known = ", ".join(sorted(_BASES))
         raise ConfigError(
-            f"model {spec!r} is neither a known name ({known}), a folder, a GGUF file nor a hub id OWNER/NAME"
+            f"model {spec!r} is neither a known name ({known}), a folder nor a hub id OWNER/NAME"
         )
     fetched = fetch_from_hub(spec)
     _refuse_unserved(fetched, spec)

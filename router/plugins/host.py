@@ -167,11 +167,14 @@ class PluginHost:
         return {entry.name: entry for entry in found if isinstance(entry, kind)}
 
     def check_tables(self) -> None:
-        """Raises ConfigError for settings of a plugin that is nowhere, with the nearest name."""
-        known = {canonical(status.name) for status in self.status()}
+        """Raises ConfigError for settings of a plugin that is nowhere, with the nearest name, and for those
+        that a built-in plugin does not take."""
+        known = {canonical(status.name): status for status in self.status()}
         for name, table in self._tables.items():
             if name not in known:
                 raise ConfigError(_no_plugin(name, table, known))
+            if table and known[name].source == "built-in" and known[name].error:
+                raise ConfigError(known[name].error)
 
     def check_engine(self, engine: str) -> None:
         """Raises ConfigError for settings of a plugin that is there for other engines than this one."""

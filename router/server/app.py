@@ -16,7 +16,7 @@ from router.config import Settings
 from router.corrections.recorder import Corrections
 from router.engine.base import Engine
 from router.engine.constrained.templates import ConstraintTemplates
-from router.errors import NO_EXPERIMENTS, NotLoaded
+from router.errors import NotLoaded
 from router.feedback.recorder import FeedbackRecorder
 from router.plugins import Hooks, PluginHost
 from router.ports import AdapterRegistry, Experiments, TextEncoder
@@ -69,7 +69,6 @@ class ServerApp:
         self.plugins, self.state_dir = self.hooks.host, state_dir(settings.adapters_dir)
         self._startup, self._on_ready = startup or partial(in_daemon_thread, engine.start), on_ready
         self.experiments: Experiments | None = None
-        self.no_experiments = NO_EXPERIMENTS  # why there are none
         self.corrections: Corrections | None = None
         self.feedback: FeedbackRecorder | None = None
         self.tracing: Tracing | None = None

@@ -15,7 +15,7 @@ from router.v1 import inference_pb2 as pb
 MAX_ID_BYTES = 64
 ADAPTER_FORM = "must be adapters/NAME, without a version, or base"
 OFF = (
-    "corrections are off, since the setting `corrections` says so: set it to labels or texts, "
+    "corrections are off, since the setting `corrections.keep` says so: set it to labels or texts, "
     "and start the server again"
 )
 KEPT: dict[Keeping, pb.CorrectionKept] = {

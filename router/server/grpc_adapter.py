@@ -40,7 +40,7 @@ from router.server.call import (
     request_id_of,
 )
 from router.server.interceptors import Interceptors
-from router.server.policy import UNSERVED, Policy, check_rows
+from router.server.policy import UNSERVED, Policy, ServiceSpec, check_rows
 from router.server.status import (
     INTERNAL,
     clip,
@@ -247,23 +247,16 @@ class GrpcServer:
         self._sidecar = grpc.aio.server(options=self._options)
         return self._sidecar
 
-    def add_service(
-        self,
-        add: Callable[[Any, Any], None],
-        servicer: Any,
-        rows: Mapping[str, Policy],
-        library: bool = False,
-    ) -> None:
-        """Serve what the generated `add_...Servicer_to_server` registers of `servicer`.
+    def add_service(self, spec: ServiceSpec, library: bool = False) -> None:
+        """Serve it. With `library` its methods get the library's own context instead of a `Call`.
 
-        Its methods get the request and the `Call`; with `library`, the library's own context. `rows` has the
-        policy of each method, by /SERVICE/METHOD. Raises ConfigError for a method without one.
+        Raises ConfigError for a method without a row.
         """
-        for service, handlers in methods_of(add, servicer).items():
+        for service, handlers in methods_of(spec.add, spec.servicer).items():
             names = {name: f"/{service}/{name}" for name in handlers}
-            check_rows(names.values(), rows)
+            check_rows(names.values(), spec.rows)
             for name, handler in handlers.items():
-                made = endpoint_of(names[name], handler, rows[names[name]], library)
+                made = endpoint_of(names[name], handler, spec.rows[names[name]], library)
                 self.endpoints[made.method] = made
             self._serve(self.main, service, handlers, sidecar=False)
             if self._sidecar is not None:

@@ -31,20 +31,14 @@ from router.server.call import Call, Endpoint
 from router.server.grpc_adapter import GrpcServer
 from router.server.http import HttpCall, Reply, Route, Serves, application
 from router.server.metrics import OPENMETRICS, ServerMetrics
-from router.server.policy import PROBE, ROWS, Policy
+from router.server.policy import PROBE, ROWS, Policy, ServiceSpec
 
 log = logging.getLogger(__name__)
 Page: TypeAlias = tuple[bytes, str]
 PAGE = replace(PROBE, counted=False)
 PAGES: Mapping[str, Policy] = {"GET /metrics": PAGE, "GET /healthz": PAGE, "GET /readyz": PAGE}
 CLOSE = {"connection": "close"}
-NAMES = (
-    "",
-    "router.v1.InferenceService",
-    "router.v1.AdapterService",
-    "router.v1.FleetService",
-    "router.v1.ExperimentService",
-)
+NAMES = ("", "router.v1.InferenceService", "router.v1.AdapterService")
 
 
 class ServerHealth:
@@ -79,7 +73,7 @@ class ServerHealth:
         """Add the service; it answers NOT_SERVING from the first call."""
         await self._begin()
         add = health_pb2_grpc.add_HealthServicer_to_server
-        server.add_service(add, self._servicer, ROWS, library=True)
+        server.add_service(ServiceSpec(add, self._servicer, ROWS), library=True)
 
     async def register_unguarded(self, server: grpc.aio.Server) -> None:
         """The same for a server without interceptors."""

@@ -108,7 +108,8 @@ class Interceptors:
         credentials = await self._access.verified(call.credentials(), role)
         call.made_by(self._access.client(credentials, role))
         self._access.check(call.client, credentials, role, name)
-        stack.enter_context(self._access.holding(credentials, role, name, call.client, call.end))
+        held = self._access.holding(credentials, role, name, call.client, call.end, policy.watch)
+        stack.enter_context(held)
         if call.client.metered and not policy.carries:
             call.meter = stack.enter_context(self._quotas.call(call.client))
         if policy.gated:

@@ -40,8 +40,8 @@ from router.server.home import own_routes
 from router.server.http import CONSOLE, JSON, application, unparsed
 from router.server.interceptors import Interceptors
 from router.server.metrics import ServerMetrics
-from router.server.policy import MAX_PLAN_BYTES, ROWS
-from router.server.registration import Authenticators, Registered, Routes, Services, refuse_absent
+from router.server.policy import LARGE, ROWS, ServiceSpec
+from router.server.registration import Authenticators, Registered, Routes, Services
 from router.server.tls import Tls
 from router.v1.adapters_pb2_grpc import add_AdapterServiceServicer_to_server
 from router.v1.inference_pb2_grpc import add_InferenceServiceServicer_to_server
@@ -221,7 +221,7 @@ def server_options(settings: Settings) -> tuple[tuple[str, int], ...]:
         ("grpc.server.max_pending_requests", FULL_CONNECTIONS * streams),
         ("grpc.server.max_pending_requests_hard_limit", FULL_CONNECTIONS * streams),
         ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS),
-        ("grpc.max_receive_message_length", max(settings.max_body_bytes, MAX_PLAN_BYTES)),
+        ("grpc.max_receive_message_length", max(settings.max_body_bytes, LARGE)),
         ("grpc.max_send_message_length", MAX_SENT_BYTES),
         ("grpc.max_metadata_size", METADATA_BYTES),
         ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
@@ -267,7 +267,7 @@ def add_reflection(services: Iterable[str], server: GrpcServer) -> None:
         )
         server.add_registered_method_handlers(REFLECTION_V1, {"ServerReflectionInfo": handler})
 
-    server.add_service(add, servicer, ROWS, library=True)
+    server.add_service(ServiceSpec(add, servicer, ROWS), library=True)
 
 
 # -- HTTP: uvicorn in the server's own event loop.
@@ -690,13 +690,12 @@ class Transports:
     async def _services(self, server: ServerApp) -> Registered:
         """Add all gRPC services; health and reflection name them."""
         hooks, known = server.hooks, server.health
-        self.grpc.add_service(add_InferenceServiceServicer_to_server, server.inference, ROWS)
+        self.grpc.add_service(ServiceSpec(add_InferenceServiceServicer_to_server, server.inference, ROWS))
         adapters = AdapterService(server.registry, server.plugins.status)
-        self.grpc.add_service(add_AdapterServiceServicer_to_server, adapters, ROWS)
+        self.grpc.add_service(ServiceSpec(add_AdapterServiceServicer_to_server, adapters, ROWS))
         registered = Registered(self.grpc, server.access)
         await hooks.register("register_authenticators", partial(Authenticators, registered))
-        await hooks.register("register_services", partial(Services, registered))
-        refuse_absent(self.grpc, server.no_experiments)
+        await hooks.register("register_service", partial(Services, registered))
         known.know(registered.services, registered.problems)
         await known.register(self.grpc)
         add_reflection((*known.names[1:], health.SERVICE_NAME), self.grpc)

@@ -46,7 +46,6 @@ from router.types import (
 if TYPE_CHECKING:
     from router.access.access import Access
     from router.access.audit import Audit
-    from router.corrections.recorder import Corrections
     from router.server.tls import Tls
 
 # Upper ends of buckets
@@ -469,18 +468,3 @@ class Bounded(Generic[T]):
     def forget(self, value: T) -> None:
         """Make room for another."""
         self._seen.discard(value)
-
-
-class CorrectionsCollector(Collector):
-    """How many were kept, for a scraper."""
-
-    def __init__(self, corrections: Corrections) -> None:
-        self._corrections = corrections
-
-    def collect(self) -> Iterator[Metric]:
-        """As it is now."""
-        text = "Corrections by what was kept, and whether another should have answered."
-        found = CounterMetricFamily("lora_router_corrections", text, labels=("kept", "wrong"))
-        for (kept, wrong), count in tuple(self._corrections.kept.items()):
-            found.add_metric((kept, "yes" if wrong else "no"), count)
-        yield found

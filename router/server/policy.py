@@ -6,15 +6,15 @@ server does not start. A row's name is `/SERVICE/METHOD` over gRPC and `VERB /PA
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from router.access.clients import Role
 from router.errors import ConfigError
 
 SMALL = 64 << 10  # bytes of a body: too few to be bounded together
-MAX_FEEDBACK_BYTES = 256 << 10  # of feedback with the request and the answer
-MAX_PLAN_BYTES = 1 << 20  # of an experiment, or of a thousand outcomes
+LARGE = 1 << 20  # bytes of the largest body that a row may allow
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +27,8 @@ class Policy:
     request. `watch`: has no end of its own and is ended by a drain. `carries`: a watch each of whose messages
     is a call of its own, which quotas count instead, and which ends itself in a drain. `counted`: metrics
     time its calls. `logged`: writes a log line and a trace. `views`: needs the role admin and changes
-    nothing, so the audit keeps no line of it. `max_body`: bytes of one message, 0 for the setting
-    `max_body_bytes`.
+    nothing, so the audit keeps no line of it. `max_body`: bytes of one message, at most LARGE; 0 for the
+    setting `max_body_bytes`.
     """
 
     role: Role
@@ -53,7 +53,7 @@ PROBE = Policy(Role.OPEN)
 UNSERVED = Policy(Role.OPEN, logged=True)  # what has no row of its own: no route, no method
 REFLECTION = Policy(Role.OBSERVE, watch=True)
 RECORD = Policy(Role.INFER, gated=True, logged=True)
-RECORD_TEXTS = replace(RECORD, max_body=MAX_FEEDBACK_BYTES)
+RECORD_TEXTS = replace(RECORD, max_body=256 << 10)  # with the request and the answer
 
 ROWS: Mapping[str, Policy] = {
     "/router.v1.InferenceService/Generate": GENERATE,
@@ -69,37 +69,29 @@ ROWS: Mapping[str, Policy] = {
     "/router.v1.AdapterService/UnloadAdapter": ADMIN,
     "/router.v1.AdapterService/SetDefaultVersion": ADMIN,
     "/router.v1.AdapterService/ResetDefaultVersion": ADMIN,
-    "/router.v1.FleetService/ListReplicas": OBSERVE,
-    "/router.v1.FleetService/DrainReplica": ADMIN,
-    "/router.v1.ExperimentService/RecordOutcome": RECORD,
-    "/router.v1.ExperimentService/RecordOutcomes": replace(RECORD, watch=True, max_body=MAX_PLAN_BYTES),
-    "/router.v1.FeedbackService/RecordFeedback": RECORD_TEXTS,
-    "/router.v1.FeedbackService/ListFeedback": ADMIN,
-    "/router.v1.FeedbackService/DeleteFeedback": ADMIN,
-    **{
-        f"/router.v1.ExperimentService/{name}": replace(OBSERVE, max_body=MAX_PLAN_BYTES)
-        for name in ("GetExperiment", "ListExperiments", "GetReport", "PlanExperiment")
-    },
-    **{
-        f"/router.v1.ExperimentService/{name}": replace(ADMIN, max_body=MAX_PLAN_BYTES)
-        for name in (
-            "CreateExperiment",
-            "UpdateExperiment",
-            "DeleteExperiment",
-            "StartExperiment",
-            "StopExperiment",
-            "WithdrawArm",
-            "PromoteArm",
-            "RollBackPromotion",
-        )
-    },
     "/grpc.health.v1.Health/Check": PROBE,
     "/grpc.health.v1.Health/List": PROBE,
     "/grpc.health.v1.Health/Watch": replace(PROBE, watch=True),
     "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo": REFLECTION,
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": REFLECTION,
 }
-"""The services of every server. Extensions bring their own rows."""
+"""The services of the core. A plugin brings its own rows in a `ServiceSpec`."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceSpec:
+    """A gRPC service, with its rows of the policy table.
+
+    `add` is the generated `add_...Servicer_to_server`. The methods of `servicer` get the request and the
+    `router.server.call.Call`. `rows` has the policy of each method, by /SERVICE/METHOD. `problem()` says why
+    the service cannot work for now, '' while it can: health answers NOT_SERVING for it, and `degraded` shows
+    the text. It runs on the event loop and must not block.
+    """
+
+    add: Callable[[Any, Any], None]
+    servicer: Any
+    rows: Mapping[str, Policy]
+    problem: Callable[[], str] | None = None
 
 
 def check_rows(names: Iterable[str], rows: Mapping[str, Policy]) -> None:

@@ -1,7 +1,5 @@
 """What plugins add to a server: gRPC services, HTTP routes, authenticators and metrics.
 
-A service that no plugin adds is there, too: its methods refuse, and say how to get it.
-
 The first that registers a method or route has it. All that one hook of a plugin registers is kept together,
 or not at all.
 """
@@ -9,50 +7,25 @@ or not at all.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 from starlette.routing import compile_path
 
 from router.access.access import Access, Authenticator
-from router.config import Settings
-from router.errors import NO_EXPERIMENTS, ConfigError, FailedPrecondition
+from router.errors import ConfigError, FailedPrecondition
 from router.server.grpc_adapter import GrpcServer, methods_of
 from router.server.http import CONSOLE, Route
-from router.server.policy import ROWS, Policy, check_rows
-from router.v1 import (
-    experiments_pb2,
-    experiments_pb2_grpc,
-    feedback_pb2,
-    feedback_pb2_grpc,
-    fleet_pb2,
-    fleet_pb2_grpc,
-)
+from router.server.policy import ROWS, Policy, ServiceSpec, check_rows
 
 if TYPE_CHECKING:
     from router.plugins import Hooks
     from router.plugins.runtime import RunningPlugin
 
 CORE = "the server itself"
-OF_PLUGINS = (  # whose rows are the server's
-    "/router.v1.FleetService/",
-    "/router.v1.ExperimentService/",
-    "/router.v1.FeedbackService/",
-)
-NO_FLEET = (
-    "this server has one engine, in its own process: start it with `serve --set replicas=N` to have replicas"
-)
-NO_FEEDBACK = "this server has no built-in plugin feedback, so it keeps none"
-PARTS = {
-    "experiments": "experiments",
-    "shared_state": "sharing",
-    "corrections": "corrections",
-    "feedback": "feedback",
-}  # settings, and the built-in plugins that they are for
-T = TypeVar("T")
 _PARAMETER = re.compile(r"\{[^}]*\}")
 
 
@@ -65,8 +38,7 @@ class Registered:
         self.problems: dict[str, Callable[[], str]] = {}  # of services: why one cannot work for now
         self.routes: list[Route] = []
         self.rows: dict[str, Policy] = {}
-        core = (name for name in ROWS if not name.startswith(OF_PLUGINS))
-        self.owners = dict.fromkeys((*server.endpoints, *core), CORE)  # of methods and routes
+        self.owners = dict.fromkeys((*server.endpoints, *ROWS), CORE)  # of methods and routes
 
 
 class Register:
@@ -97,24 +69,20 @@ class Register:
 
 
 class Services(Register):
-    """The `register` of `register_services`."""
+    """The `register` of `register_service`."""
 
-    def __call__(
-        self,
-        add: Callable[[Any, Any], None],
-        servicer: Any,
-        rows: Mapping[str, Policy],
-        problem: Callable[[], str] | None = None,
-    ) -> None:
-        """As `GrpcServer.add_service`; `problem` as the hook says. Raises ConfigError."""
-        found = methods_of(add, servicer)
+    def __call__(self, spec: ServiceSpec) -> None:
+        """Raises ConfigError, and TypeError for what is no ServiceSpec."""
+        if not isinstance(spec, ServiceSpec):
+            raise TypeError(f"{spec!r} is no service: write router.serving.ServiceSpec(add, servicer, rows)")
+        found = methods_of(spec.add, spec.servicer)
         for service, methods in found.items():
             for method in methods:
-                self._claim(f"/{service}/{method}", rows)
-        self._keep.append(partial(self._registered.server.add_service, add, servicer, rows))
+                self._claim(f"/{service}/{method}", spec.rows)
+        self._keep.append(partial(self._registered.server.add_service, spec))
         self._keep.append(partial(self._registered.services.extend, found))
-        if problem is not None:
-            asked = partial(self._problem, problem)
+        if spec.problem is not None:
+            asked = partial(self._problem, spec.problem)
             self._keep.append(partial(self._registered.problems.update, dict.fromkeys(found, asked)))
 
     def _problem(self, problem: Callable[[], str]) -> str:
@@ -122,7 +90,7 @@ class Services(Register):
         try:
             return problem()
         except Exception as error:
-            self._running.fault("register_services", error)
+            self._running.fault("register_service", error)
             return ""
 
 
@@ -171,42 +139,17 @@ def key_of(name: str) -> str:
     return _PARAMETER.sub("{}", name)
 
 
-# -- Services that no plugin has added: every method refuses, and says how to get it.
+class Refusing:
+    """A servicer of a service that is off: each of its methods raises FailedPrecondition with that text."""
 
+    def __init__(self, why: str) -> None:
+        self._why = why
 
-def absent(kind: type[T], service: Any, why: str) -> T:
-    """A servicer of that kind whose methods, those of the `service` descriptor, raise FailedPrecondition."""
+    def __getattr__(self, method: str) -> Callable[[Any, Any], Awaitable[None]]:
+        async def refuse(request: Any, call: Any) -> None:
+            raise FailedPrecondition(self._why)
 
-    async def refuse(self: Any, request: Any, context: Any) -> None:
-        raise FailedPrecondition(why)
-
-    methods = {method.name: refuse for method in service.methods}
-    made: T = type(f"Absent{kind.__name__}", (kind,), methods)()
-    return made
-
-
-def refuse_absent(server: GrpcServer, no_experiments: str) -> None:
-    """Add the services of `OF_PLUGINS`, which refuse, where no plugin has added them."""
-    services = (
-        (fleet_pb2, fleet_pb2_grpc, "FleetService", NO_FLEET),
-        (experiments_pb2, experiments_pb2_grpc, "ExperimentService", no_experiments),
-        (feedback_pb2, feedback_pb2_grpc, "FeedbackService", NO_FEEDBACK),
-    )
-    served = {method.split("/")[1] for method in server.endpoints}
-    for messages, generated, name, why in services:
-        service = messages.DESCRIPTOR.services_by_name[name]
-        if service.full_name not in served:
-            add = getattr(generated, f"add_{name}Servicer_to_server")
-            server.add_service(add, absent(getattr(generated, f"{name}Servicer"), service, why), ROWS)
-
-
-def check_parts(settings: Settings, plugins: Collection[str]) -> None:
-    """Raises ConfigError for a setting that asks for a built-in plugin whose folder was taken away."""
-    for name, plugin in PARTS.items():
-        asked = getattr(settings, name) not in ("", None, Settings.model_fields[name].default)
-        if asked and plugin not in plugins:
-            why = NO_EXPERIMENTS if plugin == "experiments" else f"there is no built-in plugin {plugin}"
-            raise ConfigError(f"{why}, and the setting `{name}` asks for it")
+        return refuse
 
 
 # -- Metrics of plugins.

@@ -88,12 +88,12 @@ def parse_url(text: str) -> str:
     parts = urlsplit(text)
     if parts.scheme not in SCHEMES:
         raise ConfigError(
-            f"shared_state begins with {parts.scheme!r}: edges share a PostgreSQL database, {EXAMPLE}"
+            f"database begins with {parts.scheme!r}: edges share a PostgreSQL database, {EXAMPLE}"
         )
     if find_spec("psycopg") is None:
-        raise ConfigError(f"shared_state needs the Python package psycopg: {install_extra('postgres')}")
+        raise ConfigError(f"database needs the Python package psycopg: {install_extra('postgres')}")
     if not parts.path.strip("/"):
-        raise ConfigError(f"shared_state names no database: write {EXAMPLE}")
+        raise ConfigError(f"database names none: write {EXAMPLE}")
     import psycopg.conninfo
 
     url = urlunsplit(parts._replace(scheme="postgresql"))
@@ -101,7 +101,7 @@ def parse_url(text: str) -> str:
         psycopg.conninfo.conninfo_to_dict(url)
     except psycopg.ProgrammingError:  # whose text may have a piece of the password
         raise ConfigError(
-            f"shared_state cannot be read: write {EXAMPLE}, special characters as %XX, and no parameters but "
+            f"database cannot be read: write {EXAMPLE}, special characters as %XX, and no parameters but "
             "those of PostgreSQL"
         ) from None
     return url
@@ -150,8 +150,8 @@ class PostgresTable:
             await self._listener.execute(f"LISTEN {CHANNEL}")
         if version != FORMAT:
             raise ConfigError(
-                f"shared_state is of another version of lora-router (format {version}, this one reads "
-                f"{FORMAT}): use the same version at all edges, or another database"
+                f"database has shared state of another version of lora-router (format {version}, this one "
+                f"reads {FORMAT}): use the same version at all edges, or another database"
             )
 
     async def _connected(self, purpose: str) -> psycopg.AsyncConnection[Any]:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.access.access import OUTCOMES, Access, Credentials, bearer, may_be_of, new_response_id
+from router.access.access import Access, Credentials, bearer, may_be_of, new_response_id
 from router.access.clients import Client, Role, hash_of, new_token
 from router.errors import ConfigError, PermissionDenied, TokenMissing, Unauthenticated, Unavailable
 from tests.server.helpers import held
@@ -18,7 +18,7 @@ from tests.server.helpers import held
 GENERATE = "/router.v1.InferenceService/Generate"
 LOAD = "/router.v1.AdapterService/LoadAdapter"
 HEALTH = "/grpc.health.v1.Health/Check"
-ROLES = {GENERATE: Role.INFER, OUTCOMES: Role.INFER, LOAD: Role.ADMIN, HEALTH: Role.OPEN}
+ROLES = {GENERATE: Role.INFER, LOAD: Role.ADMIN, HEALTH: Role.OPEN}
 
 
 def entry(name: str, token: str, *roles: str, more: str = "") -> str:
@@ -124,27 +124,27 @@ async def test_a_call_ends_when_its_client_may_no_longer_make_it(tmp_path: Path,
 
 
 @pytest.mark.parametrize(
-    ("method", "change", "ends"),
+    ("lasts", "change", "ends"),
     [
-        (GENERATE, 'experiments = ["x"]', True),
-        (GENERATE, 'tenant = "acme"', True),
-        (GENERATE, "outcomes_per_day = 5", False),
-        (OUTCOMES, "outcomes_per_day = 5", True),
-        (OUTCOMES, "requests_per_minute = 5", False),
-        (OUTCOMES, '[[tenant]]\nid = "a"\noutcomes_per_second = 5', True),
+        (False, 'experiments = ["x"]', True),
+        (False, 'tenant = "acme"', True),
+        (False, "outcomes_per_day = 5", False),
+        (True, "outcomes_per_day = 5", True),
+        (True, "requests_per_minute = 5", False),
+        (True, '[[tenant]]\nid = "a"\noutcomes_per_second = 5', True),
     ],
 )
 async def test_a_call_ends_when_what_it_was_granted_changes(
-    tmp_path: Path, method: str, change: str, ends: bool
+    tmp_path: Path, lasts: bool, change: str, ends: bool
 ) -> None:
     path, token = tmp_path / "c.toml", new_token("a")
     path.write_text(entry("a", token, "infer"))
     access = Access(path)
-    client = allowed(access, sent(token), method)
+    client = allowed(access, sent(token), GENERATE)
     path.write_text(entry("a", token, "infer", more=change))
 
     async def run(seconds: float) -> None:
-        async with held(access, sent(token), method, client):
+        async with held(access, sent(token), GENERATE, client, lasts):
             access.look()
             await asyncio.sleep(seconds)
 

@@ -47,7 +47,7 @@ def main(folder: Path, what: str, drain: float) -> int:
         metrics_listen="",
         adapters_dir=(folder / "adapters",),
         plugins_dir=(folder / "plugins",),
-        experiments=f"sqlite:///{folder}/experiments.db",
+        database=f"sqlite:///{folder}/experiments.db",
         dtype="float32",
         device="cpu",
         native=False,

@@ -19,6 +19,7 @@ from router.routing.calibration import Calibration, write_calibration
 from router.types import AdapterProfile, LostVote, VoteError
 from tests.cli.tiny import MODULES, write_adapter
 from tests.server.helpers import until
+from tests.settings import settings_of
 
 pytestmark = pytest.mark.slow
 
@@ -92,7 +93,7 @@ async def running(folders, request, monkeypatch, impatient):
     monkeypatch.setattr("router.reread.RETRY_SECONDS", 0.2)
     engine = FakeEngine()
     engine._info = dataclasses.replace(engine._info, sites=MODULES, vocab_size=32)
-    settings = Settings(
+    settings = settings_of(
         listen="127.0.0.1:0",
         metrics_listen="127.0.0.1:0",
         adapters_dir=(Path("adapters"),),
@@ -264,7 +265,7 @@ def test_lines_to_paste_say_what_a_guarded_server_needs():
     assert " https://10.0.0.1:50051/" in curl
 
 
-@pytest.mark.parametrize("running", [{"corrections": "texts"}], indirect=True)
+@pytest.mark.parametrize("running", [{"corrections.keep": "texts"}], indirect=True)
 async def test_what_users_say_is_kept_in_the_state_folder(client, running):
     answer = await client.generate("hello", max_tokens=4)
     assert await client.record_correction(answer.response_id, "medical") == "texts"

@@ -123,7 +123,7 @@ def test_a_replica_gets_what_its_engine_goes_by_and_no_secret() -> None:
     source = (ROOT / "router" / "engine" / "torch_engine.py").read_text()
     assert set(re.findall(r"settings\.([a-z_]+)", source)) - {"model_copy"} <= OF_ENGINES
     assert set(Settings.model_fields) >= OF_ENGINES
-    settings = Settings(replicas="2", slots=7, experiments_webhook_secret=SecretStr("hush"))
+    settings = Settings(replicas="2", slots=7, replica_secret=SecretStr("hush"))
     own = replica_settings(settings)
     assert "hush" not in json.dumps(own)
     assert (own["slots"], "replicas" in own) == (7, False)

@@ -51,7 +51,7 @@ def test_the_table_shows_the_origin(cli, file):
 
 @pytest.mark.parametrize("options", [[], ["--json"]], ids=["table", "json"])
 def test_a_secret_is_never_shown(cli, monkeypatch, options):
-    monkeypatch.setenv("LORA_ROUTER_EXPERIMENTS_WEBHOOK_SECRET", "hush-hush")
+    monkeypatch.setenv("LORA_ROUTER_EXPERIMENTS_NOTICES__SECRET", "hush-hush")
     done = cli("config", "show", *options)
     (line, *_) = [line for line in done.out.splitlines() if "***" in line]
     assert "environment" in done.out[done.out.index(line) :]
@@ -69,12 +69,12 @@ def test_a_secret_is_never_shown(cli, monkeypatch, options):
 )
 @pytest.mark.parametrize("options", [["--json"], []])
 def test_the_password_in_a_url_is_never_shown(cli, monkeypatch, options, url, shown):
-    monkeypatch.setenv("LORA_ROUTER_EXPERIMENTS", url)
+    monkeypatch.setenv("LORA_ROUTER_DATABASE", url)
     said = cli("config", "show", *options).out
     assert "s3cr" not in said
     if options:
-        assert {"name": "experiments", "value": shown}.items() <= next(
-            setting for setting in json.loads(said) if setting["name"] == "experiments"
+        assert {"name": "database", "value": shown}.items() <= next(
+            setting for setting in json.loads(said) if setting["name"] == "database"
         ).items()
 
 

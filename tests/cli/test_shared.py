@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from router.cli.fleet import membership_and_links
 from router.config import Settings
 from router.errors import ConfigError
-from router.extensions.sharing.sharing import Sharing, edge_name, url_of
+from router.extensions.sharing.sharing import Sharing, edge_name
 from router.replicas.membership import FixedMembership
 from router.replicas.ray import RayLink
 from tests.shared.memory import MemoryDatabase, MemoryTable
@@ -22,18 +22,9 @@ def settings(**said: object) -> Settings:
     return Settings(**said)  # type: ignore[arg-type]
 
 
-def test_where_it_is_shared() -> None:
-    assert url_of(settings()) == ""
-    assert url_of(settings(experiments=URL)) == ""  # nobody asked for it
-    assert url_of(settings(shared_state=URL)) == URL
-    assert url_of(settings(experiments=URL, shared_state="experiments")) == URL
-    with pytest.raises(ConfigError, match="in no PostgreSQL database"):
-        url_of(settings(shared_state="experiments"))
-
-
 def test_a_url_that_cannot_be_is_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="begins with 'sqlite'"):
-        Sharing(settings(shared_state="sqlite:///x.db"), tmp_path)
+        Sharing(settings(database="sqlite:///x.db"), tmp_path)
 
 
 def test_no_two_processes_have_one_name() -> None:
@@ -43,7 +34,7 @@ def test_no_two_processes_have_one_name() -> None:
 async def test_what_is_wrong_with_it_is_a_flaw(tmp_path: Path) -> None:
     database = MemoryDatabase()
     database.down = True
-    sharing = Sharing(settings(shared_state=URL), tmp_path, MemoryTable(database, "a"))
+    sharing = Sharing(settings(database=URL), tmp_path, MemoryTable(database, "a"))
     await sharing.start()
     assert "what edges share cannot be read or changed" in sharing.flaws[0]
     await sharing.close()

@@ -25,9 +25,10 @@ from router.corrections.recorder import Corrections
 from router.corrections.store import CorrectionStore
 from router.experiments.runtime import LiveExperiments
 from router.experiments.service import ExperimentMetrics
+from router.extensions.corrections.metrics import CorrectionsCollector
 from router.extensions.experiments_notices.notices import NoticeMetrics, Notifier
 from router.extensions.sharing.sharing import EdgesCollector
-from router.server.metrics import CorrectionsCollector, ServerMetrics
+from router.server.metrics import ServerMetrics
 from tests.experiments.memory_store import MemoryStore
 from tests.server.helpers import Connect, Start, ask
 

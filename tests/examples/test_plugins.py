@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import shutil
 import subprocess
@@ -22,7 +21,7 @@ from router.types import Request, Turn
 from tests.cli.tiny import write_adapter
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "plugins"
-NAMES = ("decision_log", "echo_engine", "greeter", "http_folder", "mask_email", "urgent_words")
+NAMES = ("decision_log", "greeter", "http_folder", "mask_email", "urgent_words")
 MOST_LINES = 40
 Place = Callable[..., None]
 
@@ -183,13 +182,6 @@ async def test_a_service_greets(place: Place) -> None:
 
         assert (await GreeterStub(channel).Greet(Who(name="Anna"))).text == "Hello, Anna!"
         assert "example.Greeter" in served.server.health.names
-
-
-async def test_an_engine_echoes(place: Place) -> None:
-    place("echo_engine")
-    async with serving(engine="echo") as served:
-        answers = [served.client.generate(text, max_tokens=9) for text in ("one  two", "three")]
-        assert [answer.text for answer in await asyncio.gather(*answers)] == ["one  two", "three"]
 
 
 def test_all_are_listed(place: Place, capsys: pytest.CaptureFixture[str]) -> None:

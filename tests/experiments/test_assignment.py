@@ -373,7 +373,7 @@ def test_the_unit_is_its_own_and_experiments_of_another_unit_are_told_of():
 @pytest.mark.parametrize(
     ("holdout", "arms", "told"),
     [
-        (0.0, HOLDOUT.arms, "the server has no holdout: set experiments_holdout"),
+        (0.0, HOLDOUT.arms, "the server has no holdout: set experiments.holdout"),
         (0.1, HOLDOUT.arms, "the weight of out is 0.3, and the server keeps 0.1 of all units out"),
         (0.3, (*HOLDOUT.arms[:1], ArmSpec("in", 0.4), ArmSpec("also", 0.3)), "not served"),
     ],

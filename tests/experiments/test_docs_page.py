@@ -43,7 +43,7 @@ async def target(start_server, fakes, tmp_path, monkeypatch):
     fakes.engine.step_seconds = 0.0  # 1,500 users ask one after the other
     fakes.registry.put(adapter("medical", "1.1.0"))
     database = f"sqlite:///{tmp_path}/experiments.db"
-    monkeypatch.setenv("LORA_ROUTER_EXPERIMENTS", database)  # for `export`, which reads it itself
+    monkeypatch.setenv("LORA_ROUTER_DATABASE", database)  # for `export`, which reads it itself
     live = LiveExperiments(ExperimentStore(database), poll_seconds=60.0)
     await live.start()
     app = await start_server(**vars(fakes), experiments=live)

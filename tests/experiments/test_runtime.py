@@ -305,7 +305,7 @@ async def test_no_holdout_is_exposed_while_the_store_is_down(begin, store):
 
 @pytest.mark.parametrize(
     ("holdout", "told"),
-    [(0.0, "the server has no holdout: set experiments_holdout"), (0.1, "the weight of out is 0.3")],
+    [(0.0, "the server has no holdout: set experiments.holdout"), (0.1, "the weight of out is 0.3")],
 )
 async def test_a_holdout_that_does_not_fit_is_warned_about_and_not_served(begin, store, holdout, told):
     store.create(experiment())

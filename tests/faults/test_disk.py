@@ -143,7 +143,7 @@ async def test_a_damaged_database_stops_the_start_and_stays_as_it_is(tmp_path: P
     ExperimentStore(url).close()
     damaged = database.read_bytes()[:4096] + b"\xff" * 60_000
     database.write_bytes(damaged)
-    async with served(root, "--set", f"experiments={url}", wait=False) as server:
+    async with served(root, "--set", f"database={url}", wait=False) as server:
         assert await asyncio.wait_for(server.process.wait(), 60) == 2
         assert "the file is damaged" in server.log
         assert ".recover" in server.log

@@ -33,7 +33,7 @@ async def die_loading(root: Path, rng: random.Random, flags: tuple[str, ...], sl
 async def test_whatever_it_does_when_it_is_killed(tmp_path: Path, kills: int) -> None:
     rng, root = random.Random(13), folders(tmp_path / "server")
     url, audit = f"sqlite:///{root}/experiments.db", root / "audit.jsonl"
-    flags = (f"--set=audit={audit}", "--set", f"experiments={url}")
+    flags = (f"--set=audit={audit}", "--set", f"database={url}")
     async with served(root, *flags) as server:
         clients, states = await Clients.of(server, url, audit), await server.states()
         assert await server.end() == 0  # exposures are written up to half a second after the answer

@@ -76,7 +76,7 @@ async def lost(server: Served) -> float:
 @asynccontextmanager
 async def working(root: Path, url: str) -> AsyncIterator[Work]:
     """A server on that database and its clients; in the end every outcome is there, once."""
-    async with served(folders(root), "--set", f"experiments={url}") as server:
+    async with served(folders(root), "--set", f"database={url}") as server:
         await begin_experiment(server)
         answers = [await answer(server, unit) for unit in range(20)]
 

@@ -61,7 +61,7 @@ class Callers:
 
     async def drain(self, root: Path, rng: random.Random) -> int:
         """A server's life under load, ended by SIGTERM; its exit code."""
-        flags = ("--set", "lame_duck_seconds=0.3", "--set", "experiments=")
+        flags = ("--set", "lame_duck_seconds=0.3", "--set", "experiments.enabled=false")
         async with served(root, *flags, FAULT_STEP="0.005") as server:
             health = HealthStub(server.channel)
             watch = aiter(health.Watch(health_pb2.HealthCheckRequest(), wait_for_ready=True))

@@ -30,12 +30,12 @@ from router.extensions.kserve.service import ROWS as KSERVE
 from router.kserve import open_inference_pb2
 from router.plugins.tables import read_tables
 from router.server.app import ServerApp
-from router.server.policy import ROWS
 from router.v1 import adapters_pb2, experiments_pb2, fleet_pb2, inference_pb2
 from tests.fuzz.engines import Tally
 from tests.fuzz.inputs import TEXTS, bytes_changed, message_changed
 from tests.fuzz.targets import ROOT, Attempt
 from tests.registry.tiny import BASE, write_adapter
+from tests.security.helpers import ROWS
 
 MODULES = (
     *(inference_pb2, adapters_pb2, fleet_pb2, experiments_pb2),
@@ -90,11 +90,10 @@ async def serving(folder: Path) -> AsyncIterator[ServerApp]:
         load_plugins="urgent_words",
         calibration="",
         gate="off",
-        corrections="texts",
-        experiments=f"sqlite:///{folder}/experiments.db",
+        database=f"sqlite:///{folder}/experiments.db",
         lame_duck_seconds=0.0,
         drain_seconds=1.0,
-    ).with_tables(read_tables(Path(), {}, {"kserve.enabled": True}))
+    ).with_tables(read_tables(Path(), {}, {"kserve.enabled": True, "corrections.keep": "texts"}))
     made = Composition(settings, TinyEngine())
     try:
         await made.app.start()

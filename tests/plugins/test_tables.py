@@ -8,6 +8,8 @@ import pytest
 
 from router.cli.settings import load_settings, parse_sets
 from router.errors import ConfigError
+from router.plugins import PluginHost
+from router.plugins.tables import read_tables
 from tests.hooks import Write, check_of, loaded, status_of, write
 
 __all__ = ["write"]
@@ -59,6 +61,13 @@ def test_wrong_settings_cost_their_plugin_alone(write: Write, tmp_path: Path, to
     assert said in status_of(host, "log").error
     assert [flaw for flaw in host.flaws if said in flaw]
     assert status_of(host, "other").error == ""
+
+
+def test_settings_that_a_built_in_plugin_does_not_take_end_the_start() -> None:
+    host = PluginHost([], tables=read_tables(Path(), {}, {"experiments.holdout": 2}), built_in=True)
+    host.refresh()
+    with pytest.raises(ConfigError, match=r"experiments.holdout \(from flag\): input should be less than 1"):
+        host.check_tables()
 
 
 def test_a_table_of_no_plugin_is_refused_with_the_nearest(write: Write, tmp_path: Path) -> None:

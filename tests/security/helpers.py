@@ -1,4 +1,4 @@
-"""A clients file with one client for each role, and calls with a token."""
+"""The policy of every method, a clients file with one client for each role, and calls with a token."""
 
 from __future__ import annotations
 
@@ -7,7 +7,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from router.access.clients import hash_of, new_token
+from router.experiments.service import ROWS as EXPERIMENTS
+from router.extensions.feedback.service import ROWS as FEEDBACK
+from router.extensions.replicas.service import ROWS as FLEET
+from router.server.policy import ROWS as CORE
 
+ROWS = {**CORE, **EXPERIMENTS, **FEEDBACK, **FLEET}  # the methods of every server
 ROLES = ("infer", "observe", "admin")
 
 

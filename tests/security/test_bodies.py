@@ -15,7 +15,7 @@ import pytest
 
 from router.cli.demo import free_address
 from router.server.app import ServerApp
-from router.server.policy import ROWS
+from tests.security.helpers import ROWS
 from tests.server.helpers import ROOT, Connect, Start, ask, details, failure, launch
 
 GENERATE = "/router.v1.InferenceService/Generate"

@@ -126,6 +126,6 @@ def test_a_client_shows_no_token() -> None:
 def test_the_settings_secret_is_stars() -> None:
     from router.config import Settings
 
-    settings = Settings(experiments_webhook_secret="verysecret")  # type: ignore[arg-type]
+    settings = Settings(replica_secret="verysecret")  # type: ignore[arg-type]
     logging.getLogger("router.test").info("%r", settings)
     assert "verysecret" not in repr(settings) + str(settings) + settings.model_dump_json()

@@ -12,9 +12,8 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
 from router.access.clients import Role
-from router.server.policy import ROWS
 from router.v1 import adapters_pb2, experiments_pb2, feedback_pb2, fleet_pb2, inference_pb2
-from tests.security.helpers import bearer, write_clients
+from tests.security.helpers import ROWS, bearer, write_clients
 from tests.server.helpers import Connect, Start, details, failure
 
 DOCS = Path(__file__).parents[2] / "docs" / "grpc.md"

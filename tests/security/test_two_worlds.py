@@ -19,11 +19,11 @@ from google.protobuf.message import Message
 from router.access.access import new_response_id
 from router.access.clients import Role
 from router.experiments.messages import plan_message
-from router.server.policy import ROWS
 from router.v1 import adapters_pb2, feedback_pb2, fleet_pb2, inference_pb2
 from router.v1 import experiments_pb2 as pb
 from tests.experiments.plans import holdout_plan, plan
 from tests.experiments.service.lab import create
+from tests.security.helpers import ROWS
 from tests.security.worlds import answered, legal_plan, vars_of, world
 from tests.server.helpers import Connect, Start, ask, details, stream
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import grpc
 import pytest
 
-from router.server.policy import ROWS
 from tests.security.code import ROUTER, trees
+from tests.security.helpers import ROWS
 from tests.server.helpers import Connect, Start, ask, failure
 
 MODULES = {"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "joblib", "jsonpickle"}

@@ -51,11 +51,13 @@ async def failure(call: Any) -> grpc.aio.AioRpcError:
 
 
 @asynccontextmanager
-async def held(access: Access, credentials: Credentials, method: str, client: Client) -> AsyncIterator[None]:
+async def held(
+    access: Access, credentials: Credentials, method: str, client: Client, lasts: bool = False
+) -> AsyncIterator[None]:
     """A running call of that client, which ends as `access` says."""
     call = Call(method, "r", INFER)
     async with bounded(call, None):
-        with access.holding(credentials, Role.INFER, method, client, call.end):
+        with access.holding(credentials, Role.INFER, method, client, call.end, lasts):
             yield
 
 

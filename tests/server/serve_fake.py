@@ -14,7 +14,6 @@ from dataclasses import replace
 from typing import Any
 
 from router import ports
-from router.config import Settings
 from router.engine.fake import FakeEngine
 from router.errors import ConfigError
 from router.plugins import Hooks, PluginHost
@@ -25,6 +24,7 @@ from router.server.app import ServerApp
 from router.server.logs import logging_to
 from tests.engine.test_contract import fake_adapter
 from tests.fakes import FakeRegistry, FakeRouter, adapter
+from tests.settings import settings_of
 
 
 async def serve(options: argparse.Namespace) -> None:
@@ -37,18 +37,17 @@ async def serve(options: argparse.Namespace) -> None:
         artifacts = {one.digest: one for one in made}
     registry = FakeRegistry(engine, known)
     registry.artifacts = artifacts
-    changed: dict[str, Any] = dict(one.split("=", 1) for one in options.set)
-    settings = Settings(
+    changed: dict[str, Any] = {"experiments.enabled": False} | dict(one.split("=", 1) for one in options.set)
+    settings = settings_of(
         listen=options.listen,
         metrics_listen=options.metrics,
         http_listen=options.http,
-        experiments="",
         drain_seconds=options.drain,
         lame_duck_seconds=0.25,
         **changed,
     )
     live = await experiments(options.experiments)
-    hooks = Hooks(PluginHost([], built_in=True))
+    hooks = Hooks(PluginHost([], tables=settings.tables, built_in=True))
     app = ServerApp(settings, engine, registry, FakeRouter(registry), hooks=hooks)
     app.experiments = live
     running = asyncio.ensure_future(app.run())

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from router.access.clients import Client
-from router.config import Settings
 from router.corrections import recorder
 from router.corrections.recorder import CorrectionRequest, Corrections, RecentAnswers
 from router.corrections.store import Correction, CorrectionStore
@@ -128,8 +127,10 @@ async def test_labels_keep_no_text_whoever_sends_it(open_server: Any, tmp_path: 
 async def test_off_keeps_nothing_and_says_how_to_change_that(server: Any, stubs: SimpleNamespace) -> None:
     answer = await stubs.inference.Generate(ask("a medical question"))
     error = await failure(stubs.inference.RecordCorrection(said(answer.response_id)))
-    assert (error.code().name, "setting `corrections`" in error.details()) == ("FAILED_PRECONDITION", True)
-    assert Settings().corrections == "off"
+    assert (error.code().name, "setting `corrections.keep`" in error.details()) == (
+        "FAILED_PRECONDITION",
+        True,
+    )
 
 
 @pytest.mark.parametrize(

@@ -14,14 +14,15 @@ from router.corrections.store import CorrectionStore
 from router.engine.fake import FakeEngine
 from router.experiments.runtime import LiveExperiments
 from router.experiments.service import ExperimentMetrics
+from router.extensions.corrections.metrics import CorrectionsCollector
 from router.extensions.experiments_notices.notices import NoticeMetrics, Notifier
+from router.extensions.feedback.service import FeedbackCollector
 from router.extensions.replicas.service import FleetCollector
 from router.extensions.sharing.sharing import EdgesCollector
 from router.feedback.recorder import FeedbackRecorder
 from router.feedback.store import FeedbackStore
 from router.replicas.engine import FleetEngine
-from router.server.feedback import FeedbackCollector
-from router.server.metrics import CorrectionsCollector, ServerMetrics
+from router.server.metrics import ServerMetrics
 from router.server.registration import PluginsCollector
 from tests.experiments.memory_store import MemoryStore
 from tests.replicas.local import LocalLink

@@ -17,11 +17,11 @@ from prometheus_client import generate_latest
 
 from router.cli.compose import Composition
 from router.client import AsyncClient, ClientError
-from router.config import Settings
 from router.engine.fake import FakeEngine
 from router.errors import ConfigError
 from tests.cli.tiny import MODULES, write_adapter
 from tests.experiments.store.postgres import Server
+from tests.settings import settings_of
 from tests.shared.conftest import fresh
 
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
@@ -57,7 +57,7 @@ class Edges:
         clients = self.root / name / "clients.toml"
         engine = FakeEngine()
         engine._info = dataclasses.replace(engine._info, sites=MODULES, vocab_size=32)
-        settings = Settings(
+        settings = settings_of(
             **{
                 "listen": "127.0.0.1:0",
                 "metrics_listen": "",
@@ -66,11 +66,11 @@ class Edges:
                 "drain_seconds": 2,
                 "lame_duck_seconds": 0.05,
                 "gate": "off",
-                "experiments": self.url,
-                "shared_state": "experiments",
+                "database": self.url,
+                "sharing.enabled": True,
                 "clients": clients,
                 **said,
-            }  # type: ignore[arg-type]
+            }
         )
         composition, ready = Composition(settings, engine), asyncio.Event()
         task = asyncio.create_task(composition.run(lambda app: ready.set()))

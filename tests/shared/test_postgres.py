@@ -124,7 +124,7 @@ async def test_edges_that_are_there(opened: Open) -> None:
     ("url", "told"),
     [
         ("sqlite:///x.db", "begins with 'sqlite'"),
-        ("postgresql://u:secret@h", "names no database"),
+        ("postgresql://u:secret@h", "database names none"),
         ("postgresql://u:secret@h/d?nonsense=1", "cannot be read"),
         ("postgresql://u:%secret@h/d", "special characters as %XX"),
     ],

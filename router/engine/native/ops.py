@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from router.engine.blocks import Q4_1, BlockWeight, runs_of
+from router.engine.blocks import BlockWeight
 from router.engine.ops import (
     AttentionPlan,
     ChosenToken,
@@ -28,8 +28,8 @@ from router.engine.ops import (
 from router.engine.resources import LargePages, usable_cpus
 from router.engine.torch_ops import OneByOne, TorchOps
 
-# Panels, scales of int8, bias, runs of blocks
-PackedWeights = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None, list[tuple[int, int]]]
+# Panels (of the activations' type, of int8, or uint8 of 4 bits), scales of int8, bias
+PackedWeights = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]
 _NO_FILE = (-1, 0, 0)
 
 
@@ -76,25 +76,14 @@ class NativeOps:
 
     def quantise_blocks(self, weight: torch.Tensor) -> BlockWeight:
         """weight [out, in], `in` in whole groups, in 4 bits."""
-        return BlockWeight(Q4_1, self._native.quantise_blocks(weight.detach().contiguous()))
+        return BlockWeight(self._native.quantise_blocks(weight.detach().contiguous()))
 
-    def pack_blocks(
-        self, weights: Sequence[BlockWeight], bias: torch.Tensor | None, dtype: torch.dtype
-    ) -> Linear:
-        """The same over blocks, which are widened as they are read.
-
-        Where forms change inside a panel there is no layout for them: all are rounded to `dtype` then.
-        """
-        runs = runs_of(weights)
-        if any(run.out % self._panel for run in runs[:-1]):
-            return self.pack_linear(torch.cat([run.widened(dtype) for run in runs]), bias)
-        forms = [(run.form.number, -(-run.out // self._panel)) for run in runs]
-        width, wide = runs[0].width, dtype == torch.float32
-        sizes = [count * self._native.block_panel_bytes(form, width) for form, count in forms]
-        panels = self._pages.zeros((sum(sizes),), torch.uint8)
-        for run, part in zip(runs, torch.split(panels, sizes), strict=True):
-            self._native.pack_blocks(run.blocks, run.form.number, width, wide, part)
-        return NativeLinear(self._native, panels, None, _own(bias), sum(run.out for run in runs), forms)
+    def pack_blocks(self, weight: BlockWeight, bias: torch.Tensor | None, dtype: torch.dtype) -> Linear:
+        """The same over 4 bits, which are widened as they are read. Panels are the same for any `dtype`."""
+        shape = -(-weight.out // self._panel), self._panel * weight.blocks.shape[1]
+        panels = self._pages.zeros(shape, torch.uint8)
+        self._native.pack_blocks(weight.blocks, panels)
+        return NativeLinear(self._native, panels, None, _own(bias), weight.out)
 
     def pack_files(
         self, parts: Sequence[FileRows], bias: torch.Tensor | None, dtype: torch.dtype, *, int8: bool
@@ -122,8 +111,9 @@ class NativeOps:
         return self._pages.zeros((-(-out // self._panel) * self._panel,), torch.float32)
 
     def row_reader(self, linear: Linear) -> RowsLinear | None:
-        """The same layer, unless it is plain torch's or has its weight in 8 bits."""
-        return linear if isinstance(linear, NativeLinear) and linear.weights[1] is None else None
+        """The same layer, unless it is plain torch's or has its weight in few bits."""
+        few = (torch.int8, torch.uint8)
+        return linear if isinstance(linear, NativeLinear) and linear.weights[0].dtype not in few else None
 
     def stack(self, model: PackedModel) -> Stack:
         """The layers in one call; one by one if a linear layer is not native."""
@@ -242,10 +232,9 @@ class NativeLinear:
         scales: torch.Tensor | None,
         bias: torch.Tensor | None,
         out: int,
-        forms: Sequence[tuple[int, int]] = (),
     ) -> None:
-        """`packed`: panels; where there are `scales` they hold int8, where `forms` blocks: form, panels."""
-        self._native, self.weights, self.out = module, (packed, scales, bias, list(forms)), out
+        """`packed`: panels; where there are `scales` they hold int8, where they are of uint8 4 bits."""
+        self._native, self.weights, self.out = module, (packed, scales, bias), out
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """The product, bias included."""
@@ -253,11 +242,8 @@ class NativeLinear:
         return y
 
     def rows(self, indices: torch.Tensor, out: torch.Tensor) -> None:
-        """Rows of the weight, where that is not in 8 bits."""
-        if self.weights[3]:
-            self._native.unpack_block_rows(self.weights, self.out, indices, out)
-        else:
-            self._native.unpack_rows(self.weights[0], indices, out)
+        """Rows of the weight, where that is not in few bits."""
+        self._native.unpack_rows(self.weights[0], indices, out)
 
 
 class NativeStack:

@@ -41,7 +41,8 @@ async def register_http(register: RegisterHttp, server: ServerApp, settings: Con
     if find_spec("jinja2") is None:
         log.warning("no console: its pages need the package jinja2: %s", install_extra("console"))
         return
-    from router.extensions.console.pages import ENTRIES, ROWS, routes
+    from router.extensions.console.pages import ENTRIES, routes, rows
     from router.extensions.console.site import Console
 
-    register(routes(Console(server, ENTRIES)), ROWS)
+    console = Console(server, ENTRIES)
+    register(routes(console), rows(console))

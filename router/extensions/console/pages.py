@@ -100,9 +100,13 @@ MODULES = (  # as their pages stand at the side
 ENTRIES: tuple[Entry, ...] = tuple(entry for module in MODULES for entry in module.ENTRIES) + SESSION_ENTRIES
 
 STATIC = f"{ROOT}/static/{{name}}"
-ROWS: Mapping[str, Policy] = {f"GET {STATIC}": PROBE} | {entry.route: entry.policy for entry in ENTRIES}
 
 
 def routes(console: Console) -> Sequence[Route]:
     """Its pages, actions and static files."""
     return [Route("GET", STATIC, serve_static), *(route_of(console, entry) for entry in ENTRIES)]
+
+
+def rows(console: Console) -> Mapping[str, Policy]:
+    """The policies of these: a page of a method has the method's."""
+    return {f"GET {STATIC}": PROBE} | {entry.route: console.policy(entry.method) for entry in ENTRIES}

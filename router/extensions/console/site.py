@@ -25,7 +25,7 @@ from router.extensions.console.rendering import Renderer
 from router.extensions.console.request_log import RequestLog
 from router.server.bodies import Decoder, too_many
 from router.server.http import EVENTS, JSON, HttpCall, Reply, Route, route_name
-from router.server.policy import ROWS, Policy
+from router.server.policy import ADMIN, Policy
 
 if TYPE_CHECKING:
     from router.experiments.runtime import LiveExperiments
@@ -174,6 +174,7 @@ def cookies_of(header: str) -> dict[str, str]:
 
 
 ROOT = "/console"
+NO_EXPERIMENTS = "experiments are off: set `experiments.enabled` to true"
 SIGN_IN = Policy(Role.OPEN)
 Values = Mapping[str, Any]
 
@@ -189,11 +190,6 @@ class SiteEntry:
     def route(self) -> str:
         """Its name in the policy table."""
         return route_name(self.verb, ROOT + self.path)
-
-    @property
-    def policy(self) -> Policy:
-        """Its row of the policy table."""
-        return self.method if isinstance(self.method, Policy) else ROWS[self.method]
 
     @property
     def operation(self) -> str:
@@ -272,9 +268,8 @@ class Visit:
 
     def why_not(self, method: str | Policy) -> str:
         """Why this client may not call that method, or a page with that policy, in words; empty if it may."""
-        if isinstance(method, Policy):
-            return self.console.interceptors.why_not(method, "that page")
-        return self.console.interceptors.why_not(ROWS[method], method)
+        name = "that page" if isinstance(method, Policy) else method
+        return self.console.interceptors.why_not(self.console.policy(method), name)
 
     async def ask(self, method: str, message: Any) -> Any:
         """The answer of a service, as if the client had called it. Raises what the service raises, and
@@ -296,7 +291,7 @@ class Console:
     def __init__(self, server: ServerApp, entries: Sequence[Entry]) -> None:
         self.server, self.settings, self.interceptors = server, server.settings, server.interceptors
         self.started = time.time()
-        self.no_experiments = "" if server.experiments is not None else server.no_experiments
+        self.no_experiments = "" if server.experiments is not None else NO_EXPERIMENTS
         self.live: LiveExperiments | None = None  # experiments whose guardian is in this process
         if server.experiments is not None:
             from router.experiments.runtime import LiveExperiments
@@ -311,6 +306,13 @@ class Console:
         self.requests, self.sessions = RequestLog(), Sessions()
         self.verdicts = Verdicts(self.live)
         server.metrics.ended.append(self.requests.ended)
+
+    def policy(self, method: str | Policy) -> Policy:
+        """The row of a method, ADMIN for one that is not served here; or the policy itself."""
+        if isinstance(method, Policy):
+            return method
+        endpoint = self.server.methods.get(method)
+        return endpoint.policy if endpoint is not None else ADMIN
 
     def page(self, visit: Visit, page: Page, values: Values) -> PageReply:
         """The page, or the fragment of one."""
@@ -370,7 +372,7 @@ class Console:
                 "present": page.nav == present,
             }
             for page in self._nav
-            if not self.interceptors.why_not(page.policy, page.operation or page.route)
+            if not self.interceptors.why_not(self.policy(page.method), page.operation or page.route)
         ]
 
 

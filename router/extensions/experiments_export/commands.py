@@ -25,7 +25,7 @@ Store = Annotated[
     typer.Option(
         "--store",
         metavar="URL",
-        help="Where experiments are kept; default: the setting experiments found here.",
+        help="Where experiments are kept; default: the setting `database` found here.",
         show_default=False,
     ),
 ]
@@ -65,14 +65,12 @@ def export(
 def _store_here() -> str:
     """The URL of the store that a server with the settings found here has."""
     from router.cli.settings import adapter_folders, load_settings
-    from router.experiments.plugin import AUTO, FILE
+    from router.experiments.plugin import FILE
     from router.registry.state import state_dir
 
     settings = load_settings()
-    if not settings.experiments:
-        raise CliError("experiments are off here (the setting experiments is empty): name a --store", MISUSED)
-    if settings.experiments != AUTO:
-        return settings.experiments
+    if settings.database:
+        return settings.database
     path = state_dir(adapter_folders(settings)) / FILE
     if not path.exists():
         text = (

@@ -1,16 +1,37 @@
-"""Notices of experiments: a metric, a log line, and a signed webhook at `experiments_webhook`."""
+"""Notices of experiments: a metric, a log line, and a signed webhook."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
+
 from router.built_in import has_experiments
-from router.hookspecs import hookimpl
+from router.hookspecs import RegisterSettings, hookimpl
 
 if TYPE_CHECKING:
     from router.experiments.runtime import LiveExperiments
     from router.extensions.experiments_notices.notices import Notifier
     from router.server.app import ServerApp
+
+
+class NoticeSettings(BaseModel):
+    """The table [experiments_notices]."""
+
+    model_config = ConfigDict(frozen=True)
+
+    webhook: str = Field(
+        "", description="URL that is called when an experiment may be promoted, harms or breaks; empty: none"
+    )
+    secret: SecretStr | None = Field(
+        None, description="secret that signs messages to the webhook; is never shown"
+    )
+
+
+@hookimpl
+def register_settings(register: RegisterSettings) -> None:
+    """`[experiments_notices]`."""
+    register(NoticeSettings)
 
 
 class Plugin:
@@ -25,14 +46,15 @@ class Plugin:
         self._served: LiveExperiments | None = None
 
     @hookimpl
-    async def on_startup(self, server: ServerApp) -> None:
+    async def on_startup(self, server: ServerApp, settings: NoticeSettings) -> None:
         """Get ready to send. Raises ConfigError where notices cannot be sent."""
         if not has_experiments():
             return
         from router.experiments.runtime import LiveExperiments
-        from router.extensions.experiments_notices.notices import NoticeMetrics, notice_observer, notifier_of
+        from router.extensions.experiments_notices.notices import NoticeMetrics, Notifier, notice_observer
 
-        notifier = notifier_of(server.settings)
+        secret = settings.secret.get_secret_value() if settings.secret is not None else ""
+        notifier = Notifier(settings.webhook, secret)
         if isinstance(server.experiments, LiveExperiments):
             notifier.start()
             self._notifier, self._served = notifier, server.experiments

@@ -33,7 +33,6 @@ from router.experiments.store.store import ExperimentStore
 if TYPE_CHECKING:
     import httpx2
 
-    from router.config import Settings
     from router.experiments.report.model import Report
     from router.experiments.store.store import ExperimentStore
 
@@ -181,11 +180,12 @@ def verify(secret: str, header: str, body: bytes, now: float, tolerance: float =
 def check_webhook(url: str, secret: str = "") -> None:
     """Raise ConfigError unless notices can be sent there; '' is nowhere."""
     if url and find_spec("httpx2") is None:
-        raise ConfigError(f"experiments_webhook needs the package httpx2: {install_extra('standard')}")
+        text = "experiments_notices.webhook needs the package httpx2: "
+        raise ConfigError(text + install_extra("standard"))
     if url and (problem := _problem(url)):
-        raise ConfigError(f"experiments_webhook {problem}")
+        raise ConfigError(f"experiments_notices.webhook {problem}")
     if secret and not url:
-        raise ConfigError("experiments_webhook_secret is of use with experiments_webhook only: set both")
+        raise ConfigError("experiments_notices.secret is of use with .webhook only: set both")
 
 
 def _problem(url: str) -> str:
@@ -200,7 +200,7 @@ def _problem(url: str) -> str:
         return "is no URL with a host: write https://HOST/PATH or https://HOST:PORT/PATH"
     if parts.scheme not in ("http", "https"):
         return "must begin with https:// or http://"
-    return "has a password in it: take it out, use experiments_webhook_secret" if "@" in parts.netloc else ""
+    return "has a password in it: take it out, use experiments_notices.secret" if "@" in parts.netloc else ""
 
 
 class Notifier:
@@ -227,7 +227,8 @@ class Notifier:
             try:
                 self._client = httpx2.AsyncClient(timeout=None)
             except (OSError, ValueError, httpx2.InvalidURL) as error:
-                raise ConfigError("experiments_webhook needs right SSL_CERT_FILE and HTTPS_PROXY") from error
+                text = "experiments_notices.webhook needs right SSL_CERT_FILE and HTTPS_PROXY"
+                raise ConfigError(text) from error
             logging.getLogger("httpx2").addFilter(_harmless)
 
     def send(self, notice: Notice) -> None:
@@ -292,7 +293,7 @@ class Notifier:
             return "", False
         if 400 <= status < 500 and status not in RETRIED:
             return f"answered {status}: check {REFUSED.get(status, 'what its log says')}", False
-        moved = ": set experiments_webhook to where it redirects" if 300 <= status < 400 else ""
+        moved = ": set experiments_notices.webhook to where it redirects" if 300 <= status < 400 else ""
         return f"answered {status}{moved}", True
 
     async def _post(self, client: httpx2.AsyncClient, notice: Notice, body: bytes) -> int:
@@ -317,12 +318,6 @@ def _log(level: int, message: str, notice: Notice, **more: str) -> None:
 def _harmless(record: logging.LogRecord) -> bool:
     """The client logs whole URLs of what it did, and a query may be a secret."""
     return record.levelno > logging.INFO
-
-
-def notifier_of(settings: Settings) -> Notifier:
-    """A notifier as the settings say. Raises ConfigError for a webhook that cannot work."""
-    secret = settings.experiments_webhook_secret
-    return Notifier(settings.experiments_webhook or "", secret.get_secret_value() if secret else "")
 
 
 def notice_observer(notifier: Notifier, store: ExperimentStore) -> Callable[[Report], None]:

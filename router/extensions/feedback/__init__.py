@@ -1,46 +1,70 @@
-"""Feedback on answers, kept in a database while a server runs (setting `feedback`)."""
+"""Feedback on answers, kept in a database while a server runs."""
 
 from __future__ import annotations
 
 import asyncio
 from typing import TYPE_CHECKING
 
-from router.hookspecs import RegisterServices, hookimpl
+from pydantic import BaseModel, ConfigDict, Field
+
+from router.hookspecs import RegisterService, RegisterSettings, hookimpl
+from router.types import Keeping
 
 if TYPE_CHECKING:
     from router.feedback.store import FeedbackStore
     from router.server.app import ServerApp
 
 
+class FeedbackSettings(BaseModel):
+    """The table [feedback]."""
+
+    model_config = ConfigDict(frozen=True)
+
+    keep: Keeping = Field(
+        "labels",
+        description="feedback on answers that is kept: off, labels (the verdict), or texts (the requests and "
+        "answers, too)",
+    )
+    days: int = Field(90, ge=1, le=3650, description="days after which feedback is deleted")
+
+
 @hookimpl
-async def on_startup(server: ServerApp) -> None:
+def register_settings(register: RegisterSettings) -> None:
+    """`[feedback]`."""
+    register(FeedbackSettings)
+
+
+@hookimpl
+async def on_startup(server: ServerApp, settings: FeedbackSettings) -> None:
     """Remember answers, unless the server has a recorder already. Raises ConfigError for a URL that cannot
     work."""
+    from router.extensions.feedback.service import FeedbackCollector
     from router.feedback.recorder import FeedbackRecorder
-    from router.server.feedback import FeedbackCollector
 
-    settings = server.settings
-    if server.feedback is None and settings.feedback != "off":
+    if server.feedback is None and settings.keep != "off":
 
         def outcome(response_id: str, value: float) -> None:
             if server.experiments is not None:
                 server.experiments.feedback(response_id, value)
 
         store = store_of(server)
-        server.feedback = FeedbackRecorder(store, settings.feedback, settings.feedback_days, outcome)
+        server.feedback = FeedbackRecorder(store, settings.keep, settings.days, outcome)
     if server.feedback is not None:
         server.metrics.registry.register(FeedbackCollector(server.feedback))
         server.follow("old feedback", server.feedback.follow)
 
 
 @hookimpl
-def register_services(register: RegisterServices, server: ServerApp) -> None:
-    """FeedbackService."""
-    from router.server.feedback import FeedbackService
-    from router.server.policy import ROWS
+def register_service(register: RegisterService, server: ServerApp) -> None:
+    """FeedbackService; where feedback is off it refuses."""
+    from router.extensions.feedback.service import ROWS, FeedbackService
+    from router.feedback.recorder import OFF
+    from router.server.policy import ServiceSpec
+    from router.server.registration import Refusing
     from router.v1.feedback_pb2_grpc import add_FeedbackServiceServicer_to_server
 
-    register(add_FeedbackServiceServicer_to_server, FeedbackService(server.feedback), ROWS)
+    servicer = FeedbackService(server.feedback) if server.feedback is not None else Refusing(OFF)
+    register(ServiceSpec(add_FeedbackServiceServicer_to_server, servicer, ROWS))
 
 
 @hookimpl
@@ -51,14 +75,12 @@ async def on_shutdown(server: ServerApp) -> None:
 
 
 def store_of(server: ServerApp) -> FeedbackStore:
-    """In PostgreSQL, where edges share a database or experiments have one; else a SQLite file in the state
-    folder, of feedback alone: it is rebuilt when some is deleted. Raises ConfigError for a URL that cannot
-    work."""
+    """In PostgreSQL, where the setting `database` names one; else a SQLite file in the state folder, of
+    feedback alone: it is rebuilt when some is deleted. Raises ConfigError for a URL that cannot work."""
     from router.feedback.store import FeedbackStore
     from router.shared.database import parse_url
 
-    shared, experiments = server.settings.shared_state, server.settings.experiments
-    url = shared if shared not in ("", "experiments") else experiments
-    if url in ("", "auto") or parse_url(url).get_backend_name() == "sqlite":
+    url = server.settings.database
+    if not url or parse_url(url).get_backend_name() == "sqlite":
         return FeedbackStore.in_folder(server.state_dir)
     return FeedbackStore(url)

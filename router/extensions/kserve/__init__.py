@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from router.hookspecs import RegisterServices, RegisterSettings, hookimpl
+from router.hookspecs import RegisterService, RegisterSettings, hookimpl
 
 if TYPE_CHECKING:
     from router.server.app import ServerApp
@@ -29,14 +29,15 @@ def register_settings(register: RegisterSettings) -> None:
 
 
 @hookimpl
-def register_services(register: RegisterServices, server: ServerApp, settings: KServeSettings) -> None:
+def register_service(register: RegisterService, server: ServerApp, settings: KServeSettings) -> None:
     """GRPCInferenceService. Its messages have names that other packages' have, so they are imported here."""
     if not settings.enabled:
         return
     from router.extensions.kserve.service import ROWS, OpenInference
     from router.kserve.open_inference_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
+    from router.server.policy import ServiceSpec
 
     service = OpenInference(
         server.interceptors, server.inference, server.registry, server.health, server.lifecycle
     )
-    register(add_GRPCInferenceServiceServicer_to_server, service, ROWS)
+    register(ServiceSpec(add_GRPCInferenceServiceServicer_to_server, service, ROWS))

@@ -32,4 +32,4 @@ def register_http(register: RegisterHttp, server: ServerApp, settings: OfrepSett
     from router.extensions.ofrep.flags import ROWS, routes
 
     if settings.enabled:
-        register(routes(server.experiments, server.no_experiments), ROWS)
+        register(routes(server.experiments), ROWS)

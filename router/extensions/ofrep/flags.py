@@ -27,15 +27,16 @@ CODES = {  # by reason, then by field
     "request": "PARSE_ERROR",
     "content-type": "PARSE_ERROR",
 }
+ABSENT = "experiments are off: set `experiments.enabled` to true"
 MOST_OF_KEY = 256  # characters of a key that nobody has
 FLAGS = "/ofrep/v1/evaluate/flags"
 EVALUATE = replace(OBSERVE, role=Role.INFER)
 ROWS: Mapping[str, Policy] = {f"POST {FLAGS}": EVALUATE, f"POST {FLAGS}/{{key}}": EVALUATE}
 
 
-def routes(experiments: Experiments | None, absent: str = "") -> Sequence[Route]:
-    """All flags, and the flag that the path names. `absent` says why there are no experiments."""
-    flags = Flags(experiments, absent)
+def routes(experiments: Experiments | None) -> Sequence[Route]:
+    """All flags, and the flag that the path names."""
+    flags = Flags(experiments)
     return (
         Route("POST", FLAGS, flags.all, parse_context, call=FlagCall),
         Route("POST", FLAGS + "/{key}", flags.one, parse_context, call=FlagCall),
@@ -54,9 +55,8 @@ class FlagCall(HttpCall):
 class Flags:
     """Experiments as flags: which arm a unit would get. A question, and no exposure."""
 
-    def __init__(self, experiments: Experiments | None, absent: str) -> None:
-        """`absent` says why there are no experiments."""
-        self._experiments, self._absent = experiments, absent
+    def __init__(self, experiments: Experiments | None) -> None:
+        self._experiments = experiments
 
     async def one(self, evaluation: EvaluationContext, call: HttpCall) -> Mapping[str, Any]:
         """The flag of the path."""
@@ -76,7 +76,7 @@ class Flags:
 
     def _places(self, evaluation: EvaluationContext, call: HttpCall) -> Sequence[Place]:
         if self._experiments is None:
-            raise FailedPrecondition(self._absent)
+            raise FailedPrecondition(ABSENT)
         client = call.client
         return self._experiments.places(request_of(evaluation, client.adapters, client.experiments))
 

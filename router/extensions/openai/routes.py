@@ -19,7 +19,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from pydantic import AwareDatetime, BeforeValidator, Field
 
 from router.access.clients import Role
-from router.errors import FieldViolation, Findings, InvalidRequest
+from router.errors import FailedPrecondition, FieldViolation, Findings, InvalidRequest
 from router.extensions.openai import answers, errors, requests
 from router.extensions.openai.fields import JsonModel, parsed
 from router.names import AUTO, bare_response_id, known_names, model_name, resource_of
@@ -234,6 +234,8 @@ async def take_feedback(
 ) -> Mapping[str, Any]:
     """Say what became of it."""
     method, message = message_of(feedback)
+    if method not in endpoints:
+        raise FailedPrecondition(f"{method.removeprefix('/')} is not served here")
     return answer_json(feedback, await endpoints[method].answer(message, call))
 
 

@@ -6,7 +6,7 @@ import asyncio
 from functools import partial
 from typing import TYPE_CHECKING
 
-from router.hookspecs import RegisterServices, hookimpl
+from router.hookspecs import RegisterService, hookimpl
 
 if TYPE_CHECKING:
     from router.replicas.members import Members
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from router.server.app import ServerApp
 
 PLACES_SECONDS = 0.5  # between two looks at how many replicas are up
+NONE = (
+    "this server has one engine, in its own process: start it with `serve --set replicas=N` to have replicas"
+)
 
 
 def members_of(server: ServerApp) -> Members | None:
@@ -34,15 +37,16 @@ async def on_startup(server: ServerApp) -> None:
 
 
 @hookimpl
-async def register_services(register: RegisterServices, server: ServerApp) -> None:
-    """FleetService."""
-    if (members := members_of(server)) is None:
-        return
-    from router.extensions.replicas.service import FleetService
-    from router.server.policy import ROWS
+def register_service(register: RegisterService, server: ServerApp) -> None:
+    """FleetService; without replicas it refuses."""
+    from router.extensions.replicas.service import ROWS, FleetService
+    from router.server.policy import ServiceSpec
+    from router.server.registration import Refusing
     from router.v1.fleet_pb2_grpc import add_FleetServiceServicer_to_server
 
-    register(add_FleetServiceServicer_to_server, FleetService(members), ROWS)
+    members = members_of(server)
+    servicer = FleetService(members) if members is not None else Refusing(NONE)
+    register(ServiceSpec(add_FleetServiceServicer_to_server, servicer, ROWS))
 
 
 async def follow_places(members: Members, admission: Admission) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -12,6 +12,7 @@ from prometheus_client.registry import Collector
 from router.conversion import timestamp
 from router.errors import Findings
 from router.server.call import Call
+from router.server.policy import ADMIN, OBSERVE, Policy
 from router.v1 import fleet_pb2 as pb
 from router.v1.fleet_pb2_grpc import FleetServiceServicer
 
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
     from router.replicas.members import Members
     from router.replicas.replica import FleetReplica
 
+ROWS: Mapping[str, Policy] = {
+    "/router.v1.FleetService/ListReplicas": OBSERVE,
+    "/router.v1.FleetService/DrainReplica": ADMIN,
+}
 STATES = ("starting", "serving", "lost", "draining")
 MAX_NAME_BYTES = 256
 

@@ -1,15 +1,35 @@
-"""Defaults, clients and quotas that several edges have together, where `shared_state` names a database."""
+"""Defaults, clients and quotas that several edges have together, in the setting's `database`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from router.hookspecs import RegisterCheck, hookimpl
+from pydantic import BaseModel, ConfigDict, Field
+
+from router.hookspecs import RegisterCheck, RegisterSettings, hookimpl
 
 if TYPE_CHECKING:
     from router.extensions.sharing.sharing import Sharing
     from router.server.app import ServerApp
+
+
+class SharingSettings(BaseModel):
+    """The table [sharing]."""
+
+    model_config = ConfigDict(frozen=True)
+
+    enabled: bool = Field(
+        False,
+        description="share default versions, clients and quotas with the other edges whose `database` is the "
+        "same PostgreSQL database",
+    )
+
+
+@hookimpl
+def register_settings(register: RegisterSettings) -> None:
+    """`[sharing]`."""
+    register(SharingSettings)
 
 
 class Plugin:
@@ -24,9 +44,9 @@ class Plugin:
         register(self._flaws)
 
     @hookimpl
-    def on_startup(self, server: ServerApp) -> None:
+    def on_startup(self, server: ServerApp, settings: SharingSettings) -> None:
         """Fetch the clients file where it is not here. Raises ConfigError."""
-        if server.settings.shared_state:
+        if settings.enabled:
             from router.extensions.sharing.sharing import Sharing
 
             self._sharing = Sharing(server.settings, server.state_dir)

@@ -24,20 +24,7 @@ if TYPE_CHECKING:
     from router.shared.postgres import Beat, PostgresTable
 
 log = logging.getLogger(__name__)
-EXPERIMENTS = "experiments"
 SYNCED = "clients.synced.json"
-
-
-def url_of(settings: Settings) -> str:
-    """Of the database; empty where nothing is shared. Raises ConfigError."""
-    if settings.shared_state != EXPERIMENTS:
-        return settings.shared_state
-    if not settings.experiments.startswith("postgres"):
-        raise ConfigError(
-            "shared_state is where experiments are, and these are in no PostgreSQL database: say "
-            "postgresql://USER@HOST/DATABASE for `experiments`, or here"
-        )
-    return settings.experiments
 
 
 class Sharing:
@@ -48,7 +35,7 @@ class Sharing:
     """
 
     def __init__(self, settings: Settings, state: Path, table: PostgresTable | None = None) -> None:
-        url = url_of(settings)
+        url = settings.database
         if table is None:
             from router.shared.postgres import PostgresTable
 

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 
 from router.engine.loader import base_digest
-from router.errors import ConfigError
 from router.models import DEFAULT_BASE, resolve_model
 
 HUB_NAMES = {DEFAULT_BASE: "HuggingFaceTB/SmolLM2-135M-Instruct"}
@@ -50,10 +49,7 @@ def load_tokenizer(spec: str) -> Any:
     """The tokenizer of a base. Raises ConfigError if it cannot be had."""
     from transformers import AutoTokenizer
 
-    folder = resolve_model(spec)
-    if folder.is_file():
-        raise ConfigError(f"{spec} is a GGUF file, and training needs the checkpoint that it was made of")
-    return AutoTokenizer.from_pretrained(folder)
+    return AutoTokenizer.from_pretrained(resolve_model(spec))
 
 
 def faster_dtype(model: Any, device: torch.device) -> torch.dtype:

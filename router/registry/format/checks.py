@@ -42,10 +42,8 @@ def check_base(pin: BasePin, configured: str, base: BaseInfo, found: FolderFindi
     """A pinned digest must be the base's; without one another name is noted and shapes decide."""
     if pin.digest:
         if pin.digest != base.digest.removeprefix("sha256:"):
-            in_blocks = base.weights and base.name.lower().endswith(".gguf")
-            hint = " (if the file was made of it, serve with quantized_from set to it)" if in_blocks else ""
             here = f"{base.digest} ({show(base.name)})"
-            message = f"was trained on the base {pin.digest}{hint}, this server has {here}"
+            message = f"was trained on the base {pin.digest}, this server has {here}"
             found.refuse(Code.OTHER_BASE, message, f"{MANIFEST} [base] digest")
         return
     trained = pin.model or configured

@@ -23,7 +23,7 @@ def store(own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> CorrectionStore:
 
 
 def test_list_shows_who_answered_and_who_should_have(cli, store):
-    assert "serve --set corrections=texts" in cli("route", "corrections", "list").out
+    assert "serve --set corrections.keep=texts" in cli("route", "corrections", "list").out
     store.append(ONE)
     store.append(
         replace(ONE, response_id="cd" * 16, tenant="", label="", chosen=None, text="\x1b[31mred\n" * 20)

@@ -102,7 +102,7 @@ def test_what_does_not_fit_is_refused(native, change):
         "no scales": (packed, None),
     }[change]
     with pytest.raises(RuntimeError):
-        native._native.linear(torch.zeros(1, 32), (*given, None, []), 40)
+        native._native.linear(torch.zeros(1, 32), (*given, None), 40)
 
 
 def check_one_call(native: NativeOps, one: PackedBackbone, other: PackedBackbone, tokens: int) -> None:

@@ -15,6 +15,7 @@ from router.errors import ConfigError
 from router.experiments.model import ArmSpec, Kind, MetricSpec, Spec
 from router.experiments.plugin import store_of
 from router.registry.state import state_dir
+from tests.settings import settings_of
 
 pytestmark = pytest.mark.slow
 
@@ -30,7 +31,7 @@ SPEC = Spec(
 
 def settings(folder: Path, **said) -> Settings:
     (folder / "adapters").mkdir(exist_ok=True)
-    return Settings(
+    return settings_of(
         **{
             "listen": "127.0.0.1:0",
             "metrics_listen": "",
@@ -42,14 +43,10 @@ def settings(folder: Path, **said) -> Settings:
     )
 
 
-def test_empty_is_off(tmp_path):
-    assert store_of(settings(tmp_path, experiments=""), tmp_path) is None
-
-
-def test_auto_is_a_file_beside_the_other_state_the_same_at_every_start(tmp_path):
+def test_without_a_url_it_is_a_file_beside_the_other_state_the_same_at_every_start(tmp_path):
     state = state_dir((tmp_path / "adapters",), tmp_path / "state")
     for _ in range(2):
-        store = store_of(settings(tmp_path), state)
+        store = store_of("", state)
         assert store is not None
         store.close()
     (found,) = (tmp_path / "state").rglob("experiments.db")
@@ -58,13 +55,13 @@ def test_auto_is_a_file_beside_the_other_state_the_same_at_every_start(tmp_path)
 
 def test_a_state_folder_that_cannot_be_written_stops_no_server(tmp_path, caplog):
     (tmp_path / "state").write_text("a file")
-    assert store_of(settings(tmp_path), tmp_path / "state") is None
+    assert store_of("", tmp_path / "state") is None
     assert "experiments are off: the store's folder" in caplog.text
 
 
 def test_a_url_that_cannot_work_stops_the_start(tmp_path):
     with pytest.raises(ConfigError, match="known are"):
-        store_of(settings(tmp_path, experiments="oracle://somewhere/db"), tmp_path)
+        store_of("oracle://somewhere/db", tmp_path)
 
 
 @pytest.fixture
@@ -114,7 +111,7 @@ async def test_from_plan_to_report_over_two_lives_of_a_server(serve):
 
 
 async def test_off_says_how_to_turn_it_on(serve):
-    composition, stop = await serve(experiments="")
+    composition, stop = await serve(**{"experiments.enabled": False})
     assert composition.app.experiments is None
     async with AsyncClient(composition.app.address, timeout=10) as client:
         with pytest.raises(ClientError, match="experiments are off"):

@@ -19,7 +19,7 @@ async def serve(url: str) -> None:
     """Until a signal."""
     engine = FakeEngine()
     registry = FakeRegistry(engine, [adapter("medical"), adapter("medical", "1.1.0")])
-    settings = Settings(listen="127.0.0.1:0", metrics_listen="", drain_seconds=5.0, experiments=url)
+    settings = Settings(listen="127.0.0.1:0", metrics_listen="", drain_seconds=5.0, database=url)
     live = LiveExperiments(ExperimentStore(url))
 
     async def startup() -> None:

@@ -202,7 +202,7 @@ async def test_without_a_store_every_method_says_how_to_turn_it_on(stubs: Simple
         call = getattr(stubs.experiments, method.name)
         seen = call(iter([request])) if method.client_streaming else call(request)
         found = await refused(seen, "FAILED_PRECONDITION")
-        assert "`experiments`" in found["text"]
+        assert "`experiments.enabled`" in found["text"]
 
 
 def update(paths: list[str], etag: str = "", **fields: Any) -> pb.UpdateExperimentRequest:

@@ -28,7 +28,7 @@ def url(tmp_path, monkeypatch):
         store.expose([Exposure(kept.name, 1, unit_hash(f"u{i}"), arm, 1000.0 + i, f"r{i}")])
         store.record([StoredOutcome(f"k{i}", "solved", float(i % 2), 1001.0 + i, f"r{i}")])
     store.close()
-    monkeypatch.setenv("LORA_ROUTER_EXPERIMENTS", made)
+    monkeypatch.setenv("LORA_ROUTER_DATABASE", made)
     return made
 
 
@@ -45,7 +45,7 @@ def test_units_of_the_last_phase(cli, url, tmp_path):
 
 
 def test_a_phase_of_a_named_store(cli, url, tmp_path, monkeypatch):
-    monkeypatch.setenv("LORA_ROUTER_EXPERIMENTS", "")
+    monkeypatch.setenv("LORA_ROUTER_DATABASE", "")
     arguments = ("experiments", "export", "experiments/trial", "outcomes", "o.jsonl", "--phase", "1")
     done = cli(*arguments, "--store", url, "--json")
     assert done.code == 0, done.err
@@ -82,10 +82,6 @@ def test_a_file_that_is_there_stays(cli, url, tmp_path):
 
 
 def test_without_a_store_it_says_where_to_look(cli, tmp_path, monkeypatch):
-    monkeypatch.setenv("LORA_ROUTER_EXPERIMENTS", "")
-    done = cli("experiments", "export", "trial", "units", "a.csv")
-    assert (done.code, "experiments are off here" in done.err) == (2, True)
-    monkeypatch.setenv("LORA_ROUTER_EXPERIMENTS", "auto")
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     done = cli("experiments", "export", "trial", "units", "a.csv")
     assert (done.code, "no server kept experiments here yet" in done.err) == (1, True)

@@ -282,7 +282,7 @@ def test_a_signature_is_of_body_time_and_secret():
         *((url, "https://HOST/PATH") for url in ("h/x", "https:///x", "https://h:99999/", "https://[::1/")),
         *((url, "https://HOST/PATH") for url in ("https://h /x", "https://h/\n")),
         *(("ftp://h/x", "must begin with https://"), ("", "set both")),
-        ("https://ann:pass-word@h/", "use experiments_webhook_secret"),
+        ("https://ann:pass-word@h/", "use experiments_notices.secret"),
     ],
 )
 def test_a_wrong_setting_says_what_to_do_and_a_right_one_nothing(url, hint):

@@ -26,7 +26,7 @@ SECRET = "s3cret"
 async def test_a_webhook_is_told_by_the_whole_server(serve, monkeypatch):
     monkeypatch.setenv("NO_PROXY", "*")
     with receiving() as receiver:
-        said = {"experiments_webhook": receiver.url, "experiments_webhook_secret": SECRET}
+        said = {"experiments_notices.webhook": receiver.url, "experiments_notices.secret": SECRET}
         composition, stop = await serve(**said)
         of = experiment()
         composition.app.experiments.store.create(of)
@@ -46,9 +46,12 @@ async def test_a_webhook_is_told_by_the_whole_server(serve, monkeypatch):
 @pytest.mark.parametrize(
     ("said", "told"),
     [
-        ({"experiments_webhook": "ftp://somewhere/x"}, "experiments_webhook must begin with https"),
-        ({"experiments_webhook": "nowhere"}, "is no URL with a host"),
-        ({"experiments_webhook_secret": SECRET}, "set both"),
+        (
+            {"experiments_notices.webhook": "ftp://somewhere/x"},
+            ".webhook must begin with https",
+        ),
+        ({"experiments_notices.webhook": "nowhere"}, "is no URL with a host"),
+        ({"experiments_notices.secret": SECRET}, "set both"),
     ],
 )
 async def test_a_webhook_that_cannot_work_stops_the_start_and_names_no_secret(serve, said, told):

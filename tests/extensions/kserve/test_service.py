@@ -19,9 +19,8 @@ from router.extensions.kserve.service import ROWS as KSERVE
 from router.kserve import open_inference_pb2 as oip
 from router.kserve.open_inference_pb2_grpc import GRPCInferenceServiceStub
 from router.server.app import ServerApp
-from router.server.policy import ROWS
 from tests.fuzz.doors import good_infer
-from tests.security.helpers import bearer, write_clients
+from tests.security.helpers import ROWS, bearer, write_clients
 from tests.server.helpers import Start, details, failure, settled, until
 
 Stub = Callable[[ServerApp], Any]

@@ -171,7 +171,7 @@ async def test_openais_client_sends_it_as_it_sends_what_it_does_not_know(
     body = {"response_id": "0" * 32, "should_have_been": "legal"}
     with pytest.raises(openai.BadRequestError) as refused:
         await client.post("/feedback", cast_to=object, body=body)
-    assert "setting `corrections`" in refused.value.message
+    assert "setting `corrections.keep`" in refused.value.message
 
 
 async def test_without_experiments_and_corrections_it_is_said_how_to_get_them(
@@ -183,10 +183,10 @@ async def test_without_experiments_and_corrections_it_is_said_how_to_get_them(
     assert (found["status"], found["code"]) == (400, "failed_precondition")
     assert "experiments" in found["message"]
     found = error_of(await client.post(FEEDBACK, json=said | {"should_have_been": "legal"}))
-    assert (found["code"], "setting `corrections`" in found["message"]) == ("failed_precondition", True)
+    assert (found["code"], "setting `corrections.keep`" in found["message"]) == ("failed_precondition", True)
     client = http(await start_web(feedback="off"))
     found = error_of(await client.post(FEEDBACK, json=said | {"feedback": "good"}))
-    assert (found["code"], "setting `feedback`" in found["message"]) == ("failed_precondition", True)
+    assert (found["code"], "setting `feedback.keep`" in found["message"]) == ("failed_precondition", True)
 
 
 async def test_roles_and_quotas_are_those_of_grpc(start_web: StartWeb, http: Http, tmp_path: Path) -> None:

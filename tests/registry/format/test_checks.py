@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -95,11 +94,3 @@ def test_a_folder_trained_on_the_cached_base_gets_no_note():
     assert not list(found)
     check_base(BasePin(), "/home/me/other", BASE, found)
     assert [finding.code for finding in found] == ["other-base-name"]
-
-
-@pytest.mark.parametrize(("name", "weights", "hint"), [("b.gguf", "Q8_0", True), ("b", "int8", False)])
-def test_a_pin_on_a_file_in_blocks_names_the_setting_for_it(name, weights, hint):
-    found = FolderFindings()
-    check_base(BasePin(digest="cd" * 32), "", replace(BASE, name=name, weights=weights), found)
-    (refusal,) = found
-    assert ("quantized_from" in refusal.message) is hint

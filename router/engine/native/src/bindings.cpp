@@ -11,40 +11,17 @@
 #include "sample.h"
 
 namespace bindings {
-namespace {
-
-// The runs of blocks that are all of `w`.
-std::vector<native::Run> runs_of(const Linear& linear, int64_t in, int64_t panels) {
-  const auto& [w, scales, bias, forms] = linear;
-  std::vector<native::Run> runs;
-  int64_t bytes = 0;
-  for (const auto& [number, count] : forms) {
-    const native::Form form = form_of(number);
-    TORCH_CHECK(count > 0 && in > 0 && in % native::shape_of(form).inputs == 0, "blocks do not fit x");
-    runs.push_back({form, count, native::block_panel_bytes(form, in)});
-    bytes += count * runs.back().bytes;
-    panels -= count;
-  }
-  check(w, "w", 1, at::kByte);
-  TORCH_CHECK(panels == 0 && w.size(0) == bytes && !scales, "w does not fit x");
-  return runs;
-}
-
-}  // namespace
-
-native::Form form_of(int number) {
-  const auto form = static_cast<native::Form>(number);
-  TORCH_CHECK(native::shape_of(form).bytes, "no form of blocks has the number ", number);
-  return form;
-}
 
 native::Weights weights_of(const Linear& linear, int64_t in, int64_t out, at::ScalarType type) {
-  const auto& [w, scales, bias, forms] = linear;
+  const auto& [w, scales, bias] = linear;
   const int64_t per = type == at::kFloat ? 1 : 2, panels = (out + native::kPanel - 1) / native::kPanel;
   TORCH_CHECK(out > 0, "a linear layer has one output or more");
-  std::vector<native::Run> runs;
-  if (!forms.empty()) {
-    runs = runs_of(linear, in, panels);
+  const bool blocks = w.scalar_type() == at::kByte;
+  if (blocks) {
+    check(w, "w", 2, at::kByte);
+    TORCH_CHECK(in > 0 && in % native::kGroupInputs == 0 && w.size(0) == panels && !scales &&
+                    w.size(1) == native::kPanel * in / native::kGroupInputs * native::kGroupBytes,
+                "w does not fit x");
   } else {
     check(w, "w", 3, scales ? at::kChar : type);
     TORCH_CHECK(w.size(0) == panels && w.size(1) * per == in && w.size(2) == native::kPanel * per, "w does not fit x");
@@ -57,8 +34,7 @@ native::Weights weights_of(const Linear& linear, int64_t in, int64_t out, at::Sc
     check(*bias, "bias", 1, type);
     TORCH_CHECK(bias->size(0) == out, "bias does not fit w");
   }
-  return {w.data_ptr(), scales ? data<float>(*scales) : nullptr, bias ? bias->data_ptr() : nullptr, in, out,
-          std::move(runs)};
+  return {w.data_ptr(), scales ? data<float>(*scales) : nullptr, bias ? bias->data_ptr() : nullptr, in, out, blocks};
 }
 
 void check_angles(const Tensor& cos, const Tensor& sin, int64_t dim) {
@@ -215,31 +191,26 @@ Tensor attention(const Tensor& qkv, const Tensor& k_cache, const Tensor& v_cache
   return out;
 }
 
-// Blocks as they lie in a file, uint8 [out, bytes], into panels for activations of a type: uint8, flat, in `to`.
-void pack_blocks(const Tensor& blocks, int number, int64_t in, bool wide, const Tensor& to) {
-  const native::Form form = form_of(number);
-  const native::BlockShape shape = native::shape_of(form);
+// A weight in 4 bits, uint8 [out, in / kGroupInputs * kGroupBytes], into panels.
+void pack_blocks(const Tensor& blocks, const Tensor& to) {
   check(blocks, "blocks", 2, at::kByte);
-  check(to, "to", 1, at::kByte);
-  const int64_t out = blocks.size(0), panels = (out + native::kPanel - 1) / native::kPanel;
-  const int64_t bytes = native::block_panel_bytes(form, in);
-  TORCH_CHECK(in > 0 && in % shape.inputs == 0 && blocks.size(1) == in / shape.inputs * shape.bytes,
-              "blocks do not fit their number of inputs");
-  TORCH_CHECK(to.size(0) == panels * bytes, "to does not fit blocks");
+  check(to, "to", 2, at::kByte);
+  const int64_t out = blocks.size(0), width = blocks.size(1), in = width / native::kGroupBytes * native::kGroupInputs;
+  TORCH_CHECK(in > 0 && width % native::kGroupBytes == 0, "blocks has no whole groups of inputs");
+  TORCH_CHECK(to.size(0) == (out + native::kPanel - 1) / native::kPanel && to.size(1) == native::kPanel * width,
+              "to does not fit blocks");
   pybind11::gil_scoped_release release;
-  native::each(static_cast<int>(panels), threads_for(out * in), [&](int panel, const native::Share&) {
-    const auto pack = wide ? native::pack_panel<float> : native::pack_panel<native::bf16>;
-    pack(form, data<uint8_t>(blocks), in, out, panel, data<char>(to) + panel * bytes);
+  native::each(static_cast<int>(to.size(0)), threads_for(out * in), [&](int panel, const native::Share&) {
+    native::pack_panel(data<uint8_t>(blocks), in, out, panel, data<char>(to) + panel * to.size(1));
   });
 }
 
-// A weight [out, in] -> blocks of Q4_1, uint8 [out, bytes].
+// A weight [out, in] in 4 bits, uint8 [out, in / kGroupInputs * kGroupBytes].
 Tensor quantise_blocks(const Tensor& weight) {
   check_real(weight);
   check(weight, "weight", 2, weight.scalar_type());
-  const native::BlockShape shape = native::shape_of(native::Form::q4_1);
-  const int64_t out = weight.size(0), in = weight.size(1), width = in / shape.inputs * shape.bytes;
-  TORCH_CHECK(in % shape.inputs == 0, "weight has no whole groups of inputs");
+  const int64_t out = weight.size(0), in = weight.size(1), width = in / native::kGroupInputs * native::kGroupBytes;
+  TORCH_CHECK(in % native::kGroupInputs == 0, "weight has no whole groups of inputs");
   const Tensor blocks = at::empty({out, width}, weight.options().dtype(at::kByte));
   on_type(weight, weight.numel(), [&](auto t) {
     using T = decltype(t);
@@ -250,23 +221,6 @@ Tensor quantise_blocks(const Tensor& weight) {
     });
   });
   return blocks;
-}
-
-// Rows `indices` of a weight in blocks [rows, in] into out [T, in].
-void unpack_block_rows(const Linear& given, int64_t rows, const Tensor& indices, const Tensor& out) {
-  check_real(out);
-  check(out, "out", 2, out.scalar_type());
-  check(indices, "indices", 1, at::kLong);
-  const native::Weights weights = weights_of(given, out.size(1), rows, out.scalar_type());
-  TORCH_CHECK(indices.size(0) == out.size(0) && !weights.runs.empty(), "indices do not fit out");
-  const auto* row = data<int64_t>(indices);
-  for (int64_t i = 0; i < indices.size(0); ++i) TORCH_CHECK(row[i] >= 0 && row[i] < rows, "there is no row ", row[i]);
-  on_type(out, out.numel(), [&](auto t) {
-    using T = decltype(t);
-    native::each(static_cast<int>(out.size(0)), threads_for(out.numel()), [&](int i, const native::Share&) {
-      native::block_row<T>(data<T>(out) + i * weights.in, weights, row[i]);
-    });
-  });
 }
 
 Tensor linear(const Tensor& x, const Linear& given, int64_t out) {
@@ -405,8 +359,6 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("linear", &linear);
   m.def("quantise_blocks", &quantise_blocks);
   m.def("pack_blocks", &pack_blocks);
-  m.def("unpack_block_rows", &unpack_block_rows);
-  m.def("block_panel_bytes", [](int number, int64_t in) { return native::block_panel_bytes(form_of(number), in); });
   m.def("lora", &lora);
   bindings::add_packing(m);
   m.def("choose", &choose);

@@ -61,10 +61,9 @@ T* data(const Tensor& t) {
   return static_cast<T*>(t.data_ptr());
 }
 
-// Panels, scales if they are of int8, bias, and of blocks each run of panels of one form: the form and how many.
-using Linear = std::tuple<Tensor, std::optional<Tensor>, std::optional<Tensor>, std::vector<std::pair<int, int>>>;
+// Panels (of the activations' type, of int8, or uint8 of 4 bits), scales if they are of int8, bias.
+using Linear = std::tuple<Tensor, std::optional<Tensor>, std::optional<Tensor>>;
 
-native::Form form_of(int number);
 native::Weights weights_of(const Linear& linear, int64_t in, int64_t out, at::ScalarType type);
 
 // cos and sin [positions, turned], of all numbers of a head or of some at its beginning.

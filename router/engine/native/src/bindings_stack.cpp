@@ -101,7 +101,7 @@ class Stack {
 
   void finish(const Linear& head, int64_t vocabulary) {
     w_.head = weights(head, w_.hidden, vocabulary);
-    TORCH_CHECK(w_.embed || !w_.head.scales, "rows of a head in 8 bits are not embedded");
+    TORCH_CHECK(w_.embed || !(w_.head.scales || w_.head.blocks), "rows of a head in few bits are not embedded");
     if (!w_.embed) vocabulary_ = vocabulary;
   }
 
@@ -182,7 +182,7 @@ class Stack {
   }
 
   native::Weights weights(const Linear& linear, int64_t in, int64_t out) {
-    const auto& [w, scales, bias, forms] = linear;
+    const auto& [w, scales, bias] = linear;
     keep(w);
     weights_.push_back(w);
     if (scales) keep(*scales);

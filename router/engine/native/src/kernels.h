@@ -17,46 +17,21 @@ constexpr int kPanel = 2 * W;  // columns in a panel of weights: [panels, in / p
 
 constexpr int kSlice = W;      // ranks in a slice of an adapter's a: [slices, in / per, kSlice, per], what is missing is 0
 
-// Blocks of few bits by GGUF's numbers of them (blocks.h); plain: of the activations' type, or of int8.
-enum class Form : int { plain = -1, q4_0 = 2, q4_1 = 3, q8_0 = 8, q4_k = 12, q6_k = 14 };
-
-// Bytes of a panel of blocks.
-int64_t block_panel_bytes(Form form, int64_t in);
-
-// Neighbouring panels of one form.
-struct Run {
-  Form form;
-  int panels;
-  int64_t bytes;  // of a panel
-};
+constexpr int kGroupInputs = 32, kGroupBytes = 20;  // of an output's weights in 4 bits that share a scale and a minimum
 
 struct Weights {
-  const void* w = nullptr;        // panels, of the activations' type; with scales of int8; with runs of blocks
+  const void* w = nullptr;        // panels, of the activations' type; with scales of int8; with blocks of 4 bits
   const float* scales = nullptr;  // [panels * kPanel] of each column, or null
   const void* bias = nullptr;     // [out], or null
   int64_t in = 0, out = 0;
-  std::vector<Run> runs{};        // of all panels if they are blocks, else none
+  bool blocks = false;
 
   int panels() const { return static_cast<int>((out + kPanel - 1) / kPanel); }
-  // `size`: bytes of an activation. Of panels that are no blocks.
-  int64_t panel_bytes(int64_t size) const { return kPanel * in * (scales ? 1 : size); }
-  const char* panel(int64_t index, int64_t size) const {
-    const char* at = static_cast<const char*>(w);
-    if (runs.empty()) return at + index * panel_bytes(size);
-    for (const Run& run : runs) {
-      if (index <= run.panels) return at + index * run.bytes;
-      at += run.panels * run.bytes;
-      index -= run.panels;
-    }
-    return at;
+  // `size`: bytes of an activation.
+  int64_t panel_bytes(int64_t size) const {
+    return kPanel * (blocks ? in / kGroupInputs * kGroupBytes : in * (scales ? 1 : size));
   }
-  Form form(int64_t index) const {
-    for (const Run& run : runs) {
-      if (index < run.panels) return run.form;
-      index -= run.panels;
-    }
-    return Form::plain;
-  }
+  const char* panel(int64_t index, int64_t size) const { return static_cast<const char*>(w) + index * panel_bytes(size); }
 };
 
 // y [rows, out] = x [rows, in] w^T + bias.

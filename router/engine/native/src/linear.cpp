@@ -253,7 +253,7 @@ void multiply_by_tiles(const LinearCall& call, Panel<bf16> panel, int64_t bytes,
 template <class T>
 void linear_panel(const LinearCall& call, int index, const Ahead& ahead) {
   const Weights& weights = *call.weights;
-  if (!weights.runs.empty()) return block_panel<T>(call, index, ahead);
+  if (weights.blocks) return block_panel<T>(call, index, ahead);
   const int64_t in = weights.in, at = static_cast<int64_t>(index) * kPanel, rows = call.rows;
   constexpr int pairs = kPanel * Pack<T>::per;
   constexpr int step = pairs * sizeof(T), small = pairs;  // bytes of weights at a time, of int8 fewer
@@ -297,7 +297,7 @@ void linear_panel(const LinearCall& call, int index, const Ahead& ahead) {
 
 template <class T>
 int64_t beside_bytes(const Weights& weights, int64_t rows) {
-  if (!weights.runs.empty() || weights.scales || rows <= kMost) return 0;
+  if (weights.blocks || weights.scales || rows <= kMost) return 0;
 #if defined(NATIVE_TILES)
   if (std::is_same_v<T, bf16> && weights.in % (2 * kTilePairs) == 0) return 0;
 #endif

@@ -1,4 +1,4 @@
-// Weights in Q4_1: for each 32 inputs of an output a scale and a minimum, and numbers from 0 to 15.
+// Weights in 4 bits: for each 32 inputs of an output a scale and a minimum, and numbers from 0 to 15.
 //
 // Several ranges are tried, from that of the weights to 0.7 of it. For each the numbers are the nearest, and then scale
 // and minimum the best for the numbers (least squares), twice over. What has the least squared error is taken. A weight's
@@ -13,7 +13,7 @@
 namespace native {
 namespace {
 
-constexpr int kGroup = 32, kRanges = 7, kRefits = 2;
+constexpr int kGroup = kGroupInputs, kRanges = 7, kRefits = 2;
 constexpr float kMost = 15.0f, kNarrower = 0.05f;
 
 struct Fit {
@@ -118,9 +118,9 @@ inline float float_of(uint16_t half) {
 
 template <class T>
 void quantise_rows(const T* weight, int64_t in, int64_t rows, uint8_t* to) {
-  const int64_t width = in / kGroup * shape_of(Form::q4_1).bytes;
+  const int64_t width = in / kGroup * kGroupBytes;
   const int count = static_cast<int>(std::min<int64_t>(rows, W));
-  for (int64_t at = 0; at < in; at += kGroup, to += shape_of(Form::q4_1).bytes) {
+  for (int64_t at = 0; at < in; at += kGroup, to += kGroupBytes) {
     alignas(64) float values[kGroup][W] = {}, scales[W], minima[W], strange[W];
     for (int row = 0; row < count; ++row)
       for (int i = 0; i < kGroup; ++i) values[i][row] = to_float(weight[row * in + at + i]);

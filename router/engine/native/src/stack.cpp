@@ -9,7 +9,6 @@
 #include <limits>
 #include <utility>
 
-#include "blocks.h"
 #include "panels.h"
 #include "scratch.h"
 
@@ -238,8 +237,6 @@ class Stack : public Job {
   void embed(T* row, int64_t token) const {
     if (w_.embed)
       std::memcpy(row, static_cast<const T*>(w_.embed) + token * w_.hidden, w_.hidden * sizeof(T));
-    else if (!w_.head.runs.empty())
-      block_row<T>(row, w_.head, token);
     else
       unpack_row<T>(row, w_.head.w, w_.hidden, token);
     if (w_.embed_scale != 1.0f) scale_row<T>(row, row, w_.hidden, w_.embed_scale);

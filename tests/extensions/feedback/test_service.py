@@ -125,7 +125,7 @@ async def test_later_feedback_replaces_earlier(open_server: Open) -> None:
 
 async def test_the_client_for_asyncio(open_server: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     at = await open_server()
-    monkeypatch.setattr("router.server.feedback.MAX_PAGE", 1)
+    monkeypatch.setattr("router.extensions.feedback.service.MAX_PAGE", 1)
     async with AsyncClient(at.app.address) as client:
         answers = [await client.generate(text, adapter="medical", unit="ann") for text in ("one", "two")]
         raw = await client.generate("three", adapter="medical", raw=True)
@@ -287,7 +287,7 @@ async def test_pages_are_bounded_by_number_and_by_bytes(
     for number in range(5):
         sent = on(f"{number:032x}", answered_by="adapters/medical", prompt="p" * 60_000)
         await at.feedback.RecordFeedback(sent)
-    monkeypatch.setattr("router.server.feedback.PAGE_BYTES", 130_000)
+    monkeypatch.setattr("router.extensions.feedback.service.PAGE_BYTES", 130_000)
     sizes, seen, token = [], [], ""
     while True:
         request = pb.ListFeedbackRequest(adapter="adapters/medical", page_size=3, page_token=token)
@@ -307,7 +307,7 @@ async def test_off_says_how_to_change_that(start_server: Start, connect: Connect
     assert app.pipeline.answers is None
     service = feedback_pb2_grpc.FeedbackServiceStub(connect(app).channel)
     error = await failure(service.RecordFeedback(on("0" * 32)))
-    assert (error.code().name, "setting `feedback`" in error.details()) == ("FAILED_PRECONDITION", True)
+    assert (error.code().name, "setting `feedback.keep`" in error.details()) == ("FAILED_PRECONDITION", True)
 
 
 async def test_a_database_that_is_down_is_said(open_server: Open, monkeypatch: pytest.MonkeyPatch) -> None:

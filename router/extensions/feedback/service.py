@@ -19,7 +19,6 @@ from router.access.quotas import UsageMeter
 from router.conversion import fill
 from router.errors import (
     AdapterNotFound,
-    FailedPrecondition,
     FieldViolation,
     Findings,
     InvalidRequest,
@@ -40,6 +39,7 @@ from router.feedback.model import (
 from router.names import ADAPTER_FORM, BASE, split_adapter
 from router.server.call import Call
 from router.server.inference import MAX_UNIT_BYTES
+from router.server.policy import ADMIN, RECORD_TEXTS, Policy
 from router.types import Visible
 from router.units import is_missing, unit_hash
 from router.v1 import feedback_pb2 as pb
@@ -55,10 +55,11 @@ DEFAULT_PAGE, MAX_PAGE, PAGE_BYTES = 100, 500, 1 << 20
 LIMITS = {"corrected": MAX_CORRECTED, "comment": MAX_COMMENT, "prompt": MAX_PROMPT, "answer": MAX_ANSWER}
 UNIT_HASH = re.compile(r"[0-9a-f]{32}")
 NOT_YOURS = 'the feedback of other tenants is shown to, and deleted by, clients with adapters = ["*"] alone'
-OFF = (
-    "feedback is off, since the setting `feedback` says so: set it to labels or texts, "
-    "and start the server again"
-)
+ROWS: Mapping[str, Policy] = {
+    "/router.v1.FeedbackService/RecordFeedback": RECORD_TEXTS,
+    "/router.v1.FeedbackService/ListFeedback": ADMIN,
+    "/router.v1.FeedbackService/DeleteFeedback": ADMIN,
+}
 VERDICTS: Mapping[int, Verdict] = {
     pb.FEEDBACK_VERDICT_GOOD: "good",
     pb.FEEDBACK_VERDICT_BAD: "bad",
@@ -73,9 +74,9 @@ ROLES = {
 
 
 class FeedbackService(FeedbackServiceServicer):
-    """Over the recorder of a server, None where feedback is off."""
+    """Over the recorder of a server."""
 
-    def __init__(self, recorder: FeedbackRecorder | None) -> None:
+    def __init__(self, recorder: FeedbackRecorder) -> None:
         self._recorder = recorder
 
     async def RecordFeedback(
@@ -83,7 +84,7 @@ class FeedbackService(FeedbackServiceServicer):
     ) -> pb.RecordFeedbackResponse:
         """Durable when it answers. It counts as an outcome against the caller's quotas."""
         made = request_of(request, call.client.adapters)
-        recorder = self._there()
+        recorder = self._recorder
         if call.meter is not None:
             call.meter.take_outcomes(1)
         recorded = await _recorded(recorder, made, call, call.meter)
@@ -110,7 +111,7 @@ class FeedbackService(FeedbackServiceServicer):
         after = _place(request.page_token, name) if request.page_token else None
         most = min(request.page_size or DEFAULT_PAGE, MAX_PAGE)
         tenant = None if client.adapters.everything else client.tenant
-        rows = await self._there().page(name, since, most + 1, after, tenant)
+        rows = await self._recorder.page(name, since, most + 1, after, tenant)
         shown = _fitting(rows[:most])
         return pb.ListFeedbackResponse(
             feedback=map(feedback_message, shown),
@@ -141,12 +142,7 @@ class FeedbackService(FeedbackServiceServicer):
         unit = unit_hash(request.unit) if request.unit else request.unit_hash
         whose = (f"units/{unit}" if unit else "", f"tenants/{tenant}" if tenant else "")
         call.resource = " ".join(filter(None, whose))
-        return pb.DeleteFeedbackResponse(deleted=await self._there().delete(unit, tenant))
-
-    def _there(self) -> FeedbackRecorder:
-        if self._recorder is None:
-            raise FailedPrecondition(OFF)
-        return self._recorder
+        return pb.DeleteFeedbackResponse(deleted=await self._recorder.delete(unit, tenant))
 
 
 async def _recorded(
