@@ -14,12 +14,19 @@ from google.protobuf.field_mask_pb2 import FieldMask
 
 from router.conversion import edited, fill, read
 from router.errors import Findings
-from router.experiments.model import Experiment, ExperimentPhase, SizeAnswer, SizeQuestion, Spec
+from router.experiments.model import Accepted, Experiment, ExperimentPhase, SizeAnswer, SizeQuestion, Spec
 from router.v1 import experiments_pb2 as pb
 
 PLANNED = tuple(field.name for field in fields(Spec))
 """Fields of the resource that an operator sets."""
 EVERYTHING = "*"
+STATUSES = {
+    Accepted.COUNTED: pb.OUTCOME_STATUS_COUNTED,
+    Accepted.DUPLICATE: pb.OUTCOME_STATUS_DUPLICATE,
+    Accepted.LATE: pb.OUTCOME_STATUS_LATE,
+    Accepted.UNKNOWN: pb.OUTCOME_STATUS_UNKNOWN,
+}
+"""What became of an outcome."""
 
 
 def experiment_name(name: str) -> str:

@@ -13,6 +13,7 @@ from typing import Any, ParamSpec, TypeVar, cast
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from router.conversion import fill
 from router.errors import ExperimentNotFound, FieldViolation, Findings, RouterError, StoreDown, Unavailable
 from router.experiments.assignment import Snapshot
 from router.experiments.manager import Manager, Promoter
@@ -325,11 +326,8 @@ class ExperimentService(ExperimentServiceServicer):
             force=request.force,
             reason=request.reason,
         )
-        return pb.PromoteArmResponse(
-            experiment=self._message(done.experiment),
-            default_version=done.default.resource,
-            previous_version=done.previous.resource if done.previous else "",
-        )
+        message = pb.PromoteArmResponse(experiment=self._message(done.experiment))
+        return fill(message, {"default": done.default, "previous": done.previous})
 
     async def RollBackPromotion(
         self, request: pb.RollBackPromotionRequest, call: Call
