@@ -28,6 +28,7 @@ from router.experiments.messages import (
     experiment_of,
     plan_message,
     question_message,
+    report_of,
     update_request,
 )
 from router.experiments.model import (
@@ -44,7 +45,6 @@ from router.experiments.model import (
     Spec,
 )
 from router.experiments.report.model import Report
-from router.experiments.report_messages import report_of
 from router.names import bare_response_id
 from router.types import AdapterRef
 from router.v1 import experiments_pb2 as pb

@@ -24,13 +24,13 @@ from router.experiments.messages import (
     merged,
     plan_of,
     question_of,
+    report_message,
 )
 from router.experiments.model import Experiment, Spec
 from router.experiments.names import id_problem, parse_experiment
 from router.experiments.outcomes import Intake, OutcomeSender, answers_in_order, paced
 from router.experiments.plans import Known, arm_warnings, plan_warnings
 from router.experiments.report.model import Report
-from router.experiments.report_messages import report_message
 from router.experiments.runtime import LiveExperiments, StoreThreads
 from router.experiments.visibility import Visibility
 from router.ports import AdapterRegistry, Force
