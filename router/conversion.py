@@ -132,8 +132,10 @@ NAMES: Mapping[str, tuple[str, ...]] = {
     "stopped": ("stop_time",),
     "ended": ("end_time",),
     "withdrawn": ("withdraw_time",),
+    "default": ("default_version",),
     "latency": ("route_latency",),
     "path": ("file",),
+    "previous": ("previous_version",),
     "ref": ("adapter", "name"),
     "unit": ("unit_hash",),
 }

@@ -27,7 +27,7 @@ from router.client.values import (
     Unloaded,
     check_known,
 )
-from router.conversion import logprob_of, read
+from router.conversion import logprob_of, read, timestamp
 from router.feedback.model import RAW, VERDICTS, Feedback
 from router.names import BASE, bare_response_id, split_adapter
 from router.types import (
@@ -130,12 +130,12 @@ def to_recorded(message: feedback_pb2.RecordFeedbackResponse) -> FeedbackRecorde
 
 def feedback_page_request(adapter: str, since: float, token: str) -> feedback_pb2.ListFeedbackRequest:
     """A page of feedback on an adapter, NAME or `base`."""
-    request = feedback_pb2.ListFeedbackRequest(
-        adapter=BASE if adapter == BASE else resource_name(adapter), page_size=500, page_token=token
+    return feedback_pb2.ListFeedbackRequest(
+        adapter=BASE if adapter == BASE else resource_name(adapter),
+        since=timestamp(since),
+        page_size=500,
+        page_token=token,
     )
-    if since:
-        request.since.FromNanoseconds(round(since * 1e9))
-    return request
 
 
 def resource_name(adapter: str) -> str:

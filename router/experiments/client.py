@@ -20,13 +20,15 @@ from pydantic import TypeAdapter
 
 from router.client.channel import AsyncCaller, SyncCaller
 from router.client.values import CallOptions
-from router.conversion import timestamp
+from router.conversion import read, timestamp
 from router.experiments.messages import (
+    STATUSES,
     answer_of,
     experiment_name,
     experiment_of,
     plan_message,
     question_message,
+    report_of,
     update_request,
 )
 from router.experiments.model import (
@@ -43,20 +45,13 @@ from router.experiments.model import (
     Spec,
 )
 from router.experiments.report.model import Report
-from router.experiments.report_messages import report_of
-from router.names import bare_response_id, split_adapter
+from router.names import bare_response_id
 from router.types import AdapterRef
 from router.v1 import experiments_pb2 as pb
 from router.v1 import experiments_pb2_grpc
 
 log = logging.getLogger("router.client")
 BATCH = 500
-STATUSES = {
-    Accepted.COUNTED: pb.OUTCOME_STATUS_COUNTED,
-    Accepted.DUPLICATE: pb.OUTCOME_STATUS_DUPLICATE,
-    Accepted.LATE: pb.OUTCOME_STATUS_LATE,
-    Accepted.UNKNOWN: pb.OUTCOME_STATUS_UNKNOWN,
-}
 ACCEPTED = {number: status for status, number in STATUSES.items()}
 
 
@@ -426,11 +421,4 @@ class AsyncExperiments:
 
 def _promotion_of(message: pb.PromoteArmResponse | pb.RollBackPromotionResponse) -> Promotion:
     """A promotion or its undoing."""
-    before = message.previous_version if isinstance(message, pb.PromoteArmResponse) else ""
-    return Promotion(experiment_of(message.experiment), _ref_of(message.default_version), _ref_of(before))
-
-
-def _ref_of(resource: str) -> AdapterRef | None:
-    """The version; None for the empty name."""
-    name, version = split_adapter(resource) or ("", "")
-    return AdapterRef(name, version) if version else None
+    return read(Promotion, message, experiment=experiment_of(message.experiment))

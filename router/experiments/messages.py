@@ -1,4 +1,4 @@
-"""Plans, experiments and questions of size as messages and back, and edits by field mask.
+"""Plans, experiments, reports and questions of size as messages and back, and edits by field mask.
 
 `conversion` does it by the names of fields, for the server and for clients. The server names every bad field
 of what it reads, in `Findings`; a client gives none: what a newer server says has the default.
@@ -14,12 +14,20 @@ from google.protobuf.field_mask_pb2 import FieldMask
 
 from router.conversion import edited, fill, read
 from router.errors import Findings
-from router.experiments.model import Experiment, ExperimentPhase, SizeAnswer, SizeQuestion, Spec
+from router.experiments.model import Accepted, Experiment, ExperimentPhase, SizeAnswer, SizeQuestion, Spec
+from router.experiments.report.model import Report
 from router.v1 import experiments_pb2 as pb
 
 PLANNED = tuple(field.name for field in fields(Spec))
 """Fields of the resource that an operator sets."""
 EVERYTHING = "*"
+STATUSES = {
+    Accepted.COUNTED: pb.OUTCOME_STATUS_COUNTED,
+    Accepted.DUPLICATE: pb.OUTCOME_STATUS_DUPLICATE,
+    Accepted.LATE: pb.OUTCOME_STATUS_LATE,
+    Accepted.UNKNOWN: pb.OUTCOME_STATUS_UNKNOWN,
+}
+"""What became of an outcome."""
 
 
 def experiment_name(name: str) -> str:
@@ -120,3 +128,16 @@ def answer_message(answer: SizeAnswer) -> pb.PlanExperimentResponse:
 def answer_of(message: pb.PlanExperimentResponse) -> SizeAnswer:
     """How long it takes, as a client has it."""
     return read(SizeAnswer, message)
+
+
+def report_message(report: Report, experiment: pb.Experiment) -> pb.GetReportResponse:
+    """A report; `experiment` is its experiment as a message."""
+    parts = {field.name: getattr(report, field.name) for field in fields(report)}
+    message = fill(pb.GetReportResponse(), {**parts, "experiment": None})
+    message.experiment.CopyFrom(experiment)
+    return message
+
+
+def report_of(message: pb.GetReportResponse) -> Report:
+    """The report as the server made it."""
+    return read(Report, message, experiment=experiment_of(message.experiment))

@@ -36,6 +36,7 @@ from router.errors import (
     Overloaded,
     Unavailable,
 )
+from router.experiments.messages import STATUSES
 from router.experiments.model import (
     DENOMINATORS,
     SERVER_KEYS,
@@ -355,12 +356,6 @@ async def answers_in_order(
 AHEAD = 300.0  # seconds that a client's clock may be ahead of ours
 MAX_KEY, MAX_RESPONSE_ID, MAX_UNIT = 128, 128, 256  # bytes
 UNIT_HASH = re.compile(r"[0-9a-f]{32}")
-STATUSES = {
-    Accepted.COUNTED: pb.OUTCOME_STATUS_COUNTED,
-    Accepted.DUPLICATE: pb.OUTCOME_STATUS_DUPLICATE,
-    Accepted.LATE: pb.OUTCOME_STATUS_LATE,
-    Accepted.UNKNOWN: pb.OUTCOME_STATUS_UNKNOWN,
-}
 
 
 def outcome_of(message: pb.Outcome, field: str, now: float, declared: Declared) -> StoredOutcome:

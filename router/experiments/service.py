@@ -13,6 +13,7 @@ from typing import Any, ParamSpec, TypeVar, cast
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from router.conversion import fill
 from router.errors import ExperimentNotFound, FieldViolation, Findings, RouterError, StoreDown, Unavailable
 from router.experiments.assignment import Snapshot
 from router.experiments.manager import Manager, Promoter
@@ -23,13 +24,13 @@ from router.experiments.messages import (
     merged,
     plan_of,
     question_of,
+    report_message,
 )
 from router.experiments.model import Experiment, Spec
 from router.experiments.names import id_problem, parse_experiment
 from router.experiments.outcomes import Intake, OutcomeSender, answers_in_order, paced
 from router.experiments.plans import Known, arm_warnings, plan_warnings
 from router.experiments.report.model import Report
-from router.experiments.report_messages import report_message
 from router.experiments.runtime import LiveExperiments, StoreThreads
 from router.experiments.visibility import Visibility
 from router.ports import AdapterRegistry, Force
@@ -344,11 +345,8 @@ class ExperimentService(ExperimentServiceServicer):
             force=request.force,
             reason=request.reason,
         )
-        return pb.PromoteArmResponse(
-            experiment=self._message(done.experiment),
-            default_version=done.default.resource,
-            previous_version=done.previous.resource if done.previous else "",
-        )
+        message = pb.PromoteArmResponse(experiment=self._message(done.experiment))
+        return fill(message, {"default": done.default, "previous": done.previous})
 
     async def RollBackPromotion(
         self, request: pb.RollBackPromotionRequest, call: Call

@@ -14,11 +14,11 @@ from types import coroutine
 from typing import Any, TypeAlias, TypeVar
 
 import grpc
-from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2 as rpc
 from google.rpc import status_pb2
 
 from router.access.access import Credentials
+from router.conversion import duration
 from router.errors import (
     AlreadyExists,
     ConfigError,
@@ -427,9 +427,7 @@ def _bad_request(error: InvalidRequest) -> rpc.BadRequest:
 
 
 def _retry(seconds: float) -> rpc.RetryInfo:
-    delay = Duration()
-    delay.FromNanoseconds(int(seconds * 1e9))
-    return rpc.RetryInfo(retry_delay=delay)
+    return rpc.RetryInfo(retry_delay=duration(seconds))
 
 
 def _missing(error: NotFound) -> rpc.ResourceInfo:

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import grpc
 
-from router.experiments.report_messages import report_message
+from router.experiments.messages import report_message
 from router.v1 import experiments_pb2 as pb
 from router.v1 import experiments_pb2_grpc
 from tests.client.scripted import Scripted, ScriptedAdapters, error_info, refuse, serving

@@ -21,6 +21,8 @@ from router.experiments.messages import (
     plan_of,
     question_message,
     question_of,
+    report_message,
+    report_of,
 )
 from router.experiments.model import (
     Aggregate,
@@ -40,7 +42,6 @@ from router.experiments.plan_file import plan_of as file_plan
 from router.experiments.plan_file import plan_toml
 from router.experiments.report.build import report
 from router.experiments.report.model import Report
-from router.experiments.report_messages import report_message, report_of
 from router.experiments.store.tables import from_json, to_json
 from router.v1 import experiments_pb2 as pb
 from tests.experiments.plans import plan

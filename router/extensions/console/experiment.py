@@ -37,8 +37,8 @@ def shown(visit: Visit, name: str, report: pb.GetReportResponse, phase: int = 0)
     """What the page shows of a report."""
     # They come with experiments, whose folder may be taken away: then the call for the report has raised.
     from router.experiments.document import document
+    from router.experiments.messages import report_of
     from router.experiments.page import body
-    from router.experiments.report_messages import report_of
 
     one, found = report.experiment, report_of(report)
     told, may = document(found), acts(visit, report)

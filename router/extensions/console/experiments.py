@@ -91,7 +91,7 @@ def matches(one: pb.Experiment, text: str) -> bool:
 async def last_reports(visit: Visit, running: Sequence[pb.Experiment]) -> dict[str, Report]:
     """Reports by resource name: of the server's own last look, and for those that it did not look at yet,
     made now, while there is time."""
-    from router.experiments.report_messages import report_of
+    from router.experiments.messages import report_of
 
     if visit.why_not(REPORT):
         return {}

@@ -16,7 +16,7 @@ from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from router.access.quotas import UsageMeter
-from router.conversion import fill
+from router.conversion import fill, unix_seconds
 from router.errors import (
     AdapterNotFound,
     FieldViolation,
@@ -100,10 +100,10 @@ class FeedbackService(FeedbackServiceServicer):
         if request.page_size < 0:
             found.add("page_size", "must be 0 or more")
         try:
-            since = request.since.ToNanoseconds() / 1e9
-        except ValueError:
+            since = unix_seconds(request.since)
+        except ValueError as error:
             since = 0.0
-            found.add("since", "must be a time between the years 1 and 9999")
+            found.add("since", str(error))
         found.check()
         call.resource, name = request.adapter, parts[0] if parts is not None else BASE
         _check_visible(name, call.client.adapters)

@@ -18,6 +18,7 @@ from router.v1 import experiments_pb2 as pb
 from tests.experiments.plans import SOLVED, plan
 from tests.experiments.service.lab import NAME, answer, create, fields_of, refused, running
 from tests.fakes import adapter
+from tests.server.helpers import ask
 
 pytestmark = pytest.mark.slow
 
@@ -165,9 +166,10 @@ async def test_report(lab: SimpleNamespace) -> None:
     assert report.experiment.name == NAME
 
 
-async def test_units_that_look_like_request_ids_are_warned_of(lab: SimpleNamespace) -> None:
+async def test_units_that_are_request_ids_are_warned_of(lab: SimpleNamespace) -> None:
     await running(lab)
-    await answer(lab, "req-77")
+    request = ask("a medical question", routing={"unit": "req-77"})
+    await lab.inference.Generate(request, metadata=(("x-request-id", "req-77"),))
     got = await lab.experiments.GetExperiment(pb.GetExperimentRequest(name=NAME))
     assert "request" in got.experiment.warnings[0]
 

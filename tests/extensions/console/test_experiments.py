@@ -11,9 +11,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from router.experiments.messages import experiment_message
+from router.experiments.messages import experiment_message, report_message
 from router.experiments.model import Kind, MetricSpec
-from router.experiments.report_messages import report_message
 from router.extensions.console import experiments as page
 from router.v1 import experiments_pb2 as pb
 from tests.experiments.memory_store import MemoryStore
