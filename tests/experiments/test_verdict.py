@@ -151,7 +151,7 @@ def test_immature_experiments_promote_nothing_but_stop_for_harm():
 
 FAULTS = {
     "sample-ratio": replace(SOUND, sample_ratio=sample_ratio((2200, 1800), (0.5, 0.5))),
-    "missing-outcomes": replace(SOUND, missing={"new": Missing(0.05, 0.25, -0.2, -0.3, -0.1, 1e-9, True)}),
+    "missing-outcomes": replace(SOUND, missing={"new": Missing(0.05, 0.25, True, (-0.3, -0.1))}),
     "crossed-units": replace(SOUND, crossed=0.02),
     "mixed-digests": replace(SOUND, mixed=("adapter of new",)),
 }
