@@ -80,7 +80,7 @@ def errors_at(text: str) -> dict[str, str]:
 async def test_without_experiments_the_pages_say_why(opened: SimpleNamespace) -> None:
     for path in (HOME, NEW):
         text = (await opened.http.get(path)).text
-        assert "xperiments are off, since the setting" in text
+        assert "Experiments are off: set `experiments.enabled` to true." in text
         assert '<form method="post" action="/console/new' not in text
     refused = await post(opened.http, NEW + "/create", **PLAN)
     assert (refused.status_code, "experiments are off" in refused.text) == (400, True)
