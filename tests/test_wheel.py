@@ -104,7 +104,7 @@ def test_it_serves_there_with_nothing_else(site, tmp_path):
     alone = {"PYTHONPATH": str(site), "PYTHONSAFEPATH": "1"}
     with serving(tmp_path, "--http-listen", http, **alone) as (_, address):
         question = "Which ICD-10-CM chapter does Beard ringworm belong to?"
-        asked = ("ask", "--quiet", "--adapter", "medical", "--server", address, question)
+        asked = ("ask", "--adapter", "medical", "--server", address, question)
         assert run(site, tmp_path, *asked) == "Certain infectious and parasitic diseases\n"
         listed = json.loads(run(site, tmp_path, "adapters", "list", "--json", "--server", address))
         manifests = (site / "router/_data/adapters").glob("*/adapter.toml")
