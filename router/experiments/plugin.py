@@ -35,15 +35,6 @@ class ExperimentSettings(BaseModel):
 
     enabled: bool = Field(True, description="run experiments; their data is in `database`")
     holdout: float = Field(0.0, ge=0, lt=1, description="share of units that takes part in no experiment")
-    price_prompt: float = Field(
-        0.0, ge=0, description="cost of a million prompt tokens, cached ones left out, for serving_cost"
-    )
-    price_completion: float = Field(
-        0.0, ge=0, description="cost of a million completion tokens, for serving_cost"
-    )
-    price_second: float = Field(
-        1.0, ge=0, description="cost of a second on the device, or until it is loaded, for serving_cost"
-    )
 
 
 @hookimpl
