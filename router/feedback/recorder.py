@@ -35,10 +35,6 @@ MOST_WAITING = 64  # calls that wait for the database
 DAY = 86_400.0
 TIDY_SECONDS, TIDY_ROWS = 3600.0, 500  # old rows are removed after so long, or so much feedback
 ERASE_SECONDS = 5.0  # between two attempts to erase deleted texts, while another program keeps them
-OFF = (
-    "feedback is off, since the setting `feedback.keep` says so: set it to labels or texts, "
-    "and start the server again"
-)
 FORGOTTEN = (
     ": no answer of yours that the server still knows; it remembers the latest ones since it started. Send "
     "`answered_by` with the feedback, and where texts are kept also what was asked and the answer"

@@ -57,8 +57,7 @@ async def on_startup(server: ServerApp, settings: FeedbackSettings) -> None:
 @hookimpl
 def register_service(register: RegisterService, server: ServerApp) -> None:
     """FeedbackService; where feedback is off it refuses."""
-    from router.extensions.feedback.service import ROWS, FeedbackService
-    from router.feedback.recorder import OFF
+    from router.extensions.feedback.service import OFF, ROWS, FeedbackService
     from router.server.policy import ServiceSpec
     from router.server.registration import Refusing
     from router.v1.feedback_pb2_grpc import add_FeedbackServiceServicer_to_server

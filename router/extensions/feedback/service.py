@@ -55,6 +55,10 @@ DEFAULT_PAGE, MAX_PAGE, PAGE_BYTES = 100, 500, 1 << 20
 LIMITS = {"corrected": MAX_CORRECTED, "comment": MAX_COMMENT, "prompt": MAX_PROMPT, "answer": MAX_ANSWER}
 UNIT_HASH = re.compile(r"[0-9a-f]{32}")
 NOT_YOURS = 'the feedback of other tenants is shown to, and deleted by, clients with adapters = ["*"] alone'
+OFF = (
+    "feedback is off, since the setting `feedback.keep` says so: set it to labels or texts, "
+    "and start the server again"
+)
 ROWS: Mapping[str, Policy] = {
     "/router.v1.FeedbackService/RecordFeedback": RECORD_TEXTS,
     "/router.v1.FeedbackService/ListFeedback": ADMIN,
