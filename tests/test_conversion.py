@@ -22,7 +22,7 @@ from router.v1 import inference_pb2 as pb
 from tests.values import any_of
 
 NOT_SENT: dict[type, dict[str, Any]] = {
-    Adapter: {"since": 0.0},
+    Adapter: {"since": 0.0, "folder": ""},
     Decision: {"secret": False, "undecided": 0},
 }
 """Fields that stay with the server."""
