@@ -10,9 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import pluggy
+
+from router.markers import NAME
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,46 +28,13 @@ if TYPE_CHECKING:
     from router.config import Settings
     from router.engine.base import Engine
     from router.experiments.report.model import Report
-    from router.server.app import ServerApp
+    from router.ports import Server
     from router.server.http import Route
     from router.server.policy import Policy, ServiceSpec
     from router.sources.source import AdapterSource
     from router.types import Constraint, Request
 
-NAME = "lora_router"
 hookspec = pluggy.HookspecMarker(NAME)
-_mark = pluggy.HookimplMarker(NAME)
-F = TypeVar("F", bound=Callable[..., Any])
-LIMITS = "lora_router_limits"  # attribute of an implementation
-
-
-@dataclass(frozen=True, slots=True)
-class HookLimits:
-    """What `@hookimpl` says of an implementation of `rewrite_request`.
-
-    `timeout_ms`: wall time that a call may take. `required`: a request that it fails on is refused with
-    UNAVAILABLE; otherwise the request goes on unchanged.
-    """
-
-    timeout_ms: int = 10_000
-    required: bool = False
-
-
-@overload
-def hookimpl(function: F) -> F: ...
-@overload
-def hookimpl(*, timeout_ms: int = ..., required: bool = ..., **options: Any) -> Callable[[F], F]: ...
-def hookimpl(
-    function: F | None = None, *, timeout_ms: int = 10_000, required: bool = False, **options: Any
-) -> F | Callable[[F], F]:
-    """Mark a function as the implementation of the hook of its name. `options` are pluggy's own."""
-
-    def mark(marked: F) -> F:
-        setattr(marked, LIMITS, HookLimits(timeout_ms, required))
-        _mark(marked, **options)
-        return marked
-
-    return mark if function is None else mark(function)
 
 
 # -- settings and commands
@@ -199,7 +168,7 @@ class RegisterService(Protocol):
 
 
 @hookspec
-def register_service(register: RegisterService, server: ServerApp, settings: Any) -> Awaitable[None] | None:
+def register_service(register: RegisterService, server: Server, settings: Any) -> Awaitable[None] | None:
     """Call `register(ServiceSpec(add_EchoServicer_to_server, Echo(), ROWS))` for each gRPC service; may be
     `async`.
 
@@ -219,7 +188,7 @@ class RegisterHttp(Protocol):
 
 
 @hookspec
-def register_http(register: RegisterHttp, server: ServerApp, settings: Any) -> Awaitable[None] | None:
+def register_http(register: RegisterHttp, server: Server, settings: Any) -> Awaitable[None] | None:
     """Call `register([Route("GET", "/hello", hello)], {"GET /hello": Policy(Role.INFER)})`; may be `async`.
 
     Called where the setting `http_listen` has an address.
@@ -235,7 +204,7 @@ class RegisterAuthenticator(Protocol):
 
 @hookspec
 def register_authenticators(
-    register: RegisterAuthenticator, server: ServerApp, settings: Any
+    register: RegisterAuthenticator, server: Server, settings: Any
 ) -> Awaitable[None] | None:
     """Call `register(MyAuthenticator())` for each way to prove who calls; may be `async`.
 
@@ -269,7 +238,7 @@ def register_checks(register: RegisterCheck, settings: Any) -> None:
 
 
 @hookspec
-def on_startup(server: ServerApp, settings: Any) -> Awaitable[None] | None:
+def on_startup(server: Server, settings: Any) -> Awaitable[None] | None:
     """Called before the server listens and loads the base, at most 30 s long; may be `async`.
 
     `server.settings`, `.engine`, `.registry`, `.metrics` and `.state_dir` are there. It may set what the
@@ -279,22 +248,22 @@ def on_startup(server: ServerApp, settings: Any) -> Awaitable[None] | None:
 
 
 @hookspec
-def on_load(server: ServerApp, settings: Any) -> Awaitable[None] | None:
+def on_load(server: Server, settings: Any) -> Awaitable[None] | None:
     """Called as `on_startup`, while the base is loaded; adapters are read when all plugins have returned."""
 
 
 @hookspec
-def on_loaded(server: ServerApp, settings: Any) -> Awaitable[None] | None:
+def on_loaded(server: Server, settings: Any) -> Awaitable[None] | None:
     """Called as `on_startup`, when base, adapters and classifiers are loaded and no request is let in yet."""
 
 
 @hookspec
-def on_ready(server: ServerApp, settings: Any) -> Awaitable[None] | None:
+def on_ready(server: Server, settings: Any) -> Awaitable[None] | None:
     """Called as `on_startup`, when the server takes requests at `server.address`."""
 
 
 @hookspec
-def on_shutdown(server: ServerApp, settings: Any) -> Awaitable[None] | None:
+def on_shutdown(server: Server, settings: Any) -> Awaitable[None] | None:
     """Called after the last request, in reverse order of `on_startup`; all get 2.5 s; may be `async`."""
 
 
@@ -378,7 +347,7 @@ def on_answer(record: AnswerRecord, settings: Any) -> None:
 
 
 @hookspec
-def on_report(report: Report, server: ServerApp, settings: Any) -> None:
+def on_report(report: Report, server: Server, settings: Any) -> None:
     """Called in the same thread with the report of each look at a running experiment.
 
     `report` is a `router.experiments.report.model.Report`: its `verdict`, `arms`, `checks`, and `audit`, what

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mappi
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from router.types import (
@@ -397,4 +398,28 @@ class Experiments(Protocol):
     def places(self, request: Request) -> Sequence[Place]:
         """Where the request's unit stands in every running experiment whose arms answer and which its caller
         may know of, by name. Nothing is counted or kept. Raises StoreDown: then no unit has an arm."""
+        ...
+
+
+class Server(Protocol):
+    """A server as hooks get it. What else it has may change with any version."""
+
+    @property
+    def settings(self) -> Any:
+        """Its settings, `router.config.Settings`."""
+        ...
+
+    @property
+    def state_dir(self) -> Path:
+        """A folder for what should outlive the process."""
+        ...
+
+    @property
+    def address(self) -> str:
+        """Where it listens for gRPC; empty before that."""
+        ...
+
+    @property
+    def http_address(self) -> str:
+        """Where it listens for HTTP; empty before that, and where it does not."""
         ...

@@ -19,6 +19,7 @@ from router.client.sync import Adapters, Client
 from router.client.values import SAMPLING, GenerateOptions
 from router.errors import RouterError
 from router.experiments.client import Experiments
+from router.markers import NAME
 from router.plugins import PluginHost
 from router.types import Request, Turn
 from tests.commands import all_commands
@@ -60,7 +61,7 @@ def test_files_that_the_architecture_names_exist():
 
 
 def test_every_hook_is_shown_with_its_signature():
-    hooks = [f for f in vars(hookspecs).values() if hasattr(f, f"{hookspecs.NAME}_spec")]
+    hooks = [f for f in vars(hookspecs).values() if hasattr(f, f"{NAME}_spec")]
     assert hooks
     for hook in hooks:
         names = ", ".join(name for name in inspect.signature(hook).parameters if name != "settings")

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, ConfigDict, Field
 
 from router.errors import ConfigError
-from router.hookspecs import RegisterService, RegisterSettings, hookimpl
+from router.hookspecs import RegisterService, RegisterSettings
+from router.markers import hookimpl
 
 if TYPE_CHECKING:
     from pathlib import Path

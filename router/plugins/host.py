@@ -20,12 +20,12 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import TypeVar
 
-from router import hookspecs
 from router.built_in import built_in_modules, is_built_in, name_of
 from router.classifiers.contract import ClassifierStatus, Registration
 from router.classifiers.isolation import await_in_thread
 from router.errors import ConfigError
 from router.hookspecs import MakeConstraint
+from router.markers import NAME
 from router.plugins.loader import (
     EngineEntry,
     FoundPlugin,
@@ -382,7 +382,7 @@ def built_in_plugins(tables: Mapping[str, SettingsTable]) -> list[PluginRecord]:
 
 def entry_point_plugins(named: frozenset[str], tables: Mapping[str, SettingsTable]) -> list[PluginRecord]:
     """Installed plugins, by entry-point name; those that are `named` are imported, once."""
-    entries = importlib.metadata.entry_points(group=hookspecs.NAME)
+    entries = importlib.metadata.entry_points(group=NAME)
     made = [(_entry_plugin(entry), entry) for entry in sorted(entries, key=lambda e: (e.name, e.value))]
     for plugin, entry in made:
         alike = {other.full_name for other, _ in made if other.name == plugin.name}

@@ -39,15 +39,8 @@ from router.built_in import name_of
 from router.classifiers import isolation
 from router.classifiers.contract import Registrar, Registration
 from router.classifiers.isolation import StillRunning, call_in_thread
-from router.hookspecs import (
-    LIMITS,
-    Check,
-    FindBase,
-    HookLimits,
-    MakeConstraint,
-    MakeEngine,
-    MakeSource,
-)
+from router.hookspecs import Check, FindBase, MakeConstraint, MakeEngine, MakeSource
+from router.markers import LIMITS, NAME, HookLimits
 from router.plugins.tables import SettingsRegistrar, SettingsTable
 
 if TYPE_CHECKING:
@@ -173,7 +166,7 @@ def _private_group(found: os.stat_result) -> bool:
 
 LOAD_SECONDS = 30.0
 MODULE_PREFIX = "lora_router_plugin_"
-HOOKS = tuple(name for name in vars(hookspecs) if hasattr(vars(hookspecs)[name], f"{hookspecs.NAME}_spec"))
+HOOKS = tuple(name for name in vars(hookspecs) if hasattr(vars(hookspecs)[name], f"{NAME}_spec"))
 OBSERVERS = {"on_decision": "record", "on_answer": "record", "on_report": "report"}  # and what they get
 # No place to tell of a fault.
 OURS = frozenset(
@@ -449,7 +442,7 @@ def _hooks_of(name: str, parts: Sequence[object]) -> tuple[dict[str, Hook], list
     Raises HookError where there is none, one is there twice, an argument would never arrive, or an observer
     is asynchronous.
     """
-    manager = pluggy.PluginManager(hookspecs.NAME)
+    manager = pluggy.PluginManager(NAME)
     manager.add_hookspecs(hookspecs)
     warnings: list[str] = []
     found: dict[str, Hook] = {}
@@ -475,7 +468,7 @@ def _hooks_of(name: str, parts: Sequence[object]) -> tuple[dict[str, Hook], list
             found[caller.name] = hook
     if not found:
         text = "; ".join(warnings) or "decorate a function register_classifiers(register) with @hookimpl"
-        raise HookError(f"no hook of {hookspecs.NAME} is implemented: {text}")
+        raise HookError(f"no hook of {NAME} is implemented: {text}")
     return found, warnings
 
 

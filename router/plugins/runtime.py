@@ -25,8 +25,7 @@ from router.types import Request
 
 if TYPE_CHECKING:
     from router.experiments.report.model import Report
-    from router.ports import End
-    from router.server.app import ServerApp
+    from router.ports import End, Server
     from router.types import Decision
 
 log = logging.getLogger(__name__)
@@ -114,7 +113,7 @@ class RunningPlugin:
 class Observer:
     """Calls a plugin's observers in a thread of its own, in the order of the records."""
 
-    def __init__(self, running: RunningPlugin, server: ServerApp | None) -> None:
+    def __init__(self, running: RunningPlugin, server: Server | None) -> None:
         self._running, self._server = running, server
         self._waiting: queue.SimpleQueue[tuple[str, Callable[[], object]] | None] = queue.SimpleQueue()
         self.dropped = self.observed = 0
@@ -156,13 +155,13 @@ class Hooks:
     _running: dict[LoadedPlugin, RunningPlugin] = field(default_factory=dict)
     _rewriters: tuple[RunningPlugin, ...] = ()
     _observers: dict[str, tuple[RunningPlugin, ...]] = field(default_factory=dict)
-    _server: ServerApp | None = None
+    _server: Server | None = None
     _stage: int = 0  # so many of STAGES all plugins have had
     _following: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     # -- the server's life
 
-    async def startup(self, server: ServerApp) -> None:
+    async def startup(self, server: Server) -> None:
         """Load plugins if that was not done, and call `on_startup`. Raises as `reach` does."""
         self._server = server
         await self.host.pick_up()

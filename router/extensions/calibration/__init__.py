@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from router.hookspecs import hookimpl
+from router.markers import hookimpl
 
 if TYPE_CHECKING:
     import typer

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, ConfigDict, Field
 
 from router.errors import install_extra
-from router.hookspecs import RegisterHttp, RegisterSettings, hookimpl
+from router.hookspecs import RegisterHttp, RegisterSettings
+from router.markers import hookimpl
 
 if TYPE_CHECKING:
     from router.server.app import ServerApp

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from router.hookspecs import RegisterSettings, hookimpl
+from router.hookspecs import RegisterSettings
+from router.markers import hookimpl
 from router.types import Keeping
 
 if TYPE_CHECKING:

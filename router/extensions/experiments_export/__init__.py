@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from router.built_in import has_experiments
-from router.hookspecs import hookimpl
+from router.markers import hookimpl
 
 if TYPE_CHECKING:
     import typer

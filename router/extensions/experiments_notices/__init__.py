@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from router.built_in import has_experiments
-from router.hookspecs import RegisterSettings, hookimpl
+from router.hookspecs import RegisterSettings
+from router.markers import hookimpl
 
 if TYPE_CHECKING:
     from router.experiments.runtime import LiveExperiments

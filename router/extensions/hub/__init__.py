@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from router.errors import ConfigError, install_extra
-from router.hookspecs import RegisterSource, hookimpl
+from router.hookspecs import RegisterSource
+from router.markers import hookimpl
 
 if TYPE_CHECKING:
     from router.sources.source import AdapterSource

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from router.hookspecs import RegisterSource, hookimpl
+from router.hookspecs import RegisterSource
+from router.markers import hookimpl
 
 if TYPE_CHECKING:
     from router.sources.source import AdapterSource

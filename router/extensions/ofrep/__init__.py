@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from router.hookspecs import RegisterHttp, RegisterSettings, hookimpl
+from router.hookspecs import RegisterHttp, RegisterSettings
+from router.markers import hookimpl
 
 if TYPE_CHECKING:
     from router.server.app import ServerApp

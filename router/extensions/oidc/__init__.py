@@ -12,7 +12,8 @@ from router.access.clients import Client, Clients
 from router.access.issuers import Issuer
 from router.errors import Unauthenticated
 from router.extensions.oidc.jwt import Found, Proof, Tokens, is_jwt
-from router.hookspecs import RegisterAuthenticator, hookimpl
+from router.hookspecs import RegisterAuthenticator
+from router.markers import hookimpl
 
 HEADER = "x-forwarded-client-cert"
 NAMES = ("uri", "dns")  # as kinds of names in router/access/certificates.py

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from router.hookspecs import RegisterHttp, hookimpl
+from router.hookspecs import RegisterHttp
+from router.markers import hookimpl
 
 if TYPE_CHECKING:
     from router.server.app import ServerApp

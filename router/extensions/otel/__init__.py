@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, ConfigDict, Field
 
 from router.errors import ConfigError, install_extra
-from router.hookspecs import RegisterSettings, hookimpl
+from router.hookspecs import RegisterSettings
+from router.markers import hookimpl
 
 if TYPE_CHECKING:
     from router.extensions.otel.otlp import Telemetry

@@ -6,7 +6,8 @@ import asyncio
 from functools import partial
 from typing import TYPE_CHECKING
 
-from router.hookspecs import RegisterService, hookimpl
+from router.hookspecs import RegisterService
+from router.markers import hookimpl
 
 if TYPE_CHECKING:
     from router.replicas.members import Members

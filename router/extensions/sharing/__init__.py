@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from router.hookspecs import RegisterCheck, RegisterSettings, hookimpl
+from router.hookspecs import RegisterCheck, RegisterSettings
+from router.markers import hookimpl
 
 if TYPE_CHECKING:
     from router.extensions.sharing.sharing import Sharing

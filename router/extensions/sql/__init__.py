@@ -7,7 +7,8 @@ from typing import Any
 from router.engine.constrained.templates import NoSource
 from router.extensions.sql.grammar import select_grammar
 from router.extensions.sql.schema import tables_of
-from router.hookspecs import RegisterTemplate, hookimpl
+from router.hookspecs import RegisterTemplate
+from router.markers import hookimpl
 from router.types import Constraint
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from router.errors import ConfigError, install_extra
-from router.hookspecs import hookimpl
+from router.markers import hookimpl
 
 if TYPE_CHECKING:
     import typer

@@ -15,7 +15,8 @@ from prometheus_client.registry import Collector
 from pydantic import BaseModel, ConfigDict, Field
 
 from router.engine.base import EngineStatus
-from router.hookspecs import RegisterSettings, hookimpl
+from router.hookspecs import RegisterSettings
+from router.markers import hookimpl
 from router.types import AdapterInfo, AdapterRef, AdapterState
 
 if TYPE_CHECKING:
