@@ -74,7 +74,7 @@ def ask(
     timeout: flags.Timeout = 120.0,
     json: flags.Json = False,
 ) -> None:
-    """Ask, and stream the answer.
+    """Send a prompt, and stream the answer.
 
     The answer goes to stdout. The decision goes to stderr before it, the usage after it. Ctrl-C cancels the
     request on the server, too. The prompt is never cut: one that is too long is refused.

@@ -19,7 +19,7 @@ Has = Annotated[
 
 
 def verify(file: File, after: Follows = "", has: Has = "") -> None:
-    """Follow the chain of hashes.
+    """Verify the chain of hashes of an audit file.
 
     Exit code 1 if a line was changed, added or taken out. The chain cannot show a tail that was cut off: keep
     the last line's number, time and hash elsewhere, and ask for that hash later with --has.

@@ -45,7 +45,7 @@ def chat(
     server: flags.Server = "",
     timeout: flags.Timeout = 120.0,
 ) -> None:
-    """Talk in the terminal: several turns, with who answers and why.
+    """Chat in the terminal; each answer shows which adapter answers, and why.
 
     Each turn goes to the server with all turns before it. Ctrl-C ends an answer. A line
     that ends with a backslash goes on in the next. /help lists the commands.

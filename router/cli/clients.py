@@ -132,7 +132,7 @@ def list_(json: flags.Json = False) -> None:
 
 
 def check() -> None:
-    """Say whether the file is right.
+    """Check the clients file.
 
     Exit code 2 and one line if it is not: a server that runs would go on with what it said before.
 
@@ -159,7 +159,7 @@ def check() -> None:
 
 
 def revoke(name: Name) -> None:
-    """Take a client out.
+    """Remove a client.
 
     A server that runs refuses it within a second, and ends its calls.
 

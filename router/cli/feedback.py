@@ -55,7 +55,7 @@ def record(
     timeout: flags.Timeout = 30.0,
     json: flags.Json = False,
 ) -> None:
-    """Say whether an answer is good, bad, or what or whose it should have been.
+    """Record feedback on an answer: good, bad, corrected, or another adapter's.
 
     Later feedback on an answer replaces the earlier. A server keeps texts with the setting
     feedback.keep=texts, and who should have answered with corrections.keep=labels or corrections.keep=texts.

@@ -53,7 +53,10 @@ routing = typer.Typer(
     help="Where requests go: one request, and how well the classifiers here do.",
 )
 routing.command(DEFAULT_COMMAND)(route.route)
-routing.add_typer(group("Who should have answered.", list=route.list_, clear=route.clear), name="corrections")
+routing.add_typer(
+    group("Corrections: which adapter should have answered.", list=route.list_, clear=route.clear),
+    name="corrections",
+)
 app.add_typer(routing, name="route")
 of_answers = typer.Typer(
     cls=ResponseOrCommand,

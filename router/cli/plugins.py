@@ -95,7 +95,7 @@ def rows(plugin: PluginStatus | Plugin) -> list[tuple[str, ...]]:
 
 
 def doctor(json: flags.Json = False) -> None:
-    """Load every plugin as a server would, and try the classifiers.
+    """Load every plugin as a server would, and test the classifiers.
 
     Warm up, fit, odd texts, batches against single calls, repetition, speed. Exit code 1 if anything
     does not work; what works worse than it could is a warning.

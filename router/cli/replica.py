@@ -55,7 +55,7 @@ def replica(
         bool, typer.Option("--child", hidden=True, help="Settings come from standard input.")
     ] = False,
 ) -> None:
-    """Run one engine for the servers that find it.
+    """Run one engine, for servers that name its address.
 
     Servers reach it with `serve --set replica_addresses=HOST:PORT`. Those that other machines reach need TLS
     with a CA for clients (--tls-client-ca), or TLS and a secret (LORA_ROUTER_REPLICA_SECRET, the same for

@@ -38,7 +38,7 @@ def drain(
     server: flags.Server = "",
     timeout: flags.Timeout = 30.0,
 ) -> None:
-    """Have one replica end when it has finished.
+    """Drain one replica: it finishes its requests and ends.
 
     It gets nothing new from any server, finishes what it has, and its process ends. What started it (a
     server, systemd, Kubernetes, Ray) starts it again.

@@ -99,7 +99,7 @@ SHOWN = 70  # characters of a request
 
 
 def list_(json: flags.Json = False) -> None:
-    """List the latest corrections of who should have answered, the newest last; with --json all of them.
+    """List the latest corrections, the newest last; with --json all of them.
 
     Read from the state folder of a server over the adapters here.
 
@@ -128,7 +128,7 @@ def clear(
     before: Before = "",
     all_: All = False,
 ) -> None:
-    """Take corrections away, with the texts in them.
+    """Delete corrections with their texts.
 
     What a running server remembers of its latest answers goes when it ends.
 

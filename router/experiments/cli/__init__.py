@@ -64,7 +64,7 @@ def plan(
     timeout: flags.Timeout = 30.0,
     json: flags.Json = False,
 ) -> None:
-    """Tell how long an experiment takes.
+    """Estimate users, days and the smallest effect of an experiment.
 
     With an effect: the units and days by which it is found. With days: the smallest effect that they find.
     With neither: a table for the planned units. Units are of all arms; looking all the time, as reports
@@ -281,7 +281,7 @@ def stop(
     timeout: flags.Timeout = 30.0,
     json: flags.Json = False,
 ) -> None:
-    """Give everybody the default again.
+    """Stop an experiment: all users get the default again.
 
     Outcomes still count until their window closes, so the report may change for that long.
 
@@ -305,7 +305,7 @@ def withdraw(
     timeout: flags.Timeout = 30.0,
     json: flags.Json = False,
 ) -> None:
-    """Take one arm out of a running experiment.
+    """Remove one arm from a running experiment.
 
     Its units get the default. No new phase begins: the other arms keep their units and their verdicts, and
     the report keeps what was counted of the arm.
@@ -354,7 +354,7 @@ def rollback(
     timeout: flags.Timeout = 60.0,
     json: flags.Json = False,
 ) -> None:
-    """Put back the default version from before the promotion.
+    """Restore the default version from before the promotion.
 
     \b
     Example:
@@ -383,7 +383,7 @@ def _print_promotion(done: Promotion, json: bool) -> None:
 
 
 def delete(name: Name, etag: Etag = "", server: flags.Server = "", timeout: flags.Timeout = 60.0) -> None:
-    """Forget an experiment and all that was logged of it.
+    """Delete a stopped experiment and its records.
 
     A running one must be stopped first.
 

@@ -135,7 +135,7 @@ def create(
     timeout: flags.Timeout = 30.0,
     json: flags.Json = False,
 ) -> None:
-    """Keep the plan of an experiment.
+    """Store the plan of an experiment.
 
     The plan is fixed before the first unit is seen: what is compared, by which metric, and what would be
     too much harm. Nobody is assigned before the start. `experiments plan` tells how long it will take.
@@ -185,7 +185,7 @@ def update(
     timeout: flags.Timeout = 30.0,
     json: flags.Json = False,
 ) -> None:
-    """Change a plan.
+    """Change a stored plan.
 
     While it runs, this opens a new phase: units are assigned anew and nothing of the old phase counts. That
     needs --new-phase; without it the command says how many units and days would be lost, and changes nothing.

@@ -33,7 +33,7 @@ def report(
     timeout: flags.Timeout = 60.0,
     json: flags.Json = False,
 ) -> None:
-    """Judge an experiment now.
+    """Show the verdict of an experiment now.
 
     The verdict comes first, then the difference with its range, what to do next, and a table of all
     differences. You may look as often as you like. --details adds the statistics. --html writes a page with

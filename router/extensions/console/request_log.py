@@ -17,7 +17,7 @@ from router.server.call import Call
 from router.types import Decision, Usage, Vote
 
 MOST, MOST_BYTES = 1000, 4 << 20  # of answered and cancelled requests, and as much of refused and failed ones
-ENTRY_BYTES, VOTE_BYTES = 2000, 1000  # of memory, at most; measured on CPython 3.11
+ENTRY_BYTES, VOTE_BYTES = 2000, 1000  # of memory, at most; estimated
 MOST_WORDS = 200  # characters of a vote's evidence
 LATELY = 15  # minutes that counts are of
 MOST_CODES = 32  # of one outcome in a minute

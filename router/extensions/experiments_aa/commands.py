@@ -62,7 +62,7 @@ def aa(
     timeout: flags.Timeout = 60.0,
     json: flags.Json = False,
 ) -> None:
-    """Test the pipeline with arms that are the same.
+    """Run an A/A test through the server, with equal arms.
 
     Makes a temporary experiment on the route, sends simulated units through gRPC, records random outcomes,
     and says whether assignment, logging, sample ratio and error rate are sound. With --like the arms' number

@@ -39,7 +39,7 @@ def export(
     store: Store = "",
     json: flags.Json = False,
 ) -> None:
-    """Write what is kept of a phase to a file.
+    """Write the records of a phase to a file.
 
     units has a row for each unit: arm, first exposure, segments; outcomes what was recorded; values each
     unit's value of each metric, as the report has it; pairs the answers of shadow arms. Units are

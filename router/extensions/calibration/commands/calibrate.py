@@ -44,7 +44,7 @@ def calibrate(
     output: Output = None,
     json: flags.Json = False,
 ) -> None:
-    """Find the confidence that routes, and prove how often it errs.
+    """Choose the confidence that routes, and prove how often it errs.
 
     Writes the calibration file, which a running server reads within seconds. Each line of FILE is
     {"text": ..., "label": ADAPTER or ""}. Without --ood nothing is promised for requests that are for no

@@ -80,7 +80,7 @@ def new(
     output: NewOutput = None,
     force: Force = False,
 ) -> None:
-    """Make a training recipe out of a table of questions and answers.
+    """Make a training recipe from a table of prompts and answers.
 
     Drops empty and repeated rows, splits the rest, and picks settings that fit.
 
@@ -194,7 +194,7 @@ def _say_on_stderr(text: str) -> None:
 
 
 def convert(src: ConvertSource, dst: ConvertTarget) -> None:
-    """Make an adapter folder one that can be served.
+    """Convert an adapter folder to one that can be served.
 
     Reads adapter_model.bin; leaves out a tokenizer with a new pad token, and whole matrices that equal the
     base's. What would change answers is refused.
@@ -235,7 +235,7 @@ def improve(
     server: flags.Server = "",
     timeout: flags.Timeout = 30.0,
 ) -> None:
-    """Make an adapter better by what users said of its answers.
+    """Train a better version of an adapter from feedback.
 
     Trains a version on the feedback that the server keeps, compares it on rows that were held out, and puts a
     better one before a share of the users. Exit code 3: no better.
