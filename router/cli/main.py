@@ -15,12 +15,12 @@ from router.cli import (
     adapters,
     audit,
     clients,
+    config_show,
     feedback,
     models,
     plugins,
     replicas,
     route,
-    settings,
 )
 from router.cli.ask import ask
 from router.cli.chat import chat
@@ -109,7 +109,7 @@ app.add_typer(
     name="audit",
     hidden=True,
 )
-app.add_typer(group("Settings.", show=settings.show), name="config")
+app.add_typer(group("Settings.", show=config_show.show), name="config")
 
 
 app.command(cls=ReplicaCommand)(replica)

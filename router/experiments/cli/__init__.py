@@ -12,7 +12,7 @@ import typer
 
 from router.cli import flags
 from router.cli.command import group
-from router.experiments.cli.create import Etag, Name, number_from_flag, read_plan_file, told, update
+from router.experiments.cli.create import Etag, Name, number_from_flag, read_plan_file, show_one, told, update
 from router.experiments.cli.create import create as create_
 from router.experiments.cli.record import record as record_
 from router.experiments.cli.report import report as report_
@@ -238,17 +238,6 @@ def show(
     with connected(server, timeout) as client:
         found = client.experiments.get(name)
     show_one(found, json)
-
-
-def show_one(experiment: Experiment, json: bool) -> None:
-    """One experiment as pairs or JSON."""
-    from router.cli.output import print_json, print_pairs
-    from router.experiments.plan_lines import pairs_of
-
-    if json:
-        print_json(experiment)
-    else:
-        print_pairs(pairs_of(experiment))
 
 
 def start(

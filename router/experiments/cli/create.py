@@ -7,13 +7,16 @@ import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from router.cli import flags
 from router.cli.command import MISUSED, CliError
 from router.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from router.client import Experiment
 
 
 def read_plan_file(path: Path) -> dict[str, Any]:
@@ -149,7 +152,6 @@ def create(
         --split 90/10 --metric thumbs_up --guardrail error=0.02 --set window=12h --start
     """
     from router.cli.connect import connected
-    from router.experiments.cli import show_one
     from router.experiments.plan_file import example_plan, plan_of, typed
 
     if example:
@@ -199,7 +201,6 @@ def update(
       lora-router experiments update medical-v2 medical-v2.toml --new-phase
     """
     from router.cli.connect import connected
-    from router.experiments.cli import show_one
     from router.experiments.plan_file import plan_of, values_of
 
     values = (read_plan_file(file) if file else {}) | dict(map(_set, set_ or []))
@@ -211,3 +212,14 @@ def update(
         changes = {field: getattr(plan, field) for field in values}
         made = client.experiments.update(name, changes, etag=etag, new_phase=new_phase)
     show_one(made, json)
+
+
+def show_one(experiment: Experiment, json: bool) -> None:
+    """One experiment as pairs or JSON."""
+    from router.cli.output import print_json, print_pairs
+    from router.experiments.plan_lines import pairs_of
+
+    if json:
+        print_json(experiment)
+    else:
+        print_pairs(pairs_of(experiment))

@@ -23,9 +23,8 @@ from router.server.metrics import samples_of
 from router.types import AdapterState
 
 if TYPE_CHECKING:
-    from router.experiments.report.model import Report
-    from router.experiments.runtime import LiveExperiments
     from router.extensions.console.site import Visit
+    from router.extensions.console.verdicts import Verdicts
     from router.server.app import ServerApp
 
 BAD, WARN, INFO = "bad", "warn", "info"
@@ -35,7 +34,6 @@ SERIOUS, UNUSUAL = 0.5, 0.1  # shares of requests
 LITTLE_DISK, LITTLE_SHARE = 500e6, 0.02  # bytes free, and their share of the disk
 CERTIFICATE_DAYS = 14
 MOST_SHOWN, MOST_NAMED = 20, 3  # of one cause; codes in its line
-KEPT_SECONDS = 86_400.0  # an experiment that was stopped for harm is shown for so long
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,43 +263,6 @@ def sentence(text: str) -> str:
     """
     text = text.strip()
     return f"{text[:1].upper()}{text[1:]}" + ("" if text.endswith((".", "!", "?")) else ".")
-
-
-class Verdicts:
-    """The latest verdict of each running experiment, as the guardian of experiments found it."""
-
-    def __init__(self, live: LiveExperiments | None = None) -> None:
-        self._live = live
-        self.decisions: dict[str, str] = {}
-        self._said: dict[str, tuple[float, str]] = {}
-        if live is not None:
-            live.guardian.observers.append(self.note)
-
-    def note(self, report: Report) -> None:
-        """A report was made; in the thread of the look."""
-        from router.experiments.words import heading
-
-        self.noted(report.experiment.name, str(report.verdict.decision), heading(report))
-
-    def noted(self, name: str, decision: str, heading: str) -> None:
-        """The verdict of an experiment, in one sentence."""
-        if decision == "undecided":
-            self.decisions.pop(name, None)
-        else:
-            self._said[name] = time.time(), heading.rstrip(".")
-            self.decisions[name] = decision
-
-    def shown(self) -> Iterator[tuple[str, str]]:
-        """Name and verdict of those that run, and of those that were stopped for harm within a day."""
-        running = (
-            {one.name for one in self._live.assigner.snapshot.all()} if self._live is not None else set()
-        )
-        for name, decision in tuple(self.decisions.items()):
-            noted, said = self._said[name]
-            if name in running or (decision == "stop for harm" and time.time() - noted < KEPT_SECONDS):
-                yield name, said
-            else:
-                self.decisions.pop(name, None)
 
 
 def free(folders: Iterable[Path]) -> dict[Path, tuple[int, int]]:

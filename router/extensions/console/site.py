@@ -19,10 +19,10 @@ from urllib.parse import parse_qsl, unquote
 from router.access.clients import Client, Role
 from router.access.hosts import Hosts
 from router.errors import FailedPrecondition, FieldViolation, InvalidRequest, WrongContentType
-from router.extensions.console.checks import Verdicts
 from router.extensions.console.guard import HEADERS, Guard, Sessions
 from router.extensions.console.rendering import Renderer
 from router.extensions.console.request_log import RequestLog
+from router.extensions.console.verdicts import Verdicts
 from router.server.bodies import Decoder, too_many
 from router.server.http import EVENTS, JSON, HttpCall, Reply, Route, route_name
 from router.server.policy import ADMIN, Policy

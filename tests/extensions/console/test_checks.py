@@ -12,7 +12,6 @@ from typing import Any
 from router.extensions.console.checks import (
     MOST_SHOWN,
     Problem,
-    Verdicts,
     credentials,
     experiments,
     grouped,
@@ -20,6 +19,7 @@ from router.extensions.console.checks import (
     outcomes,
 )
 from router.extensions.console.request_log import Outcome
+from router.extensions.console.verdicts import Verdicts
 from router.routing.state import ClassifierState, RoutingState
 from router.server.metrics import ServerMetrics
 from router.types import AdapterState
