@@ -26,7 +26,6 @@ from router.types import (
     PromptTemplate,
     Request,
     Sampling,
-    SamplingParams,
     Usage,
     Visible,
 )
@@ -290,15 +289,14 @@ def _ignore(exposed: Exposed) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """A request that the engine has taken: who answers, with which sampling, for which arm.
+    """A request that the engine has taken: which adapter answers it, for which arm.
 
-    `degraded` says why something else answers for the arm; empty if the arm does. `exposed` is told of every
+    `degraded` says why something else answers for the arm; empty if the arm does. `exposed` gets each
     exposure that is kept of it. `since` is when it was routed, in `time.monotonic()` seconds.
     """
 
     request: Request
     decision: Decision
-    params: SamplingParams
     assignment: Assignment | None = None
     degraded: str = ""
     exposed: Callable[[Exposed], None] = _ignore

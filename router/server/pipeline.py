@@ -89,7 +89,6 @@ class Submitted:
     """A request that the engine has taken."""
 
     decision: Decision
-    params: SamplingParams
     generation: Generation
 
 
@@ -285,7 +284,7 @@ class Pipeline:
             generation = self._engine.submit(job)
             mine.callback(generation.cancel)
             held.push_async_exit(mine.pop_all())
-        return Submitted(decision, params, generation)
+        return Submitted(decision, generation)
 
     async def _prepared(
         self,
@@ -350,7 +349,7 @@ class Pipeline:
         live = self.experiments
         if live is not None and live.running and not request.routing.mixture:
             arm, exposed = (choices.assignment, choices.degraded), call.exposures.append
-            served = Served(request, taken.decision, taken.params, *arm, exposed=exposed, since=choices.since)
+            served = Served(request, taken.decision, *arm, exposed=exposed, since=choices.since)
             found += live.watchers(served)
         return found
 
@@ -362,9 +361,8 @@ class Pipeline:
         failed, left = how_it_failed(error, self._stopped(call))
         waited = Usage(total_time=time.monotonic() - choices.since)
         end = End(None, "", waited, failed, left, call.phases.untaken)
-        params = SamplingParams.of(request.sampling, Sampling())
         arm, exposed = (choices.assignment, choices.degraded), call.exposures.append
-        live.unserved(Served(request, call.decision, params, *arm, exposed=exposed, since=choices.since), end)
+        live.unserved(Served(request, call.decision, *arm, exposed=exposed, since=choices.since), end)
 
     def _stopped(self, call: Call) -> str:
         """Why a cancellation would not be the user's."""

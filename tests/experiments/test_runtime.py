@@ -27,7 +27,7 @@ from router.experiments.recorder import built_in_outcomes, segments_of
 from router.experiments.report.model import ArmNumbers, Report, Ruling
 from router.experiments.runtime import LiveExperiments, StoreThreads, leave_tasks, route_of
 from router.ports import End, Exposed, Served, Stage
-from router.types import FinishReason, SamplingParams, Usage
+from router.types import FinishReason, Usage
 from tests.experiments.made import HOLDOUT, SPEC, decision, experiment, exposure, outcome, request
 from tests.experiments.memory_store import MemoryStore
 from tests.experiments.test_recorder import until
@@ -214,7 +214,7 @@ async def test_units_that_never_come_again_are_warned_about(begin, store):
 async def test_what_cannot_begin_beside_an_answer_is_left_out(begin, store, caplog):
     live = await begin()
     live.beside += [lambda served: 1 / 0, lambda served: None, lambda served: "watcher"]
-    served = Served(request(), decision(), SamplingParams())
+    served = Served(request(), decision())
     assert live.watchers(served) == ["watcher"]
     assert "could not begin" in caplog.text
 
@@ -222,7 +222,7 @@ async def test_what_cannot_begin_beside_an_answer_is_left_out(begin, store, capl
 def begun(live: LiveExperiments, asked, choice=None) -> Served:
     """An answer that began and ended, of who it is for."""
     found = live.assign(asked, decision())
-    served = Served(asked, choice or decision(), SamplingParams(), found)
+    served = Served(asked, choice or decision(), found)
     for watcher in live.watchers(served):
         watcher.began()
         watcher.ended(End(FinishReason.STOP, "text", USAGE))
@@ -281,7 +281,7 @@ async def test_a_stand_in_for_an_arm_is_none_of_the_holdout(begin, store):
     )
     told: list[Exposed] = []
     arm = live.assign(request(unit), decision())
-    served = Served(request(unit), decision(), SamplingParams(), arm, "LOST", told.append)
+    served = Served(request(unit), decision(), arm, "LOST", told.append)
     for watcher in live.watchers(served):
         assert told == []  # nobody was shown anything yet
         watcher.began()
@@ -300,7 +300,7 @@ async def test_no_holdout_is_exposed_while_the_store_is_down(begin, store):
     store.create(experiment("worth", HOLDOUT))
     live = await begin(holdout=0.3)
     live.availability._failed["write"] = StoreDown("the disk is full")
-    assert live.watchers(Served(request(), decision(), SamplingParams())) == []
+    assert live.watchers(Served(request(), decision())) == []
 
 
 @pytest.mark.parametrize(
@@ -418,7 +418,7 @@ async def test_a_request_that_ends_before_its_first_token_counts_in_its_arm_and_
     )
     told: list[Exposed] = []
     arm = live.assign(request(unit), decision())
-    served = Served(request(unit), decision(), SamplingParams(), arm, "LOST", told.append)
+    served = Served(request(unit), decision(), arm, "LOST", told.append)
     live.unserved(served, End(None, "", USAGE, cancelled=True, stage=Stage.LEASE))
     await live.recorder.flush()
     assert [(one.experiment, one.stage) for one in told] == [("trial", "lease"), ("worth", "lease")]

@@ -26,7 +26,6 @@ from router.types import (
     Reason,
     Request,
     Sampling,
-    SamplingParams,
     Usage,
 )
 from tests.experiments.made import NEW, OLD, SPEC, decision, experiment, request, running
@@ -90,7 +89,7 @@ async def made():
 
 
 def served(ref: AdapterRef | None = OLD, **fields) -> Served:
-    return Served(fields.pop("request", request()), decision(ref), SamplingParams(), **fields)
+    return Served(fields.pop("request", request()), decision(ref), **fields)
 
 
 async def test_a_pair_is_logged_and_nobody_is_exposed(made):

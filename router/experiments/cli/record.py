@@ -163,8 +163,10 @@ def _wrong(lines: list[str]) -> CliError:
 
 
 def _keyed(outcome: Outcome, before: Counter[bytes]) -> Outcome:
-    """With a key, which is made of all but the value and of how often that was said before: sent again each
-    line is counted once, and of two lines that say the same both are."""
+    """The outcome with a key: a hash of all fields but the value, and how many earlier lines have that hash.
+
+    So a line that is sent twice counts once, and two equal lines of one input count twice.
+    """
     if outcome.key:
         return outcome
     parts = (outcome.response_id, outcome.experiment, outcome.unit, outcome.unit_hash, outcome.metric)

@@ -63,8 +63,8 @@ def export(
 ) -> Exported:
     """Write units, outcomes, values or pairs (`what`) to a new file.
 
-    `source`: the store, or its URL. `phase` None: the last one. `progress` is told how many rows there are so
-    far. Raises ConfigError for what cannot be done, FailedPrecondition where a file is there,
+    `source`: the store, or its URL. `phase` None: the last one. `progress` gets the number of rows
+    written so far. Raises ConfigError for what cannot be done, FailedPrecondition where a file is there,
     ExperimentNotFound, StoreDown, and ResourceExhausted where the disk is full; then nothing was written.
     """
     if what not in VIEWS:

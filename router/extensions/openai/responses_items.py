@@ -4,28 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 COMPLETED, INCOMPLETE, IN_PROGRESS = "completed", "incomplete", "in_progress"
 Event = tuple[str, dict[str, Any]]  # its name behind `response.`, and its fields
-
-
-class OutputItem(Protocol):
-    """An item that grows. `place` is its number in the response."""
-
-    place: int
-
-    def json(self, status: str) -> dict[str, Any]:
-        """As OpenAI's API has it."""
-        ...
-
-    def begun(self) -> Sequence[Event]:
-        """Events of its beginning."""
-        ...
-
-    def ended(self, status: str) -> Sequence[Event]:
-        """Events of its end."""
-        ...
 
 
 @dataclass(slots=True)
