@@ -38,10 +38,10 @@ from benchmarks.experiment_simulation import (
     skewed,
     timeouts,
 )
-from router.experiments.model import Kind
-from router.experiments.stats.checks import Guardrail
-from router.experiments.stats.compare import SequencePlan
-from router.experiments.stats.moments import ComparedMetric, Moments
+from router.extensions.experiments.model import Kind
+from router.extensions.experiments.stats.checks import Guardrail
+from router.extensions.experiments.stats.compare import SequencePlan
+from router.extensions.experiments.stats.moments import ComparedMetric, Moments
 
 SPLITS = (0.5, 0.2, 0.1, 0.05, 0.02)
 """Treatment's share."""
@@ -207,7 +207,7 @@ def aggregated(aggregate: str, values: Array, seen: Any) -> Array:
 
 
 def _shown(metric: ComparedMetric, both: Sequence[Moments], plan: SequencePlan) -> bool:
-    from router.experiments.stats.compare import ArmPair
+    from router.extensions.experiments.stats.compare import ArmPair
 
     return bool(ArmPair(metric, both[0], both[1], plan).evidence() >= np.log(20))
 

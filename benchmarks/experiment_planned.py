@@ -28,16 +28,16 @@ from benchmarks.experiment_simulation import (
     ratio,
     skewed,
 )
-from router.experiments.model import Kind
-from router.experiments.stats.checks import Guardrail, Maturity, sample_ratio
-from router.experiments.stats.compare import ArmPair, SequencePlan
-from router.experiments.stats.moments import ComparedMetric, Moments
-from router.experiments.stats.planned import Looks, PlannedPair
-from router.experiments.stats.planning import fixed_size, planned_factors
-from router.experiments.stats.sequences import (
+from router.extensions.experiments.model import Kind
+from router.extensions.experiments.stats.checks import Guardrail, Maturity, sample_ratio
+from router.extensions.experiments.stats.compare import ArmPair, SequencePlan
+from router.extensions.experiments.stats.moments import ComparedMetric, Moments
+from router.extensions.experiments.stats.planned import Looks, PlannedPair
+from router.extensions.experiments.stats.planning import fixed_size, planned_factors
+from router.extensions.experiments.stats.sequences import (
     Line,
 )
-from router.experiments.verdict import ExperimentDesign, PipelineHealth, judge
+from router.extensions.experiments.verdict import ExperimentDesign, PipelineHealth, judge
 
 ALPHA, POWER = 0.05, 0.8
 SPLITS = ((0.5, 1.1), (0.1, 1.2))

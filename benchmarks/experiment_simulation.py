@@ -9,10 +9,10 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from router.experiments.model import Kind
-from router.experiments.stats.compare import ArmPair, SequencePlan
-from router.experiments.stats.moments import ComparedMetric, Moments, places
-from router.experiments.stats.sequences import EQUAL, Line
+from router.extensions.experiments.model import Kind
+from router.extensions.experiments.stats.compare import ArmPair, SequencePlan
+from router.extensions.experiments.stats.moments import ComparedMetric, Moments, places
+from router.extensions.experiments.stats.sequences import EQUAL, Line
 
 Array = NDArray[np.float64]
 Shape = tuple[int, ...]

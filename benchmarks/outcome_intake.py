@@ -29,12 +29,12 @@ import psutil
 
 from benchmarks import report
 from benchmarks.serving import used
-from router.experiments.store.store import ExperimentStore
+from router.extensions.experiments.store.store import ExperimentStore
 from router.v1 import experiments_pb2 as pb
 from router.v1 import inference_pb2
 from router.v1.experiments_pb2_grpc import ExperimentServiceStub
 from router.v1.inference_pb2_grpc import InferenceServiceStub
-from tests.experiments.store.postgres import Server, binaries
+from tests.extensions.experiments.store.postgres import Server, binaries
 
 NAME, METRIC = "intake", "points"
 AT_ONCE = 32
@@ -51,7 +51,7 @@ class IntakeServer:
         self.process: Process
 
     async def __aenter__(self) -> IntakeServer:
-        command = [sys.executable, "-m", "tests.experiments.service.serve", self._url]
+        command = [sys.executable, "-m", "tests.extensions.experiments.service.serve", self._url]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         self.process = await asyncio.create_subprocess_exec(*command, stdout=PIPE, env=environment)
         assert self.process.stdout is not None

@@ -11,29 +11,20 @@ EXTENSIONS = PACKAGE / "extensions"
 
 
 def built_in_modules() -> dict[str, Path]:
-    """Names of modules, and their files: `plugin.py` of parts of the core, then what is in `extensions`."""
-    parts = {f"router.{path.parent.name}.plugin": path for path in PACKAGE.glob("*/plugin.py")}
+    """Names of the modules in `extensions`, and their files."""
     files = {path.stem: path for path in EXTENSIONS.glob("*.py")}
     folders = {path.parent.name: path for path in EXTENSIONS.glob("*/__init__.py")}
     found = {**files, **folders}
-    return {
-        **dict(sorted(parts.items())),
-        **{f"router.extensions.{name}": found[name] for name in sorted(found) if name[0] != "_"},
-    }
-
-
-def has_experiments() -> bool:
-    """Whether experiments are installed."""
-    return (PACKAGE / "experiments" / "plugin.py").is_file()
+    return {f"router.extensions.{name}": found[name] for name in sorted(found) if name[0] != "_"}
 
 
 def name_of(module: str) -> str:
-    """The name of the plugin.
+    """Return the name of the plugin.
 
-    >>> name_of("router.experiments.plugin"), name_of("router.extensions.otel")
-    ('experiments', 'otel')
+    >>> name_of("router.extensions.otel")
+    'otel'
     """
-    return module.removesuffix(".plugin").rpartition(".")[2]
+    return module.rpartition(".")[2]
 
 
 # -- adapters and plugins in folders: in a checkout those of a user lie beside them

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from router.classifiers.contract import Classifier
     from router.config import Settings
     from router.engine.base import Engine
-    from router.experiments.report.model import Report
+    from router.extensions.experiments.report.model import Report
     from router.ports import Server
     from router.server.http import Route
     from router.server.policy import Policy, ServiceSpec
@@ -350,6 +350,6 @@ def on_answer(record: AnswerRecord, settings: Any) -> None:
 def on_report(report: Report, server: Server, settings: Any) -> None:
     """Called in the same thread with the report of each look at a running experiment.
 
-    `report` is a `router.experiments.report.model.Report`: its `verdict`, `arms`, `checks`, and `audit`, what
-    was done so far. Every server that has the experiment's database looks.
+    `report` is a `Report` of `router.extensions.experiments.report.model`: its `verdict`, `arms`, `checks`,
+    and `audit`, what was done so far. Every server that has the experiment's database looks.
     """

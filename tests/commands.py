@@ -13,7 +13,7 @@ import typer.main
 from router.cli.main import app, run
 from router.config import Settings
 from router.registry.registry import RegistryOptions
-from tests.experiments.scripted import scripted_server
+from tests.extensions.experiments.scripted import scripted_server
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,7 @@ def pytest_collection_finish() -> None:
     if channel := sys.modules.get("router.client.channel"):
         channel._RETRY.update(maxAttempts=2, initialBackoff="0.01s")
     # Records of experiments are written without waiting for others.
-    if recorder := sys.modules.get("router.experiments.recorder"):
+    if recorder := sys.modules.get("router.extensions.experiments.recorder"):
         recorder.__dict__["GATHER"] = 0.01
     # A server of HTTP looks ten times a second whether it shall stop, and does so at the end of most tests.
     if served := sys.modules.get("uvicorn.server"):

@@ -18,7 +18,7 @@ from router.built_in import built_in_modules, name_of
 from router.client.sync import Adapters, Client
 from router.client.values import SAMPLING, GenerateOptions
 from router.errors import RouterError
-from router.experiments.client import Experiments
+from router.extensions.experiments.client import Experiments
 from router.markers import NAME
 from router.plugins import PluginHost
 from router.types import Request, Turn

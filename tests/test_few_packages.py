@@ -23,8 +23,8 @@ from router.cli.command import CliError
 from router.engine.constrained.source import grammar_text
 from router.engine.prompt import ChatTemplate
 from router.errors import ConfigError, RouterError
-from router.experiments.page import page
-from router.extensions.experiments_notices.notices import check_webhook
+from router.extensions.experiments.notices import check_webhook
+from router.extensions.experiments.page import page
 from router.extensions.hub import make_source
 from router.models.base import fetch_base, fetch_from_hub
 from router.registry.format.trust import read_public_key

@@ -60,11 +60,11 @@ def test_every_module_says_what_it_is():
         ("router.models.bert", {"transformers"}),
         ("router.replicas.ray", {"torch", "transformers", "peft", "ray", "pydantic"}),
         ("router.shared.state", {"torch", "grpc", "sqlalchemy", "psycopg", "pydantic"}),
-        ("router.experiments.assignment", {"torch", "transformers", "peft", "grpc", "numpy"}),
-        ("router.experiments.verdict", {"torch", "transformers", "peft", "grpc", "scipy"}),
-        ("router.experiments.model", {"torch", "grpc", "numpy", "sqlalchemy"}),
-        ("router.experiments.client", {"torch", "numpy", "sqlalchemy"}),
-        ("router.experiments.cli", {"torch", "grpc", "numpy", "pydantic", "sqlalchemy", "jinja2"}),
+        ("router.extensions.experiments.assignment", {"torch", "transformers", "peft", "grpc", "numpy"}),
+        ("router.extensions.experiments.verdict", {"torch", "transformers", "peft", "grpc", "scipy"}),
+        ("router.extensions.experiments.model", {"torch", "grpc", "numpy", "sqlalchemy"}),
+        ("router.extensions.experiments.client", {"torch", "numpy", "sqlalchemy"}),
+        ("router.extensions.experiments.cli", {"torch", "grpc", "numpy", "pydantic", "sqlalchemy", "jinja2"}),
     ],
 )
 def test_a_layer_loads_no_more_than_it_needs(module, heavy):

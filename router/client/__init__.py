@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from router.built_in import has_experiments
 from router.client.aio import AsyncClient
 from router.client.channel import ClientError, of_experiments
 from router.client.sync import Client
@@ -42,7 +41,7 @@ from router.types import (
 )
 
 if TYPE_CHECKING:
-    from router.experiments.client import (
+    from router.extensions.experiments.client import (
         Accepted,
         ArmSpec,
         Experiment,
@@ -111,6 +110,6 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """A name of experiments, as in `__all__`."""
-    if name in __all__ and has_experiments():
+    if name in __all__:
         return of_experiments(name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -49,7 +49,7 @@ from router.v1 import (
 )
 
 if TYPE_CHECKING:
-    from router.experiments.client import AsyncExperiments
+    from router.extensions.experiments.client import AsyncExperiments
 
 
 class AsyncClient:

@@ -13,7 +13,6 @@ from typing import Any, TypedDict
 
 import grpc
 
-from router.built_in import has_experiments
 from router.errors import FieldViolation
 
 DEFAULT_TARGET = "127.0.0.1:50051"
@@ -234,8 +233,5 @@ def _details(trailers: Any) -> dict[str, Any]:
 
 
 def of_experiments(name: str) -> Any:
-    """That name of `router.experiments.client`. Raises ModuleNotFoundError where they are not installed."""
-    if not has_experiments():
-        text = "experiments are not installed: the folder router/experiments is not there"
-        raise ModuleNotFoundError(text, name="router.experiments")
-    return getattr(import_module("router.experiments.client"), name)
+    """Return that name of the client of experiments, which is imported when it is used first."""
+    return getattr(import_module("router.extensions.experiments.client"), name)

@@ -48,7 +48,7 @@ from router.v1 import (
 )
 
 if TYPE_CHECKING:
-    from router.experiments.client import Experiments
+    from router.extensions.experiments.client import Experiments
 
 
 class Client:

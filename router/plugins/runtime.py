@@ -24,7 +24,7 @@ from router.plugins.loader import OBSERVERS, Hook, LoadedPlugin, describe
 from router.types import Request
 
 if TYPE_CHECKING:
-    from router.experiments.report.model import Report
+    from router.extensions.experiments.report.model import Report
     from router.ports import End, Server
     from router.types import Decision
 

@@ -50,7 +50,9 @@ from router.errors import ConfigError, StoreDown, install_extra
 from router.shared.postgres import with_patience
 
 log = logging.getLogger(__name__)
-EXAMPLES = "sqlite:////var/lib/lora-router/experiments.db or postgresql://user:password@host/database"
+EXAMPLES = (
+    "sqlite:////var/lib/lora-router/extensions/experiments.db or postgresql://user:password@host/database"
+)
 POSTGRES = "postgresql+psycopg"
 DRIVERS = {
     "sqlite": "sqlite",

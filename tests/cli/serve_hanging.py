@@ -15,7 +15,7 @@ from router.cli import compose, engines
 from router.config import Settings
 from router.engine.base import Engine
 from router.engine.fake import FakeEngine
-from router.experiments.recorder import Writer
+from router.extensions.experiments.recorder import Writer
 
 
 def real_engine() -> Callable[[Settings], Engine]:

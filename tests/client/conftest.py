@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.experiments.scripted import scripted_server
+from tests.extensions.experiments.scripted import scripted_server
 
 
 @pytest.fixture

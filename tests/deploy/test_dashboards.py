@@ -23,13 +23,13 @@ from prometheus_client.core import Metric
 from router.cli.demo import free_address
 from router.corrections.recorder import Corrections
 from router.corrections.store import CorrectionStore
-from router.experiments.runtime import LiveExperiments
-from router.experiments.service import ExperimentMetrics
 from router.extensions.corrections.metrics import CorrectionsCollector
-from router.extensions.experiments_notices.notices import NoticeMetrics, Notifier
+from router.extensions.experiments.notices import NoticeMetrics, Notifier
+from router.extensions.experiments.runtime import LiveExperiments
+from router.extensions.experiments.service import ExperimentMetrics
 from router.extensions.sharing.sharing import EdgesCollector
 from router.server.metrics import ServerMetrics
-from tests.experiments.memory_store import MemoryStore
+from tests.extensions.experiments.memory_store import MemoryStore
 from tests.server.helpers import Connect, Start, ask
 
 DEPLOY = Path(__file__).parents[2] / "deploy"

@@ -14,9 +14,9 @@ import pytest
 from router.engine.constrained.templates import ConstraintTemplates, NoSource, quote
 from router.engine.fake import byte_grammars
 from router.errors import InvalidRequest
-from router.experiments.store.store import ExperimentStore
+from router.extensions.experiments.store.store import ExperimentStore
 from router.types import Constraint
-from tests.experiments.service.lab import experimenting
+from tests.extensions.experiments.service.lab import experimenting
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

@@ -18,10 +18,10 @@ DATABASE, LINES = "experiments.db", "audit.jsonl"
 
 def outcomes(folder: Path, careful: bool) -> Iterator[int]:
     """In batches."""
-    from router.experiments.model import Aggregate, Kind, MetricSpec
-    from router.experiments.store.store import ExperimentStore
+    from router.extensions.experiments.model import Aggregate, Kind, MetricSpec
+    from router.extensions.experiments.store.store import ExperimentStore
     from router.shared import database
-    from tests.experiments.store.helpers import experiment, exposed, outcome
+    from tests.extensions.experiments.store.helpers import experiment, exposed, outcome
 
     if not careful:
         database.SQLITE_PRAGMAS = (*database.SQLITE_PRAGMAS, "synchronous=OFF")

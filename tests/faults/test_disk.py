@@ -138,7 +138,7 @@ async def test_a_damaged_database_stops_the_start_and_stays_as_it_is(tmp_path: P
     root = folders(tmp_path / "server")
     database = root / "x.db"
     url = f"sqlite:///{database}"
-    from router.experiments.store.store import ExperimentStore
+    from router.extensions.experiments.store.store import ExperimentStore
 
     ExperimentStore(url).close()
     damaged = database.read_bytes()[:4096] + b"\xff" * 60_000

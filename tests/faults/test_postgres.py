@@ -14,8 +14,8 @@ import psutil
 import pytest
 
 from benchmarks.outcome_intake import Sender, counted
-from tests.experiments.store.postgres import Server as Database
-from tests.experiments.store.postgres import binaries
+from tests.extensions.experiments.store.postgres import Server as Database
+from tests.extensions.experiments.store.postgres import binaries
 from tests.faults.clients import answer, begin_experiment
 from tests.faults.served import Served, ask, folders, served, until
 

@@ -16,7 +16,7 @@ from router.feedback import store as stores
 from router.feedback.model import Feedback
 from router.feedback.store import FeedbackStore
 from router.shared import database
-from tests.experiments.store.conftest import empty, server, url
+from tests.extensions.experiments.store.conftest import empty, server, url
 
 __all__ = ["empty", "server", "url"]
 TEXTS = ((("system", "Be brief."), ("user", "What\0?")), "This.", "That.", "no")

@@ -9,8 +9,8 @@ from google.protobuf.message import Message
 
 from router.engine.fake import FakeEngine
 from router.errors import Findings
-from router.experiments.client import Outcome, outcome_message
-from router.experiments.messages import (
+from router.extensions.experiments.client import Outcome, outcome_message
+from router.extensions.experiments.messages import (
     answer_message,
     checked_paths,
     merged,
@@ -18,9 +18,9 @@ from router.experiments.messages import (
     plan_of,
     question_of,
 )
-from router.experiments.names import parse_experiment
-from router.experiments.outcomes import Declared, outcome_of
-from router.experiments.sizing import size_of
+from router.extensions.experiments.names import parse_experiment
+from router.extensions.experiments.outcomes import Declared, outcome_of
+from router.extensions.experiments.sizing import size_of
 from router.names import parse_adapter, parse_version
 from router.server.adapters import name_and_version, page
 from router.server.bodies import decoder_of
@@ -30,7 +30,7 @@ from router.types import EVERYTHING
 from router.v1 import adapters_pb2 as adapters_pb
 from router.v1 import experiments_pb2 as experiments_pb
 from router.v1 import inference_pb2 as pb
-from tests.experiments.plans import plan as good_plan
+from tests.extensions.experiments.plans import plan as good_plan
 from tests.fakes import FakeRegistry, adapter
 
 LIMITS = RequestLimits(1 << 20, 4096)

@@ -25,8 +25,8 @@ from router.cli.settings import load_settings
 from router.corrections.store import Correction, from_line, latest, to_line
 from router.engine.constrained.source import grammar_text
 from router.errors import MOST_FINDINGS, ConfigError, FieldViolation, InvalidRequest, RouterError
-from router.experiments.cli.create import read_plan_file
-from router.experiments.plan_file import example_plan, plan_of, typed
+from router.extensions.experiments.cli.create import read_plan_file
+from router.extensions.experiments.plan_file import example_plan, plan_of, typed
 from router.extensions.oidc import forwarded_names
 from router.registry.format.checks import check_base, check_invocation, check_targets, plan_sites
 from router.registry.format.lora_config import LoraSettings, parse_lora_config

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from router.errors import AdapterNotFound, GateNotPassed
-from router.experiments.manager import Manager, Promoter
-from router.experiments.model import ArmSpec, Experiment
-from router.experiments.plans import Known
-from router.experiments.report.model import ArmReport, Report, Ruling
-from router.experiments.service import RegistryOnLoop
+from router.extensions.experiments.manager import Manager, Promoter
+from router.extensions.experiments.model import ArmSpec, Experiment
+from router.extensions.experiments.plans import Known
+from router.extensions.experiments.report.model import ArmReport, Report, Ruling
+from router.extensions.experiments.service import RegistryOnLoop
 from router.ports import Force
 from router.registry.state import (
     MOST_SERVED,
@@ -26,8 +26,8 @@ from router.registry.state import (
     write_override,
 )
 from router.types import Override
-from tests.experiments.memory_store import MemoryStore
-from tests.experiments.plans import plan
+from tests.extensions.experiments.memory_store import MemoryStore
+from tests.extensions.experiments.plans import plan
 from tests.registry.cards import hand_in, routed, version, weights_of
 from tests.registry.life import drop, eventually, is_ready, ref
 

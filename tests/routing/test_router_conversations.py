@@ -6,13 +6,13 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
-from router.experiments.assignment import ArmAssignment, Assigner
+from router.extensions.experiments.assignment import ArmAssignment, Assigner
 from router.routing import Scores
 from router.routing.in_force import CALIBRATED, RuleInForce
 from router.routing.policy import Rule
 from router.routing.router import IN_CONTEXT, Router
 from router.types import Turn, Visible
-from tests.experiments.made import running
+from tests.extensions.experiments.made import running
 
 Start = Callable[..., Awaitable[Router]]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from router.access.clients import hash_of, new_token
-from router.experiments.service import ROWS as EXPERIMENTS
+from router.extensions.experiments.service import ROWS as EXPERIMENTS
 from router.extensions.feedback.service import ROWS as FEEDBACK
 from router.extensions.replicas.service import ROWS as FLEET
 from router.server.policy import ROWS as CORE

@@ -16,7 +16,7 @@ from router.access.access import new_response_id
 from router.access.clients import Client, Tenant
 from router.access.quotas import Quotas
 from router.errors import QuotaExceeded
-from router.experiments.outcomes import paced
+from router.extensions.experiments.outcomes import paced
 from router.v1 import experiments_pb2 as pb
 from router.v1 import inference_pb2
 from tests.security.worlds import answered, world
@@ -146,7 +146,7 @@ async def test_another_s_plan_is_named_by_no_mistake(at: SimpleNamespace) -> Non
 
 
 async def test_an_experiment_in_the_way_is_not_named_to_who_may_not_know_of_it(at: SimpleNamespace) -> None:
-    from tests.experiments.service.lab import create
+    from tests.extensions.experiments.service.lab import create
 
     for client, told in (("blind", False), ("ops", True)):
         path = at.clients.path

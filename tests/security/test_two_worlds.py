@@ -18,11 +18,11 @@ from google.protobuf.message import Message
 
 from router.access.access import new_response_id
 from router.access.clients import Role
-from router.experiments.messages import plan_message
+from router.extensions.experiments.messages import plan_message
 from router.v1 import adapters_pb2, feedback_pb2, fleet_pb2, inference_pb2
 from router.v1 import experiments_pb2 as pb
-from tests.experiments.plans import holdout_plan, plan
-from tests.experiments.service.lab import create
+from tests.extensions.experiments.plans import holdout_plan, plan
+from tests.extensions.experiments.service.lab import create
 from tests.security.helpers import ROWS
 from tests.security.worlds import answered, legal_plan, vars_of, world
 from tests.server.helpers import Connect, Start, ask, details, stream
@@ -317,7 +317,7 @@ async def answers(
     tmp_path: Path, start_server: Start, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[str], Awaitable[tuple[dict[str, Any], dict[str, Any]]]]:
     """What a client is told in all cases: beside the other tenant's things, and without them."""
-    monkeypatch.setattr("router.experiments.sizing.DAY", 1e-6)  # the worlds' traffic is of seconds
+    monkeypatch.setattr("router.extensions.experiments.sizing.DAY", 1e-6)  # the worlds' traffic is of seconds
 
     async def told(client: str, theirs: bool) -> dict[str, Any]:
         async with world(tmp_path, start_server, connect, theirs) as at:

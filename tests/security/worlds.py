@@ -10,16 +10,16 @@ from typing import Any
 
 from router.access.clients import hash_of, new_token
 from router.engine.fake import FakeEngine
-from router.experiments.model import ArmSpec, Kind, MetricSpec, Spec
-from router.experiments.runtime import LiveExperiments
+from router.extensions.experiments.model import ArmSpec, Kind, MetricSpec, Spec
+from router.extensions.experiments.runtime import LiveExperiments
 from router.feedback.recorder import FeedbackRecorder
 from router.feedback.store import FeedbackStore
 from router.types import AdapterRef
 from router.v1 import experiments_pb2 as pb
 from router.v1.feedback_pb2_grpc import FeedbackServiceStub
-from tests.experiments.memory_store import MemoryStore
-from tests.experiments.plans import plan
-from tests.experiments.service.lab import create
+from tests.extensions.experiments.memory_store import MemoryStore
+from tests.extensions.experiments.plans import plan
+from tests.extensions.experiments.service.lab import create
 from tests.fakes import FakeRegistry, FakeRouter, adapter
 from tests.security.helpers import bearer
 from tests.server.helpers import Connect, Start, ask

@@ -78,8 +78,8 @@ async def experiments(url: str) -> ports.Experiments | None:
     """Those kept there, running."""
     if not url:
         return None
-    from router.experiments.runtime import LiveExperiments
-    from router.experiments.store.store import ExperimentStore
+    from router.extensions.experiments.runtime import LiveExperiments
+    from router.extensions.experiments.store.store import ExperimentStore
 
     live = LiveExperiments(ExperimentStore(url))
     await live.start()

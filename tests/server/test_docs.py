@@ -12,10 +12,10 @@ from router import errors
 from router.corrections.recorder import Corrections
 from router.corrections.store import CorrectionStore
 from router.engine.fake import FakeEngine
-from router.experiments.runtime import LiveExperiments
-from router.experiments.service import ExperimentMetrics
 from router.extensions.corrections.metrics import CorrectionsCollector
-from router.extensions.experiments_notices.notices import NoticeMetrics, Notifier
+from router.extensions.experiments.notices import NoticeMetrics, Notifier
+from router.extensions.experiments.runtime import LiveExperiments
+from router.extensions.experiments.service import ExperimentMetrics
 from router.extensions.feedback.service import FeedbackCollector
 from router.extensions.replicas.service import FleetCollector
 from router.extensions.sharing.sharing import EdgesCollector
@@ -24,7 +24,7 @@ from router.feedback.store import FeedbackStore
 from router.replicas.engine import FleetEngine
 from router.server.metrics import ServerMetrics
 from router.server.registration import PluginsCollector
-from tests.experiments.memory_store import MemoryStore
+from tests.extensions.experiments.memory_store import MemoryStore
 from tests.replicas.local import LocalLink
 
 ROOT = Path(__file__).parents[2]

@@ -15,7 +15,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from router.errors import ConfigError
-from router.experiments.runtime import STORE_DOWN
+from router.extensions.experiments.runtime import STORE_DOWN
 from router.server import listen
 from router.server.app import ServerApp
 from router.server.listen import METADATA_BYTES

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from router.shared.state import SharedState
-from tests.experiments.store.postgres import Server, binaries
+from tests.extensions.experiments.store.postgres import Server, binaries
 from tests.shared.memory import MemoryDatabase, MemoryTable
 
 Edge = Callable[..., Awaitable[SharedState]]

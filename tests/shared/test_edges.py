@@ -20,7 +20,7 @@ from router.client import AsyncClient, ClientError
 from router.engine.fake import FakeEngine
 from router.errors import ConfigError
 from tests.cli.tiny import MODULES, write_adapter
-from tests.experiments.store.postgres import Server
+from tests.extensions.experiments.store.postgres import Server
 from tests.settings import settings_of
 from tests.shared.conftest import fresh
 

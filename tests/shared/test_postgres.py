@@ -16,7 +16,7 @@ from router.errors import ConfigError, SharedDown
 from router.shared import postgres as module
 from router.shared.postgres import PostgresTable, SharedDocument, fetch, parse_url
 from router.shared.state import SharedState
-from tests.experiments.store.postgres import Server
+from tests.extensions.experiments.store.postgres import Server
 from tests.registry.life import eventually
 from tests.shared.conftest import fresh
 from tests.shared.memory import MemoryDatabase, MemoryTable

@@ -28,7 +28,7 @@ import grpc
 from router.client import ClientError, Outcome
 from router.client.aio import AsyncAdapters
 from router.client.channel import AsyncCaller, channel_options
-from router.experiments.client import AsyncExperiments
+from router.extensions.experiments.client import AsyncExperiments
 from router.v1 import inference_pb2 as pb
 from router.v1.inference_pb2_grpc import InferenceServiceStub
 from tests.soak.changes import Changes

@@ -13,8 +13,8 @@ from router.server.status import public_message
 from router.v1 import experiments_pb2 as pb
 
 if TYPE_CHECKING:
-    from router.experiments.next_step import NextStep
-    from router.experiments.report.model import Report
+    from router.extensions.experiments.next_step import NextStep
+    from router.extensions.experiments.report.model import Report
 
 START, STOP = SERVICE + "StartExperiment", SERVICE + "StopExperiment"
 PROMOTE, ROLL_BACK = SERVICE + "PromoteArm", SERVICE + "RollBackPromotion"
@@ -36,9 +36,9 @@ async def judged(visit: Visit, name: str, phase: int = 0, **more: Any) -> dict[s
 def shown(visit: Visit, name: str, report: pb.GetReportResponse, phase: int = 0) -> dict[str, Any]:
     """What the page shows of a report."""
     # They come with experiments, whose folder may be taken away: then the call for the report has raised.
-    from router.experiments.document import document
-    from router.experiments.messages import report_of
-    from router.experiments.page import body
+    from router.extensions.experiments.document import document
+    from router.extensions.experiments.messages import report_of
+    from router.extensions.experiments.page import body
 
     one, found = report.experiment, report_of(report)
     told, may = document(found), acts(visit, report)
@@ -82,7 +82,7 @@ def may_now(step: NextStep, may: dict[str, str | None], found: Report) -> bool:
 
 def why_no_promotion(arm: str, report: Report) -> str:
     """Why an arm may not be promoted, in the words of its verdict; empty if it may."""
-    from router.experiments import words
+    from router.extensions.experiments import words
 
     if arm == report.experiment.spec.control:
         return "It is control: stopping the experiment keeps it."

@@ -10,14 +10,14 @@ from dataclasses import replace
 from typing import Any
 
 from router.errors import AlreadyExists, FieldViolation, InvalidRequest, RouterError
-from router.experiments.messages import answer_of, plan_message, question_message
-from router.experiments.model import FEEDBACK, Experiment, SizeAnswer, SizeQuestion, Spec
-from router.experiments.plan_file import example_plan, plan_of, plan_toml, typed
-from router.experiments.plan_lines import pairs_of
 from router.extensions.console.experiments import CREATE, LIST, SERVICE
 from router.extensions.console.fields import BASE, MOST_OFFERED, offered, texts
 from router.extensions.console.rendering import segment
 from router.extensions.console.site import ROOT, Action, Entry, Page, PageReply, Visit, redirect
+from router.extensions.experiments.messages import answer_of, plan_message, question_message
+from router.extensions.experiments.model import FEEDBACK, Experiment, SizeAnswer, SizeQuestion, Spec
+from router.extensions.experiments.plan_file import example_plan, plan_of, plan_toml, typed
+from router.extensions.experiments.plan_lines import pairs_of
 from router.server.status import INTERNAL, clip, code_of, public_message
 from router.v1 import experiments_pb2 as pb
 
@@ -152,7 +152,7 @@ async def _free_name(visit: Visit, form: Mapping[str, str]) -> str:
 
 async def previewed(visit: Visit, form: Mapping[str, str]) -> dict[str, Any]:
     """The plan in words and as a file, and what its users find; `missing` says what is wrong."""
-    from router.experiments.sizing import sentence
+    from router.extensions.experiments.sizing import sentence
 
     name = form.get("name", "").strip() or "my-test"
     try:

@@ -14,7 +14,7 @@ from router.extensions.console.site import Entry, Page, Visit
 from router.v1 import experiments_pb2 as pb
 
 if TYPE_CHECKING:
-    from router.experiments.report.model import Report
+    from router.extensions.experiments.report.model import Report
 
 SERVICE = "/router.v1.ExperimentService/"
 LIST, REPORT = SERVICE + "ListExperiments", SERVICE + "GetReport"
@@ -91,7 +91,7 @@ def matches(one: pb.Experiment, text: str) -> bool:
 async def last_reports(visit: Visit, running: Sequence[pb.Experiment]) -> dict[str, Report]:
     """Reports by resource name: of the server's own last look, and for those that it did not look at yet,
     made now, while there is time."""
-    from router.experiments.messages import report_of
+    from router.extensions.experiments.messages import report_of
 
     if visit.why_not(REPORT):
         return {}
@@ -112,8 +112,8 @@ async def last_reports(visit: Visit, running: Sequence[pb.Experiment]) -> dict[s
 
 def _order(report: Report | None) -> tuple[int, float]:
     """Those that may be decided first, then by how long they still take."""
-    from router.experiments.next_step import days_left
-    from router.experiments.words import gives_up
+    from router.extensions.experiments.next_step import days_left
+    from router.extensions.experiments.words import gives_up
 
     if report is None:
         return 3, 0.0
@@ -143,8 +143,8 @@ def row_of(one: pb.Experiment, report: Report | None = None) -> dict[str, Any]:
 
 def judged_in_short(report: Report) -> dict[str, Any]:
     """The verdict with its difference, how far the experiment is, and the time left."""
-    from router.experiments import words
-    from router.experiments.next_step import time_left
+    from router.extensions.experiments import words
+    from router.extensions.experiments.next_step import time_left
 
     first, _, rest = words.heading(report).partition(":")
     so_far, planned = words.progress_of(report)

@@ -16,7 +16,6 @@ import jinja2
 from markupsafe import Markup
 
 from router import quantities
-from router.built_in import has_experiments
 from router.extensions.console.guard import HEADERS
 from router.server.http import HttpCall, Reply
 
@@ -45,10 +44,9 @@ def assets() -> Mapping[str, Asset]:
     """By the name in the folder."""
     found = {}
     files = sorted(resources.files("router.extensions.console").joinpath("static").iterdir(), key=str)
-    if has_experiments():
-        from router.experiments.page import STYLE
+    from router.extensions.experiments.page import STYLE
 
-        files.append(STYLE)
+    files.append(STYLE)
     for file in files:
         stem, _, ending = file.name.rpartition(".")
         if ending in TYPES:

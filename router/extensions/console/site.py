@@ -28,7 +28,7 @@ from router.server.http import EVENTS, JSON, HttpCall, Reply, Route, route_name
 from router.server.policy import ADMIN, Policy
 
 if TYPE_CHECKING:
-    from router.experiments.runtime import LiveExperiments
+    from router.extensions.experiments.runtime import LiveExperiments
     from router.server.app import ServerApp
 
 
@@ -294,7 +294,7 @@ class Console:
         self.no_experiments = "" if server.experiments is not None else NO_EXPERIMENTS
         self.live: LiveExperiments | None = None  # experiments whose guardian is in this process
         if server.experiments is not None:
-            from router.experiments.runtime import LiveExperiments
+            from router.extensions.experiments.runtime import LiveExperiments
 
             self.live = server.experiments if isinstance(server.experiments, LiveExperiments) else None
         address, settings = server.http_address, server.settings

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from router.experiments.report.model import Report
-    from router.experiments.runtime import LiveExperiments
+    from router.extensions.experiments.report.model import Report
+    from router.extensions.experiments.runtime import LiveExperiments
 
 KEPT_SECONDS = 86_400.0  # an experiment that was stopped for harm is shown for so long
 
@@ -25,7 +25,7 @@ class Verdicts:
 
     def note(self, report: Report) -> None:
         """A report was made; in the thread of the look."""
-        from router.experiments.words import heading
+        from router.extensions.experiments.words import heading
 
         self.noted(report.experiment.name, str(report.verdict.decision), heading(report))
 

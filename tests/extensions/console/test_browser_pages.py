@@ -12,10 +12,10 @@ import pytest
 
 from router.corrections.recorder import Corrections
 from router.corrections.store import CorrectionStore
-from tests.experiments.memory_store import MemoryStore
-from tests.experiments.service.lab import experimenting
 from tests.extensions.console.test_browser import PICTURES, seen_by
 from tests.extensions.console.trials import draft, routing, trial
+from tests.extensions.experiments.memory_store import MemoryStore
+from tests.extensions.experiments.service.lab import experimenting
 from tests.extensions.openai.test_foreign_clients import elsewhere
 from tests.server.helpers import Connect
 from tests.server.http_helpers import StartWeb

@@ -11,15 +11,15 @@ from types import SimpleNamespace
 
 import pytest
 
-from router.experiments.messages import experiment_message, report_message
-from router.experiments.model import Kind, MetricSpec
 from router.extensions.console import experiments as page
+from router.extensions.experiments.messages import experiment_message, report_message
+from router.extensions.experiments.model import Kind, MetricSpec
 from router.v1 import experiments_pb2 as pb
-from tests.experiments.memory_store import MemoryStore
-from tests.experiments.plans import said
-from tests.experiments.report.sums import REPORT
-from tests.experiments.service.lab import answer, create, experimenting, running
 from tests.extensions.console.conftest import post, signed_in
+from tests.extensions.experiments.memory_store import MemoryStore
+from tests.extensions.experiments.plans import said
+from tests.extensions.experiments.report.sums import REPORT
+from tests.extensions.experiments.service.lab import answer, create, experimenting, running
 from tests.security.helpers import write_clients
 from tests.server.helpers import Connect
 from tests.server.http_helpers import Http, StartWeb
@@ -299,7 +299,7 @@ async def test_a_report_with_something_in_every_field(
 ) -> None:
     await running(lab)
     monkeypatch.setattr(
-        "router.experiments.service.report_message",
+        "router.extensions.experiments.service.report_message",
         lambda _, experiment: report_message(REPORT, experiment_message(REPORT.experiment)),
     )
     shown = (await lab.http.get(HOME + "/trial")).text
@@ -329,7 +329,7 @@ async def test_the_list_shows_what_the_server_saw_last(
     await running(lab)
     await lab.experiments.CreateExperiment(create("a-draft"))
     await lab.live.guardian.look()
-    monkeypatch.setattr("router.experiments.service.report_message", None)
+    monkeypatch.setattr("router.extensions.experiments.service.report_message", None)
     shown = (await lab.http.get(HOME)).text
     assert "WAIT" in shown
     assert "0 of 5,000 planned users (0 %)" in shown

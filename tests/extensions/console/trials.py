@@ -6,7 +6,7 @@ import random
 import time
 from dataclasses import replace
 
-from router.experiments.model import (
+from router.extensions.experiments.model import (
     AuditEntry,
     Experiment,
     ExperimentPhase,
@@ -20,8 +20,8 @@ from router.experiments.model import (
 )
 from router.routing.calibration import Calibration
 from router.routing.state import ClassifierState, RoutingState
-from tests.experiments.memory_store import MemoryStore
-from tests.experiments.plans import plan
+from tests.extensions.experiments.memory_store import MemoryStore
+from tests.extensions.experiments.plans import plan
 
 EVIL = '"><script>alert(1)</script><img src=x onerror=alert(2)>'
 DAY = 86_400.0

@@ -12,13 +12,13 @@ import httpx2
 import pytest
 
 from router.access.clients import Role
-from router.experiments.assignment import place_of, running_of
-from router.experiments.model import ArmSpec, Experiment, ExperimentPhase, Lifecycle, Mode
+from router.extensions.experiments.assignment import place_of, running_of
+from router.extensions.experiments.model import ArmSpec, Experiment, ExperimentPhase, Lifecycle, Mode
 from router.extensions.ofrep import flags
 from router.plugins import Hooks, PluginHost
 from router.plugins.tables import SettingPlace, SettingsTable, SettingValue
 from router.types import Request, RoutingHints
-from tests.experiments.plans import plan
+from tests.extensions.experiments.plans import plan
 from tests.security.worlds import answered, begun, world
 from tests.server.helpers import Connect, Start, until
 from tests.server.http_helpers import Http

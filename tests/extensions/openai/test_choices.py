@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from router.engine.fake import FakeEngine
-from tests.experiments.memory_store import MemoryStore
-from tests.experiments.service.lab import experimenting, running
+from tests.extensions.experiments.memory_store import MemoryStore
+from tests.extensions.experiments.service.lab import experimenting, running
 from tests.extensions.openai.validated import validated, validated_events
 from tests.security.helpers import write_clients
 from tests.server.helpers import Connect, until

@@ -25,8 +25,8 @@ from router.feedback.store import FeedbackStore
 from router.v1 import experiments_pb2 as experiments
 from router.v1 import feedback_pb2 as feedback
 from router.v1 import inference_pb2 as pb
-from tests.experiments.memory_store import MemoryStore
-from tests.experiments.service.lab import experimenting, running
+from tests.extensions.experiments.memory_store import MemoryStore
+from tests.extensions.experiments.service.lab import experimenting, running
 from tests.security.helpers import write_clients
 from tests.server.helpers import Connect
 from tests.server.http_helpers import Http, StartWeb, asking
