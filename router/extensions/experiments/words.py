@@ -1,4 +1,4 @@
-"""A report in sentences, for readers who know no statistics: the terminal, the page, the console, notices.
+"""A report in sentences, for readers who know no statistics: the terminal, the page and the console.
 
 Rule names, p-values and methods stand nowhere here: they are in the report's fields and behind the fold.
 """
