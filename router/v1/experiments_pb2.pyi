@@ -58,16 +58,14 @@ class Experiment(_message.Message):
         values: _containers.RepeatedScalarFieldContainer[str]
         def __init__(self, label: _Optional[str] = ..., values: _Optional[_Iterable[str]] = ...) -> None: ...
     class Arm(_message.Message):
-        __slots__ = ("name", "weight", "adapter", "withdraw_time")
+        __slots__ = ("name", "weight", "adapter")
         NAME_FIELD_NUMBER: _ClassVar[int]
         WEIGHT_FIELD_NUMBER: _ClassVar[int]
         ADAPTER_FIELD_NUMBER: _ClassVar[int]
-        WITHDRAW_TIME_FIELD_NUMBER: _ClassVar[int]
         name: str
         weight: float
         adapter: str
-        withdraw_time: _timestamp_pb2.Timestamp
-        def __init__(self, name: _Optional[str] = ..., weight: _Optional[float] = ..., adapter: _Optional[str] = ..., withdraw_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+        def __init__(self, name: _Optional[str] = ..., weight: _Optional[float] = ..., adapter: _Optional[str] = ...) -> None: ...
     class Metric(_message.Message):
         __slots__ = ("name", "kind", "higher_is_better", "aggregate", "per", "covariate", "margin", "relative", "cap", "least", "window", "missing", "improve")
         class Missing(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
@@ -309,24 +307,6 @@ class StopExperimentRequest(_message.Message):
     def __init__(self, name: _Optional[str] = ..., etag: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class StopExperimentResponse(_message.Message):
-    __slots__ = ("experiment",)
-    EXPERIMENT_FIELD_NUMBER: _ClassVar[int]
-    experiment: Experiment
-    def __init__(self, experiment: _Optional[_Union[Experiment, _Mapping]] = ...) -> None: ...
-
-class WithdrawArmRequest(_message.Message):
-    __slots__ = ("name", "arm", "etag", "reason")
-    NAME_FIELD_NUMBER: _ClassVar[int]
-    ARM_FIELD_NUMBER: _ClassVar[int]
-    ETAG_FIELD_NUMBER: _ClassVar[int]
-    REASON_FIELD_NUMBER: _ClassVar[int]
-    name: str
-    arm: str
-    etag: str
-    reason: str
-    def __init__(self, name: _Optional[str] = ..., arm: _Optional[str] = ..., etag: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
-
-class WithdrawArmResponse(_message.Message):
     __slots__ = ("experiment",)
     EXPERIMENT_FIELD_NUMBER: _ClassVar[int]
     experiment: Experiment

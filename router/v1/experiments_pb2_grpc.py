@@ -70,11 +70,6 @@ class ExperimentServiceStub:
                 request_serializer=router_dot_v1_dot_experiments__pb2.StopExperimentRequest.SerializeToString,
                 response_deserializer=router_dot_v1_dot_experiments__pb2.StopExperimentResponse.FromString,
                 _registered_method=True)
-        self.WithdrawArm = channel.unary_unary(
-                '/router.v1.ExperimentService/WithdrawArm',
-                request_serializer=router_dot_v1_dot_experiments__pb2.WithdrawArmRequest.SerializeToString,
-                response_deserializer=router_dot_v1_dot_experiments__pb2.WithdrawArmResponse.FromString,
-                _registered_method=True)
         self.PromoteArm = channel.unary_unary(
                 '/router.v1.ExperimentService/PromoteArm',
                 request_serializer=router_dot_v1_dot_experiments__pb2.PromoteArmRequest.SerializeToString,
@@ -162,15 +157,6 @@ class ExperimentServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def WithdrawArm(self, request, context):
-        """WithdrawArm enrols no more units in one arm of a running split; those get the default. Salts, phase and
-        units of the other arms stay, and so does what was counted of the arm. Idempotent. Refused for control
-        and for the last treatment.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
     def PromoteArm(self, request, context):
         """PromoteArm makes the arm's version the default and stops the experiment. Refused unless the verdict
         is to promote it; force overrules that, on record.
@@ -251,11 +237,6 @@ def add_ExperimentServiceServicer_to_server(servicer, server):
                     servicer.StopExperiment,
                     request_deserializer=router_dot_v1_dot_experiments__pb2.StopExperimentRequest.FromString,
                     response_serializer=router_dot_v1_dot_experiments__pb2.StopExperimentResponse.SerializeToString,
-            ),
-            'WithdrawArm': grpc.unary_unary_rpc_method_handler(
-                    servicer.WithdrawArm,
-                    request_deserializer=router_dot_v1_dot_experiments__pb2.WithdrawArmRequest.FromString,
-                    response_serializer=router_dot_v1_dot_experiments__pb2.WithdrawArmResponse.SerializeToString,
             ),
             'PromoteArm': grpc.unary_unary_rpc_method_handler(
                     servicer.PromoteArm,
@@ -478,33 +459,6 @@ class ExperimentService:
             '/router.v1.ExperimentService/StopExperiment',
             router_dot_v1_dot_experiments__pb2.StopExperimentRequest.SerializeToString,
             router_dot_v1_dot_experiments__pb2.StopExperimentResponse.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def WithdrawArm(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/router.v1.ExperimentService/WithdrawArm',
-            router_dot_v1_dot_experiments__pb2.WithdrawArmRequest.SerializeToString,
-            router_dot_v1_dot_experiments__pb2.WithdrawArmResponse.FromString,
             options,
             channel_credentials,
             insecure,

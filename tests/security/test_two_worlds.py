@@ -251,9 +251,6 @@ CASES: dict[str, list[Call]] = {
     "ExperimentService/StopExperiment": named(
         "StopExperiment", lambda name: pb.StopExperimentRequest(name=name)
     ),
-    "ExperimentService/WithdrawArm": named(
-        "WithdrawArm", lambda name: pb.WithdrawArmRequest(name=name, arm="new")
-    ),
     "ExperimentService/PromoteArm": named(
         "PromoteArm", lambda name: pb.PromoteArmRequest(name=name, arm="new", force=True)
     ),

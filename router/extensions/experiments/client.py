@@ -237,13 +237,6 @@ class Experiments:
         answer = self._caller.unary(self._stub.StopExperiment, request, options)
         return experiment_of(answer.experiment)
 
-    def withdraw(
-        self, name: str, arm: str, *, reason: str = "", etag: str = "", **options: Unpack[CallOptions]
-    ) -> Experiment:
-        """Enrol no more units in an arm, which get the default; the other arms go on as they were."""
-        request = pb.WithdrawArmRequest(name=experiment_name(name), arm=arm, etag=etag, reason=reason)
-        return experiment_of(self._caller.unary(self._stub.WithdrawArm, request, options).experiment)
-
     def promote(
         self,
         name: str,
@@ -357,14 +350,6 @@ class AsyncExperiments:
         """Everybody gets the default again; outcomes count until their window closes."""
         request = pb.StopExperimentRequest(name=experiment_name(name), etag=etag, reason=reason)
         answer = await self._caller.unary(self._stub.StopExperiment, request, options)
-        return experiment_of(answer.experiment)
-
-    async def withdraw(
-        self, name: str, arm: str, *, reason: str = "", etag: str = "", **options: Unpack[CallOptions]
-    ) -> Experiment:
-        """See `Experiments.withdraw`."""
-        request = pb.WithdrawArmRequest(name=experiment_name(name), arm=arm, etag=etag, reason=reason)
-        answer = await self._caller.unary(self._stub.WithdrawArm, request, options)
         return experiment_of(answer.experiment)
 
     async def promote(

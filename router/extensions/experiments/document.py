@@ -305,7 +305,6 @@ def arms_table(report: Report) -> Table:
     for arm in spec.arms:
         who = str(arm.adapter) if arm.adapter else "base" if spec.route else ""
         state = " (control)" if arm.name == spec.control else ""
-        state += " (withdrawn)" if arm.withdrawn is not None else ""
         one = numbers.get(arm.name)
         counts = (
             (

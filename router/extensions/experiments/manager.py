@@ -36,16 +36,12 @@ from router.extensions.experiments.model import (
 from router.extensions.experiments.names import id_problem
 from router.extensions.experiments.phases import (
     NewSalts,
-    lost_arms,
     only_secondary,
     only_wider,
     opened,
     stopped,
     widened,
     with_secondary,
-    with_withdrawals,
-    withdrawal_problem,
-    withdrawn,
 )
 from router.extensions.experiments.plan_file import values_of
 from router.extensions.experiments.plans import Known, conflict, plan_problems
@@ -99,7 +95,7 @@ class Manager:
         """Keep a plan. Raises InvalidRequest, AlreadyExists."""
         if problem := id_problem(name):
             raise InvalidRequest([FieldViolation("experiment_id", problem)])
-        spec = chosen(with_withdrawals(spec, {}))
+        spec = chosen(spec)
         self._check(spec)
         now = self.clock()
         with self.lock:
@@ -115,12 +111,12 @@ class Manager:
         larger enrolment share or what the secondary metrics are; those may be changed when it is stopped,
         too, for what was counted. A warning of the result names what a new phase leaves behind.
 
-        Raises InvalidRequest, StaleEtag, FailedPrecondition (an arm removed while it runs, a conflict with
-        another experiment, a new phase without `new_phase`)."""
+        Raises InvalidRequest, StaleEtag, FailedPrecondition (a conflict with another experiment, a new phase
+        without `new_phase`)."""
         with self.lock:
             experiment = self.read(name, etag)
             old = experiment.spec
-            spec = chosen(with_withdrawals(edit(old), old.withdrawn), old)
+            spec = chosen(edit(old), old)
             self._check(spec, old)
             if spec == old:
                 return experiment
@@ -131,12 +127,6 @@ class Manager:
             if experiment.state is not Lifecycle.RUNNING:
                 after = replace(experiment, spec=spec, updated=now)
                 return self.keep(after, actor, "update", "", detail)
-            if lost := lost_arms(old, spec):
-                text = (
-                    f"arm {', '.join(lost)} cannot be removed while the experiment runs: `lora-router"
-                    f" experiments withdraw {name} {lost[0]}` takes it out and leaves the others as they are"
-                )
-                raise FailedPrecondition(text, resource=experiment.resource)
             if only_wider(old, spec):
                 return self.keep(widened(experiment, spec, now), actor, "widen", "", detail)
             number, counted = len(experiment.phases), self._counted(experiment, now)
@@ -193,24 +183,6 @@ class Manager:
             if experiment.state is Lifecycle.DRAFT:
                 raise FailedPrecondition("it has not been started", resource=experiment.resource)
             return self.keep(stopped(experiment, self.clock(), reason), actor, "stop", reason)
-
-    def withdraw(self, name: str, arm: str, etag: str, reason: str, actor: str) -> Experiment:
-        """Enrol no more units in an arm; the same again changes nothing.
-
-        Phase, salts and the units of the other arms stay. Raises InvalidRequest for an arm that is not there,
-        FailedPrecondition where nothing runs, in a mode that has no units by arm, for control and for the
-        last treatment.
-        """
-        with self.lock:
-            experiment = self.read(name)
-            if arm in experiment.spec.withdrawn:
-                return experiment
-            check_etag(experiment, etag)
-            if problem := withdrawal_problem(experiment, arm):
-                raise FailedPrecondition(problem, resource=experiment.resource)
-            now = self.clock()
-            detail = {"phase": len(experiment.phases), "arm": arm}
-            return self.keep(withdrawn(experiment, {arm}, now), actor, "withdraw", reason, detail)
 
     def delete(self, name: str, etag: str) -> None:
         """Forget it and all that was logged of it. Raises FailedPrecondition (running), StaleEtag."""

@@ -264,16 +264,13 @@ Version = Annotated[
 
 @dataclass(frozen=True, slots=True)
 class ArmSpec:
-    """One arm; without an adapter it is the base. From `withdrawn` on, in unix seconds, it has no units:
-    those whose variant falls to it take no part.
-    """
+    """One arm; without an adapter it is the base."""
 
     __pydantic_config__ = Metadata
 
     name: Annotated[Word, Field(description="its name")]
     weight: Annotated[float, Field(description="its share of the units; all add up to 1")]
     adapter: Annotated[Version, Field(description="left out: the base, without an adapter")] = None
-    withdrawn: Annotated[float | None, Field(description="set by the server")] = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -439,11 +436,6 @@ class Spec:
     equal_arms: Annotated[
         bool, Field(description="true: arms may be the same version, to test the pipeline (A/A)")
     ] = False
-
-    @property
-    def withdrawn(self) -> Mapping[str, float]:
-        """Arms that were withdrawn, and when."""
-        return {arm.name: arm.withdrawn for arm in self.arms if arm.withdrawn is not None}
 
     @property
     def metrics(self) -> tuple[MetricSpec, ...]:

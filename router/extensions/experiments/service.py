@@ -56,7 +56,6 @@ ROWS: Mapping[str, Policy] = {
     SERVICE + "DeleteExperiment": CHANGE,
     SERVICE + "StartExperiment": CHANGE,
     SERVICE + "StopExperiment": CHANGE,
-    SERVICE + "WithdrawArm": CHANGE,
     SERVICE + "PromoteArm": CHANGE,
     SERVICE + "RollBackPromotion": CHANGE,
 }
@@ -148,7 +147,7 @@ class WarmArms:
 
     def __call__(self, snapshot: Snapshot) -> None:
         """Load what was not wanted before. A version that cannot be loaded is a matter of its requests."""
-        arms = (arm for one in snapshot.all() for arm in one.arms.values() if arm.withdrawn is None)
+        arms = (arm for one in snapshot.all() for arm in one.arms.values())
         wanted = frozenset(arm.adapter for arm in arms if arm.adapter)
         for ref in sorted(wanted - self._asked, key=str):
             task = asyncio.get_running_loop().create_task(self._load(ref), name=f"load {ref}")
@@ -314,19 +313,6 @@ class ExperimentService(ExperimentServiceServicer):
         await self._check_seen(name)
         kept = await self._change(self._manager.stop, name, request.etag, reason, call.actor)
         return pb.StopExperimentResponse(experiment=self._message(kept))
-
-    async def WithdrawArm(self, request: pb.WithdrawArmRequest, call: Call) -> pb.WithdrawArmResponse:
-        """Its units get the default."""
-        found = Findings()
-        found.text("arm", request.arm, MAX_ARM_BYTES)
-        found.text("reason", request.reason, MAX_REASON_BYTES)
-        found.check()
-        name = parse_experiment(request.name)
-        await self._check_seen(name)
-        kept = await self._change(
-            self._manager.withdraw, name, request.arm, request.etag, request.reason, call.actor
-        )
-        return pb.WithdrawArmResponse(experiment=self._message(kept))
 
     async def PromoteArm(self, request: pb.PromoteArmRequest, call: Call) -> pb.PromoteArmResponse:
         """The new default and the one before."""

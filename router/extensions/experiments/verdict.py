@@ -191,28 +191,20 @@ def judge(
     design: ExperimentDesign,
     outcomes: Outcomes,
     health: PipelineHealth,
-    withdrawn: Mapping[str, Outcomes] | None = None,
     course: Course | None = None,
 ) -> ExperimentVerdict:
     """The verdict at this look, from the matured units' sums by arm and metric. Without a course the planned
-    bound shows nothing.
-
-    `withdrawn`: arms that have no more units, each with the sums of the units of its time, control's among
-    them. They stay among the comparisons that Holm corrects for; the experiment's verdict is of the others.
-    """
-    apart, looks = withdrawn or {}, course or {}
-    for each in (outcomes, *apart.values()):
-        _check(design, each)
-    own = {arm: apart.get(arm, outcomes) for arm in design.treatments}
-    primaries = {arm: _primary(design, own[arm], looks, arm) for arm in design.treatments}
+    bound shows nothing."""
+    looks = course or {}
+    _check(design, outcomes)
+    primaries = {arm: _primary(design, outcomes, looks, arm) for arm in design.treatments}
     adjusted = holm({arm: found.comparison.p if found else 1.0 for arm, found in primaries.items()})
     faults = health.faults()
     arms = tuple(
-        _blocked(_arm(design, own[arm], health, looks, arm, primaries[arm], adjusted[arm]), faults)
+        _blocked(_arm(design, outcomes, health, looks, arm, primaries[arm], adjusted[arm]), faults)
         for arm in design.treatments
     )
-    left = tuple(arm for arm in arms if arm.arm not in apart)
-    return replace(_together(left, faults), arms=arms)
+    return _together(arms, faults)
 
 
 def _check(design: ExperimentDesign, outcomes: Outcomes) -> None:

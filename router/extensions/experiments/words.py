@@ -201,8 +201,6 @@ def sentence(report: Report, verdict: Ruling, arm: str) -> str:
             return f"STOP {arm}: {what}."
         case "invalid":
             return "INVALID: do not use these numbers. The data have a fault."
-    if verdict.rule == "withdrawn":
-        return f"WITHDRAWN {arm}: {verdict.text}."
     return f"{_first_word(report)}: {_undecided(report, verdict, arm)}"
 
 

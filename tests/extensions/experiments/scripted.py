@@ -82,12 +82,6 @@ class ScriptedExperiments(experiments_pb2_grpc.ExperimentServiceServicer):
         kept.state, kept.stop_reason = State.STATE_STOPPED, request.reason
         return pb.StopExperimentResponse(experiment=kept)
 
-    def WithdrawArm(self, request, context):
-        self.requests.append(request)
-        kept = self._get(request.name, context)
-        next(arm for arm in kept.arms if arm.name == request.arm).withdraw_time.FromSeconds(60)
-        return pb.WithdrawArmResponse(experiment=kept)
-
     def PromoteArm(self, request, context):
         self.requests.append(request)
         kept = self._get(request.name, context)

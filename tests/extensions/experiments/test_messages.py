@@ -37,7 +37,6 @@ from router.extensions.experiments.model import (
     SizeQuestion,
     Spec,
 )
-from router.extensions.experiments.phases import with_withdrawals
 from router.extensions.experiments.plan_file import plan_of as file_plan
 from router.extensions.experiments.plan_file import plan_toml
 from router.extensions.experiments.report.build import report
@@ -77,8 +76,8 @@ def test_every_field_of_a_plan_survives_as_message_document_and_file(spec: Spec)
     assert read(message) == spec
     whole = Experiment("trial", spec, phases=(ExperimentPhase(1, 2.5, "e", "v", spec),))
     assert from_json(to_json(whole), "") == whole
-    filed = replace(with_withdrawals(spec, {}), arms=(ArmSpec("old", 0.5), *spec.arms))
-    assert file_plan(tomllib.loads(plan_toml(filed))) == with_withdrawals(filed, {})
+    filed = replace(spec, arms=(ArmSpec("old", 0.5), *spec.arms))
+    assert file_plan(tomllib.loads(plan_toml(filed))) == filed
 
 
 @pytest.mark.slow
@@ -131,14 +130,6 @@ def test_everything_that_cannot_be_read_is_named() -> None:
 def test_bad_routes(route: str) -> None:
     with pytest.raises(InvalidRequest, match="route"):
         read(pb.Experiment(route=route, primary={"kind": "KIND_MEAN"}))
-
-
-def test_a_time_that_is_none_is_named() -> None:
-    found = Findings()
-    plan_of(pb.Experiment(arms=[{"name": "old", "withdraw_time": {"nanos": -1}}]), found)
-    with pytest.raises(InvalidRequest) as caught:
-        found.check()
-    assert "experiment.arms[0].withdraw_time" in {violation.field for violation in caught.value.violations}
 
 
 def test_a_negative_window_stays_negative() -> None:

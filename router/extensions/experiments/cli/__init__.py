@@ -184,7 +184,6 @@ def _size_row(answer: SizeAnswer) -> tuple[str, ...]:
 
 Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why, for the audit trail.")]
 Arm = Annotated[str, typer.Argument(metavar="ARM", help="The arm; left out, the one that the verdict names.")]
-Withdrawn = Annotated[str, typer.Argument(metavar="ARM", help="The arm.")]
 Force = Annotated[
     bool, typer.Option("--force", help="Promote whatever the verdict is; that is recorded. Needs ARM.")
 ]
@@ -295,31 +294,6 @@ def stop(
     show_one(found, json)
 
 
-def withdraw(
-    name: Name,
-    arm: Withdrawn,
-    reason: Reason = "",
-    etag: Etag = "",
-    server: flags.Server = "",
-    timeout: flags.Timeout = 30.0,
-    json: flags.Json = False,
-) -> None:
-    """Remove one arm from a running experiment.
-
-    Its units get the default. No new phase begins: the other arms keep their units and their verdicts, and
-    the report keeps what was counted of the arm.
-
-    \b
-    Example:
-      lora-router experiments withdraw medical-v2 base --reason "too slow"
-    """
-    from router.cli.connect import connected
-
-    with connected(server, timeout) as client:
-        found = client.experiments.withdraw(name, arm, reason=reason, etag=etag)
-    show_one(found, json)
-
-
 def promote(
     name: Name,
     arm: Arm = "",
@@ -407,7 +381,6 @@ app = group(
     update=update,
     report=report_,
     record=record_,
-    withdraw=withdraw,
     stop=stop,
     promote=promote,
     rollback=rollback,

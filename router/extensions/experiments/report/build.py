@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-from router.extensions.experiments.model import NO_VALUE, WITHIN, MetricSpec, Mode, SegmentSpec, Spec
+from router.extensions.experiments.model import NO_VALUE, WITHIN, MetricSpec, Mode, SegmentSpec
 from router.extensions.experiments.report.course import course_of, points_of
 from router.extensions.experiments.report.model import (
     ArmNumbers,
@@ -57,7 +57,7 @@ from router.extensions.experiments.verdict import (
     VerdictDecision,
     judge,
 )
-from router.extensions.experiments.words import at, pairs_in_words
+from router.extensions.experiments.words import pairs_in_words
 
 POINTS = 200
 NOT_STARTED = Ruling(VerdictDecision.UNDECIDED, "not-started", "nobody is assigned before the start")
@@ -90,7 +90,7 @@ def report(
         store.set_peak(name, chosen.number, health.sample_ratio.peak)
     arms, ruling, arm, planned = _verdicts(store, source, health, course)
     if points:
-        arms = tuple(_with_details(source.beside(one.arm), one) for one in arms)
+        arms = tuple(_with_details(source, one) for one in arms)
     return Report(
         experiment=experiment,
         phase=chosen.number,
@@ -98,7 +98,7 @@ def report(
         arm=arm,
         arms=arms,
         checks=checks_of(source, health),
-        numbers=_numbers(source, health),
+        numbers=_numbers(source),
         audit=trail,
         points=points_of(source, points),
         notes=notes_of(source),
@@ -113,21 +113,10 @@ def _verdicts(
     store: ExperimentStore, source: PhaseEvidence, health: PipelineHealth, course: Course
 ) -> tuple[tuple[ArmReport, ...], Ruling, str | None, PlannedProgress | None]:
     """Arms, the experiment's ruling and the arm that it is about, and how far it is by its plan."""
-    apart = {arm: source.beside(arm).outcomes() for arm in source.spec.withdrawn}
-    judgement = judge(source.design, source.outcomes(), health, apart, course)
+    judgement = judge(source.design, source.outcomes(), health, course)
     arms = _arms(store, source, judgement)
     overall = _overall(source, judgement.verdict, arms)
     return arms, overall, judgement.arm, progress_of(source, judgement)
-
-
-def _standing(spec: Spec, arm: str, ruling: Ruling) -> Ruling:
-    """The ruling of an arm. One that was withdrawn is neither promoted nor stopped, and its text has what its
-    units showed until then."""
-    since = spec.withdrawn.get(arm)
-    if since is None or ruling.decision == VerdictDecision.INVALID:
-        return ruling
-    shown = f"by its units until then: {ruling.text}"
-    return Ruling(VerdictDecision.UNDECIDED, "withdrawn", f"since {at(since)} it has no units; {shown}")
 
 
 def _missing_reports(found: Mapping[str, Missing]) -> Iterator[MissingReport]:
@@ -141,7 +130,7 @@ def _missing_reports(found: Mapping[str, Missing]) -> Iterator[MissingReport]:
 def _arms(
     store: ExperimentStore, source: PhaseEvidence, judgement: ExperimentVerdict
 ) -> tuple[ArmReport, ...]:
-    arms = tuple(_arm(source.beside(found.arm), found) for found in judgement.arms)
+    arms = tuple(_arm(source, found) for found in judgement.arms)
     if source.spec.mode is not Mode.SHADOW:
         return arms
     counts = store.paired(source.experiment.name, source.phase.number)
@@ -157,12 +146,12 @@ def _arm(source: PhaseEvidence, found: ArmVerdict) -> ArmReport:
         primary = replace(primary, age=source.spec.closing)
     return ArmReport(
         arm=found.arm,
-        verdict=_allowed(source, _standing(source.spec, found.arm, found.verdict)),
+        verdict=_allowed(source, found.verdict),
         primary=primary,
         adjusted_p=found.p,
         guardrails=tuple(_guardrail_of(source, rail, plan) for rail in found.guardrails),
         early=tuple(_guardrail_of(source, rail, plan) for rail in found.early),
-        blocked=_allowed(source, _standing(source.spec, found.arm, found.blocked)) if found.blocked else None,
+        blocked=_allowed(source, found.blocked) if found.blocked else None,
     )
 
 
@@ -178,12 +167,9 @@ def _with_details(source: PhaseEvidence, arm: ArmReport) -> ArmReport:
     )
 
 
-def _numbers(source: PhaseEvidence, health: PipelineHealth) -> tuple[ArmNumbers, ...]:
+def _numbers(source: PhaseEvidence) -> tuple[ArmNumbers, ...]:
     spec, data, weights = source.spec, source.data, source.design.weights
     total = sum(b.exposed for b in data.buckets)
-    expected = {arm: total * weight for arm, weight in weights.items()}
-    if spec.withdrawn:
-        expected = dict(zip(weights, health.sample_ratio.expected, strict=True))
     names = [metric.name for metric in spec.metrics]
     return tuple(
         ArmNumbers(
@@ -192,7 +178,7 @@ def _numbers(source: PhaseEvidence, health: PipelineHealth) -> tuple[ArmNumbers,
             matured=exposed_units(source.mature, arm),
             degraded=sum(b.degraded for b in data.buckets if b.arm == arm),
             responses=data.responses.get(arm, 0),
-            expected=expected[arm],
+            expected=total * weight,
             weight=weight,
             answered={name: answered_units(source.mature, arm, name) for name in names},
             built_in=dict(data.built_in.get(arm, {})),
@@ -361,10 +347,7 @@ def forecast(source: PhaseEvidence, arms: tuple[ArmReport, ...], verdict: str) -
         return None
     per_day = _per_day(source)
     exposed = sum(b.exposed for b in source.data.buckets)
-    still = [a for a in arms if a.arm not in source.spec.withdrawn]
-    undecided = [
-        a for a in still if a.verdict.decision == VerdictDecision.UNDECIDED and a.primary is not None
-    ]
+    undecided = [a for a in arms if a.verdict.decision == VerdictDecision.UNDECIDED and a.primary is not None]
     wanted = [units for arm in undecided if (units := _units_for(source, arm)) is not None]
     smallest = min((e for arm in undecided if (e := _smallest(source, arm)) is not None), default=None)
     if not per_day:

@@ -32,7 +32,7 @@ from router.extensions.experiments.verdict import Course
 
 def course_of(source: PhaseEvidence) -> Course:
     """The mature units' sums of the primary metric and the guardrails, by arm but control."""
-    return {arm: _course_of(source.beside(arm), arm) for arm in source.design.treatments}
+    return {arm: _course_of(source, arm) for arm in source.design.treatments}
 
 
 def _course_of(source: PhaseEvidence, arm: str) -> dict[str, Looks]:
@@ -96,7 +96,7 @@ def points_of(source: PhaseEvidence, most: int) -> tuple[PlotPoint, ...]:
     times = _thinned(np.unique(_ends(source.data.buckets)), most)
     found = []
     for arm in source.design.treatments:
-        effects = _effects_over_time(source.beside(arm), arm, times)
+        effects = _effects_over_time(source, arm, times)
         found += [PlotPoint(float(time), arm, *effect) for time, effect in zip(times, effects, strict=True)]
     return tuple(found)
 

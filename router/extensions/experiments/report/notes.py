@@ -15,7 +15,6 @@ from router.extensions.experiments.report.model import PlannedProgress
 from router.extensions.experiments.report.source import PhaseEvidence, exposed_units
 from router.extensions.experiments.stats.planning import GIVE_UP, chances
 from router.extensions.experiments.verdict import ArmVerdict, ExperimentVerdict, VerdictDecision
-from router.extensions.experiments.words import at
 from router.quantities import counted
 
 if TYPE_CHECKING:
@@ -41,7 +40,6 @@ def _notes(source: PhaseEvidence) -> Iterator[str]:
     spec = source.spec
     if text := MODE_NOTES.get(spec.mode):
         yield text
-    yield from _withdrawal_notes(spec)
     yield from _unanswered_notes(source)
     if source.data.late:
         yield f"not counted: {counted(source.data.late, 'outcome')} that happened or came too late"
@@ -83,16 +81,6 @@ def _phase_notes(source: PhaseEvidence) -> Iterator[str]:
         yield f"this is phase {phase.number}; the last one is {last.number}"
 
 
-def _withdrawal_notes(spec: Spec) -> Iterator[str]:
-    """When, and what it changes."""
-    for arm, since in spec.withdrawn.items():
-        yield (
-            f"{arm} was withdrawn at {at(since)}: its {spec.unit}s have the default since then. It is"
-            f" compared with the {spec.unit}s that {spec.control} had until then; the other arms are judged"
-            " as before"
-        )
-
-
 def _unserved_notes(data: PhaseData, spec: Spec) -> Iterator[str]:
     """A note with the counts of each arm, and what they leave out; none where every answer began."""
     shown = [
@@ -119,7 +107,7 @@ def progress_of(source: PhaseEvidence, judged: ExperimentVerdict) -> PlannedProg
     if source.spec.mode is not Mode.SPLIT:
         return None
     units = sum(exposed_units(source.mature, arm) for arm in design.weights)
-    waiting = [arm for arm in judged.arms if arm.arm not in source.spec.withdrawn and _waits(arm)]
+    waiting = [arm for arm in judged.arms if _waits(arm)]
     held = any((arm.blocked or arm.verdict).rule in HELD_BACK for arm in waiting)
     reached = bool(waiting) and all(arm.planned is not None and arm.planned.reached for arm in waiting)
     reached = reached and not held

@@ -53,12 +53,6 @@ def test_show_tells_the_plan_and_the_salts(cli, planned):
     assert shown["window"] == "1 day for outcomes"
 
 
-def test_withdraw_says_since_when(cli, planned):
-    done = cli("experiments", "withdraw", "medical-v2", "new", "--reason", "slow")
-    assert "medical@1.1.0, withdrawn at 1970-01-01 00:01 UTC" in done.out
-    assert (planned.requests[-1].arm, planned.requests[-1].reason) == ("new", "slow")
-
-
 def test_stop_says_why(cli, planned):
     done = cli("experiments", "stop", "medical-v2", "--reason", "release moved")
     assert "stopped: release moved" in done.out

@@ -12,7 +12,7 @@ import pytest
 
 from router.errors import StoreDown
 from router.extensions.experiments.messages import plan_message, update_request
-from router.extensions.experiments.model import Aggregate, ArmSpec, Kind, MetricSpec, SegmentSpec
+from router.extensions.experiments.model import Aggregate, Kind, MetricSpec, SegmentSpec
 from router.v1 import adapters_pb2
 from router.v1 import experiments_pb2 as pb
 from tests.extensions.experiments.plans import SOLVED, plan
@@ -120,23 +120,6 @@ async def test_started_is_served_at_once(lab: SimpleNamespace) -> None:
         "enough",
     )
     assert (await answer(lab, "user-1")).decision.experiment == ""
-
-
-async def test_a_withdrawn_arm_is_served_no_more_at_once(lab: SimpleNamespace) -> None:
-    arms = (*(replace(arm, weight=0.4) for arm in plan().arms), ArmSpec("base", 0.2))
-    await running(lab, arms=arms)
-    units = [f"user-{i}" for i in range(20)]
-    before = {unit: (await answer(lab, unit)).decision.arm for unit in units}
-    asked = pb.WithdrawArmRequest(name=NAME, arm="new", reason="slow")
-    after = (await lab.experiments.WithdrawArm(asked)).experiment
-    assert [arm.HasField("withdraw_time") for arm in after.arms] == [False, True, False]
-    assert [arm.HasField("withdraw_time") for arm in after.phases[0].arms] == [False, True, False]
-    for unit in units:
-        decision = (await answer(lab, unit)).decision
-        assert decision.arm == ("" if before[unit] == "new" else before[unit])
-        if before[unit] == "new":
-            assert (decision.experiment, decision.adapter) == ("", MEDICAL)
-    await refused(lab.experiments.WithdrawArm(pb.WithdrawArmRequest(name=NAME)), "INVALID_ARGUMENT")
 
 
 @pytest.mark.parametrize(

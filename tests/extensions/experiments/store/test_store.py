@@ -52,7 +52,7 @@ def rich():
     found = experiment("rich", metric)
     arms = (
         ArmSpec("a", 0.25, AdapterRef("medical", "1.2.0")),
-        ArmSpec("b", 0.75, withdrawn=7.5),
+        ArmSpec("b", 0.75),
     )
     spec = replace(found.spec, arms=arms, mode=Mode.SHADOW, slot=(0.1, 1 / 3), enrolment=1e-3)
     return replace(found, spec=spec, created=1.5, stopped=2.5, stop_reason="harm", promoted="b")
