@@ -54,8 +54,6 @@ if TYPE_CHECKING:
         Recorded,
         Report,
         SegmentSpec,
-        SizeAnswer,
-        SizeQuestion,
         Spec,
         metric,
     )
@@ -93,8 +91,6 @@ __all__ = [
     "Replica",
     "Report",
     "SegmentSpec",
-    "SizeAnswer",
-    "SizeQuestion",
     "Spec",
     "Started",
     "TokenCount",

@@ -85,11 +85,6 @@ class ExperimentServiceStub:
                 request_serializer=router_dot_v1_dot_experiments__pb2.GetReportRequest.SerializeToString,
                 response_deserializer=router_dot_v1_dot_experiments__pb2.GetReportResponse.FromString,
                 _registered_method=True)
-        self.PlanExperiment = channel.unary_unary(
-                '/router.v1.ExperimentService/PlanExperiment',
-                request_serializer=router_dot_v1_dot_experiments__pb2.PlanExperimentRequest.SerializeToString,
-                response_deserializer=router_dot_v1_dot_experiments__pb2.PlanExperimentResponse.FromString,
-                _registered_method=True)
         self.RecordOutcome = channel.unary_unary(
                 '/router.v1.ExperimentService/RecordOutcome',
                 request_serializer=router_dot_v1_dot_experiments__pb2.RecordOutcomeRequest.SerializeToString,
@@ -179,13 +174,6 @@ class ExperimentServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def PlanExperiment(self, request, context):
-        """PlanExperiment tells how large an effect, how many units and how many days it takes to a verdict.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
     def RecordOutcome(self, request, context):
         """RecordOutcome keeps one outcome; durable when it answers.
         """
@@ -252,11 +240,6 @@ def add_ExperimentServiceServicer_to_server(servicer, server):
                     servicer.GetReport,
                     request_deserializer=router_dot_v1_dot_experiments__pb2.GetReportRequest.FromString,
                     response_serializer=router_dot_v1_dot_experiments__pb2.GetReportResponse.SerializeToString,
-            ),
-            'PlanExperiment': grpc.unary_unary_rpc_method_handler(
-                    servicer.PlanExperiment,
-                    request_deserializer=router_dot_v1_dot_experiments__pb2.PlanExperimentRequest.FromString,
-                    response_serializer=router_dot_v1_dot_experiments__pb2.PlanExperimentResponse.SerializeToString,
             ),
             'RecordOutcome': grpc.unary_unary_rpc_method_handler(
                     servicer.RecordOutcome,
@@ -540,33 +523,6 @@ class ExperimentService:
             '/router.v1.ExperimentService/GetReport',
             router_dot_v1_dot_experiments__pb2.GetReportRequest.SerializeToString,
             router_dot_v1_dot_experiments__pb2.GetReportResponse.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def PlanExperiment(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/router.v1.ExperimentService/PlanExperiment',
-            router_dot_v1_dot_experiments__pb2.PlanExperimentRequest.SerializeToString,
-            router_dot_v1_dot_experiments__pb2.PlanExperimentResponse.FromString,
             options,
             channel_credentials,
             insecure,

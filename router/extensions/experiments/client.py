@@ -23,11 +23,9 @@ from router.client.values import CallOptions
 from router.conversion import read, timestamp
 from router.extensions.experiments.messages import (
     STATUSES,
-    answer_of,
     experiment_name,
     experiment_of,
     plan_message,
-    question_message,
     report_of,
     update_request,
 )
@@ -40,8 +38,6 @@ from router.extensions.experiments.model import (
     MetricSpec,
     Mode,
     SegmentSpec,
-    SizeAnswer,
-    SizeQuestion,
     Spec,
 )
 from router.extensions.experiments.report.model import Report
@@ -143,8 +139,6 @@ __all__ = [
     "Recorded",
     "Report",
     "SegmentSpec",
-    "SizeAnswer",
-    "SizeQuestion",
     "Spec",
     "metric",
 ]
@@ -179,11 +173,6 @@ class Experiments:
     def __init__(self, channel: grpc.Channel, caller: SyncCaller) -> None:
         self._stub = experiments_pb2_grpc.ExperimentServiceStub(channel)  # type: ignore[no-untyped-call]
         self._caller = caller
-
-    def plan(self, question: SizeQuestion, **options: Unpack[CallOptions]) -> SizeAnswer:
-        """How large an effect, how many units and how many days it takes to a verdict. What the question
-        leaves open is taken from the last experiment on its route that had the metric."""
-        return answer_of(self._caller.unary(self._stub.PlanExperiment, question_message(question), options))
 
     def create(self, name: str, spec: Spec, **options: Unpack[CallOptions]) -> Experiment:
         """Keep a plan; nothing is served by it before `start`."""
@@ -292,13 +281,6 @@ class AsyncExperiments:
     def __init__(self, channel: grpc.aio.Channel, caller: AsyncCaller) -> None:
         self._stub: Any = experiments_pb2_grpc.ExperimentServiceStub(channel)  # type: ignore[no-untyped-call]
         self._caller = caller
-
-    async def plan(self, question: SizeQuestion, **options: Unpack[CallOptions]) -> SizeAnswer:
-        """How large an effect, how many units and how many days it takes to a verdict. What the question
-        leaves open is taken from the last experiment on its route that had the metric."""
-        return answer_of(
-            await self._caller.unary(self._stub.PlanExperiment, question_message(question), options)
-        )
 
     async def create(self, name: str, spec: Spec, **options: Unpack[CallOptions]) -> Experiment:
         """Keep a plan; nothing is served by it before `start`."""

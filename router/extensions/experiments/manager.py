@@ -29,8 +29,6 @@ from router.extensions.experiments.model import (
     Experiment,
     Lifecycle,
     Mode,
-    SizeAnswer,
-    SizeQuestion,
     Spec,
 )
 from router.extensions.experiments.names import id_problem
@@ -46,7 +44,6 @@ from router.extensions.experiments.phases import (
 from router.extensions.experiments.plan_file import values_of
 from router.extensions.experiments.plans import Known, conflict, plan_problems
 from router.extensions.experiments.report.model import Report, Ruling
-from router.extensions.experiments.sizing import VisibleHistory, past_of, size_of
 from router.extensions.experiments.store.store import ExperimentStore
 from router.names import parse_version
 from router.ports import Force
@@ -71,7 +68,6 @@ class Manager:
         self.store, self.known, self.clock = store, known, clock
         self._salts = salts
         self.lock = threading.RLock()
-        self.rates: dict[str, Mapping[str, float]] = {}  # by experiment, of proportions as they were before
 
     def problems(self, spec: Spec, before: Spec | None = None) -> list[FieldViolation]:
         """Everything that is wrong with a new plan, or with the edit of one that was kept `before`."""
@@ -86,11 +82,6 @@ class Manager:
         """All, by name."""
         return self.store.list()
 
-    def size(self, question: SizeQuestion) -> SizeAnswer:
-        """How long an experiment takes, by what the store knows. Raises InvalidRequest."""
-        history = VisibleHistory(self.store, self.known.sees)
-        return size_of(question, history, self.clock())
-
     def create(self, name: str, spec: Spec, actor: str) -> Experiment:
         """Keep a plan. Raises InvalidRequest, AlreadyExists."""
         if problem := id_problem(name):
@@ -99,7 +90,6 @@ class Manager:
         self._check(spec)
         now = self.clock()
         with self.lock:
-            self._learn_rates(name, spec)
             kept = self.store.create(Experiment(name, spec, created=now, updated=now))
             self.store.audit(AuditEntry(name, now, actor, "create", spec.hypothesis))
         return kept
@@ -121,7 +111,6 @@ class Manager:
             if spec == old:
                 return experiment
             now, detail = self.clock(), {"fields": _changed_fields(old, spec)}
-            self._learn_rates(name, spec)
             if experiment.phase and old.secondary != spec.secondary and only_secondary(old, spec):
                 return self.keep(with_secondary(experiment, spec, now), actor, "secondary", "", detail)
             if experiment.state is not Lifecycle.RUNNING:
@@ -169,7 +158,6 @@ class Manager:
             if found := plan_problems(experiment.spec, self.known):
                 text = "; ".join(f"{v.field}: {v.description}" for v in found)
                 raise FailedPrecondition(f"it cannot start: {text}", resource=experiment.resource)
-            self._learn_rates(name, experiment.spec)
             reason = "restarted" if experiment.phases else "started"
             return self._open(experiment, experiment.spec, actor, "start", reason, {})
 
@@ -191,7 +179,6 @@ class Manager:
             if experiment.state is Lifecycle.RUNNING:
                 raise FailedPrecondition("it runs; stop it first", resource=experiment.resource)
             self.store.delete(name, experiment.etag)
-            self.rates.pop(name, None)
 
     def read(self, name: str, etag: str = "") -> Experiment:
         """Raises ExperimentNotFound, and StaleEtag where `etag` is given and another."""
@@ -210,18 +197,6 @@ class Manager:
         """Put it in place of what was read, with an audit entry in the same transaction."""
         entry = AuditEntry(experiment.name, experiment.updated, actor, act, reason, detail or {})
         return self.store.replace(experiment, entry)
-
-    def _learn_rates(self, name: str, spec: Spec) -> None:
-        """What is known of a plan's proportions, so that it can be warned of events that are too rare."""
-        if not spec.route:
-            return
-        now = self.clock()
-        pasts = (
-            past_of(VisibleHistory(self.store, self.known.sees), spec.route, m.name, m.kind, now)
-            for m in (spec.primary, *spec.guardrails)
-            if m.kind.rules.binary
-        )
-        self.rates[name] = {past.metric.name: past.value for past in pasts if past is not None}
 
     def _open(
         self,

@@ -18,12 +18,10 @@ from router.errors import ExperimentNotFound, FieldViolation, Findings, RouterEr
 from router.extensions.experiments.assignment import Snapshot
 from router.extensions.experiments.manager import Manager, Promoter
 from router.extensions.experiments.messages import (
-    answer_message,
     checked_paths,
     experiment_message,
     merged,
     plan_of,
-    question_of,
     report_message,
 )
 from router.extensions.experiments.model import Experiment, Spec
@@ -50,7 +48,6 @@ ROWS: Mapping[str, Policy] = {
     SERVICE + "GetExperiment": READ,
     SERVICE + "ListExperiments": READ,
     SERVICE + "GetReport": READ,
-    SERVICE + "PlanExperiment": READ,
     SERVICE + "CreateExperiment": CHANGE,
     SERVICE + "UpdateExperiment": CHANGE,
     SERVICE + "DeleteExperiment": CHANGE,
@@ -89,7 +86,7 @@ def experiment_service(live: LiveExperiments, registry: AdapterRegistry) -> Expe
         of_arms = arm_warnings(
             experiment.spec, lambda name, version="": registry.resolve(name, version, seen)
         )
-        of_plan = plan_warnings(experiment.spec, manager.rates.get(experiment.name))
+        of_plan = plan_warnings(experiment.spec)
         return (*live.assigner.warnings(experiment.name), *of_plan, *of_arms)
 
     return ExperimentService(
@@ -357,15 +354,6 @@ class ExperimentService(ExperimentServiceServicer):
         visibility = current_visibility()
         audit = tuple(replace(entry, detail=visibility.detail(entry.detail)) for entry in report.audit)
         return report_message(replace(report, audit=audit), self._message(report.judged))
-
-    async def PlanExperiment(
-        self, request: pb.PlanExperimentRequest, call: Call
-    ) -> pb.PlanExperimentResponse:
-        """By the history of its route, where it leaves something open."""
-        found = Findings()
-        question = question_of(request, found)
-        found.check()
-        return answer_message(await self._threads.run(self._manager.size, question))
 
     async def RecordOutcome(self, request: pb.RecordOutcomeRequest, call: Call) -> pb.RecordOutcomeResponse:
         """Durable when it answers."""

@@ -109,13 +109,6 @@ class ScriptedExperiments(experiments_pb2_grpc.ExperimentServiceServicer):
         self.requests.append(request)
         return report_message(self.report, self._get(request.name, context))
 
-    def PlanExperiment(self, request, context):
-        self.requests.append(request)
-        if self.planned is None:
-            info = error_info("INVALID_ARGUMENT")
-            refuse(context, grpc.StatusCode.INVALID_ARGUMENT, "baseline: is not known", info)
-        return self.planned
-
     def RecordOutcome(self, request, context):
         self.outcomes.append(request.outcome)
         if request.outcome.response_id == "nobody":

@@ -15,22 +15,17 @@ from router.client import (
     AsyncClient,
     Client,
     ClientError,
-    Kind,
     Lifecycle,
     Outcome,
     Recorded,
     SegmentSpec,
-    SizeAnswer,
-    SizeQuestion,
     Spec,
     metric,
 )
 from router.errors import Findings
 from router.extensions.experiments.messages import (
-    answer_message,
     plan_message,
     plan_of,
-    question_of,
     update_request,
 )
 from router.extensions.experiments.model import Mode
@@ -144,19 +139,6 @@ def test_a_report_comes_whole(client):
     assert replace(found, experiment=REPORT.experiment) == REPORT
 
 
-PLANNED = SizeAnswer(0.5, 0.5, 0.05, 2760, 4830, 2800, 1.75, 1000, 6.0, 800.0, ("from experiments/a",))
-
-
-def test_a_question_is_answered(client, remote):
-    remote.experiments.planned = answer_message(PLANNED)
-    question = SizeQuestion("thumbs_up", Kind.PROPORTION, route="medical", weights=(0.9, 0.1), days=14.0)
-    assert client.experiments.plan(question) == PLANNED
-    assert question_of(remote.experiments.requests[-1], Findings()) == question
-    remote.experiments.planned = None
-    with pytest.raises(ClientError, match="baseline: is not known"):
-        client.experiments.plan(question)
-
-
 def test_an_outcome_has_a_key_that_makes_retries_safe(client, remote):
     outcome = Outcome("thumbs_up", 1.0, response_id="r-1", time=5.5)
     assert client.experiments.record_outcome(outcome) is Accepted.COUNTED
@@ -198,11 +180,6 @@ async def test_an_experiment_lives_from_plan_to_rollback_with_asyncio(experiment
     assert (await experiments.get("medical-v2")).state is Lifecycle.STOPPED
     await experiments.delete("medical-v2")
     assert await experiments.list() == ()
-
-
-async def test_a_question_is_answered_with_asyncio(experiments, remote):
-    remote.experiments.planned = answer_message(PLANNED)
-    assert await experiments.plan(SizeQuestion("thumbs_up")) == PLANNED
 
 
 async def test_outcomes_one_by_one_and_many_with_asyncio(experiments):

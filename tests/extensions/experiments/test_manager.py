@@ -25,14 +25,12 @@ from router.extensions.experiments.model import (
     ArmSpec,
     AuditEntry,
     Experiment,
-    Exposure,
     Kind,
     Lifecycle,
     MetricSpec,
     Mode,
     SegmentSpec,
     Spec,
-    StoredOutcome,
 )
 from router.extensions.experiments.phases import opened, stopped
 from router.types import AdapterRef, AdapterState, Override
@@ -322,24 +320,6 @@ def test_a_running_one_cannot_be_deleted(bench: SimpleNamespace) -> None:
     bench.manager.delete("trial", "")
     with pytest.raises(ExperimentNotFound):
         bench.manager.get("trial")
-
-
-def test_rates_of_earlier_experiments_are_learnt(bench: SimpleNamespace) -> None:
-    bench.manager.create("first", plan(window=60.0), ME)
-    started = bench.manager.start("first", "", ME)
-    assert bench.manager.rates["first"] == {}
-    for i in range(80):
-        arm = ("old", "new")[i % 2]
-        bench.store.expose([Exposure("first", 1, f"u{i}", arm, started.phase.started + 1, f"r{i}")])
-        bench.store.record(
-            [StoredOutcome(f"k{i}", "solved", float(i < 8), started.phase.started + 1, f"r{i}")]
-        )
-    bench.manager.stop("first", "", "", ME)
-    bench.clock.now += 1e6
-    bench.manager.create("second", plan(), ME)
-    assert bench.manager.rates["second"] == {"solved": 0.1}
-    bench.manager.delete("second", "")
-    assert "second" not in bench.manager.rates
 
 
 OLD, NEW = AdapterRef("medical", "1.0.0"), AdapterRef("medical", "1.1.0")

@@ -276,42 +276,6 @@ async def test_two_changes_at_once_are_one_after_the_other(lab: SimpleNamespace)
     assert {len(one.experiment.phases) for one in both} == {1}
 
 
-METRIC: dict[str, Any] = {"metric": "solved", "kind": pb.Experiment.Metric.KIND_PROPORTION}
-
-
-async def test_a_size_needs_no_history(lab: SimpleNamespace) -> None:
-    asked = pb.PlanExperimentRequest(
-        **METRIC, baseline=0.5, effect=0.05, weights=(0.9, 0.1), units_per_day=800
-    )
-    found = await lab.experiments.PlanExperiment(asked)
-    assert (found.baseline, found.effect, found.least_units) == (0.5, 0.05, 1000)
-    assert found.units > found.fixed_units > 0
-    assert found.factor == pytest.approx(found.units / found.fixed_units, rel=0.01)
-    assert found.days == pytest.approx(found.units / 800)
-
-
-async def test_history_of_a_running_experiment(lab: SimpleNamespace) -> None:
-    await running(lab, window=1.0)
-    for i in range(5):
-        await answer(lab, f"u{i}")
-    asked = pb.PlanExperimentRequest(route="adapters/medical", **METRIC, baseline=0.5, effect=0.05)
-    found = await lab.experiments.PlanExperiment(asked)
-    assert not found.HasField("units_per_day")  # seconds of traffic tell nothing of a day
-    assert not found.HasField("days")
-
-
-async def test_bad_questions_are_named(lab: SimpleNamespace) -> None:
-    asked = pb.PlanExperimentRequest(**METRIC, weights=(1.0,), alpha=3.0)
-    assert fields_of(await refused(lab.experiments.PlanExperiment(asked), "INVALID_ARGUMENT")) == [
-        "weights",
-        "alpha",
-    ]
-    unknown = await refused(
-        lab.experiments.PlanExperiment(pb.PlanExperimentRequest(**METRIC)), "INVALID_ARGUMENT"
-    )
-    assert "no experiment has had solved yet" in unknown["text"]
-
-
 SECONDS = MetricSpec("seconds", Kind.MEAN, aggregate=Aggregate.SUM)
 
 
@@ -319,7 +283,7 @@ async def test_a_plan_out_of_reach_is_warned_of_with_numbers(lab: SimpleNamespac
     arms = tuple(replace(arm, weight=w) for arm, w in zip(plan().arms, (0.98, 0.02), strict=True))
     made = await lab.experiments.CreateExperiment(create(arms=arms, primary=SECONDS))
     (warning,) = made.experiment.warnings
-    assert warning.startswith("new gets 2 % of 5,000 planned units, 100; seconds has no cap and needs 750")
+    assert warning.startswith("new gets 2 % of 5,000 planned units, 100; without a cap seconds needs 750")
 
 
 async def test_other_secondary_metrics_keep_the_phase(lab: SimpleNamespace) -> None:
