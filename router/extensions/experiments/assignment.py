@@ -283,12 +283,6 @@ def unit_of(one: RunningExperiment, request: Request) -> str:
     return request.labels.get(label, "") if label else request.routing.unit
 
 
-def hash_of(one: RunningExperiment, request: Request) -> str:
-    """The hash of the request's unit; empty if it has none."""
-    unit = unit_of(one, request)
-    return "" if is_missing(unit) else unit_hash(unit)
-
-
 def _side(one: RunningExperiment, unit: str) -> ArmAssignment:
     """Control for a unit that the server keeps out of all experiments, else the other arm."""
     share = one.allocation.holdout

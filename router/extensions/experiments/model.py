@@ -586,23 +586,6 @@ class Accepted(StrEnum):
     """The same, and as many of those are kept already as may be."""
 
 
-@dataclass(frozen=True, slots=True)
-class ShadowPair:
-    """A served answer and a shadow's to the same request. `same`: their texts are equal.
-
-    `unit` is the hash of the unit that asked; empty where the request had none.
-    """
-
-    experiment: str
-    phase: int
-    arm: str
-    response_id: str
-    time: float
-    same: bool
-    numbers: Mapping[str, float] = field(default_factory=dict)
-    unit: str = ""
-
-
 RULE = "rule"
 """The actor of what the server does by itself."""
 

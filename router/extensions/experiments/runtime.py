@@ -191,18 +191,14 @@ class LiveExperiments:
                 self.assigner.suspect(one.name, problem)
 
     def judged(self, name: str) -> Report:
-        """The report of the last phase, without points. Blocks. Raises as `report.build.report`."""
-        return self.reported(name, points=False)
+        """The report of the last phase, without details. Blocks. Raises as `report.build.report`."""
+        return self.reported(name, details=False)
 
-    def reported(self, name: str, phase: int = 0, points: bool = True) -> Report:
+    def reported(self, name: str, phase: int = 0, details: bool = True) -> Report:
         """The report of a phase, 0 the last one. Blocks. Raises as `report.build.report`."""
-        from router.extensions.experiments.report.build import (  # numpy, only where something is judged
-            POINTS,
-            report,
-        )
+        from router.extensions.experiments.report.build import report  # numpy, only where something is judged
 
-        most = POINTS if points else 0
-        return report(self.store, name, phase, now=time.time(), points=most)
+        return report(self.store, name, phase, now=time.time(), details=details)
 
     def _salt(self, purpose: str) -> str:
         """Kept for ever by the store, so read once."""

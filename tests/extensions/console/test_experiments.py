@@ -303,12 +303,9 @@ async def test_a_report_with_something_in_every_field(
     )
     shown = (await lab.http.get(HOME + "/trial")).text
     for words in (
-        'aria-label="difference of success from control, with its interval, over time"',
         "PROMOTE new<span>: it is better than control.</span>",
         "success: +7.5 points (4.2 to 12.4) ✓ better: 57.5 % of users with new, 50.0 % with control.",
-        "new, if the data had no fault",
         '<span class="badge ok">✓ within what is allowed</span>',
-        "1.25 s",  # total time of the new one's answers
         "ticket 7",
     ):
         assert words in shown, words

@@ -35,7 +35,7 @@ class Bench:
         self.go.wait(10)
         of, arm = self.store.get(name), ArmReport("new", self.ruling, None)
         return Report(
-            of, len(of.phases), self.ruling, "new", (arm,), (), (), self.store.trail(name), (), (), 50.0
+            of, len(of.phases), self.ruling, "new", (arm,), (), (), self.store.trail(name), (), 50.0
         )
 
 
@@ -108,7 +108,7 @@ def arm(name: str, ruling: Ruling = OPEN) -> ArmReport:
 
 
 def report(of: Experiment, *arms: ArmReport, verdict: Ruling = OPEN, audit=(), phase: int = 1) -> Report:
-    return Report(of, phase, verdict, None, arms, (), (), tuple(audit), (), (), 0.0)
+    return Report(of, phase, verdict, None, arms, (), (), tuple(audit), (), 0.0)
 
 
 def test_nothing_to_do():
@@ -154,7 +154,7 @@ def test_harm_by_all_stops():
 
 
 def test_an_invalid_experiment_is_held_once_for_a_rule_and_phase():
-    blocked = replace(arm("new", BROKEN), blocked=HARM)
+    blocked = arm("new", BROKEN)
     act = act_on(report(experiment(), blocked, verdict=BROKEN), 50.0)
     assert act is not None
     assert act.experiment is None
