@@ -12,7 +12,7 @@ import typer
 
 from router.cli import flags
 from router.cli.command import group
-from router.extensions.experiments.cli.aa import aa
+from router.extensions.experiments.cli.aa import aa as aa_
 from router.extensions.experiments.cli.create import (
     Etag,
     Name,
@@ -23,7 +23,7 @@ from router.extensions.experiments.cli.create import (
     update,
 )
 from router.extensions.experiments.cli.create import create as create_
-from router.extensions.experiments.cli.export import export
+from router.extensions.experiments.cli.export import export as export_
 from router.extensions.experiments.cli.record import record as record_
 from router.extensions.experiments.cli.report import report as report_
 
@@ -412,6 +412,6 @@ app = group(
     promote=promote,
     rollback=rollback,
     delete=delete,
-    export=export,
+    export=export_,
 )
-app.command("aa", hidden=True)(aa)
+app.command("aa", hidden=True)(aa_)
