@@ -12,7 +12,7 @@ import shutil
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
@@ -31,7 +31,7 @@ from router.extensions.oidc import forwarded_names
 from router.registry.format.checks import check_base, check_invocation, check_targets, plan_sites
 from router.registry.format.lora_config import LoraSettings, parse_lora_config
 from router.registry.format.manifest import BasePin, ReportError, parse_manifest, parse_probes, parse_report
-from router.registry.format.tensors import LENGTH_BYTES, header_length, match_sites, parse_header
+from router.registry.format.tensors import LENGTH_BYTES, TensorEntry, header_length, match_sites, parse_header
 from router.registry.format.trust import BadSignature, PublicKey, Signature, parse_lock
 from router.registry.format.untrusted import FolderFinding, FolderFindings
 from router.registry.gate import judge
@@ -226,7 +226,7 @@ def adapter_config(data: bytes) -> None:
     _check(findings)
     if settings is not None:
         found = FolderFindings()
-        pairs = match_sites(_good_header().tensors, SITES, found).pairs
+        pairs = match_sites(_good_header(), SITES, found).pairs
         check_targets(settings, SITES, pairs, found)
         check_base(BasePin(), settings.base_model, BASE, found)
         check_invocation(settings.invocation_tokens, BASE.vocab_size, found)
@@ -242,7 +242,7 @@ def weights(data: bytes) -> None:
     length = header_length(data[:LENGTH_BYTES], size, found)
     header = None if length is None else parse_header(data[: LENGTH_BYTES + length], size, found)
     if header is not None:
-        tensors = match_sites(header.tensors, SITES, found)
+        tensors = match_sites(header, SITES, found)
         plan_sites(LoraSettings(r=4), tensors.pairs, SITES, 64, found)
     _check(found.items)
 
@@ -377,7 +377,7 @@ def errors(data: bytes) -> None:
 
 
 @cache
-def _good_header() -> object:
+def _good_header() -> Mapping[str, TensorEntry]:
     data = safetensors(lora_tensors())
     length = int.from_bytes(data[:LENGTH_BYTES], "little")
     header = parse_header(data[: LENGTH_BYTES + length], len(data), FolderFindings())
