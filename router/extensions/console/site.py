@@ -23,7 +23,7 @@ from router.extensions.console.guard import HEADERS, Guard, Sessions
 from router.extensions.console.rendering import Renderer
 from router.extensions.console.request_log import RequestLog
 from router.extensions.console.verdicts import Verdicts
-from router.server.bodies import Decoder, too_many
+from router.server.bodies import Decoder
 from router.server.http import EVENTS, JSON, HttpCall, Reply, Route, route_name
 from router.server.policy import ADMIN, Policy
 
@@ -69,7 +69,7 @@ def count_form(body: bytes) -> int:
     """
     fields, escapes = body.count(b"&") + 1, body.count(b"%")
     if fields > MOST_FIELDS:
-        raise too_many("body", MOST_FIELDS)
+        raise InvalidRequest([FieldViolation("body", f"must have at most {MOST_FIELDS} entries")])
     if escapes > MOST_ESCAPES:
         raise InvalidRequest(
             [FieldViolation("body", f"must have at most {MOST_ESCAPES} escaped characters, send less text")]

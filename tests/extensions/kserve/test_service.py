@@ -472,7 +472,7 @@ async def test_requests_of_a_stream_are_made_by_whom_the_stream_is(
     ("parameters", "text"),
     [
         (b'{"stop":[%s""]}' % (b'"",' * 20_000), "at most 16384 fields"),
-        (b"[" * 300, "200 levels deep"),
+        (b"[" * 5000, "must be an object of JSON"),
         (b'{"grammar":"%s"}' % (b"x" * tensors.MAX_PARAMETER_BYTES), "at most 524288 bytes"),
     ],
     ids=["entries", "nesting", "bytes"],
