@@ -200,7 +200,10 @@ def lists(message: Descriptor, around: tuple[FieldDescriptor, ...] = ()) -> Iter
             wire = {FieldDescriptor.CPPTYPE_DOUBLE: 1, FieldDescriptor.CPPTYPE_FLOAT: 5}.get(one.cpp_type, 0)
             text = one.cpp_type in (FieldDescriptor.CPPTYPE_STRING, FieldDescriptor.CPPTYPE_MESSAGE)
             entry = varint(one.number << 3 | (2 if text else wire)) + bytes({1: 8, 5: 4, 0: 1}[wire])
-            for content in (entry * (SIZE // len(entry)), *([] if text else [field(one.number, bytes(SIZE))])):
+            for content in (
+                entry * (SIZE // len(entry)),
+                *([] if text else [field(one.number, bytes(SIZE))]),
+            ):
                 for outer in reversed(around):
                     content = field(outer.number, content)
                 yield content
