@@ -47,13 +47,6 @@ class Settings(BaseSettings):
     metrics_listen: str = Field(
         "127.0.0.1:9464", description="HTTP address of metrics and probes; empty: off"
     )
-    admin_listen: str | None = Field(
-        None, description="unix:/PATH of a socket; methods of the role admin then work only there"
-    )
-    sidecar_listen: str | None = Field(
-        None,
-        description="HOST:PORT on loopback, or unix:/PATH, for a proxy that sets x-forwarded-client-cert",
-    )
     console_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
         description="names by which HTTP, console and metrics are reached beside their address (comma list)",
@@ -198,12 +191,6 @@ class Settings(BaseSettings):
             raise ValueError("tls_cert and tls_key go together")
         if self.tls_client_ca is not None and self.tls_cert is None:
             raise ValueError("tls_client_ca needs tls_cert and tls_key")
-        return self
-
-    @model_validator(mode="after")
-    def _who_is_forwarded_is_known(self) -> Self:
-        if self.sidecar_listen and self.clients is None:
-            raise ValueError("sidecar_listen needs clients: the file of those whom the sidecar may name")
         return self
 
     @property

@@ -130,10 +130,6 @@ ANYONE = Client(
     "", roles=GIVEN, adapters=EVERYTHING, experiments=EVERYTHING, corrections="texts", feedback="texts"
 )
 """Every caller of a server without a clients file."""
-LOCAL = Client(
-    "local", roles=GIVEN, adapters=EVERYTHING, experiments=EVERYTHING, corrections="texts", feedback="texts"
-)
-"""Who may open the socket of the admin listener, and brings no token."""
 
 
 def new_token(client: str) -> str:
@@ -310,8 +306,6 @@ def _only_once(kind: str, key: str, values: Sequence[str]) -> None:
 def _id(value: Any) -> str:
     if not isinstance(value, str) or not ID.fullmatch(value):
         raise ValueError("id must have 1 to 63 of a-z, 0-9 and -, the first no -")
-    if value == LOCAL.id:
-        raise ValueError(f"id {value!r} is who calls by the admin listener")
     return value
 
 

@@ -52,8 +52,6 @@ def print_summary(app: ServerApp, plugins: Sequence[PluginStatus], calibration: 
             ("feedback", app.feedback.answers.keeping if app.feedback is not None else "off"),
             ("gRPC", app.address),
             ("access", _access_line(settings)),
-            *([("admin", settings.admin_listen)] if settings.admin_listen else []),
-            *([("sidecar", app.sidecar_address)] if app.sidecar_address else []),
             *_web_lines(app),
             ("metrics", f"http://{app.metrics_address}/metrics" if app.metrics_address else "off"),
             *([("OTLP", app.tracing.endpoint)] if app.tracing is not None else []),

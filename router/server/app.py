@@ -97,7 +97,7 @@ class ServerApp:
         self.follow = self.background.follow
         self.methods: Mapping[str, Endpoint] = {}  # of gRPC services, by /SERVICE/METHOD
         self._transports: Transports | None = None
-        self.address = self.sidecar_address = self.metrics_address = self.http_address = ""
+        self.address = self.metrics_address = self.http_address = ""
         self.http_problem = ""  # why there is no HTTP at its default address
         self.listening, self.ready = asyncio.Event(), asyncio.Event()
         self.ending = Ending()
@@ -127,7 +127,7 @@ class ServerApp:
         await self.hooks.startup(self)
         self.follow("checks of plugins", self.hooks.check)
         settings = self.settings
-        self.access = Access(settings.clients, bool(settings.admin_listen))
+        self.access = Access(settings.clients)
         self.pipeline.experiments, self.pipeline.corrections = self.experiments, self.corrections
         self.pipeline.answers = self.feedback.answers if self.feedback is not None else None
         self.interceptors = Interceptors(
@@ -144,8 +144,8 @@ class ServerApp:
         )
         transports = self._transports = Transports(settings, self.tls, self.interceptors, self.metrics)
         transports.bind()
-        self.address, self.sidecar_address = transports.address, transports.sidecar_address
-        self.metrics_address, self.http_address = transports.metrics_address, transports.http_address
+        self.address, self.metrics_address = transports.address, transports.metrics_address
+        self.http_address = transports.http_address
         self.http_problem = transports.http_problem
         self.methods = transports.grpc.endpoints
         await transports.open(self)
@@ -164,7 +164,7 @@ class ServerApp:
         self.lifecycle.phase = ServerPhase.SERVING
         self.background.spawn(self.health.follow())  # a server that cannot judge itself ends
         self.follow("states of adapters", lambda: self.metrics.follow_adapters(self.registry.watch()))
-        await self.health.update()
+        self.health.update()
         await self.hooks.reach("on_ready")
         self.ready.set()
         if self._on_ready is not None:
@@ -206,7 +206,7 @@ class ServerApp:
 
     async def _drain(self, transports: Transports) -> None:
         serving = self.lifecycle.phase is ServerPhase.SERVING
-        await self.health.drain()
+        self.health.drain()
         if serving:
             log.info("draining", extra={"fields": {"running": self.admission.in_flight}})
             await self.ending.pause(self.settings.lame_duck_seconds)

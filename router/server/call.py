@@ -98,11 +98,6 @@ class Trace:
     span_id: str
     origin: Any = None
 
-    @property
-    def exemplar(self) -> dict[str, str]:
-        """What a measurement points to."""
-        return {"trace_id": self.trace_id, "span_id": self.span_id}
-
 
 @dataclass(slots=True, eq=False)
 class Call:
@@ -298,14 +293,6 @@ class Endpoint:
     requests: bool = False
     streams: bool = False
     operation: str = ""
-
-
-class AnsweredByLibrary(Exception):
-    """The servicer of a library has ended its call itself, with the error of that code."""
-
-    def __init__(self, code: str) -> None:
-        super().__init__(code)
-        self.code = code
 
 
 class NotServed(RouterError):

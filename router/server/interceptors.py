@@ -35,7 +35,6 @@ from router.server.admission import Admission, PhaseGate, ReadSlot
 from router.server.bodies import Bodies
 from router.server.call import (
     CURRENT,
-    AnsweredByLibrary,
     Call,
     Endpoint,
     Tracing,
@@ -88,8 +87,6 @@ class Interceptors:
             async with AsyncExitStack() as stack:
                 slot = await self._enter(stack, endpoint, call)
                 await self._answer(stack, endpoint, call, slot)
-        except AnsweredByLibrary:
-            raise
         except Exception as error:
             _log_withheld(error, call)
             await call.refuse(error)
@@ -107,7 +104,7 @@ class Interceptors:
         role, name = policy.role, call.operation or call.method
         credentials = await self._access.verified(call.credentials(), role)
         call.made_by(self._access.client(credentials, role))
-        self._access.check(call.client, credentials, role, name)
+        self._access.check(call.client, role, name)
         held = self._access.holding(credentials, role, name, call.client, call.end, policy.watch)
         stack.enter_context(held)
         if call.client.metered and not policy.carries:
@@ -157,9 +154,9 @@ class Interceptors:
         return self._access.client(credentials, Role.OBSERVE)
 
     def permit(self, policy: Policy, method: str) -> None:
-        """Raises PermissionDenied, AdminElsewhere where the client of the present call may not call `method`
-        in the way that it came: for a call that asks other services while it runs."""
-        self._access.check(current_call().client, Credentials(), policy.role, method)
+        """Raises PermissionDenied where the client of the present call may not call `method`: for a call that
+        asks other services while it runs."""
+        self._access.check(current_call().client, policy.role, method)
 
     def why_not(self, policy: Policy, method: str) -> str:
         """Why it may not, in words; empty if it may."""
@@ -298,9 +295,6 @@ def observed(call: Call, metrics: ServerMetrics, lines: Sparse, tracing: Tracing
         yield
     except asyncio.CancelledError:
         end.code = "DEADLINE_EXCEEDED" if call.expired else "CANCELLED"
-        raise
-    except AnsweredByLibrary as answered:
-        end.code = answered.code
         raise
     except Exception as error:
         end.failed(error)

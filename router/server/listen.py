@@ -10,7 +10,6 @@ import contextlib
 import errno
 import logging
 import math
-import os
 import re
 import resource
 import socket
@@ -18,17 +17,17 @@ import ssl
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import grpc
 import h11
 import uvicorn
-from grpc_health.v1 import health
+from grpc_health.v1.health import SERVICE_NAME
+from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 from h11._receivebuffer import ReceiveBuffer
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from router.access.hosts import Hosts, is_loopback
+from router.access.hosts import Hosts
 from router.config import Settings
 from router.errors import ConfigError, install_extra
 from router.server import home
@@ -79,10 +78,6 @@ PROBE_SECONDS = 5.0  # for a connection of the metrics listener, its request and
 MOST_PROBES = 256  # connections of the metrics listener
 LAST_PROBES_SECONDS = 1.0  # for probes to end at shutdown
 
-UNIX = "unix:"
-MAX_SOCKET_PATH = 107  # bytes, of the system
-REFLECTION_V1 = "grpc.reflection.v1.ServerReflection"
-
 
 def bind(server: grpc.aio.Server, listen: str, tls: Tls | None, setting: str = "listen") -> str:
     """Take the address; returns it with the port that was given. Raises ConfigError if it is taken."""
@@ -106,9 +101,8 @@ def check_free(settings: Settings) -> None:
     Takes each for a moment. `bind` finds out, too, but only once torch and the base are there.
     """
     taken: dict[str, str] = {}  # addresses by their settings
-    for setting in ("listen", "metrics_listen", "http_listen", "sidecar_listen"):
-        listen = getattr(settings, setting)
-        if not listen or listen.startswith(UNIX):
+    for setting in ("listen", "metrics_listen", "http_listen"):
+        if not (listen := getattr(settings, setting)):
             continue
         host, number = split_address(listen, setting)
         if number and _is_taken(host.strip("[]"), number):
@@ -142,54 +136,6 @@ def _is_taken(host: str, number: int) -> bool:
                 if error.errno == errno.EADDRINUSE:
                     return True
     return False
-
-
-def bind_sidecar(server: grpc.aio.Server, listen: str) -> str:
-    """Take an address that only this machine reaches; returns it as `bind` does. Raises ConfigError."""
-    check_sidecar(listen)
-    if not listen.startswith(UNIX):
-        return bind(server, listen, None, "sidecar_listen")
-    bind_socket(server, listen, "sidecar_listen")
-    return listen
-
-
-def check_sidecar(listen: str) -> None:
-    """Raises ConfigError for an address that others reach: there any caller may claim any name."""
-    if listen.startswith(UNIX):
-        return
-    host, _ = split_address(listen, "sidecar_listen")
-    if not is_loopback(host.strip("[]")):
-        raise ConfigError(
-            f"sidecar_listen must be on this machine, 127.0.0.1:PORT or unix:/PATH, not {listen}: "
-            "every caller that reaches it is believed to be whom it names"
-        )
-
-
-def bind_socket(server: grpc.aio.Server, listen: str, setting: str) -> None:
-    """Take a Unix socket that only this user can open. Raises ConfigError naming the setting."""
-    path = Path(listen.removeprefix(UNIX))
-    if not listen.startswith(UNIX) or not path.is_absolute() or len(os.fsencode(path)) > MAX_SOCKET_PATH:
-        text = f"{setting} must be unix:/PATH, of at most {MAX_SOCKET_PATH} bytes"
-        raise ConfigError(f"{text}: {listen!r}")
-    if _answers(path):
-        raise ConfigError(f"cannot listen on {listen}: another server does")
-    mask = os.umask(0o177)
-    try:
-        server.add_insecure_port(listen)
-    except RuntimeError as error:
-        raise ConfigError(f"cannot listen on {listen}: is its folder there, and may one write it?") from error
-    finally:
-        os.umask(mask)
-
-
-def _answers(path: Path) -> bool:
-    """Whether somebody listens there: the library would take the socket away from them."""
-    with socket.socket(socket.AF_UNIX) as probe:
-        try:
-            probe.connect(os.fspath(path))
-        except OSError:
-            return False
-    return True
 
 
 def split_address(listen: str, setting: str) -> tuple[str, int]:
@@ -243,31 +189,18 @@ def most_connections() -> int:
 
 
 def add_reflection(services: Iterable[str], server: GrpcServer) -> None:
-    """Describe these services, and reflection itself, by v1 and v1alpha: older clients ask for the second.
-
-    The library has v1alpha only; the messages of both are the same on the wire. Where it is not installed,
-    a line in the log says so.
-    """
+    """Describe these services, and reflection itself. Where the library is not installed, a line in the log
+    says so."""
     try:
         from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
         from grpc_reflection.v1alpha._async import ReflectionServicer
-        from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest, ServerReflectionResponse
     except ModuleNotFoundError:
         log.warning("no reflection: it needs the package grpcio-reflection: %s", install_extra("reflection"))
         return
-
     servicer = ReflectionServicer((*services, reflection.SERVICE_NAME))
-
-    def add(servicer: ReflectionServicer, server: Any) -> None:
-        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, server)
-        handler = grpc.stream_stream_rpc_method_handler(
-            servicer.ServerReflectionInfo,
-            request_deserializer=ServerReflectionRequest.FromString,
-            response_serializer=ServerReflectionResponse.SerializeToString,
-        )
-        server.add_registered_method_handlers(REFLECTION_V1, {"ServerReflectionInfo": handler})
-
-    server.add_service(ServiceSpec(add, servicer, ROWS), library=True)
+    server.add_service(
+        ServiceSpec(reflection_pb2_grpc.add_ServerReflectionServicer_to_server, servicer, ROWS)
+    )
 
 
 # -- HTTP: uvicorn in the server's own event loop.
@@ -634,17 +567,13 @@ class Transports:
         self._web = Listener(web, tls, protocol=protocol) if web else None
         shed = metrics.shed.labels("http").inc
         self._probes = metrics_listener(settings, shed, interceptors) if settings.metrics_listen else None
-        self.address = self.sidecar_address = self.metrics_address = self.http_address = ""
+        self.address = self.metrics_address = self.http_address = ""
         self.http_problem = ""  # why there is no HTTP
 
     def bind(self) -> None:
         """Take all addresses. Raises ConfigError for one that cannot be had."""
         settings = self._settings
         self.address = bind(self.grpc.main, settings.listen, self._tls)
-        if settings.admin_listen:
-            bind_socket(self.grpc.main, settings.admin_listen, "admin_listen")
-        if settings.sidecar_listen:
-            self.sidecar_address = bind_sidecar(self.grpc.with_sidecar(), settings.sidecar_listen)
         if self._probes is not None:
             self._probes.bind()
             self.metrics_address = self._probes.address
@@ -697,8 +626,8 @@ class Transports:
         await hooks.register("register_authenticators", partial(Authenticators, registered))
         await hooks.register("register_service", partial(Services, registered))
         known.know(registered.services, registered.problems)
-        await known.register(self.grpc)
-        add_reflection((*known.names[1:], health.SERVICE_NAME), self.grpc)
+        self.grpc.add_service(ServiceSpec(add_HealthServicer_to_server, known, ROWS))
+        add_reflection((*known.names[1:], SERVICE_NAME), self.grpc)
         return registered
 
     async def stop(self, seconds: float) -> None:

@@ -16,17 +16,14 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from prometheus_client import (
-    CONTENT_TYPE_LATEST,
     CollectorRegistry,
     Counter,
     Gauge,
     Histogram,
     ProcessCollector,
     disable_created_metrics,
-    generate_latest,
 )
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
 
 from router import __version__
@@ -61,7 +58,6 @@ MAX_VERSIONS, MAX_CLASSIFIERS, MAX_BOUNDS = 200, 64, 64  # that get labels of th
 OF_VERSIONS = {"OK", "CANCELLED", "DEADLINE_EXCEEDED", "UNAVAILABLE", "INTERNAL"}
 """Codes that a version has series for; a request that was refused counts for no version."""
 
-OPENMETRICS = "application/openmetrics-text"  # the form of the page that has exemplars
 LAG_SECONDS = 0.05  # between two looks at how late the event loop is
 T = TypeVar("T", bound=Hashable)
 M = TypeVar("M", Counter, Histogram)
@@ -234,14 +230,14 @@ class ServerMetrics:
     def record(self, call: Call, code: str, outcome: str, reason: str = "") -> None:
         """A call has ended with that code, and the request that it was with that outcome. `reason` is that of
         its error."""
-        seconds, exemplar = time.monotonic() - call.started, call.trace.exemplar if call.trace else None
+        seconds = time.monotonic() - call.started
         if not call.policy.counted:
             pass
         elif call.transport == "http":
             status = str(call.status)
-            self._child(self.http_seconds, call.verb, call.route, status).observe(seconds, exemplar)
+            self._child(self.http_seconds, call.verb, call.route, status).observe(seconds)
         else:
-            self._child(self.call_seconds, call.method, code).observe(seconds, exemplar)
+            self._child(self.call_seconds, call.method, code).observe(seconds)
         decision = call.decision
         if decision is not None:
             self.routed.observe(decision.latency)
@@ -254,9 +250,9 @@ class ServerMetrics:
         labels = self._labels(decision) if outcome in OF_VERSIONS else OTHER
         self._child(self.requests, *labels, outcome).inc()
         self._child(self.decisions, decision.reason.value if decision else "none").inc()
-        self._child(self.request_seconds, outcome).observe(seconds, exemplar)
+        self._child(self.request_seconds, outcome).observe(seconds)
         if call.usage is not None:
-            self._record_usage(labels, call.usage, exemplar)
+            self._record_usage(labels, call.usage)
             if outcome == "OK":
                 self._child(self.answer_seconds, *labels).inc(seconds)
                 first = call.usage.time_to_first_token if call.usage.completion_tokens else 0.0
@@ -329,15 +325,6 @@ class ServerMetrics:
         if tls is not None:
             self.certificate_ends.set(tls.expires)
 
-    async def page(self) -> tuple[bytes, str]:
-        """What a scraper gets, and its content type; made in a worker thread, since it may be long."""
-        return await asyncio.to_thread(generate_latest, self.registry), CONTENT_TYPE_LATEST
-
-    async def page_with_exemplars(self) -> tuple[bytes, str]:
-        """The same as OpenMetrics, for a scraper that asks for that."""
-        text = await asyncio.to_thread(openmetrics.generate_latest, self.registry)
-        return text, openmetrics.CONTENT_TYPE_LATEST
-
     def _counter(self, name: str, text: str, labels: tuple[str, ...]) -> Counter:
         return Counter(name, text, labels, registry=self.registry)
 
@@ -362,17 +349,17 @@ class ServerMetrics:
             child = self._children[key] = metric.labels(*labels)
         return child
 
-    def _record_usage(self, labels: tuple[str, str], usage: Usage, exemplar: dict[str, str] | None) -> None:
+    def _record_usage(self, labels: tuple[str, str], usage: Usage) -> None:
         self._child(self.prompt_tokens, *labels).inc(usage.prompt_tokens)
         self.cached_tokens.inc(usage.cached_tokens)
         self.accepted_draft_tokens.inc(usage.accepted_draft_tokens)
         self._child(self.completion_tokens, *labels).inc(usage.completion_tokens)
-        self.queued.observe(usage.queue_time, exemplar)
+        self.queued.observe(usage.queue_time)
         if usage.completion_tokens:
-            self.first_token.observe(usage.time_to_first_token, exemplar)
+            self.first_token.observe(usage.time_to_first_token)
         if usage.completion_tokens > 1:
             decoding = usage.total_time - usage.time_to_first_token
-            self.per_token.observe(decoding / (usage.completion_tokens - 1), exemplar)
+            self.per_token.observe(decoding / (usage.completion_tokens - 1))
 
 
 def version_of(package: str) -> str:

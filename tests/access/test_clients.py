@@ -102,7 +102,6 @@ def test_a_tenant_is_its_clients_and_what_they_share() -> None:
         (client(id="Billing"), "client 'Billing': id must have"),
         (client(id=7), "[[client]] number 1: id must have"),
         (client(id="a_b"), "id must have"),
-        (client(id="local"), "by the admin listener"),
         (client(rolls=["infer"]), "unknown key 'rolls'; 'roles'?"),
         (client(roles=["root"]), "unknown role 'root'; there are admin, infer, observe"),
         (client(roles=["open"]), "unknown role 'open'"),

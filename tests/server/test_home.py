@@ -34,7 +34,7 @@ async def test_health_and_version(start_web: StartWeb, http: Http) -> None:
     server = await start_web()
     assert (await http(server).get("/version")).json() == {"version": __version__}
     assert (await http(server).get("/health")).json() == {"status": "ok"}
-    await server.health.drain()
+    server.health.drain()
     answer = await http(server).get("/health")
     assert (answer.status_code, answer.json()) == (503, {"status": "draining"})
 

@@ -232,7 +232,7 @@ async def test_states_and_probes_are_on_the_page(server: ServerApp, fakes: Simpl
     assert value(samples, states, state="ready") == 0
     for probe in ("healthz", "readyz"):
         assert value(samples, "lora_router_probe_ok", probe=probe) == 1
-    await server.health.drain()
+    server.health.drain()
     assert value(await scrape(server), "lora_router_probe_ok", probe="readyz") == 0
 
 

@@ -127,8 +127,10 @@ class Intake:
     async def batch(
         self, request: pb.RecordOutcomesRequest, caller: OutcomeSender
     ) -> pb.RecordOutcomesResponse:
-        """The acknowledgement of a batch. Waits while the queue is full; raises StoreDown, and InvalidRequest for
-        more than MAX_OUTCOMES."""
+        """The acknowledgement of a batch of at most MAX_OUTCOMES. Waits while the queue is full.
+
+        Raises StoreDown, InvalidRequest.
+        """
         if len(request.outcomes) > MAX_OUTCOMES:
             text = f"must have at most {MAX_OUTCOMES} entries, got {len(request.outcomes)}"
             raise InvalidRequest([FieldViolation("outcomes", text)])

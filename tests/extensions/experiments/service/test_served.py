@@ -106,11 +106,11 @@ async def test_health_has_a_name_of_its_own(start_server, connect, fakes):
     assert await states() == [SERVING] * 3
     store.down = True
     await until(lambda: not live.availability.up)
-    await app.health.update()
+    app.health.update()
     assert await states() == [SERVING, SERVING, NOT_SERVING]
     store.down = False
     await until(lambda: live.availability.up)
-    await app.health.update()
+    app.health.update()
     assert await states() == [SERVING] * 3
     await live.close()
 
