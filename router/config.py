@@ -47,7 +47,7 @@ class Settings(BaseSettings):
     metrics_listen: str = Field(
         "127.0.0.1:9464", description="HTTP address of metrics and probes; empty: off"
     )
-    console_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+    http_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
         description="names by which HTTP, console and metrics are reached beside their address (comma list)",
     )
@@ -243,7 +243,7 @@ class Settings(BaseSettings):
         """The environment gives folders as one string, separated like PATH."""
         return tuple(filter(None, value.split(os.pathsep))) if isinstance(value, str) else value
 
-    @field_validator("require_signed", "console_hosts", "http_origins", "replica_addresses", mode="before")
+    @field_validator("require_signed", "http_hosts", "http_origins", "replica_addresses", mode="before")
     @classmethod
     def _split_at_commas(cls, value: Any) -> Any:
         """The environment and `--set` give a list as one string."""

@@ -131,7 +131,7 @@ def _web_lines(app: ServerApp) -> list[tuple[str, str]]:
     if not app.http_address:
         return [("HTTP", f"off: {app.http_problem}")] if app.http_problem else []
     url = f"{'https' if app.settings.tls_cert else 'http'}://{app.http_address}"
-    console = [("console", f"{url}/console")] if app.console else []
+    console = [("console", f"{url}/console")] if "/console" in app.paths else []
     return [("HTTP", f"{url}/v1"), *console]
 
 

@@ -25,6 +25,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, context
 from dataclasses import dataclass
 from enum import Enum, auto
 
+from router.access.quotas import Quotas
 from router.errors import Draining, NotLoaded, Overloaded
 from router.server.call import Call, caller_of
 from router.types import Request
@@ -76,7 +77,7 @@ class Admission:
         library and this process both hold for a moment; a body is awaited for `body_seconds`.
         """
         self.limit, self._rows, self._clock = running + queue, running, clock
-        self.in_flight = 0
+        self.in_flight, self.quotas = 0, Quotas()
         self.body_seconds = body_seconds
         self.memory = Memory(memory)
         slots = max(CONNECTION_PART, min(READ_SLOTS, min(memory // 4, READING_BYTES) // largest))
@@ -145,8 +146,8 @@ class Admission:
         What is before it is known now: of a burst, little was before bodies were read.
         """
         one = self._generations.get(id(call))
-        if one is not None and call.request is not None:
-            size = size_of(call.request)
+        if one is not None and call.answer.request is not None:
+            size = size_of(call.answer.request)
             wait = self._check_deadline(call, size)
             one.size, one.known, one.wait = size, self._clock(), wait
 
@@ -186,7 +187,7 @@ class Admission:
             return 0.0
         free, waiting = self._rows, list[tuple[Call, Size]]()
         for one in self._generations.values():
-            if one.call.phases.first_token:
+            if one.call.answer.first_token:
                 free -= 1
             elif one.size is not None:
                 waiting.append((one.call, one.size))
@@ -268,7 +269,7 @@ class WaitForecast:
 
     def ended(self, one: Generating) -> None:
         """Learn from a request that ended, in whatever way."""
-        now, usage = self._clock(), one.call.usage
+        now, usage = self._clock(), one.call.answer.usage
         if one.size is None:
             return
         answered = usage is not None and usage.completion_tokens > 0

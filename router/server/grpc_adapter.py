@@ -69,13 +69,7 @@ class GrpcCall(Call):
 
     def __init__(self, endpoint: Endpoint, context: Context, encode: Callable[[Any], bytes]) -> None:
         metadata = context.invocation_metadata() or ()
-        super().__init__(
-            endpoint.method,
-            request_id_of(metadata),
-            endpoint.policy,
-            peer=context.peer(),
-            metadata=metadata,
-        )
+        super().__init__(endpoint, request_id_of(metadata), context.peer(), metadata)
         self.context, self._encode = context, encode
 
     def credentials(self) -> Credentials:

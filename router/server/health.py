@@ -19,7 +19,6 @@ from typing import Any
 
 from grpc_health.v1 import health_pb2
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from starlette.applications import Starlette
 
 from router.access.hosts import Hosts
 from router.config import Settings
@@ -27,7 +26,7 @@ from router.engine.base import EngineStatus
 from router.errors import NotFound, RouterError
 from router.server.admission import PhaseGate, ServerPhase
 from router.server.call import Call, Endpoint
-from router.server.http import HttpCall, Reply, Route, Serves, application
+from router.server.http import App, HttpCall, Reply, Route, Serves, application
 from router.server.metrics import ServerMetrics
 from router.server.policy import PROBE, Policy
 
@@ -246,12 +245,12 @@ def probes(
     metrics: ServerMetrics,
     health: ServerHealth,
     look: Callable[[], None],
-) -> Starlette:
+) -> App:
     """The application; at a loopback address it answers under names of this machine only."""
     routes = (
         Route("GET", "/metrics", MetricsPage(metrics, look).answer),
         Route("GET", "/healthz", partial(probe, health.healthz)),
         Route("GET", "/readyz", partial(probe, health.readyz)),
     )
-    hosts = Hosts(address, tls=False, hosts=settings.console_hosts)
+    hosts = Hosts(address, tls=False, hosts=settings.http_hosts)
     return application(interceptors, routes, PAGES, hosts=hosts if hosts.local else None)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import json
 import logging
 import math
 import re
@@ -22,31 +23,20 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import h11
 import uvicorn
-from grpc_health.v1.health import SERVICE_NAME
-from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 from h11._receivebuffer import ReceiveBuffer
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from router.access.hosts import Hosts
+from router.access.access import new_response_id
 from router.config import Settings
 from router.errors import ConfigError, install_extra
-from router.server import home
-from router.server.adapters import AdapterService
 from router.server.call import REQUEST_ID_KEY
 from router.server.grpc_adapter import GrpcServer
-from router.server.health import probes
-from router.server.home import own_routes
-from router.server.http import CONSOLE, JSON, application, unparsed
-from router.server.interceptors import Interceptors
-from router.server.metrics import ServerMetrics
+from router.server.http import JSON, error_json
 from router.server.policy import LARGE, ROWS, ServiceSpec
-from router.server.registration import Authenticators, Registered, Routes, Services
 from router.server.tls import Tls
-from router.v1.adapters_pb2_grpc import add_AdapterServiceServicer_to_server
-from router.v1.inference_pb2_grpc import add_InferenceServiceServicer_to_server
 
 if TYPE_CHECKING:
-    from router.server.app import ServerApp
+    pass
 
 log = logging.getLogger(__name__)
 logging.getLogger("uvicorn").setLevel(logging.WARNING)  # the server logs what it serves itself
@@ -306,14 +296,11 @@ class Protocol(H11Protocol, asyncio.BufferedProtocol):
 
     _late: asyncio.TimerHandle | None = None
 
-    def __init__(
-        self, *arguments: Any, turns: Turns, interceptors: Interceptors | None = None, **options: Any
-    ) -> None:
-        """`turns` is one for all connections of a listener. `interceptors` record what is no request; None
-        for a process that records none."""
+    def __init__(self, *arguments: Any, turns: Turns, **options: Any) -> None:
+        """`turns` is one for all connections of a listener."""
         super().__init__(*arguments, **options)
         self.conn: Framing = Framing()
-        self._turns, self._interceptors = turns, interceptors
+        self._turns = turns
         self._waits = self._refused = False
 
     def connection_made(self, transport: Any) -> None:
@@ -371,12 +358,12 @@ class Protocol(H11Protocol, asyncio.BufferedProtocol):
         if self.cycle is not None:
             self.cycle.disconnected = True
             self.cycle.message_event.set()
-        request_id, body = unparsed(self._interceptors, self.scheme or "", self.client, self.conn.problem)
+        body = json.dumps(error_json(400, "INVALID_REQUEST", self.conn.problem, "")).encode()
         headers = [
             ("content-type", JSON),
             ("content-length", str(len(body))),
             ("connection", "close"),
-            (REQUEST_ID_KEY, request_id),
+            (REQUEST_ID_KEY, new_response_id()),
         ]
         sent = h11.Response(status_code=400, headers=headers, reason=b"Bad Request")
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):  # else an answer is on its way already
@@ -478,27 +465,24 @@ class Listener:
         """Take the address. Raises ConfigError where it cannot be had."""
         host, number = split_address(self._listen, self._setting)
         try:
-            found = dict.fromkeys(
-                (family, at[0])
-                for family, _, _, _, at in socket.getaddrinfo(
-                    host.strip("[]"), number, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-                )
-            )
-            for family, at in found:
-                # asyncio sends without delay (TCP_NODELAY) only where the protocol is named.
-                sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-                self._sockets.append(sock)
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                if family == socket.AF_INET6 and len(found) > 1:
-                    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-                sock.bind((at, number))
-                number = sock.getsockname()[1]  # the same for every address of a name
+            # asyncio sends without delay (TCP_NODELAY) only where the protocol is named.
+            family, kind, protocol, _, at = socket.getaddrinfo(
+                host.strip("[]"), number, 0, socket.SOCK_STREAM, socket.IPPROTO_TCP, socket.AI_PASSIVE
+            )[0]
+            sock = socket.socket(family, kind, protocol)
+            self._sockets.append(sock)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(at)
         except OSError as error:
-            for sock in self._sockets:
-                sock.close()
+            self._close()
             text = f"cannot listen on {self._listen} for {self._setting} ({error.strerror}); choose another"
             raise ConfigError(f"{text} with --set {self._setting}=HOST:PORT, or '' for none") from error
-        self.address = f"{host}:{number}"
+        self.address = f"{host}:{sock.getsockname()[1]}"
+
+    def _close(self) -> None:
+        for sock in self._sockets:
+            sock.close()
+        self._sockets.clear()
 
     async def start(self, application: Any) -> None:
         """Serve, at an address that is taken now if it was not; returns once it listens. Raises
@@ -530,8 +514,7 @@ class Listener:
     async def stop(self, seconds: float) -> None:
         """No more connections; requests that run have so long to end."""
         if self._server is None or self._task is None:
-            for sock in self._sockets:
-                sock.close()
+            self._close()
             return
         self._server.config.timeout_graceful_shutdown = math.ceil(seconds)
         self._server.should_exit = True
@@ -543,105 +526,7 @@ class Listener:
             self._server.force_exit = self._server.should_exit = True
 
 
-def metrics_listener(
-    settings: Settings, shed: Callable[[], None], interceptors: Interceptors | None = None
-) -> Listener:
+def metrics_listener(settings: Settings, shed: Callable[[], None]) -> Listener:
     """The listener of metrics and probes; `shed` is called for each connection that ends to make room."""
-    protocol = partial(Probes, open={}, shed=shed, interceptors=interceptors)
+    protocol = partial(Probes, open={}, shed=shed)
     return Listener(settings.metrics_listen, None, "metrics_listen", protocol)
-
-
-# -- All addresses of a server.
-
-
-class Transports:
-    """All addresses of a server; each is empty where the settings name none."""
-
-    def __init__(
-        self, settings: Settings, tls: Tls | None, interceptors: Interceptors, metrics: ServerMetrics
-    ) -> None:
-        self._settings, self._tls, self._interceptors = settings, tls, interceptors
-        self.grpc = GrpcServer(interceptors, server_options(settings))
-        protocol = partial(Protocol, interceptors=interceptors)
-        web = settings.http_listen
-        self._web = Listener(web, tls, protocol=protocol) if web else None
-        shed = metrics.shed.labels("http").inc
-        self._probes = metrics_listener(settings, shed, interceptors) if settings.metrics_listen else None
-        self.address = self.metrics_address = self.http_address = ""
-        self.http_problem = ""  # why there is no HTTP
-
-    def bind(self) -> None:
-        """Take all addresses. Raises ConfigError for one that cannot be had."""
-        settings = self._settings
-        self.address = bind(self.grpc.main, settings.listen, self._tls)
-        if self._probes is not None:
-            self._probes.bind()
-            self.metrics_address = self._probes.address
-        if self._web is not None:
-            try:
-                self._web.bind()
-            except ConfigError:
-                if not has_default_http(settings):
-                    raise
-                self._web = None
-                self.http_problem = f"{settings.http_listen} is in use: choose another with --http-listen"
-                log.warning("no HTTP: %s", self.http_problem)
-            else:
-                self.http_address = self._web.address
-
-    async def open(self, server: ServerApp) -> None:
-        """Answer with the services of the core and with what plugins register. Raises ConfigError."""
-        hooks, registered = server.hooks, await self._services(server)
-        if self._probes is not None:
-            pages = (server.metrics, server.health, server.look)
-            await self._probes.start(probes(self._interceptors, self._settings, self.metrics_address, *pages))
-        if self._web is not None:
-            await hooks.register("register_http", partial(Routes, registered))
-            server.console = any(route.path == CONSOLE for route in registered.routes)
-            tokens = self._settings.clients is not None
-            own = own_routes(server.health, console=server.console, tokens=tokens)
-            routes = [*registered.routes, *(route for route in own if route.name not in registered.rows)]
-            hosts = Hosts(self._settings.http_listen, self._tls is not None, self._settings.console_hosts)
-            # Where clients have tokens, a page of another name has none; the console checks names itself.
-            guarded = hosts if hosts.local and self._settings.clients is None else None
-            site = application(
-                self._interceptors,
-                routes,
-                home.ROWS | registered.rows,
-                hosts=guarded,
-                origins=self._settings.http_origins,
-            )
-            await self._web.start(site)
-        await self.grpc.start()
-        addresses = {"address": self.address, "http": self.http_address, "metrics": self.metrics_address}
-        log.info("listening", extra={"fields": {name: at for name, at in addresses.items() if at}})
-
-    async def _services(self, server: ServerApp) -> Registered:
-        """Add all gRPC services; health and reflection name them."""
-        hooks, known = server.hooks, server.health
-        self.grpc.add_service(ServiceSpec(add_InferenceServiceServicer_to_server, server.inference, ROWS))
-        adapters = AdapterService(server.registry, server.plugins.status)
-        self.grpc.add_service(ServiceSpec(add_AdapterServiceServicer_to_server, adapters, ROWS))
-        registered = Registered(self.grpc, server.access)
-        await hooks.register("register_authenticators", partial(Authenticators, registered))
-        await hooks.register("register_service", partial(Services, registered))
-        known.know(registered.services, registered.problems)
-        self.grpc.add_service(ServiceSpec(add_HealthServicer_to_server, known, ROWS))
-        add_reflection((*known.names[1:], SERVICE_NAME), self.grpc)
-        return registered
-
-    async def stop(self, seconds: float) -> None:
-        """Take no more requests; those that run have so long to end. Probes are still answered."""
-        web = [self._web.stop(seconds)] if self._web is not None else []
-        await asyncio.gather(self.grpc.stop(seconds), *web)
-
-    async def stop_at_once(self) -> None:
-        """End what runs."""
-        if self._web is not None:
-            self._web.end()
-        await self.grpc.stop(0)
-
-    async def close(self) -> None:
-        """Answer no more probes."""
-        if self._probes is not None:
-            await self._probes.stop(LAST_PROBES_SECONDS)

@@ -218,7 +218,7 @@ class ServerMetrics:
     def vote(self, vote: Vote) -> None:
         """A classifier has answered, or failed to; the present call notes it for its trace."""
         if (call := CURRENT.get(None)) is not None:
-            call.votes.append(vote)
+            call.answer.votes.append(vote)
         name = self._classifiers.of(vote.classifier)
         self.classified.labels(name).observe(vote.latency)
         self.verdicts.labels(name, _verdict(vote)).inc()
@@ -238,7 +238,7 @@ class ServerMetrics:
             self._child(self.http_seconds, call.verb, call.route, status).observe(seconds)
         else:
             self._child(self.call_seconds, call.method, code).observe(seconds)
-        decision = call.decision
+        decision = call.answer.decision
         if decision is not None:
             self.routed.observe(decision.latency)
         if call.client.id:
@@ -251,15 +251,15 @@ class ServerMetrics:
         self._child(self.requests, *labels, outcome).inc()
         self._child(self.decisions, decision.reason.value if decision else "none").inc()
         self._child(self.request_seconds, outcome).observe(seconds)
-        if call.usage is not None:
-            self._record_usage(labels, call.usage)
+        if call.answer.usage is not None:
+            self._record_usage(labels, call.answer.usage)
             if outcome == "OK":
                 self._child(self.answer_seconds, *labels).inc(seconds)
-                first = call.usage.time_to_first_token if call.usage.completion_tokens else 0.0
+                first = call.answer.usage.time_to_first_token if call.answer.usage.completion_tokens else 0.0
                 self._child(self.first_token_seconds, *labels).inc(first)
             if tenant := call.client.tenant:
-                self._child(self.tenant_tokens, tenant, "prompt").inc(call.usage.prompt_tokens)
-                self._child(self.tenant_tokens, tenant, "completion").inc(call.usage.completion_tokens)
+                self._child(self.tenant_tokens, tenant, "prompt").inc(call.answer.usage.prompt_tokens)
+                self._child(self.tenant_tokens, tenant, "completion").inc(call.answer.usage.completion_tokens)
 
     def built(self, info: BaseInfo, engine: str) -> None:
         """What this server is, once the base is loaded."""

@@ -154,7 +154,7 @@ async def status_of(server: ServerApp, request: bytes) -> bytes:
 )
 async def test_on_loopback_it_answers_under_its_own_names(start: Start, host: str, status: bytes) -> None:
     """A page that a browser here loads may have its name point here."""
-    server = await start(console_hosts=("metrics.example",))
+    server = await start(http_hosts=("metrics.example",))
     head = f"GET /healthz HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
     answer = await exchange(server.metrics_address, head.encode())
     assert answer[9:12] == status

@@ -81,7 +81,7 @@ async def test_http_is_left_out_where_its_default_address_is_in_use(
         taken = "127.0.0.1:{1}".format(*other.getsockname())
         with pytest.raises(ConfigError, match="--set http_listen=HOST:PORT"):
             await start_server(http_listen=taken)
-        monkeypatch.setattr(listen, "has_default_http", lambda settings: True)
+        monkeypatch.setattr("router.server.app.has_default_http", lambda settings: True)
         server = await start_server(http_listen=taken)
     assert server.http_address == ""
     assert f"{taken} is in use" in server.http_problem

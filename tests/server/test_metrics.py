@@ -252,9 +252,9 @@ async def test_load_times_are_read_off_events() -> None:
 def ended(ref: AdapterRef, code: str) -> Call:
     """A generation of that version."""
     call = GrpcLikeCall("/router.v1.InferenceService/Generate", "r", GENERATE)
-    call.decision = Decision(ref, Reason.CLASSIFIED)
+    call.answer.decision = Decision(ref, Reason.CLASSIFIED)
     if code == "OK":
-        call.usage = Usage(20, 5, 8, 0.001, 0.05, 0.5)
+        call.answer.usage = Usage(20, 5, 8, 0.001, 0.05, 0.5)
     return call
 
 
