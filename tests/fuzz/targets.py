@@ -27,7 +27,6 @@ from router.engine.constrained.source import grammar_text
 from router.errors import MOST_FINDINGS, ConfigError, FieldViolation, InvalidRequest, RouterError
 from router.extensions.experiments.cli.create import read_plan_file
 from router.extensions.experiments.plan_file import example_plan, plan_of, typed
-from router.extensions.oidc import forwarded_names
 from router.registry.format.checks import check_base, check_invocation, check_targets, plan_sites
 from router.registry.format.lora_config import LoraSettings, parse_lora_config
 from router.registry.format.manifest import BasePin, ReportError, parse_manifest, parse_probes, parse_report
@@ -83,7 +82,6 @@ CALIBRATED = Calibration(
     adapters=("medical", "qa"),
     report={"rows": 100, "tested": [{"threshold": 0.6, "routed": 90}]},
 )
-FORWARDED = 'By=x;Hash=ab;Subject="CN=\\"a,b\\"";URI=spiffe://a,By=y;URI=spiffe://b;DNS=b.example'
 MANIFEST = """[adapter]
 name = "medical"
 version = "1.0.0"
@@ -306,15 +304,6 @@ def tokens(data: bytes) -> None:
     caller_of(text)
 
 
-def forwarded(data: bytes) -> None:
-    """What a proxy says of a certificate: whatever a client sent ahead, the last element is the proxy's."""
-    ahead = data.decode("latin-1")
-    with suppress(ValueError):
-        forwarded_names([ahead])
-    with suppress(ValueError):
-        assert forwarded_names([f"{ahead},By=me;URI=spiffe://it"]) == ("uri:spiffe://it",)
-
-
 def grammar(data: bytes) -> None:
     """Constraints of answers; the first byte says of which kind."""
     kind = CONSTRAINT_KINDS[data[0] % len(CONSTRAINT_KINDS)] if data else CONSTRAINT_KINDS[0]
@@ -471,7 +460,6 @@ TARGETS = {
         Target("config", config, toml_changed, _given(SETTINGS)),
         Target("plan-file", plan_file, toml_changed, _given(example_plan())),
         Target("tokens", tokens, bytes_changed, _given("lrk_a_" + "x" * 43, "ipv6:%5B::1%5D:50123")),
-        Target("forwarded", forwarded, bytes_changed, _given(FORWARDED)),
         Target("grammar", grammar, bytes_changed, _grammars),
         Target("minisign", minisign, bytes_changed, _signatures),
         Target("lock", lock, bytes_changed, _given("ab" * 32 + " medical\n# comment\n")),

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from prometheus_client import generate_latest
 
 from router.access.clients import Client
 from router.corrections import recorder
@@ -102,7 +103,7 @@ async def test_what_is_kept_of_an_answer(open_server: Any, tmp_path: Path) -> No
     first = await at.inference.RecordCorrection(said(answer.response_id))
     second = await at.inference.RecordCorrection(said(streamed.response_id, "base", "another text"))
     assert (first.kept, second.kept) == (pb.CORRECTION_KEPT_TEXT, pb.CORRECTION_KEPT_TEXT)
-    page = (await at.app.metrics.page())[0].decode()
+    page = generate_latest(at.app.metrics.registry).decode()
     assert 'lora_router_corrections_total{kept="texts",wrong="yes"} 1.0' in page
     assert 'lora_router_corrections_total{kept="texts",wrong="no"} 1.0' in page
     one, other = kept_in(tmp_path / "kept")

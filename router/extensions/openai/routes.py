@@ -36,6 +36,7 @@ from router.v1 import inference_pb2 as pb
 OUTCOME = "/router.v1.ExperimentService/RecordOutcome"
 CORRECTION = "/router.v1.InferenceService/RecordCorrection"
 FEEDBACK = "/router.v1.FeedbackService/RecordFeedback"
+MODELS = "models: adapters that a request can name"
 VERDICTS = {"good": feedback_pb.FEEDBACK_VERDICT_GOOD, "bad": feedback_pb.FEEDBACK_VERDICT_BAD}
 OF_KIND: Mapping[str, Sequence[str]] = {
     "feedback": ("feedback", "corrected", "comment", "answered_by", "prompt", "answer", "user"),
@@ -201,7 +202,7 @@ def routes(
         Route("POST", "/v1/chat/completions", complete, chat, errors.error_json),
         Route("POST", "/v1/completions", complete, plain, errors.error_json),
         Route("POST", "/v1/feedback", take, parsed_feedback, feedback_error_json),
-        Route("GET", "/v1/models", listed, error_json=errors.error_json),
+        Route("GET", "/v1/models", listed, error_json=errors.error_json, title=MODELS),
         Route("GET", "/v1/models/{model:path}", listed, error_json=errors.error_json),
     )
 

@@ -49,7 +49,7 @@ class Sharing:
 
     def serve(self, server: ServerApp) -> None:
         """Chosen defaults and what clients use count at all edges, and metrics tell of these."""
-        quotas = server.quotas
+        quotas = server.admission.quotas
 
         def others(beats: Sequence[Beat]) -> None:
             quotas.used_elsewhere({beat.edge: beat.used for beat in beats})

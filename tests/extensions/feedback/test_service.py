@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from prometheus_client import generate_latest
 
 from router.access.clients import hash_of, new_token
 from router.client import AsyncClient, FeedbackRecorded
@@ -108,7 +109,7 @@ async def test_feedback_holds_request_and_answer(open_server: Open) -> None:
     assert (one.answer, one.HasField("corrected")) == (answer.text, False)
     assert (other.verdict, other.corrected, other.unit_hash) == (CORRECTED, "that", "")
     assert other.answer == "".join(event.delta.text for event in events)
-    page = (await at.app.metrics.page())[0].decode()
+    page = generate_latest(at.app.metrics.registry).decode()
     assert 'lora_router_feedback_total{kept="texts",verdict="good"} 1.0' in page
 
 

@@ -15,6 +15,7 @@ import openai
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from prometheus_client import generate_latest
 
 from router.corrections.recorder import Corrections
 from router.corrections.store import CorrectionStore
@@ -106,7 +107,7 @@ async def test_a_correction_says_who_should_have_answered(
 
     assert (await told("legal")).json() == {"object": "feedback", "response_id": rid, "kept": "text"}
     assert caplog.records[-1].fields["route"] == FEEDBACK  # type: ignore[attr-defined]
-    page = (await server.metrics.page())[0].decode()
+    page = generate_latest(server.metrics.registry).decode()
     labels = f'http_request_method="POST",http_response_status_code="200",http_route="{FEEDBACK}"'
     assert labels in page
     assert (await told("base", text="a medical question")).json()["kept"] == "text"
