@@ -15,7 +15,6 @@ tokens_per_minute = 60000
 max_concurrent = 8
 outcomes_per_second = 100
 outcomes_per_day = 1000000
-corrections = "texts"                 # the most that is kept of its corrections; labels if absent
 feedback = "texts"                    # the most that is kept of its feedback; absent: its tenant's
 expires = 2027-01-01T00:00:00Z
 
@@ -114,8 +113,7 @@ class Client(Bounds):
     experiments: Visible = Visible()
     share: float = 1.0  # its tenant's, of the fair queue
     group: Tenant = Tenant()  # what it shares with the tenant's other clients
-    corrections: Keeping = "labels"  # the most that is kept of what it asks: texts only if it says so
-    feedback: Keeping = "labels"  # likewise of its feedback, unless its tenant says so
+    feedback: Keeping = "labels"  # the most that is kept of its feedback, unless its tenant says so
     metered: bool = field(init=False, default=False)  # it or its tenant has a bound
 
     def __post_init__(self) -> None:
@@ -126,13 +124,9 @@ class Client(Bounds):
         return self.expires is not None and now >= self.expires.timestamp()
 
 
-ANYONE = Client(
-    "", roles=GIVEN, adapters=EVERYTHING, experiments=EVERYTHING, corrections="texts", feedback="texts"
-)
+ANYONE = Client("", roles=GIVEN, adapters=EVERYTHING, experiments=EVERYTHING, feedback="texts")
 """Every caller of a server without a clients file."""
-LOCAL = Client(
-    "local", roles=GIVEN, adapters=EVERYTHING, experiments=EVERYTHING, corrections="texts", feedback="texts"
-)
+LOCAL = Client("local", roles=GIVEN, adapters=EVERYTHING, experiments=EVERYTHING, feedback="texts")
 """Who may open the socket of the admin listener, and brings no token."""
 
 
@@ -414,7 +408,6 @@ FIELDS: Mapping[str, Callable[[Any], Any]] = {
     "adapters": partial(_globs, "adapters", "medical and legal-*"),
     "experiments": partial(_globs, "experiments", "legal-tone and legal-*"),
     **QUOTAS,
-    "corrections": partial(_keeping, "corrections"),
     "feedback": partial(_keeping, "feedback"),
     "expires": _expires,
 }

@@ -33,7 +33,6 @@ from router.names import BASE, bare_response_id, split_adapter
 from router.types import (
     CONTINUITIES,
     AdapterEvent,
-    Keeping,
     Override,
     Turn,
 )
@@ -91,20 +90,6 @@ def count_request(prompt: Prompt, options: RouteOptions) -> pb.CountTokensReques
     return pb.CountTokensRequest(input=_input(prompt, options), routing=_routing(options))
 
 
-def correction_request(response_id: str, adapter: str, text: str) -> pb.RecordCorrectionRequest:
-    """Who should have answered."""
-    return pb.RecordCorrectionRequest(
-        response_id=bare_response_id(_utf8(response_id, "response_id")),
-        adapter=BASE if adapter == BASE else resource_name(_utf8(adapter, "adapter")),
-        text=_utf8(text, "text"),
-    )
-
-
-def to_keeping(message: pb.RecordCorrectionResponse) -> Keeping:
-    """What a correction was kept with."""
-    return "texts" if message.kept == pb.CORRECTION_KEPT_TEXT else "labels"
-
-
 def feedback_request(
     response_id: str, verdict: str, options: FeedbackOptions
 ) -> feedback_pb2.RecordFeedbackRequest:
@@ -113,11 +98,12 @@ def feedback_request(
     if verdict not in ("", *VERDICTS):
         raise ValueError(f"verdict must be one of {', '.join(VERDICTS)}, or empty, not {verdict!r}")
     texts = {name: _utf8(options.get(name, ""), name) for name in FEEDBACK_TEXTS}  # type: ignore[arg-type]
-    by = _utf8(options.get("answered_by", ""), "answered_by")
+    by, better = (_utf8(options.get(name, ""), name) for name in ("answered_by", "should_have_been"))  # type: ignore[arg-type]
     return feedback_pb2.RecordFeedbackRequest(
         response_id=bare_response_id(_utf8(response_id, "response_id")),
         verdict=f"FEEDBACK_VERDICT_{(verdict or 'unspecified').upper()}",
         answered_by=BASE if by == BASE else resource_name(by),
+        should_have_been=BASE if better == BASE else resource_name(better),
         **texts,
     )
 

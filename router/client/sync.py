@@ -36,7 +36,7 @@ from router.client.values import (
 )
 from router.conversion import read
 from router.feedback.model import Feedback
-from router.types import AdapterEvent, Decision, Keeping
+from router.types import AdapterEvent, Decision
 from router.v1 import (
     adapters_pb2,
     adapters_pb2_grpc,
@@ -107,16 +107,6 @@ class Client:
         """Prompt tokens under the template of the adapter it would get."""
         request = messages.count_request(prompt, options)
         return read(TokenCount, self._caller.unary(self._stub.CountTokens, request, options))
-
-    def record_correction(
-        self, response_id: str, adapter: str, text: str = "", **options: Unpack[CallOptions]
-    ) -> Keeping:
-        """Say who should have answered: NAME or `base`. Returns what was kept: labels, or texts, too.
-
-        `text` is what was asked, for a server that has not kept it.
-        """
-        request = messages.correction_request(response_id, adapter, text)
-        return messages.to_keeping(self._caller.unary(self._stub.RecordCorrection, request, options))
 
     def close(self) -> None:
         """Close the connection; running calls are cancelled."""
