@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import Any, TypeVar
 
@@ -114,13 +114,12 @@ def to_recorded(message: feedback_pb2.RecordFeedbackResponse) -> FeedbackRecorde
     return FeedbackRecorded("texts" if texts else "labels", message.replaced)
 
 
-def feedback_page_request(adapter: str, since: float, token: str) -> feedback_pb2.ListFeedbackRequest:
-    """A page of feedback on an adapter, NAME or `base`."""
+def feedback_page_request(adapter: str, since: float) -> feedback_pb2.ListFeedbackRequest:
+    """The first page of feedback on an adapter, NAME or `base`."""
     return feedback_pb2.ListFeedbackRequest(
         adapter=BASE if adapter == BASE else resource_name(adapter),
         since=timestamp(since),
         page_size=500,
-        page_token=token,
     )
 
 
@@ -261,14 +260,14 @@ def _check_texts(value: Any, where: str) -> None:
 EVENTS: Mapping[str, type[Started | Finished]] = {"started": Started, "finished": Finished}
 
 
-def to_event(message: pb.StreamGenerateResponse) -> Event | None:
-    """One event of a stream; None for a kind that a newer server sends."""
+def to_events(message: pb.StreamGenerateResponse) -> Sequence[Event]:
+    """The event of a stream; none of a kind that a newer server sends."""
     kind = message.WhichOneof("event")
     if kind == "delta":  # on the path of every token
         delta = message.delta
         calls = (ToolCallDelta(one.index, one.arguments, one.id, one.name) for one in delta.tool_calls)
-        return Delta(delta.text, delta.tokens, tuple(map(logprob_of, delta.logprobs)), tuple(calls))
-    return read(EVENTS[kind], getattr(message, kind)) if kind in EVENTS else None
+        return (Delta(delta.text, delta.tokens, tuple(map(logprob_of, delta.logprobs)), tuple(calls)),)
+    return (read(EVENTS[kind], getattr(message, kind)),) if kind in EVENTS else ()
 
 
 def to_adapter(message: adapters_pb2.Adapter) -> Adapter:
@@ -277,6 +276,11 @@ def to_adapter(message: adapters_pb2.Adapter) -> Adapter:
     if message.HasField("override"):
         override = read(Override, message.override, version=message.version)
     return read(Adapter, message, override=override)
+
+
+def adapter_of(message: adapters_pb2.GetAdapterResponse | adapters_pb2.LoadAdapterResponse) -> Adapter:
+    """The adapter of an answer."""
+    return to_adapter(message.adapter)
 
 
 def to_unloaded(message: adapters_pb2.UnloadAdapterResponse) -> Unloaded:

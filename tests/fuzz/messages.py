@@ -9,7 +9,7 @@ from google.protobuf.message import Message
 
 from router.engine.fake import FakeEngine
 from router.errors import Findings
-from router.extensions.experiments.client import Outcome, outcome_message
+from router.extensions.experiments.calls import Outcome, outcome_message
 from router.extensions.experiments.messages import (
     answer_message,
     checked_paths,
