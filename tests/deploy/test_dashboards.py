@@ -20,12 +20,12 @@ import yaml
 from prometheus_client import generate_latest
 from prometheus_client.core import Metric
 
-from router.cli.demo import free_address
 from router.extensions.experiments.notices import NoticeMetrics, Notifier
 from router.extensions.experiments.runtime import LiveExperiments
 from router.extensions.experiments.service import ExperimentMetrics
 from router.extensions.sharing.sharing import EdgesCollector
 from router.server.metrics import ServerMetrics
+from tests.addresses import free_address
 from tests.extensions.experiments.memory_store import MemoryStore
 from tests.server.helpers import Connect, Start, ask
 
