@@ -15,7 +15,6 @@ tokens_per_minute = 60000
 max_concurrent = 8
 outcomes_per_second = 100
 outcomes_per_day = 1000000
-corrections = "texts"                 # the most that is kept of its corrections; labels if absent
 feedback = "texts"                    # the most that is kept of its feedback; absent: its tenant's
 expires = 2027-01-01T00:00:00Z
 
@@ -169,8 +168,7 @@ class Client(Bounds):
     subject: Annotated[str, Field(min_length=1)] = ""
     experiments: Names = Visible()
     share: Share = 1.0  # its tenant's, of the fair queue
-    corrections: Keeping = "labels"  # the most that is kept of what it asks: texts only if it says so
-    feedback: Keeping = "labels"  # likewise of its feedback, unless its tenant says so
+    feedback: Keeping = "labels"  # the most that is kept of its feedback, unless its tenant says so
     group: InstanceOf[Tenant] = Tenant("")  # what it shares with the tenant's other clients
 
     @property
@@ -183,9 +181,7 @@ class Client(Bounds):
         return self.expires is not None and now >= self.expires.timestamp()
 
 
-ANYONE = Client(
-    "", roles=GIVEN, adapters=EVERYTHING, experiments=EVERYTHING, corrections="texts", feedback="texts"
-)
+ANYONE = Client("", roles=GIVEN, adapters=EVERYTHING, experiments=EVERYTHING, feedback="texts")
 """Every caller of a server without a clients file."""
 
 

@@ -48,7 +48,6 @@ def print_summary(app: ServerApp, plugins: Sequence[PluginStatus], calibration: 
             *(("plugin", f"{p.name} is broken: {p.error}") for p in plugins if p.error),
             ("calibration", calibration or "none: `lora-router route calibrate` makes one"),
             ("experiments", _experiments_line(app)),
-            ("corrections", app.corrections.keeping if app.corrections is not None else "off"),
             ("feedback", app.feedback.answers.keeping if app.feedback is not None else "off"),
             ("gRPC", app.address),
             ("access", _access_line(settings)),

@@ -9,7 +9,7 @@ DEADLINE_EXCEEDED. The error's metadata name the bound, and `lora_router_shed_to
 docs/grpc.md#load says when each bound is met. Here are `queue`, `part`, `tenant`, `deadline`, `turns`,
 `no_body`, `memory` and `watches`. Elsewhere in the server are `not_reading` (`interceptors.py`), `http`
 (`listen.py`) and `encoding` (`encoding.py`); `mixtures` is in `registry/residency.py`, and the others are in
-the engines, corrections and experiments.
+the engines, feedback and experiments.
 
 A late event loop refuses no request: as long as the queue has room, requests wait.
 """

@@ -16,7 +16,6 @@ from router.access.access import Access
 from router.access.audit import Audit
 from router.access.hosts import Hosts
 from router.config import Settings
-from router.corrections.recorder import Corrections
 from router.engine.base import Engine
 from router.engine.constrained.templates import ConstraintTemplates
 from router.errors import ConfigError, NotLoaded
@@ -66,8 +65,8 @@ class ServerApp:
     """One server in one event loop. `run` is its whole life; tests use `start` and `stop`.
 
     It listens before the base is loaded, so that health can say NOT_SERVING. `startup` loads everything
-    (default: the engine); `on_ready` is called once when requests are let in. `experiments`, `corrections`,
-    `feedback` and `tracing` are there where a plugin sets them in `on_startup`.
+    (default: the engine); `on_ready` is called once when requests are let in. `experiments`, `feedback` and
+    `tracing` are there where a plugin sets them in `on_startup`.
     """
 
     def __init__(
@@ -86,7 +85,6 @@ class ServerApp:
         self.plugins, self.state_dir = self.hooks.host, state_dir(settings.adapters_dir)
         self._startup, self._on_ready = startup or partial(in_daemon_thread, engine.start), on_ready
         self.experiments: Experiments | None = None
-        self.corrections: Corrections | None = None
         self.feedback: FeedbackRecorder | None = None
         self.tracing: Tracing | None = None
         self.paths: frozenset[str] = frozenset()  # of the HTTP address
@@ -145,7 +143,7 @@ class ServerApp:
         self.follow("checks of plugins", self.hooks.check)
         settings = self.settings
         self.access = Access(settings.clients)
-        self.pipeline.experiments, self.pipeline.corrections = self.experiments, self.corrections
+        self.pipeline.experiments = self.experiments
         self.pipeline.answers = self.feedback.answers if self.feedback is not None else None
         self.interceptors = Interceptors(
             self.access, self.admission, self.lifecycle, self.metrics, settings, self.audit

@@ -27,7 +27,6 @@ from router.names import BASE, adapter_rule, model_asked, split_adapter
 from router.ports import AdapterRegistry
 from router.server.admission import Admission
 from router.server.call import Call
-from router.server.corrections import record_correction
 from router.server.inputs import mixture_of, prompt_of
 from router.server.labels import label_fields
 from router.server.pipeline import Pipeline
@@ -147,12 +146,6 @@ class InferenceService(InferenceServiceServicer):
                 context_length=self.pipeline.context_length,
                 decision=decision_message(prepared.decision, asked.routing.explain),
             )
-
-    async def RecordCorrection(
-        self, request: pb.RecordCorrectionRequest, call: Call
-    ) -> pb.RecordCorrectionResponse:
-        """Durable when it answers."""
-        return await record_correction(request, call, self.pipeline.corrections, self._registry)
 
     def asked(self, message: pb.GenerateRequest, call: Call) -> Request:
         """The request of a call. Raises InvalidRequest, Overloaded."""

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 from router.access.quotas import UsageMeter
 from router.config import Settings
-from router.corrections.recorder import Corrections
 from router.engine.base import (
     Buffered,
     Delta,
@@ -95,7 +94,7 @@ class Submitted:
 class Pipeline:
     """What all inference methods share. Nothing here waits for the engine's thread or the disk.
 
-    `experiments`, `corrections` and `answers` may be set until the first request.
+    `experiments` and `answers` may be set until the first request.
     """
 
     def __init__(
@@ -105,13 +104,12 @@ class Pipeline:
         registry: AdapterRegistry,
         router: Router,
         experiments: Experiments | None = None,
-        corrections: Corrections | None = None,
         hooks: Hooks | None = None,
         templates: ConstraintTemplates | None = None,
     ) -> None:
         self._engine, self._registry, self._router = engine, registry, router
         self.experiments, self._resting = experiments, Resting()
-        self.corrections, self._hooks = corrections, hooks
+        self._hooks = hooks
         self._templates = templates or ConstraintTemplates()
         self.answers: AnswersGiven | None = None  # remembered for feedback
         self._max_tokens = settings.max_tokens_limit
@@ -144,8 +142,6 @@ class Pipeline:
                 self._unserved(request, choices, call, error)
                 raise
             call.answer.decision = taken.decision
-            if self.corrections is not None:
-                self.corrections.remember(request, taken.decision, call.client)
             watchers = self._watchers(request, taken, choices, call)
             watched = watching(watchers, taken.generation, lambda: self._stopped(call))
             yield taken.decision, held.enter_context(watched)

@@ -59,7 +59,6 @@ ROWS: Mapping[str, Policy] = {
     "/router.v1.InferenceService/StreamGenerate": GENERATE,
     "/router.v1.InferenceService/Route": INFER,
     "/router.v1.InferenceService/CountTokens": INFER,
-    "/router.v1.InferenceService/RecordCorrection": RECORD,
     "/router.v1.AdapterService/ListAdapters": OBSERVE,
     "/router.v1.AdapterService/GetAdapter": OBSERVE,
     "/router.v1.AdapterService/WatchAdapters": replace(OBSERVE, watch=True),

@@ -38,9 +38,9 @@ def client(**more: object) -> str:
 
 
 def test_an_entry_is_read() -> None:
-    more = {"cert": "billing.svc", "corrections": "texts", "expires": "2027-01-01T00:00:00+01:00"}
+    more = {"cert": "billing.svc", "feedback": "texts", "expires": "2027-01-01T00:00:00+01:00"}
     (found,) = parse_clients(client(roles=["infer", "admin"], **more)).all
-    assert found.corrections == "texts"
+    assert found.feedback == "texts"
     assert (found.id, found.cert, found.token_sha256) == ("billing", "dns:billing.svc", (A,))
     assert found.roles == {Role.INFER, Role.ADMIN}
     assert not found.expired(1798757999)
@@ -51,7 +51,7 @@ def test_absent_is_nothing() -> None:
     (found,) = parse_clients(client()).all
     assert found.roles == frozenset()
     assert not found.expired(1e12)
-    assert found.corrections == "labels"
+    assert found.feedback == "labels"
     assert parse_clients("").all == ()
 
 
@@ -124,9 +124,8 @@ def test_a_tenant_is_its_clients_and_what_they_share() -> None:
         (tenant(id="a") * 2, "two tenants have the same id: 'a'"),
         (tenant(id="a", max_concurrent=0), "max_concurrent must be greater"),
         (client(experiments=["A"]), "experiments has names such as"),
-        (client(corrections="all"), "corrections must be 'off', 'labels' or 'texts'"),
-        (client(corrections=1), "corrections must be 'off', 'labels' or 'texts'"),
-        (tenant(id="a", corrections="off"), "tenant 'a': unknown key 'corrections'"),
+        (client(feedback="all"), "feedback must be 'off', 'labels' or 'texts'"),
+        (client(feedback=1), "feedback must be 'off', 'labels' or 'texts'"),
         (client(share=0), "share must be greater"),
         (client(share=1001), "share must be less"),
         (client(tenant="acme", share=2), "client 'billing': share is its tenant's"),

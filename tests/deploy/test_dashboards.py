@@ -20,15 +20,12 @@ import yaml
 from prometheus_client import generate_latest
 from prometheus_client.core import Metric
 
-from router.cli.demo import free_address
-from router.corrections.recorder import Corrections
-from router.corrections.store import CorrectionStore
-from router.extensions.corrections.metrics import CorrectionsCollector
 from router.extensions.experiments.notices import NoticeMetrics, Notifier
 from router.extensions.experiments.runtime import LiveExperiments
 from router.extensions.experiments.service import ExperimentMetrics
 from router.extensions.sharing.sharing import EdgesCollector
 from router.server.metrics import ServerMetrics
+from tests.addresses import free_address
 from tests.extensions.experiments.memory_store import MemoryStore
 from tests.server.helpers import Connect, Start, ask
 
@@ -47,7 +44,6 @@ def metrics() -> ServerMetrics:
     made = ServerMetrics()
     made.registry.register(ExperimentMetrics(LiveExperiments(MemoryStore())))
     made.registry.register(NoticeMetrics(Notifier()))
-    made.registry.register(CorrectionsCollector(Corrections(CorrectionStore(Path("nowhere")), "labels")))
     made.registry.register(EdgesCollector(SimpleNamespace(problem="", edges=1)))
     return made
 

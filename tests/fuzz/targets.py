@@ -14,7 +14,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -22,7 +22,6 @@ from router.access.audit import START, chained, verify
 from router.access.clients import Clients, hash_of, parse_clients
 from router.cli.command import CliError
 from router.cli.settings import load_settings
-from router.corrections.store import Correction, from_line, latest, to_line
 from router.engine.constrained.source import grammar_text
 from router.errors import MOST_FINDINGS, ConfigError, FieldViolation, InvalidRequest, RouterError
 from router.extensions.experiments.cli.create import read_plan_file
@@ -397,16 +396,6 @@ def _audit_lines() -> list[bytes]:
     return [f"{one}\n{two}\n".encode()]
 
 
-def corrections(data: bytes) -> None:
-    """Lines that a server kept."""
-    latest(one for line in data.split(b"\n") if (one := from_line(line)) is not None)
-
-
-def _correction_lines() -> list[bytes]:
-    one = Correction(1e9, "ab" * 16, "legal", "medical", "classified", 0.5, "Who owns the oak?", "acme")
-    return [to_line(one), to_line(one) + to_line(replace(one, response_id="b", label="", text="d e"))]
-
-
 def _defaults() -> list[bytes]:
     served = {"medical": {"1.0.0": {"weights_sha256": "ab" * 32, "routed": True}}}
     override = {"version": "1", "by": "a", "time": 1.5, "reason": "", "finding": "", "weights_sha256": ""}
@@ -464,7 +453,6 @@ TARGETS = {
         Target("minisign", minisign, bytes_changed, _signatures),
         Target("lock", lock, bytes_changed, _given("ab" * 32 + " medical\n# comment\n")),
         Target("audit", audit, bytes_changed, _audit_lines),
-        Target("corrections", corrections, json_changed, _correction_lines),
         Target("state", state, json_changed, _defaults),
         Target("errors", errors, bytes_changed, _given("no '/srv/models/a b.bin', see http://wiki.local/x")),
         Target("requests", messages.request, message_changed(messages.REQUESTS), messages.good_requests),

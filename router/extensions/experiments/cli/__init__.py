@@ -16,6 +16,7 @@ from router.extensions.experiments.cli.aa import aa as aa_
 from router.extensions.experiments.cli.create import (
     Etag,
     Name,
+    experiments_at,
     number_from_flag,
     read_plan_file,
     show_one,
@@ -28,7 +29,7 @@ from router.extensions.experiments.cli.record import record as record_
 from router.extensions.experiments.cli.report import report as report_
 
 if TYPE_CHECKING:
-    from router.client import Client, Experiment, Promotion
+    from router.extensions.experiments.client import Experiment, Experiments, Promotion
     from router.extensions.experiments.model import SizeAnswer, SizeQuestion
 
 Plan = Annotated[Path | None, typer.Argument(metavar="FILE", help="Plan as TOML; left out: a proportion.")]
@@ -139,12 +140,11 @@ def _answer(question: SizeQuestion, effect: str, server: str, timeout: float) ->
 
 def _ask(question: SizeQuestion, server: str, timeout: float) -> SizeAnswer:
     """Computed here where nothing is left open, else by the server."""
-    from router.cli.connect import connected
     from router.extensions.experiments.sizing import is_whole, size_of
 
     if not is_whole(question):
-        with connected(server, timeout) as client:
-            return client.experiments.plan(question)
+        with experiments_at(server, timeout) as experiments:
+            return experiments.plan(question)
     with told():
         return size_of(question)
 
@@ -198,12 +198,11 @@ def list_(server: flags.Server = "", timeout: flags.Timeout = 30.0, json: flags.
     Example:
       lora-router experiments list
     """
-    from router.cli.connect import connected
     from router.cli.output import print_json, print_table
 
-    with connected(server, timeout) as client:
-        found = client.experiments.list()
-        rows = [] if json else [_row(client, experiment) for experiment in found]
+    with experiments_at(server, timeout) as experiments:
+        found = experiments.list()
+        rows = [] if json else [_row(experiments, experiment) for experiment in found]
     if json:
         print_json(found)
     elif rows:
@@ -212,14 +211,14 @@ def list_(server: flags.Server = "", timeout: flags.Timeout = 30.0, json: flags.
         print("no experiments; `lora-router experiments create --example` prints a plan")
 
 
-def _row(client: Client, experiment: Experiment) -> tuple[str, ...]:
+def _row(experiments: Experiments, experiment: Experiment) -> tuple[str, ...]:
     """What has ended is not judged again here: its note says how it ended."""
     from router.extensions.experiments import words
     from router.extensions.experiments.next_step import time_left
 
     spec, judged = experiment.spec, ("", "", "", "")
     if experiment.state == "running":
-        report = client.experiments.report(experiment.name)
+        report = experiments.report(experiment.name)
         progress = words.progress(report)
         judged = (words.short_verdict(report), words.difference(report), progress, time_left(report))
     promoted = f"{experiment.promoted} promoted" if experiment.promoted else ""
@@ -243,10 +242,8 @@ def show(
     Example:
       lora-router experiments show medical-v2 --json
     """
-    from router.cli.connect import connected
-
-    with connected(server, timeout) as client:
-        found = client.experiments.get(name)
+    with experiments_at(server, timeout) as experiments:
+        found = experiments.get(name)
     show_one(found, json)
 
 
@@ -265,10 +262,8 @@ def start(
     Example:
       lora-router experiments start medical-v2
     """
-    from router.cli.connect import connected
-
-    with connected(server, timeout) as client:
-        found = client.experiments.start(name, etag=etag)
+    with experiments_at(server, timeout) as experiments:
+        found = experiments.start(name, etag=etag)
     show_one(found, json)
 
 
@@ -288,10 +283,8 @@ def stop(
     Example:
       lora-router experiments stop medical-v2 --reason "release moved"
     """
-    from router.cli.connect import connected
-
-    with connected(server, timeout) as client:
-        found = client.experiments.stop(name, reason=reason, etag=etag)
+    with experiments_at(server, timeout) as experiments:
+        found = experiments.stop(name, reason=reason, etag=etag)
     show_one(found, json)
 
 
@@ -313,10 +306,8 @@ def withdraw(
     Example:
       lora-router experiments withdraw medical-v2 base --reason "too slow"
     """
-    from router.cli.connect import connected
-
-    with connected(server, timeout) as client:
-        found = client.experiments.withdraw(name, arm, reason=reason, etag=etag)
+    with experiments_at(server, timeout) as experiments:
+        found = experiments.withdraw(name, arm, reason=reason, etag=etag)
     show_one(found, json)
 
 
@@ -339,10 +330,8 @@ def promote(
       lora-router experiments promote medical-v2
       lora-router experiments promote medical-v2 new --force --reason "ticket 7"
     """
-    from router.cli.connect import connected
-
-    with connected(server, timeout) as client:
-        done = client.experiments.promote(name, arm, force=force, reason=reason, etag=etag)
+    with experiments_at(server, timeout) as experiments:
+        done = experiments.promote(name, arm, force=force, reason=reason, etag=etag)
     _print_promotion(done, json)
 
 
@@ -359,10 +348,8 @@ def rollback(
     Example:
       lora-router experiments rollback medical-v2 --reason "complaints since Monday"
     """
-    from router.cli.connect import connected
-
-    with connected(server, timeout) as client:
-        done = client.experiments.roll_back(name, reason=reason)
+    with experiments_at(server, timeout) as experiments:
+        done = experiments.roll_back(name, reason=reason)
     _print_promotion(done, json)
 
 
@@ -390,10 +377,8 @@ def delete(name: Name, etag: Etag = "", server: flags.Server = "", timeout: flag
     Example:
       lora-router experiments delete medical-v2
     """
-    from router.cli.connect import connected
-
-    with connected(server, timeout) as client:
-        client.experiments.delete(name, etag=etag)
+    with experiments_at(server, timeout) as experiments:
+        experiments.delete(name, etag=etag)
     print(f"{name} is forgotten")
 
 

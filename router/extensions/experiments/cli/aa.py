@@ -21,7 +21,8 @@ import typer
 from router.cli import flags
 
 if TYPE_CHECKING:
-    from router.client import Answer, AsyncClient, Client, Experiment, MetricSpec, Spec
+    from router.client import Answer, AsyncClient, Client
+    from router.extensions.experiments.client import Experiment, MetricSpec, Spec
     from router.extensions.experiments.report.model import Report
     from router.extensions.experiments.self_test import AAFinding, Drawn, Traffic
 
@@ -115,12 +116,13 @@ class EqualArms:
 def _equal_arms(client: Client, route: str, like: str, weights: str, units: int, window: float) -> EqualArms:
     from dataclasses import replace
 
+    from router.extensions.experiments.client import Experiments
     from router.extensions.experiments.self_test import Drawn
 
     if not like:
         plan = _plan_of_equal_arms(client, route, weights, units, window)
         return EqualArms(plan, (Drawn.of(plan.primary, 0.5),), units)
-    model = client.experiments.get(like).spec
+    model = Experiments(client).get(like).spec
     _check_like(like, model, route)
     made = _plan_of_equal_arms(client, route or model.route, weights, units, window, model)
     plan = replace(
@@ -143,11 +145,12 @@ def _check_like(name: str, model: Spec, route: str) -> None:
 
 def _outcomes_like(client: Client, metric: MetricSpec, route: str) -> Drawn:
     """At the rate, or with the mean and deviation, that the route had, where that is known."""
-    from router.client import ClientError, SizeQuestion
+    from router.client import ClientError
+    from router.extensions.experiments.client import Experiments, SizeQuestion
     from router.extensions.experiments.self_test import Drawn
 
     try:
-        known = client.experiments.plan(SizeQuestion(metric.name, metric.kind, route=route, effect=1e-3))
+        known = Experiments(client).plan(SizeQuestion(metric.name, metric.kind, route=route, effect=1e-3))
     except ClientError as error:
         if error.code != "INVALID_ARGUMENT":
             raise
@@ -159,8 +162,8 @@ def _plan_of_equal_arms(
     client: Client, route: str, weights: str, units: int, window: float, model: Spec | None = None
 ) -> Spec:
     from router.cli.command import MISUSED, CliError
-    from router.client import ArmSpec, Spec, metric
     from router.extensions.experiments.cli.create import told
+    from router.extensions.experiments.client import ArmSpec, Spec, metric
     from router.extensions.experiments.plan_file import weights_of
 
     with told():
@@ -210,14 +213,16 @@ def _run_and_judge(
 @contextmanager
 def _temporary(client: Client, name: str, plan: Spec, keep: bool) -> Iterator[Experiment]:
     """A running experiment that is gone at the end, whatever happened."""
-    client.experiments.create(name, plan)
+    from router.extensions.experiments.client import Experiments
+
+    Experiments(client).create(name, plan)
     try:
-        yield client.experiments.start(name)
+        yield Experiments(client).start(name)
     finally:
-        if client.experiments.get(name).state == "running":
-            client.experiments.stop(name, reason="the self-test is over")
+        if Experiments(client).get(name).state == "running":
+            Experiments(client).stop(name, reason="the self-test is over")
         if not keep:
-            client.experiments.delete(name)
+            Experiments(client).delete(name)
 
 
 def _print(found: list[AAFinding], json: bool) -> None:
@@ -244,9 +249,11 @@ async def _send_traffic(server: str, timeout: float, simulation: Simulation) -> 
 
 def _report_when_logged(client: Client, name: str, traffic: Traffic, window: float) -> Report:
     """The report once every unit that was sent is there and mature, or after a while without them."""
+    from router.extensions.experiments.client import Experiments
+
     end = time.monotonic() + window + SLACK
     while True:
-        found = client.experiments.report(name)
+        found = Experiments(client).report(name)
         mature = sum(numbers.matured for numbers in found.numbers)
         if mature >= len(traffic.arms) or time.monotonic() > end:
             return found
@@ -317,12 +324,13 @@ async def _record_outcome(
     value: float,
 ) -> None:
     """One outcome; exposures are written behind the answer, so that it may come a little too early."""
-    from router.client import ClientError, Outcome
+    from router.client import ClientError
+    from router.extensions.experiments.client import AsyncExperiments, Outcome
 
     outcome = Outcome(metric, value, response_id=response, key=f"{unit}-{metric}")
     for attempt in range(TRIES):
         try:
-            counted[str(await client.experiments.record_outcome(outcome))] += 1
+            counted[str(await AsyncExperiments(client).record_outcome(outcome))] += 1
             traffic.values.setdefault(metric, {})[unit] = value
             return
         except ClientError as error:
