@@ -173,13 +173,12 @@ async def test_work_that_raises_begins_again_and_is_logged_once(caplog: pytest.L
     assert kept.flaws == []
 
 
-@pytest.mark.parametrize("name", ["access", "_sending"])
 async def test_a_server_outlives_what_it_follows(
-    start_server: Start, monkeypatch: pytest.MonkeyPatch, name: str
+    start_server: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = await start_server()
     running = asyncio.create_task(server.background.until(server.ending.asked))
-    follower, calls = getattr(server, name), 0
+    follower, calls = server.access, 0
 
     def fail() -> None:
         nonlocal calls
