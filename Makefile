@@ -39,7 +39,7 @@ FUZZER ?= hypothesis
 TARGETS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-locked demo demo-cluster serve test test-fast test-long fuzz check format proto bench bench-peers bench-gpu soak answers lock audit wheel sbom reference docs docs-serve clean
+.PHONY: help install install-locked demo serve test test-fast test-long fuzz check format proto bench bench-peers bench-gpu soak answers lock audit wheel sbom reference docs docs-serve clean
 
 help: ## show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -66,11 +66,7 @@ install-locked: ## the same with exactly the packages of requirements-dev.lock, 
 	@touch $(SERVES) $(STAMP)
 
 demo: $(SERVES) ## fetch the base, serve it with the adapters here, send real requests to all at once
-	@$(BIN)/python -c 'from router.cli.__main__ import main; main("router.cli.demo")'
-
-demo-cluster: $(SERVES) ## the same on two Ray nodes of this machine, a replica on each, one of them killed meanwhile
-	$(BIN)/pip install -q --disable-pip-version-check -e '.[standard,ray]'
-	$(BIN)/python -m router.cli.demo_cluster
+	@$(BIN)/python -c 'from router.cli.__main__ import main; main("examples.demo")'
 
 serve: $(SERVES) ## serve the default base with ./adapters and ./plugins
 	$(BIN)/lora-router serve

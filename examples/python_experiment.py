@@ -10,7 +10,8 @@ import random
 import sys
 import time
 
-from router.client import AdapterRef, ArmSpec, Client, Outcome, Spec, metric
+from router.client import AdapterRef, Client
+from router.extensions.experiments.client import ArmSpec, Experiments, Outcome, Spec, metric
 
 NAME = f"medical-or-base-{int(time.time())}"
 PLAN = Spec(
@@ -26,8 +27,9 @@ def main(target: str, users: int = 40) -> None:
     """Plan, start, ask for made-up users, tell what they thought, look, stop."""
     dice = random.Random(7)
     with Client(target) as client:
-        client.experiments.create(NAME, PLAN)
-        client.experiments.start(NAME)
+        experiments = Experiments(client)
+        experiments.create(NAME, PLAN)
+        experiments.start(NAME)
         for user in range(users):
             answer = client.generate(
                 "Which ICD-10-CM chapter does Beard ringworm belong to?",
@@ -37,12 +39,12 @@ def main(target: str, users: int = 40) -> None:
             )
             pleased = dice.random() < (0.9 if answer.decision.arm == "adapter" else 0.5)
             vote = Outcome("thumbs_up", float(pleased), response_id=answer.response_id, key=f"{NAME}-{user}")
-            client.experiments.record_outcome(vote)  # the same key counts once, so sending again is safe
-        report = client.experiments.report(NAME)
+            experiments.record_outcome(vote)  # the same key counts once, so sending again is safe
+        report = experiments.report(NAME)
         for numbers in report.numbers:
             print(f"{numbers.arm}: {numbers.units} users")
         print(f"{report.verdict.decision}: {report.verdict.text}")
-        client.experiments.stop(NAME, reason="the example ends here")
+        experiments.stop(NAME, reason="the example ends here")
 
 
 if __name__ == "__main__":

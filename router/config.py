@@ -47,14 +47,7 @@ class Settings(BaseSettings):
     metrics_listen: str = Field(
         "127.0.0.1:9464", description="HTTP address of metrics and probes; empty: off"
     )
-    admin_listen: str | None = Field(
-        None, description="unix:/PATH of a socket; methods of the role admin then work only there"
-    )
-    sidecar_listen: str | None = Field(
-        None,
-        description="HOST:PORT on loopback, or unix:/PATH, for a proxy that sets x-forwarded-client-cert",
-    )
-    console_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+    http_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
         description="names by which HTTP, console and metrics are reached beside their address (comma list)",
     )
@@ -200,12 +193,6 @@ class Settings(BaseSettings):
             raise ValueError("tls_client_ca needs tls_cert and tls_key")
         return self
 
-    @model_validator(mode="after")
-    def _who_is_forwarded_is_known(self) -> Self:
-        if self.sidecar_listen and self.clients is None:
-            raise ValueError("sidecar_listen needs clients: the file of those whom the sidecar may name")
-        return self
-
     @property
     def replica_bounds(self) -> tuple[int, int]:
         """Least and most replicas; both 0 for an engine in this process. Of a DNS name one is counted."""
@@ -256,7 +243,7 @@ class Settings(BaseSettings):
         """The environment gives folders as one string, separated like PATH."""
         return tuple(filter(None, value.split(os.pathsep))) if isinstance(value, str) else value
 
-    @field_validator("require_signed", "console_hosts", "http_origins", "replica_addresses", mode="before")
+    @field_validator("require_signed", "http_hosts", "http_origins", "replica_addresses", mode="before")
     @classmethod
     def _split_at_commas(cls, value: Any) -> Any:
         """The environment and `--set` give a list as one string."""

@@ -123,6 +123,7 @@ FORMS: Mapping[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
     "router.v1.TokenLogprob": (logprob_message, logprob_of),
     "route": (route_message, route_of),
     "previous": (route_message, route_of),
+    "should_have_been": (route_message, route_of),
 }
 """By a message's type or a field's name: how its value is written and read."""
 NAMES: Mapping[str, tuple[str, ...]] = {

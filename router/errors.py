@@ -8,7 +8,6 @@ RouterError
 ├── Unauthenticated         UNAUTHENTICATED      nobody's token or certificate, or an expired one
 │   └── TokenMissing        UNAUTHENTICATED      neither token nor certificate was sent
 ├── PermissionDenied        PERMISSION_DENIED    the client has not the role that the method needs
-│   └── AdminElsewhere      PERMISSION_DENIED    such methods are answered on the admin listener only
 ├── NotFound                NOT_FOUND
 │   ├── AdapterNotFound
 │   └── ExperimentNotFound
@@ -206,12 +205,6 @@ class PermissionDenied(RouterError):
 
     code = "PERMISSION_DENIED"
     reason = "ROLE_MISSING"
-
-
-class AdminElsewhere(PermissionDenied):
-    """Methods of the role admin are answered on the admin listener only."""
-
-    reason = "ADMIN_LISTENER"
 
 
 class NotFound(RouterError):

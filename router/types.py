@@ -12,7 +12,7 @@ Role = Literal["system", "user", "assistant", "tool"]
 HIDDEN_STATES = "hidden states"  # what engines have of a base, and classifiers may need
 
 
-Keeping = Literal["off", "labels", "texts"]  # what is kept of corrections, from nothing to all
+Keeping = Literal["off", "labels", "texts"]  # what is kept of feedback, from nothing to all
 KEEPINGS: tuple[Keeping, ...] = ("off", "labels", "texts")
 
 

@@ -102,7 +102,6 @@ async def start_server(tmp_path: Path) -> AsyncIterator[Start]:
             startup: Any = None,
             wait: bool = True,
             experiments: Any = None,
-            corrections: Any = None,
             feedback: Any = None,
             routing: Any = None,
             hooks: Any = None,
@@ -121,7 +120,7 @@ async def start_server(tmp_path: Path) -> AsyncIterator[Start]:
             if hooks is None:  # the built-in plugins, as every server has them
                 hooks = Hooks(PluginHost([], tables=said.tables, built_in=True))
             app = ServerApp(said, engine, registry, router, startup, hooks=hooks, encoder=encoder)
-            app.experiments, app.corrections, router.on_vote = experiments, corrections, app.metrics.vote
+            app.experiments, router.on_vote = experiments, app.metrics.vote
             app.feedback, app.state_dir = feedback, tmp_path / ".state"
             app.state_dir.mkdir(exist_ok=True)
             if before is not None:
@@ -179,10 +178,16 @@ async def server(start_server: Start, fakes: SimpleNamespace) -> ServerApp:
 
 @pytest.fixture
 async def connect() -> AsyncIterator[Connect]:
-    """`connect(app)`: a channel of its own with `inference`, `adapters`, `fleet` and `experiments` stubs."""
+    """`connect(app)`: a channel of its own with a stub of each service."""
     import grpc
 
-    from router.v1 import adapters_pb2_grpc, experiments_pb2_grpc, fleet_pb2_grpc, inference_pb2_grpc
+    from router.v1 import (
+        adapters_pb2_grpc,
+        experiments_pb2_grpc,
+        feedback_pb2_grpc,
+        fleet_pb2_grpc,
+        inference_pb2_grpc,
+    )
 
     channels: list[grpc.aio.Channel] = []
 
@@ -194,6 +199,7 @@ async def connect() -> AsyncIterator[Connect]:
             channel=channel,
             inference=inference_pb2_grpc.InferenceServiceStub(channel),
             adapters=adapters_pb2_grpc.AdapterServiceStub(channel),
+            feedback=feedback_pb2_grpc.FeedbackServiceStub(channel),
             fleet=fleet_pb2_grpc.FleetServiceStub(channel),
             experiments=experiments_pb2_grpc.ExperimentServiceStub(channel),
         )

@@ -24,6 +24,7 @@ from router.cli.compose import Composition  # noqa: E402
 from router.cli.settings import load_settings  # noqa: E402
 from router.client import AsyncClient, ClientError  # noqa: E402
 from router.engine.fake import FakeEngine  # noqa: E402
+from router.extensions.experiments.client import AsyncExperiments  # noqa: E402
 
 SITES = {"model.layers.0.self_attn.q_proj": (8, 8), "model.layers.0.mlp.up_proj": (16, 8)}
 REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
@@ -50,7 +51,7 @@ async def main(adapters: int) -> dict[str, Any]:
                 "routed": (await client.generate("rent a bike")).text,
                 "constrained": await refused(client, choices=["yes", "no"]),
                 "adapters": {a.ref.name: [a.state.name, a.error] for a in await client.adapters.list()},
-                "experiments": [e.name for e in await client.experiments.list()],
+                "experiments": [e.name for e in await AsyncExperiments(client).list()],
                 "models": await asyncio.to_thread(status, f"http://{app.http_address}/v1/models"),
                 "console": await asyncio.to_thread(status, f"http://{app.http_address}/console"),
                 "metrics": await asyncio.to_thread(status, f"http://{app.metrics_address}/metrics"),

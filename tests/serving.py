@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from router.cli.demo import free_address
+from tests.addresses import free_address
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from router.access.certificates import check_library
-from router.access.issuers import read_issuers
+from router.access.issuers import check_library as check_issuers
 from router.cli import output
 from router.cli.command import CliError
 from router.engine.constrained.source import grammar_text
@@ -34,7 +34,6 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 SERVER = Path(__file__).with_name("few_packages.py")
 MODULES = {"grpcio-reflection": "grpc_reflection", "huggingface-hub": "huggingface_hub"}
-ISSUER = {"url": "https://login.example", "audience": "lora-router"}
 
 
 def names(requirements: list[str]) -> set[str]:
@@ -68,7 +67,7 @@ REFUSED: list[tuple[str, str, Callable[[], Any]]] = [
     ("cryptography", "signed", lambda: read_public_key("release.pub")),
     ("cryptography", "signed", check_library),
     ("gguf", "gguf", fetch_base),
-    ("httpx2", "jwt", lambda: read_issuers([ISSUER])),
+    ("httpx2", "jwt", lambda: check_issuers(fetches=True)),
     ("huggingface-hub", "hub", lambda: fetch_from_hub("a/b")),
     ("huggingface-hub", "hub", lambda: make_source("hub:a/b", "")),
     ("jinja2", "console", lambda: page(None)),

@@ -59,7 +59,7 @@ def test_every_module_says_what_it_is():
         ("router.engine.torch_engine", {"grpc"}),
         ("router.models.bert", {"transformers"}),
         ("router.replicas.ray", {"torch", "transformers", "peft", "ray", "pydantic"}),
-        ("router.shared.state", {"torch", "grpc", "sqlalchemy", "psycopg", "pydantic"}),
+        ("router.shared.state", {"torch", "grpc", "pydantic"}),
         ("router.extensions.experiments.assignment", {"torch", "transformers", "peft", "grpc", "numpy"}),
         ("router.extensions.experiments.verdict", {"torch", "transformers", "peft", "grpc", "scipy"}),
         ("router.extensions.experiments.model", {"torch", "grpc", "numpy", "sqlalchemy"}),

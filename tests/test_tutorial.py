@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from router.cli.demo import free_address
+from tests.addresses import free_address
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from router.cli.demo import free_address
+from tests.addresses import free_address
 from tests.serving import serving
 
 ROOT = Path(__file__).parents[1]

@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Protocol
 
 from router.access.certificates import BadNames, names_in
-from router.access.clients import ANYONE, LOCAL, OURS, Client, Clients, Role, read_clients
+from router.access.clients import ANYONE, OURS, Client, Clients, Role, read_clients
 from router.errors import (
-    AdminElsewhere,
     PermissionDenied,
     RouterError,
     TokenMissing,
@@ -37,17 +36,14 @@ MAX_HEADER = 8 << 10  # characters; ours have some 100, an issuer's may carry mu
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """What a call brings: its `authorization` headers, the client's certificate (PEM, verified by TLS),
-    whether it came by the socket that only the server's own user can open, and whether by the address of a
-    trusted sidecar, whose headers are its word.
+    """What a call brings: its headers, those named `authorization`, and the client's certificate (PEM,
+    verified by TLS).
 
     `Access.verified` adds `names`, from the certificate, and `identity`, from an authenticator.
     """
 
     authorization: Sequence[str] = ()
     certificate: bytes = b""
-    local: bool = False
-    sidecar: bool = False
     names: Sequence[str] = ()  # each with its kind, `dns:NAME`
     headers: Iterable[tuple[str, str | bytes]] = ()  # all of the call's, their names in lower case
     identity: CallerIdentity | None = None
@@ -110,21 +106,15 @@ class _Running:
 
 
 class Access:
-    """Lives on one event loop. Without a file everybody may do everything. With `admin_local`, methods of the
-    role admin are for calls by the local socket only.
+    """Lives on one event loop. Without a file everybody may do everything.
 
     Raises ConfigError for a file that is not there or wrong.
     """
 
-    def __init__(
-        self,
-        clients: Path | None = None,
-        admin_local: bool = False,
-        now: Callable[[], float] = time.time,
-    ) -> None:
+    def __init__(self, clients: Path | None = None, now: Callable[[], float] = time.time) -> None:
         self._file = Reread([clients], lambda: read_clients(clients)) if clients is not None else None
         self._clients = self._file.value() if self._file is not None else Clients()
-        self._now, self._admin_local = now, admin_local
+        self._now = now
         self._running: set[_Running] = set()
         self._authenticators: list[tuple[Authenticator, Callable[[Exception], None]]] = []
 
@@ -163,7 +153,7 @@ class Access:
         if self._file is None or role is Role.OPEN:
             return credentials
         token = bearer(credentials.authorization)
-        if token.startswith(OURS) or (credentials.local and not credentials.authorization):
+        if token.startswith(OURS):
             return credentials
         if (identity := await self._identity(credentials)) is not None:
             return replace(credentials, identity=identity)
@@ -198,16 +188,11 @@ class Access:
         """
         return ANYONE if role is Role.OPEN else self._identified(credentials)
 
-    def check(self, client: Client, credentials: Credentials, role: Role, method: str) -> None:
-        """Raise PermissionDenied or AdminElsewhere unless the client may call `method`, which needs the
-        role."""
-        if role is Role.OPEN:
-            return
-        name = method.removeprefix("/")
-        if role not in client.roles:
+    def check(self, client: Client, role: Role, method: str) -> None:
+        """Raise PermissionDenied unless the client may call `method`, which needs the role."""
+        if role is not Role.OPEN and role not in client.roles:
+            name = method.removeprefix("/")
             raise PermissionDenied(f"{name} needs the role {role.value}", role=role.value)
-        if role is Role.ADMIN and self._admin_local and not credentials.local:
-            raise AdminElsewhere(f"{name} is answered on the server's admin listener only")
 
     @contextmanager
     def holding(
@@ -256,7 +241,7 @@ class Access:
         for running in tuple(self._running):
             try:
                 now = self.client(running.credentials, running.role)
-                self.check(now, running.credentials, running.role, running.method)
+                self.check(now, running.role, running.method)
             except (Unauthenticated, PermissionDenied) as error:
                 running.end(error)
             else:
@@ -266,8 +251,6 @@ class Access:
 
     def _identified(self, credentials: Credentials) -> Client:
         """A token decides if there is one, else the certificate. What is wrong with it is not told."""
-        if credentials.local and not credentials.authorization:
-            return LOCAL
         if self._file is None:
             return ANYONE
         if credentials.identity is not None:

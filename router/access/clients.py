@@ -15,7 +15,6 @@ tokens_per_minute = 60000
 max_concurrent = 8
 outcomes_per_second = 100
 outcomes_per_day = 1000000
-corrections = "texts"                 # the most that is kept of its corrections; labels if absent
 feedback = "texts"                    # the most that is kept of its feedback; absent: its tenant's
 expires = 2027-01-01T00:00:00Z
 
@@ -35,23 +34,33 @@ import re
 import secrets
 import tomllib
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from enum import Enum
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    InstanceOf,
+    TypeAdapter,
+    ValidationError,
+)
+from pydantic_core import ErrorDetails
 
 from router.access.certificates import rule_of
-from router.access.issuers import Issuer, read_issuers
+from router.access.issuers import Issuer, check_library
 from router.errors import AlreadyExists, ConfigError, NotFound
 from router.reread import problem_of, read_file
-from router.types import EVERYTHING, KEEPINGS, Keeping, Visible, weaker
+from router.types import EVERYTHING, Keeping, Visible, weaker
 
-ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _HASH = re.compile(r"[0-9a-f]{64}")
 _GLOB = re.compile(r"[a-z0-9._*-]{1,63}")
 OURS = "lrk_"  # how our own tokens begin
@@ -73,15 +82,57 @@ class Role(Enum):
 GIVEN = frozenset({Role.INFER, Role.OBSERVE, Role.ADMIN})  # what clients can have
 
 
+def _id(value: str) -> str:
+    if not _ID.fullmatch(value):
+        raise ValueError("must have 1 to 63 of a-z, 0-9 and -, the first no -")
+    return value
+
+
+def _role(value: Any) -> Role:
+    known = {role.value: role for role in GIVEN}
+    if isinstance(value, str) and value in known:
+        return known[value]
+    raise ValueError(f"unknown role {value!r}; there are {', '.join(sorted(known))}")
+
+
+def _names(value: Any) -> Visible:
+    if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+        raise ValueError("must be a list of strings")
+    if (odd := next((one for one in value if not _GLOB.fullmatch(one)), None)) is not None:
+        raise ValueError(f"has names such as medical and legal-*, not {odd!r}")
+    return Visible(tuple(value))
+
+
+def _hash(value: str) -> str:
+    if not _HASH.fullmatch(value):
+        raise ValueError("must have 64 small hexadecimal digits: the hash, not the token")
+    return value
+
+
+def _utc(value: datetime) -> datetime:
+    try:
+        return value.astimezone(UTC)
+    except OverflowError:
+        text = "is a date beyond the calendar, which has the years 1 to 9999 (UTC)"
+        raise ValueError(f"{text}; leave it out for a client that does not expire") from None
+
+
+Id = Annotated[str, AfterValidator(_id)]
+Quota = Annotated[int, Field(strict=True, ge=1)]
+Share = Annotated[float, Field(strict=True, ge=0.001, le=1000)]  # of the fair queue
+Names = Annotated[Visible, InstanceOf(), BeforeValidator(_names)]
+Roles = frozenset[Annotated[Role, BeforeValidator(_role)]]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bounds:
     """What a client, or all clients of a tenant together, may use. 0 is no bound."""
 
-    requests_per_minute: int = 0
-    tokens_per_minute: int = 0
-    max_concurrent: int = 0
-    outcomes_per_second: int = 0
-    outcomes_per_day: int = 0
+    requests_per_minute: Quota = 0
+    tokens_per_minute: Quota = 0
+    max_concurrent: Quota = 0
+    outcomes_per_second: Quota = 0
+    outcomes_per_day: Quota = 0
 
     @property
     def bounded(self) -> bool:
@@ -93,8 +144,10 @@ class Bounds:
 class Tenant(Bounds):
     """What all clients of a tenant may use together."""
 
-    id: str = ""
-    share: float = 1.0  # of the fair queue, against other tenants'
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    id: Id
+    share: Share = 1.0  # of the fair queue, against other tenants'
     feedback: Keeping | None = None  # the most that is kept of its clients' feedback; None: each says it
 
 
@@ -102,38 +155,34 @@ class Tenant(Bounds):
 class Client(Bounds):
     """One caller as the file has it. Without `expires` it does not. `cert` has its kind, as `dns:NAME`."""
 
-    id: str
-    token_sha256: tuple[str, ...] = ()
-    cert: str = ""
-    roles: frozenset[Role] = frozenset()
-    adapters: Visible = Visible()
-    expires: datetime | None = None
-    tenant: str = ""  # clients of the same one share quotas, outcomes and cached prompts; its id if not said
-    issuer: str = ""
-    subject: str = ""
-    experiments: Visible = Visible()
-    share: float = 1.0  # its tenant's, of the fair queue
-    group: Tenant = Tenant()  # what it shares with the tenant's other clients
-    corrections: Keeping = "labels"  # the most that is kept of what it asks: texts only if it says so
-    feedback: Keeping = "labels"  # likewise of its feedback, unless its tenant says so
-    metered: bool = field(init=False, default=False)  # it or its tenant has a bound
+    __pydantic_config__ = ConfigDict(extra="forbid")
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "metered", self.bounded or self.group.bounded)
+    id: Id
+    token_sha256: tuple[Annotated[str, AfterValidator(_hash)], ...] = ()
+    cert: Annotated[str, AfterValidator(rule_of)] = ""
+    roles: Roles = frozenset()
+    adapters: Names = Visible()
+    expires: Annotated[AwareDatetime, Field(strict=True), AfterValidator(_utc)] | None = None
+    tenant: Id = ""  # clients of the same one share quotas, outcomes and cached prompts; its id if not said
+    issuer: Annotated[str, Field(min_length=1)] = ""
+    subject: Annotated[str, Field(min_length=1)] = ""
+    experiments: Names = Visible()
+    share: Share = 1.0  # its tenant's, of the fair queue
+    feedback: Keeping = "labels"  # the most that is kept of its feedback, unless its tenant says so
+    group: InstanceOf[Tenant] = Tenant("")  # what it shares with the tenant's other clients
+
+    @property
+    def metered(self) -> bool:
+        """Whether it or its tenant has a bound."""
+        return self.bounded or self.group.bounded
 
     def expired(self, now: float) -> bool:
         """Whether its time is over at `now`, in seconds since 1970."""
         return self.expires is not None and now >= self.expires.timestamp()
 
 
-ANYONE = Client(
-    "", roles=GIVEN, adapters=EVERYTHING, experiments=EVERYTHING, corrections="texts", feedback="texts"
-)
+ANYONE = Client("", roles=GIVEN, adapters=EVERYTHING, experiments=EVERYTHING, feedback="texts")
 """Every caller of a server without a clients file."""
-LOCAL = Client(
-    "local", roles=GIVEN, adapters=EVERYTHING, experiments=EVERYTHING, corrections="texts", feedback="texts"
-)
-"""Who may open the socket of the admin listener, and brings no token."""
 
 
 def new_token(client: str) -> str:
@@ -199,39 +248,69 @@ def read_clients(path: Path) -> Clients:
         raise ConfigError(f"{path}: {error.message}") from None
 
 
+@dataclass
+class ClientsFile:
+    """The file as it is written."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    client: Sequence[Client] = ()
+    tenant: Sequence[Tenant] = ()
+    issuer: Sequence[Issuer] = ()
+
+
 def parse_clients(text: str) -> Clients:
     """Raises ConfigError, in one line, for whatever is wrong."""
     try:
         document = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # ValueError: also a number of too many digits
         raise ConfigError(f"not valid TOML: {error}") from None
-    issuers = read_issuers(document.pop("issuer", []))
-    tables, groups = (_tables(document, key) for key in ("client", "tenant"))
-    if document:
-        raise ConfigError(f"unknown key {next(iter(document))!r}; clients stand under [[client]]")
-    clients = [_client(table, place) for place, table in enumerate(tables, 1)]
-    tenants = [_tenant(table, place) for place, table in enumerate(groups, 1)]
-    _only_once("client", "id", [client.id for client in clients])
-    _only_once("client", "cert", [client.cert for client in clients if client.cert])
-    _only_once("client", "token_sha256", [one for client in clients for one in client.token_sha256])
-    _only_once("tenant", "id", [tenant.id for tenant in tenants])
-    _no_share_of_its_own({str(table["id"]) for table in tables if "share" in table}, clients, tenants)
-    _of_known_issuers(clients, issuers)
-    own = {str(table["id"]) for table in tables if "feedback" in table}
-    return Clients(_grouped(clients, tenants, own), issuers, tenants)
+    try:
+        found = TypeAdapter(ClientsFile).validate_python(document)
+    except ValidationError as error:
+        raise ConfigError(_told(error.errors()[0], document)) from None
+    for key in ("id", "cert", "token_sha256"):
+        _only_once("client", key, [getattr(client, key) for client in found.client])
+    _only_once("tenant", "id", [tenant.id for tenant in found.tenant])
+    _only_once("issuer", "url", [issuer.url for issuer in found.issuer])
+    issuers = {issuer.url: issuer for issuer in found.issuer}
+    if issuers:
+        check_library(fetches=any(issuer.file is None for issuer in found.issuer))
+    _check_proofs(found.client, issuers)
+    clients = [replace(client, tenant=client.tenant or client.id) for client in found.client]
+    written = document.get("client", ())
+    _no_share_of_its_own({table["id"] for table in written if "share" in table}, clients, found.tenant)
+    own = {table["id"] for table in written if "feedback" in table}
+    return Clients(_grouped(clients, found.tenant, own), issuers, found.tenant)
 
 
-def _tables(document: dict[str, Any], key: str) -> list[Mapping[str, Any]]:
-    """What stands under [[key]], taken out of the document."""
-    tables = document.pop(key, [])
-    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
-        raise ConfigError(f"{key}s stand under [[{key}]]")
-    return tables
+def _told(error: ErrorDetails, document: Mapping[str, Any]) -> str:
+    """What is wrong, in one line that names the entry and its key."""
+    kind, *rest = error["loc"]
+    of_kind = {"client": Client, "tenant": Tenant, "issuer": Issuer}
+    if kind not in of_kind:
+        return f"unknown key {kind!r}; clients stand under [[client]]"
+    if not rest or (len(rest) == 1 and not isinstance(document[kind][rest[0]], dict)):
+        return f"{kind}s stand under [[{kind}]]"
+    place, *keys = rest
+    name = document[kind][place].get("url" if kind == "issuer" else "id")
+    where = f"{kind} {name!r}" if isinstance(name, str) else f"[[{kind}]] number {int(place) + 1}"
+    key = str(keys[0]) if keys else ""
+    if error["type"] == "missing":
+        return f"{where}: needs {'an id' if key == 'id' else key}"
+    if error["type"] == "unexpected_keyword_argument":
+        near = difflib.get_close_matches(key, [one.name for one in fields(of_kind[str(kind)])], 1)
+        return f"{where}: unknown key {key!r}" + (f"; {near[0]!r}?" if near else "")
+    what = re.sub(r"^\w+ should", "must", error["msg"].removeprefix("Value error, "))
+    return f"{where}: {key} {what}".replace("  ", " ")
 
 
-def _of_known_issuers(clients: Sequence[Client], issuers: Mapping[str, Issuer]) -> None:
+def _check_proofs(clients: Iterable[Client], issuers: Mapping[str, Issuer]) -> None:
     seen: set[tuple[str, str]] = set()
     for client in clients:
+        if not client.token_sha256 and not client.cert and not client.issuer and not client.subject:
+            text = "needs token_sha256 or cert or issuer, or nobody can be it"
+            raise ConfigError(f"client {client.id!r}: {text}")
         if bool(client.issuer) != bool(client.subject):
             raise ConfigError(f"client {client.id!r}: issuer and subject go together")
         if client.issuer and client.issuer not in issuers:
@@ -239,41 +318,6 @@ def _of_known_issuers(clients: Sequence[Client], issuers: Mapping[str, Issuer]) 
         if client.subject and (client.issuer, client.subject) in seen:
             raise ConfigError(f"two clients have the same subject: {client.subject!r}")
         seen.add((client.issuer, client.subject))
-
-
-def _client(table: Mapping[str, Any], place: int) -> Client:
-    with _naming("client", table, place) as where:
-        client = Client(**_read(table, FIELDS))
-    if not client.token_sha256 and not client.cert and not client.issuer:
-        raise ConfigError(f"{where}: needs token_sha256 or cert or issuer, or nobody can be it")
-    return replace(client, tenant=client.tenant or client.id)
-
-
-def _tenant(table: Mapping[str, Any], place: int) -> Tenant:
-    with _naming("tenant", table, place):
-        return Tenant(**_read(table, TENANT_FIELDS))
-
-
-@contextmanager
-def _naming(kind: str, table: Mapping[str, Any], place: int) -> Iterator[str]:
-    """Errors of the block name the entry."""
-    name = table.get("id")
-    where = f"{kind} {name!r}" if isinstance(name, str) else f"[[{kind}]] number {place}"
-    try:
-        yield where
-    except ValueError as error:
-        raise ConfigError(f"{where}: {error}") from None
-
-
-def _read(table: Mapping[str, Any], fields: Mapping[str, Callable[[Any], Any]]) -> dict[str, Any]:
-    """The values by key. Raises ValueError."""
-    for key in table:
-        if key not in fields:
-            near = difflib.get_close_matches(key, fields, 1)
-            raise ValueError(f"unknown key {key!r}" + (f"; {near[0]!r}?" if near else ""))
-    if "id" not in table:
-        raise ValueError("needs an id")
-    return {key: fields[key](value) for key, value in table.items()}
 
 
 def _no_share_of_its_own(said: set[str], clients: Sequence[Client], tenants: Sequence[Tenant]) -> None:
@@ -298,131 +342,11 @@ def _grouped(clients: Iterable[Client], tenants: Iterable[Tenant], own: Collecti
         yield replace(client, group=group, share=group.share, feedback=keeping)
 
 
-def _only_once(kind: str, key: str, values: Sequence[str]) -> None:
-    twice = next((value for value, times in Counter(values).items() if times > 1), None)
+def _only_once(kind: str, key: str, values: Iterable[str | tuple[str, ...]]) -> None:
+    each = [one for value in values for one in (value if isinstance(value, tuple) else (value,)) if one]
+    twice = next((value for value, times in Counter(each).items() if times > 1), None)
     if twice is not None:
         raise ConfigError(f"two {kind}s have the same {key}: {twice!r}")
-
-
-# -- The keys of an entry, each with what reads it; a reader raises ValueError.
-
-
-def _id(value: Any) -> str:
-    if not isinstance(value, str) or not ID.fullmatch(value):
-        raise ValueError("id must have 1 to 63 of a-z, 0-9 and -, the first no -")
-    if value == LOCAL.id:
-        raise ValueError(f"id {value!r} is who calls by the admin listener")
-    return value
-
-
-def _tenant_id(key: str, value: Any) -> str:
-    if not isinstance(value, str) or not ID.fullmatch(value):
-        raise ValueError(f"{key} must have 1 to 63 of a-z, 0-9 and -, the first no -")
-    return value
-
-
-def _strings(key: str, value: Any) -> tuple[str, ...]:
-    if not isinstance(value, list) or not all(isinstance(one, str) and one for one in value):
-        raise ValueError(f"{key} must be a list of strings")
-    return tuple(value)
-
-
-def _hashes(value: Any) -> tuple[str, ...]:
-    hashes = _strings("token_sha256", value)
-    if not all(_HASH.fullmatch(one) for one in hashes):
-        raise ValueError("token_sha256 must have 64 small hexadecimal digits each: the hash, not the token")
-    return hashes
-
-
-def _cert(value: Any) -> str:
-    if not isinstance(value, str):
-        raise ValueError("cert must be a name in a certificate (SAN), such as dns:billing.example")
-    return rule_of(value)
-
-
-def _issuer(value: Any) -> str:
-    if not isinstance(value, str) or not value:
-        raise ValueError("issuer must be the url of an [[issuer]]")
-    return value
-
-
-def _subject(value: Any) -> str:
-    if not isinstance(value, str) or not value:
-        raise ValueError("subject must be what the issuer's tokens have as sub")
-    return value
-
-
-def _roles(value: Any) -> frozenset[Role]:
-    known = {role.value: role for role in GIVEN}
-    unknown = next((one for one in _strings("roles", value) if one not in known), None)
-    if unknown is not None:
-        raise ValueError(f"unknown role {unknown!r}; there are {', '.join(sorted(known))}")
-    return frozenset(known[one] for one in value)
-
-
-def _globs(key: str, example: str, value: Any) -> Visible:
-    globs = _strings(key, value)
-    if (odd := next((one for one in globs if not _GLOB.fullmatch(one)), None)) is not None:
-        raise ValueError(f"{key} has names such as {example}, not {odd!r}")
-    return Visible(globs)
-
-
-def _quota(value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError("a quota must be a whole number of at least 1; leave it out for no bound")
-    return value
-
-
-def _share(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0.001 <= value <= 1000:
-        raise ValueError("share must be a number from 0.001 to 1000; 1 if absent")
-    return float(value)
-
-
-def _keeping(key: str, value: Any) -> Keeping:
-    if value not in KEEPINGS:
-        raise ValueError(f"{key} must be {', '.join(KEEPINGS[:-1])} or {KEEPINGS[-1]}, not {value!r}")
-    return KEEPINGS[KEEPINGS.index(value)]
-
-
-def _expires(value: Any) -> datetime:
-    if not isinstance(value, datetime) or value.tzinfo is None:
-        raise ValueError("expires must be a time with a zone, such as 2027-01-01T00:00:00Z")
-    try:
-        return value.astimezone(UTC)
-    except OverflowError:
-        text = "expires is a date beyond the calendar, which has the years 1 to 9999 (UTC)"
-        raise ValueError(f"{text}; leave it out for a client that does not expire") from None
-
-
-QUOTAS: Mapping[str, Callable[[Any], Any]] = {
-    "requests_per_minute": _quota,
-    "tokens_per_minute": _quota,
-    "max_concurrent": _quota,
-    "outcomes_per_second": _quota,
-    "outcomes_per_day": _quota,
-    "share": _share,
-}
-FIELDS: Mapping[str, Callable[[Any], Any]] = {
-    "id": _id,
-    "tenant": partial(_tenant_id, "tenant"),
-    "token_sha256": _hashes,
-    "cert": _cert,
-    "issuer": _issuer,
-    "subject": _subject,
-    "roles": _roles,
-    "adapters": partial(_globs, "adapters", "medical and legal-*"),
-    "experiments": partial(_globs, "experiments", "legal-tone and legal-*"),
-    **QUOTAS,
-    "corrections": partial(_keeping, "corrections"),
-    "feedback": partial(_keeping, "feedback"),
-    "expires": _expires,
-}
-TENANT_FIELDS: Mapping[str, Callable[[Any], Any]] = {
-    "id": partial(_tenant_id, "id"),
-    **QUOTAS,
-    "feedback": partial(_keeping, "feedback"),
-}
 
 
 # -- The file as text: an entry added, or taken out, and everything else as somebody wrote it.

@@ -158,10 +158,10 @@ class Quotas:
 
         None where neither it nor its tenant has a quota. Raises QuotaExceeded.
         """
-        levels = self._levels(client)
-        if not levels:
+        if not client.metered:
             yield None
             return
+        levels = self._levels(client)
         for level in levels:
             if 0 < (most := level.holder.max_concurrent) <= level.used.at_once:
                 raise level.refusal("max_concurrent", f"{most} calls of {level} are running", BUSY_SECONDS)

@@ -156,7 +156,7 @@ def _byte_grams(data: bytes) -> Array:
 
 NGRAMS = 0.3  # of n-grams in a product of two texts; that of their vectors counts 1
 FOLDS = 4
-PENALTY = 1e-4
+PENALTY = 0.06  # as a share of the weight of one example: of few examples less is believed
 BIAS = 0.1  # square of the constant feature
 ITERATIONS = 80
 
@@ -191,7 +191,7 @@ class SoftmaxRegression:
             training_set.examples & (owner < none),
             training_set.examples & (owner == none),
         )
-        dual = fit_dual(gram, allowed, PENALTY, ITERATIONS)
+        dual = fit_dual(gram, allowed, penalty_of(allowed), ITERATIONS)
         return cls(
             idf,
             rows.T @ dual,
@@ -233,9 +233,20 @@ def _left_out(gram: Array, allowed: Array) -> Array:
     logits = np.zeros_like(allowed)
     for fold in range(FOLDS):
         inside, outside = np.flatnonzero(place != fold), np.flatnonzero(place == fold)
-        dual = fit_dual(gram[np.ix_(inside, inside)], allowed[inside], PENALTY, ITERATIONS)
+        penalty = penalty_of(allowed[inside])
+        dual = fit_dual(gram[np.ix_(inside, inside)], allowed[inside], penalty, ITERATIONS)
         logits[outside] = gram[np.ix_(outside, inside)] @ dual
     return logits
+
+
+def penalty_of(allowed: Array) -> float:
+    """PENALTY times the weight that an example has where every class weighs the same (`balanced_weights`).
+
+    The middle adapter counts, so that a few with many examples do not let the others learn theirs by heart.
+    """
+    examples = allowed[allowed.sum(axis=1) == 1, :-1].sum(axis=0)
+    classes, middle = len(examples) + 1, float(np.median(examples))
+    return PENALTY / (classes * max(1.0, middle))
 
 
 def _confusion(chances: Array, allowed: Array, examples: Array, level: float) -> Array:

@@ -82,9 +82,10 @@ def add(
       lora-router adapters add hub:ORG/NAME@COMMIT --digest sha256:HEX --name contracts --version 1.0.0
       lora-router adapters add s3://BUCKET/adapters/contracts/1.2.0/
     """
-    from router.cli.output import fetching, print_json
+    from router.cli.output import print_json
     from router.cli.plugins import plugins_with
     from router.cli.settings import load_settings
+    from router.progress import progress_bars
     from router.sources.adding import AddRequest, NameOverride
     from router.sources.adding import add as run
     from router.sources.source import source_of
@@ -101,7 +102,7 @@ def add(
         force=force,
         vetted=bool(settings.require_signed or settings.adapters_lock),
     )
-    with fetching() as progress:
+    with progress_bars() as progress:
         added = run(wish, _validation(settings, no_base), progress)
     if json:
         print_json(_plain(added))

@@ -112,7 +112,6 @@ def list_(json: flags.Json = False) -> None:
             "roles": sorted(role.value for role in client.roles),
             "adapters": list(client.adapters.globs),
             "experiments": list(client.experiments.globs),
-            "corrections": client.corrections,
             "feedback": client.feedback,
             "tokens": len(client.token_sha256),
             "cert": client.cert,

@@ -101,7 +101,6 @@ def explain_call(error: ClientError, target: str) -> CliError:
         "CHANGED_ELSEWHERE": "`lora-router adapters list` shows what holds now",
         "TOKEN_MISSING": "LORA_ROUTER_TOKEN",
         "TOKEN_INVALID": "is it of this server, and not expired? `lora-router clients` keeps them",
-        "ADMIN_LISTENER": "on its machine: --server unix:/PATH, as in its setting `admin_listen`",
         "QUOTA": "quotas are given in the server's clients file",
         "ROLE_MISSING": "roles are given in the server's clients file",
         "DEADLINE_EXCEEDED": "raise --timeout or lower --max-tokens",

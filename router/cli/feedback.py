@@ -58,7 +58,7 @@ def record(
     """Record feedback on an answer: good, bad, corrected, or another adapter's.
 
     Later feedback on an answer replaces the earlier. A server keeps texts with the setting
-    feedback.keep=texts, and who should have answered with corrections.keep=labels or corrections.keep=texts.
+    feedback.keep=texts.
 
     \b
     Examples:
@@ -71,36 +71,18 @@ def record(
 
     if good + bad + bool(corrected) + bool(should_have_been) != 1:
         raise CliError("say one of --good, --bad, --corrected FILE and --should-have-been NAME", MISUSED)
-    if comment and should_have_been:
-        raise CliError("--comment goes with --good, --bad and --corrected", MISUSED)
-    if should_have_been:
-        _correct(response_id, should_have_been, server, timeout, json)
-        return
     right = _text(corrected) if corrected else ""
     with connected(server, timeout) as client:
         verdict = "good" if good else "bad" if bad else ""
-        done = client.feedback.record(response_id, verdict, corrected=right, comment=comment)
+        done = client.feedback.record(
+            response_id, verdict, corrected=right, should_have_been=should_have_been, comment=comment
+        )
     if json:
         print_json({"response_id": response_id, "kept": done.kept, "replaced": done.replaced})
         return
     texts = done.kept == "texts"
     what = "kept, with texts" if texts else "kept, without texts: nothing can be learned from it"
     print(what + ("; it replaces earlier feedback" if done.replaced else ""))
-
-
-def _correct(response_id: str, name: str, server: str, timeout: float, json: bool) -> None:
-    """Record who should have answered."""
-    from router.cli.connect import connected
-    from router.cli.output import print_json
-
-    with connected(server, timeout) as client:
-        kept = client.record_correction(response_id, name)
-    if json:
-        print_json({"response_id": response_id, "adapter": name, "kept": kept})
-    elif kept == "texts":
-        print("kept, with what was asked")
-    else:
-        print("kept, without what was asked: it is counted, and nothing can be learned from it")
 
 
 def list_(
@@ -224,7 +206,15 @@ def _exported(made: Example) -> dict[str, object]:
 def _row(one: Feedback) -> tuple[str, ...]:
     when = datetime.fromtimestamp(one.time, UTC).isoformat(" ", timespec="seconds").removesuffix("+00:00")
     asked = _shown(one.messages[-1][1] if one.messages else "")
-    return when, one.tenant, one.unit[:8], one.version, one.verdict, asked, _shown(one.corrected or "")
+    return (
+        when,
+        one.tenant,
+        one.unit[:8],
+        one.version,
+        one.verdict,
+        asked,
+        _shown(one.corrected or one.should_have_been),
+    )
 
 
 def _shown(text: str) -> str:

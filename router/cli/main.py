@@ -53,10 +53,6 @@ routing = typer.Typer(
     help="Where requests go: one request, and how well the classifiers here do.",
 )
 routing.command(DEFAULT_COMMAND)(route.route)
-routing.add_typer(
-    group("Corrections: which adapter should have answered.", list=route.list_, clear=route.clear),
-    name="corrections",
-)
 app.add_typer(routing, name="route")
 of_answers = typer.Typer(
     cls=ResponseOrCommand,

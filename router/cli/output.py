@@ -1,4 +1,4 @@
-"""Tables, colour, JSON and a progress bar. Without a terminal or with NO_COLOR, plain text of any width."""
+"""Tables, colour and JSON. Without a terminal or with NO_COLOR, plain text of any width."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ import os
 import sys
 import time
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from functools import cache
 from importlib.util import find_spec
 from itertools import zip_longest
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, TypeVar
+from typing import IO, TYPE_CHECKING, Any
 
 from router.types import AdapterRef
 
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
 
 PLAIN_WIDTH = 10_000
 MOST_FOLDED = 500  # rows of a table; laying out each takes half a millisecond
-T = TypeVar("T")
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -138,49 +136,6 @@ def console(stderr: bool = False) -> Console:
         markup=False,
         emoji=False,
     )
-
-
-def track(items: Sequence[T], title: str) -> Iterator[T]:
-    """The items; a bar on stderr, where that is a terminal, shows how far they are."""
-    if is_plain(sys.stderr):
-        yield from items
-    else:
-        from rich.progress import track as bar
-
-        yield from bar(items, title, console=console(stderr=True), transient=True)
-
-
-@contextmanager
-def fetching() -> Iterator[Callable[[str, int, int], None]]:
-    """For files that come: called with a name, bytes that are here, and bytes in all.
-
-    On a terminal a bar on stderr with size and speed, else a line as each begins.
-    """
-    if is_plain(sys.stderr):
-        begun: set[str] = set()
-
-        def say(name: str, done: int, total: int) -> None:
-            if name not in begun and done < total:
-                begun.add(name)
-                print(
-                    f"{one_line(name)}: {total} bytes" + (f", {done} are here" if done else ""),
-                    file=sys.stderr,
-                )
-
-        yield say
-        return
-    from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
-
-    columns = (TextColumn("{task.description:<26}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    tasks: dict[str, TaskID] = {}
-    with Progress(*columns, console=console(stderr=True), transient=True) as bars:
-
-        def show(name: str, done: int, total: int) -> None:
-            if name not in tasks:
-                tasks[name] = bars.add_task(one_line(name), total=total, completed=done)
-            bars.update(tasks[name], completed=done)
-
-        yield show
 
 
 def size(count: int) -> str:

@@ -201,8 +201,9 @@ class ReplicaProcess:
         self._host = EngineHost(engine, read)
         self._service = EngineService(self._host)
         self._lifecycle = PhaseGate()
-        self._health = ServerHealth(self._lifecycle, engine.status, settings.stall_seconds)
-        self._health.names = ("", SERVICE)
+        self._health = ServerHealth(
+            self._lifecycle, engine.status, settings.stall_seconds, names=("", SERVICE)
+        )
         self._metrics = ServerMetrics()
         self._probes = metrics_listener(settings, self._metrics.shed.labels("http").inc)
         self._stop, self._at_once = asyncio.Event(), asyncio.Event()
@@ -211,6 +212,8 @@ class ReplicaProcess:
 
     async def run(self) -> int:
         """Returns the exit code. Raises ConfigError where the base does not load or an address is taken."""
+        from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
+
         from router.replicas.host import engine_server
         from router.server.admission import ServerPhase
         from router.server.health import Unguarded, probes
@@ -224,7 +227,7 @@ class ReplicaProcess:
         secret = self._settings.replica_secret
         server = engine_server(secret.get_secret_value() if secret else "")
         self._service.register(server)
-        await self._health.register_unguarded(server)
+        add_HealthServicer_to_server(self._health, server)
         self.address = bind(server, self._settings.listen, Tls.of(self._settings))
         if self._settings.metrics_listen:
             self._probes.bind()
@@ -275,7 +278,7 @@ class ReplicaProcess:
 
     async def _drain(self) -> None:
         """Edges see it at once, and send their work elsewhere."""
-        await self._health.drain()
+        self._health.drain()
         self._lifecycle.drain()
         self._host.drain()
         end = time.monotonic() + self._settings.drain_seconds

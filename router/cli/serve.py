@@ -102,11 +102,9 @@ def check_reach(settings: Settings, insecure: bool, insecure_metrics: bool = Fal
     `insecure` allows all of them, `insecure_metrics` that of metrics and probes only.
     """
     from router.client.channel import is_loopback
-    from router.server.listen import check_sidecar, split_address
+    from router.server.listen import split_address
 
     split_address(settings.listen, "listen")
-    if settings.sidecar_listen:
-        check_sidecar(settings.sidecar_listen)
     if settings.http_listen:
         split_address(settings.http_listen, "http_listen")
     if insecure:

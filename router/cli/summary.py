@@ -48,12 +48,9 @@ def print_summary(app: ServerApp, plugins: Sequence[PluginStatus], calibration: 
             *(("plugin", f"{p.name} is broken: {p.error}") for p in plugins if p.error),
             ("calibration", calibration or "none: `lora-router route calibrate` makes one"),
             ("experiments", _experiments_line(app)),
-            ("corrections", app.corrections.keeping if app.corrections is not None else "off"),
             ("feedback", app.feedback.answers.keeping if app.feedback is not None else "off"),
             ("gRPC", app.address),
             ("access", _access_line(settings)),
-            *([("admin", settings.admin_listen)] if settings.admin_listen else []),
-            *([("sidecar", app.sidecar_address)] if app.sidecar_address else []),
             *_web_lines(app),
             ("metrics", f"http://{app.metrics_address}/metrics" if app.metrics_address else "off"),
             *([("OTLP", app.tracing.endpoint)] if app.tracing is not None else []),
@@ -133,7 +130,7 @@ def _web_lines(app: ServerApp) -> list[tuple[str, str]]:
     if not app.http_address:
         return [("HTTP", f"off: {app.http_problem}")] if app.http_problem else []
     url = f"{'https' if app.settings.tls_cert else 'http'}://{app.http_address}"
-    console = [("console", f"{url}/console")] if app.console else []
+    console = [("console", f"{url}/console")] if "/console" in app.paths else []
     return [("HTTP", f"{url}/v1"), *console]
 
 

@@ -5,10 +5,8 @@ Names of experiments are found when they are asked for, so that the rest needs n
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from router.client.aio import AsyncClient
-from router.client.channel import ClientError, of_experiments
+from router.client.channel import ClientError
 from router.client.sync import Client
 from router.client.values import (
     Adapter,
@@ -40,32 +38,12 @@ from router.types import (
     Usage,
 )
 
-if TYPE_CHECKING:
-    from router.extensions.experiments.client import (
-        Accepted,
-        ArmSpec,
-        Experiment,
-        Kind,
-        Lifecycle,
-        MetricSpec,
-        Mode,
-        Outcome,
-        Promotion,
-        Recorded,
-        Report,
-        SegmentSpec,
-        Spec,
-        metric,
-    )
-
 __all__ = [
-    "Accepted",
     "Adapter",
     "AdapterEvent",
     "AdapterRef",
     "AdapterState",
     "Answer",
-    "ArmSpec",
     "AsyncClient",
     "Client",
     "ClientError",
@@ -73,25 +51,14 @@ __all__ = [
     "DefaultChange",
     "Delta",
     "Event",
-    "Experiment",
     "Feedback",
     "FeedbackRecorded",
     "FinishReason",
     "Finished",
-    "Kind",
     "Label",
-    "Lifecycle",
-    "MetricSpec",
-    "Mode",
-    "Outcome",
     "Plugin",
-    "Promotion",
     "Reason",
-    "Recorded",
     "Replica",
-    "Report",
-    "SegmentSpec",
-    "Spec",
     "Started",
     "TokenCount",
     "Tool",
@@ -100,12 +67,4 @@ __all__ = [
     "Turn",
     "Unloaded",
     "Usage",
-    "metric",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    """A name of experiments, as in `__all__`."""
-    if name in __all__:
-        return of_experiments(name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

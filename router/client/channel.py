@@ -5,9 +5,8 @@ from __future__ import annotations
 import ipaddress
 import json
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -133,62 +132,7 @@ def channel_credentials(target: str, secured: Secured) -> grpc.ChannelCredential
     return grpc.ssl_channel_credentials(roots, private, chain)
 
 
-class SyncCaller:
-    """Makes calls with the client's deadline and turns failures into ClientError."""
-
-    def __init__(self, timeout: float | None, token: str = "") -> None:
-        self._timeout, self._token = timeout, token
-
-    def unary(self, method: Callable[..., Any], request: Any, options: Mapping[str, Any]) -> Any:
-        """One answer."""
-        request_id, settings = _call_settings(options, self._timeout, self._token)
-        try:
-            return method(request, **settings)
-        except grpc.RpcError as error:
-            raise _client_error(error, request_id) from None
-
-    def stream(self, method: Callable[..., Any], request: Any, options: Mapping[str, Any]) -> Iterator[Any]:
-        """Messages as they come; the call is cancelled when the iterator is closed or dropped."""
-        request_id, settings = _call_settings(options, self._timeout, self._token)
-        call = method(request, **settings)
-        try:
-            yield from call
-        except grpc.RpcError as error:
-            raise _client_error(error, request_id) from None
-        finally:
-            call.cancel()
-
-
-class AsyncCaller:
-    """The same on the event loop."""
-
-    def __init__(self, timeout: float | None, token: str = "") -> None:
-        self._timeout, self._token = timeout, token
-
-    async def unary(self, method: Callable[..., Any], request: Any, options: Mapping[str, Any]) -> Any:
-        """One answer."""
-        request_id, settings = _call_settings(options, self._timeout, self._token)
-        try:
-            return await method(request, **settings)
-        except grpc.RpcError as error:
-            raise _client_error(error, request_id) from None
-
-    async def stream(
-        self, method: Callable[..., Any], request: Any, options: Mapping[str, Any]
-    ) -> AsyncIterator[Any]:
-        """Messages as they come; the call is cancelled when the iterator is closed."""
-        request_id, settings = _call_settings(options, self._timeout, self._token)
-        call = method(request, **settings)
-        try:
-            async for message in call:
-                yield message
-        except grpc.RpcError as error:
-            raise _client_error(error, request_id) from None
-        finally:
-            call.cancel()
-
-
-def _call_settings(
+def call_settings(
     options: Mapping[str, Any], default_timeout: float | None, token: str
 ) -> tuple[str, dict[str, Any]]:
     """The request id, the caller's or a new one, and how the call is made: timeout and metadata."""
@@ -200,7 +144,7 @@ def _call_settings(
     return request_id, {"timeout": timeout, "metadata": metadata}
 
 
-def _client_error(error: grpc.RpcError, request_id: str) -> ClientError:
+def client_error(error: grpc.RpcError, request_id: str) -> ClientError:
     """Read status, google.rpc details and trailers of a sync or aio error."""
     call: Any = error
     details = _details(call.trailing_metadata())
@@ -230,8 +174,3 @@ def _details(trailers: Any) -> dict[str, Any]:
             if packed.Unpack(message):
                 found[kind.__name__] = message
     return found
-
-
-def of_experiments(name: str) -> Any:
-    """Return that name of the client of experiments, which is imported when it is used first."""
-    return getattr(import_module("router.extensions.experiments.client"), name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import Any, TypeVar
 
@@ -33,7 +33,6 @@ from router.names import BASE, bare_response_id, split_adapter
 from router.types import (
     CONTINUITIES,
     AdapterEvent,
-    Keeping,
     Override,
     Turn,
 )
@@ -91,20 +90,6 @@ def count_request(prompt: Prompt, options: RouteOptions) -> pb.CountTokensReques
     return pb.CountTokensRequest(input=_input(prompt, options), routing=_routing(options))
 
 
-def correction_request(response_id: str, adapter: str, text: str) -> pb.RecordCorrectionRequest:
-    """Who should have answered."""
-    return pb.RecordCorrectionRequest(
-        response_id=bare_response_id(_utf8(response_id, "response_id")),
-        adapter=BASE if adapter == BASE else resource_name(_utf8(adapter, "adapter")),
-        text=_utf8(text, "text"),
-    )
-
-
-def to_keeping(message: pb.RecordCorrectionResponse) -> Keeping:
-    """What a correction was kept with."""
-    return "texts" if message.kept == pb.CORRECTION_KEPT_TEXT else "labels"
-
-
 def feedback_request(
     response_id: str, verdict: str, options: FeedbackOptions
 ) -> feedback_pb2.RecordFeedbackRequest:
@@ -113,11 +98,12 @@ def feedback_request(
     if verdict not in ("", *VERDICTS):
         raise ValueError(f"verdict must be one of {', '.join(VERDICTS)}, or empty, not {verdict!r}")
     texts = {name: _utf8(options.get(name, ""), name) for name in FEEDBACK_TEXTS}  # type: ignore[arg-type]
-    by = _utf8(options.get("answered_by", ""), "answered_by")
+    by, better = (_utf8(options.get(name, ""), name) for name in ("answered_by", "should_have_been"))  # type: ignore[arg-type]
     return feedback_pb2.RecordFeedbackRequest(
         response_id=bare_response_id(_utf8(response_id, "response_id")),
         verdict=f"FEEDBACK_VERDICT_{(verdict or 'unspecified').upper()}",
         answered_by=BASE if by == BASE else resource_name(by),
+        should_have_been=BASE if better == BASE else resource_name(better),
         **texts,
     )
 
@@ -128,13 +114,12 @@ def to_recorded(message: feedback_pb2.RecordFeedbackResponse) -> FeedbackRecorde
     return FeedbackRecorded("texts" if texts else "labels", message.replaced)
 
 
-def feedback_page_request(adapter: str, since: float, token: str) -> feedback_pb2.ListFeedbackRequest:
-    """A page of feedback on an adapter, NAME or `base`."""
+def feedback_page_request(adapter: str, since: float) -> feedback_pb2.ListFeedbackRequest:
+    """The first page of feedback on an adapter, NAME or `base`."""
     return feedback_pb2.ListFeedbackRequest(
         adapter=BASE if adapter == BASE else resource_name(adapter),
         since=timestamp(since),
         page_size=500,
-        page_token=token,
     )
 
 
@@ -275,14 +260,14 @@ def _check_texts(value: Any, where: str) -> None:
 EVENTS: Mapping[str, type[Started | Finished]] = {"started": Started, "finished": Finished}
 
 
-def to_event(message: pb.StreamGenerateResponse) -> Event | None:
-    """One event of a stream; None for a kind that a newer server sends."""
+def to_events(message: pb.StreamGenerateResponse) -> Sequence[Event]:
+    """The event of a stream; none of a kind that a newer server sends."""
     kind = message.WhichOneof("event")
     if kind == "delta":  # on the path of every token
         delta = message.delta
         calls = (ToolCallDelta(one.index, one.arguments, one.id, one.name) for one in delta.tool_calls)
-        return Delta(delta.text, delta.tokens, tuple(map(logprob_of, delta.logprobs)), tuple(calls))
-    return read(EVENTS[kind], getattr(message, kind)) if kind in EVENTS else None
+        return (Delta(delta.text, delta.tokens, tuple(map(logprob_of, delta.logprobs)), tuple(calls)),)
+    return (read(EVENTS[kind], getattr(message, kind)),) if kind in EVENTS else ()
 
 
 def to_adapter(message: adapters_pb2.Adapter) -> Adapter:
@@ -291,6 +276,11 @@ def to_adapter(message: adapters_pb2.Adapter) -> Adapter:
     if message.HasField("override"):
         override = read(Override, message.override, version=message.version)
     return read(Adapter, message, override=override)
+
+
+def adapter_of(message: adapters_pb2.GetAdapterResponse | adapters_pb2.LoadAdapterResponse) -> Adapter:
+    """The adapter of an answer."""
+    return to_adapter(message.adapter)
 
 
 def to_unloaded(message: adapters_pb2.UnloadAdapterResponse) -> Unloaded:

@@ -1,57 +1,149 @@
-"""The client for threads."""
+"""The client for threads: the methods of `calls`, made callable."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, Self, Unpack
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, ClassVar, Concatenate, ParamSpec, Self, TypeVar, Unpack
 
 import grpc
 
-from router.client import messages
+from router.client import calls
+from router.client.calls import Call, named_as
 from router.client.channel import (
     DEFAULT_TARGET,
     DEFAULT_TIMEOUT,
     Secured,
-    SyncCaller,
+    call_settings,
     channel_credentials,
     channel_options,
-    of_experiments,
+    client_error,
 )
-from router.client.values import (
-    Adapter,
-    Answer,
-    CallOptions,
-    DefaultChange,
-    Event,
-    FeedbackOptions,
-    FeedbackRecorded,
-    GenerateOptions,
-    Plugin,
-    Prompt,
-    Replica,
-    RouteOptions,
-    TokenCount,
-    Unloaded,
-)
-from router.conversion import read
-from router.feedback.model import Feedback
-from router.types import AdapterEvent, Decision, Keeping
-from router.v1 import (
-    adapters_pb2,
-    adapters_pb2_grpc,
-    feedback_pb2,
-    feedback_pb2_grpc,
-    fleet_pb2,
-    fleet_pb2_grpc,
-    inference_pb2_grpc,
-)
+from router.v1 import adapters_pb2_grpc, feedback_pb2_grpc, fleet_pb2_grpc, inference_pb2_grpc
 
-if TYPE_CHECKING:
-    from router.extensions.experiments.client import Experiments
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
-class Client:
+class Connection:
+    """Makes calls over a channel, with a deadline; ClientError where they fail."""
+
+    def __init__(self, channel: grpc.Channel, timeout: float | None, token: str = "") -> None:
+        self.channel, self._timeout, self._token = channel, timeout, token
+
+    def answer(self, stub: Any, call: Call[T]) -> T:
+        """The one answer."""
+        return call.read(self._message(stub, call))
+
+    def answers(self, stub: Any, call: Call[Iterable[T]]) -> Iterator[T]:
+        """Values as they come; the call is cancelled when the iterator is closed or dropped."""
+        request_id, settings = call_settings(call.options, self._timeout, self._token)
+        received = getattr(stub, call.method)(call.request, **settings)
+        try:
+            for message in received:
+                yield from call.read(message)
+        except grpc.RpcError as error:
+            raise client_error(error, request_id) from None
+        finally:
+            received.cancel()
+
+    def pages(self, stub: Any, call: Call[Iterable[T]]) -> Iterator[T]:
+        """The entries of a list; each page is asked for when the loop comes to it."""
+        while True:
+            page = self._message(stub, call)
+            yield from call.read(page)
+            if not page.next_page_token:
+                return
+            call.request.page_token = page.next_page_token
+
+    def _message(self, stub: Any, call: Call[object]) -> Any:
+        request_id, settings = call_settings(call.options, self._timeout, self._token)
+        try:
+            return getattr(stub, call.method)(call.request, **settings)
+        except grpc.RpcError as error:
+            raise client_error(error, request_id) from None
+
+
+class Part:
+    """Methods of one service."""
+
+    service: ClassVar[type[Any]]  # its stub
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection, self.stub = connection, self.service(connection.channel)
+
+
+def unary(make: Callable[P, Call[T]]) -> Callable[Concatenate[Any, P], T]:
+    """The method of a call with one answer."""
+
+    @named_as(make)
+    def method(part: Part, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return part.connection.answer(part.stub, make(*args, **kwargs))
+
+    return method
+
+
+def streamed(make: Callable[P, Call[Iterable[T]]]) -> Callable[Concatenate[Any, P], Iterator[T]]:
+    """The method of a call with a stream of answers."""
+
+    @named_as(make)
+    def method(part: Part, /, *args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
+        return part.connection.answers(part.stub, make(*args, **kwargs))
+
+    return method
+
+
+def paged(make: Callable[P, Call[Iterable[T]]]) -> Callable[Concatenate[Any, P], Iterator[T]]:
+    """The method of a list that is read page by page."""
+
+    @named_as(make)
+    def method(part: Part, /, *args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
+        return part.connection.pages(part.stub, make(*args, **kwargs))
+
+    return method
+
+
+def listed(make: Callable[P, Call[Iterable[T]]]) -> Callable[Concatenate[Any, P], tuple[T, ...]]:
+    """The method of a list whose pages are all read at once."""
+
+    @named_as(make)
+    def method(part: Part, /, *args: P.args, **kwargs: P.kwargs) -> tuple[T, ...]:
+        return tuple(part.connection.pages(part.stub, make(*args, **kwargs)))
+
+    return method
+
+
+class Adapters(Part):
+    """`client.adapters`. Names are NAME (the default version), NAME@VERSION or resource names."""
+
+    service = adapters_pb2_grpc.AdapterServiceStub
+    list = listed(calls.list_adapters)
+    plugins = unary(calls.plugins)
+    get = unary(calls.get)
+    load = unary(calls.load)
+    unload = unary(calls.unload)
+    set_default = unary(calls.set_default)
+    reset_default = unary(calls.reset_default)
+    watch = streamed(calls.watch)
+
+
+class Feedbacks(Part):
+    """`client.feedback`: what users think of answers."""
+
+    service = feedback_pb2_grpc.FeedbackServiceStub
+    record = unary(calls.record_feedback)
+    list = paged(calls.list_feedback)
+    delete = unary(calls.delete_feedback)
+
+
+class Replicas(Part):
+    """`client.replicas`. A server without replicas answers FAILED_PRECONDITION."""
+
+    service = fleet_pb2_grpc.FleetServiceStub
+    list = unary(calls.list_replicas)
+    drain = unary(calls.drain)
+
+
+class Client(Connection, Part):
     """Talks to one server. Thread-safe; close it or use it in a `with`.
 
     Example:
@@ -59,6 +151,12 @@ class Client:
             answer = client.generate("Translate to French: cheese", max_tokens=20)
             print(answer.decision.adapter, answer.text)
     """
+
+    service = inference_pb2_grpc.InferenceServiceStub
+    generate = unary(calls.generate)
+    stream = streamed(calls.stream)
+    route = unary(calls.route)
+    count_tokens = unary(calls.count_tokens)
 
     def __init__(
         self,
@@ -69,184 +167,19 @@ class Client:
     ) -> None:
         credentials, options = channel_credentials(target, secured), channel_options(target)
         if credentials is None:
-            self._channel = grpc.insecure_channel(target, options=options)
+            channel = grpc.insecure_channel(target, options=options)
         else:
-            self._channel = grpc.secure_channel(target, credentials, options=options)
-        self._stub = inference_pb2_grpc.InferenceServiceStub(self._channel)  # type: ignore[no-untyped-call]
-        self._caller = SyncCaller(timeout, secured.get("token", ""))
-        self.adapters = Adapters(self._channel, self._caller)
-        self.feedback = Feedbacks(self._channel, self._caller)
-        self.replicas = Replicas(self._channel, self._caller)
-
-    @cached_property
-    def experiments(self) -> Experiments:
-        """Experiments. Raises ModuleNotFoundError where they are not installed."""
-        made: Experiments = of_experiments("Experiments")(self._channel, self._caller)
-        return made
-
-    def generate(self, prompt: Prompt, **options: Unpack[GenerateOptions]) -> Answer:
-        """The whole answer in one message."""
-        request = messages.generate_request(prompt, options)
-        return read(Answer, self._caller.unary(self._stub.Generate, request, options))
-
-    def stream(self, prompt: Prompt, **options: Unpack[GenerateOptions]) -> Iterator[Event]:
-        """Started, then Delta as text becomes certain, then Finished. Leaving the loop cancels the call."""
-        return self._events(messages.stream_request(prompt, options), options)
-
-    def _events(self, request: Any, options: GenerateOptions) -> Iterator[Event]:
-        for message in self._caller.stream(self._stub.StreamGenerate, request, options):
-            if event := messages.to_event(message):
-                yield event
-
-    def route(self, prompt: Prompt, **options: Unpack[RouteOptions]) -> Decision:
-        """Where the request would go, with every vote; generates nothing."""
-        request = messages.route_request(prompt, options)
-        return read(Decision, self._caller.unary(self._stub.Route, request, options).decision)
-
-    def count_tokens(self, prompt: Prompt, **options: Unpack[RouteOptions]) -> TokenCount:
-        """Prompt tokens under the template of the adapter it would get."""
-        request = messages.count_request(prompt, options)
-        return read(TokenCount, self._caller.unary(self._stub.CountTokens, request, options))
-
-    def record_correction(
-        self, response_id: str, adapter: str, text: str = "", **options: Unpack[CallOptions]
-    ) -> Keeping:
-        """Say who should have answered: NAME or `base`. Returns what was kept: labels, or texts, too.
-
-        `text` is what was asked, for a server that has not kept it.
-        """
-        request = messages.correction_request(response_id, adapter, text)
-        return messages.to_keeping(self._caller.unary(self._stub.RecordCorrection, request, options))
+            channel = grpc.secure_channel(target, credentials, options=options)
+        Connection.__init__(self, channel, timeout, secured.get("token", ""))
+        Part.__init__(self, self)
+        self.adapters, self.feedback, self.replicas = Adapters(self), Feedbacks(self), Replicas(self)
 
     def close(self) -> None:
         """Close the connection; running calls are cancelled."""
-        self._channel.close()
+        self.channel.close()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-class Adapters:
-    """`client.adapters`. Names are NAME (the default version), NAME@VERSION or resource names."""
-
-    def __init__(self, channel: grpc.Channel, caller: SyncCaller) -> None:
-        self._stub = adapters_pb2_grpc.AdapterServiceStub(channel)  # type: ignore[no-untyped-call]
-        self._caller = caller
-
-    def list(
-        self, *, domain: str = "", task: str = "", page_size: int = 200, **options: Unpack[CallOptions]
-    ) -> tuple[Adapter, ...]:
-        """Every version, all pages, by name and version; quarantined ones with their reason."""
-        found: tuple[Adapter, ...] = ()
-        token = ""
-        while True:
-            request = adapters_pb2.ListAdaptersRequest(
-                domain=domain, task=task, page_size=page_size, page_token=token
-            )
-            page = self._caller.unary(self._stub.ListAdapters, request, options)
-            found += tuple(messages.to_adapter(a) for a in page.adapters)
-            if not (token := page.next_page_token):
-                return found
-
-    def plugins(self, **options: Unpack[CallOptions]) -> tuple[Plugin, ...]:
-        """The plugins whose classifiers choose among the adapters, broken ones with their reason."""
-        answer = self._caller.unary(self._stub.ListPlugins, adapters_pb2.ListPluginsRequest(), options)
-        return tuple(read(Plugin, one) for one in answer.plugins)
-
-    def get(self, name: str, **options: Unpack[CallOptions]) -> Adapter:
-        """One version."""
-        request = adapters_pb2.GetAdapterRequest(name=messages.resource_name(name))
-        return messages.to_adapter(self._caller.unary(self._stub.GetAdapter, request, options).adapter)
-
-    def load(self, name: str, *, pinned: bool | None = None, **options: Unpack[CallOptions]) -> Adapter:
-        """Bring it into memory; returns when it is READY. `pinned` None leaves the pin as it is."""
-        request = adapters_pb2.LoadAdapterRequest(name=messages.resource_name(name), pinned=pinned)
-        return messages.to_adapter(self._caller.unary(self._stub.LoadAdapter, request, options).adapter)
-
-    def unload(self, name: str, **options: Unpack[CallOptions]) -> Unloaded:
-        """Drop it from memory once its last request ended."""
-        request = adapters_pb2.UnloadAdapterRequest(name=messages.resource_name(name))
-        return messages.to_unloaded(self._caller.unary(self._stub.UnloadAdapter, request, options))
-
-    def set_default(
-        self,
-        name: str,
-        *,
-        etag: str = "",
-        force: bool = False,
-        reason: str = "",
-        **options: Unpack[CallOptions],
-    ) -> DefaultChange:
-        """Make NAME@VERSION the version that requests for NAME get; `force` overrules the gate."""
-        request = adapters_pb2.SetDefaultVersionRequest(
-            name=messages.resource_name(name), etag=etag, force=force, reason=reason
-        )
-        answer = self._caller.unary(self._stub.SetDefaultVersion, request, options)
-        return messages.to_default_change(answer)
-
-    def reset_default(self, name: str, **options: Unpack[CallOptions]) -> DefaultChange:
-        """Take back what `set_default` chose for NAME: the rule decides again."""
-        request = adapters_pb2.ResetDefaultVersionRequest(name=messages.resource_name(name))
-        answer = self._caller.unary(self._stub.ResetDefaultVersion, request, options)
-        return messages.to_default_change(answer)
-
-    def watch(self, **options: Unpack[CallOptions]) -> Iterator[AdapterEvent]:
-        """The present set as ADDED, then every change, until the loop is left. No deadline unless given."""
-        options.setdefault("timeout", None)
-        request = adapters_pb2.WatchAdaptersRequest()
-        for message in self._caller.stream(self._stub.WatchAdapters, request, options):
-            yield messages.to_adapter_event(message)
-
-
-class Feedbacks:
-    """`client.feedback`: what users think of answers."""
-
-    def __init__(self, channel: grpc.Channel, caller: SyncCaller) -> None:
-        self._stub = feedback_pb2_grpc.FeedbackServiceStub(channel)  # type: ignore[no-untyped-call]
-        self._caller = caller
-
-    def record(
-        self, response_id: str, verdict: str = "", **options: Unpack[FeedbackOptions]
-    ) -> FeedbackRecorded:
-        """An answer is `good` or `bad`, or should have been `corrected="..."`. Replaces earlier feedback."""
-        request = messages.feedback_request(response_id, verdict, options)
-        return messages.to_recorded(self._caller.unary(self._stub.RecordFeedback, request, options))
-
-    def list(self, adapter: str, *, since: float = 0, **options: Unpack[CallOptions]) -> Iterator[Feedback]:
-        """Feedback on an adapter (NAME or `base`) that came at `since` (unix seconds) or later, the oldest
-        first. A page is read when the loop comes to it."""
-        token = ""
-        while True:
-            request = messages.feedback_page_request(adapter, since, token)
-            page = self._caller.unary(self._stub.ListFeedback, request, options)
-            yield from map(messages.to_feedback, page.feedback)
-            if not (token := page.next_page_token):
-                return
-
-    def delete(
-        self, *, unit: str = "", unit_hash: str = "", tenant: str = "", **options: Unpack[CallOptions]
-    ) -> int:
-        """Delete all feedback of a unit, of a tenant, or of a unit of a tenant; returns how many entries."""
-        request = feedback_pb2.DeleteFeedbackRequest(unit=unit, unit_hash=unit_hash, tenant=tenant)
-        deleted: int = self._caller.unary(self._stub.DeleteFeedback, request, options).deleted
-        return deleted
-
-
-class Replicas:
-    """`client.replicas`. A server without replicas answers FAILED_PRECONDITION."""
-
-    def __init__(self, channel: grpc.Channel, caller: SyncCaller) -> None:
-        self._stub = fleet_pb2_grpc.FleetServiceStub(channel)  # type: ignore[no-untyped-call]
-        self._caller = caller
-
-    def list(self, **options: Unpack[CallOptions]) -> tuple[Replica, ...]:
-        """All."""
-        answer = self._caller.unary(self._stub.ListReplicas, fleet_pb2.ListReplicasRequest(), options)
-        return tuple(read(Replica, one) for one in answer.replicas)
-
-    def drain(self, name: str, **options: Unpack[CallOptions]) -> None:
-        """Have one end when it has finished; what started it starts it again."""
-        self._caller.unary(self._stub.DrainReplica, fleet_pb2.DrainReplicaRequest(name=name), options)

@@ -64,13 +64,15 @@ class RouteOptions(CallOptions, total=False):
 
 
 class FeedbackOptions(CallOptions, total=False):
-    """`corrected` is what the answer should have been, `comment` why, in words.
+    """`corrected` is what the answer should have been, `should_have_been` who should have given it (NAME or
+    `base`), `comment` why, in words.
 
     For a server that does not know the answer any more: `answered_by` (NAME, NAME@VERSION, a resource name or
     `base`), `prompt`, `answer` and `unit` (of the request).
     """
 
     corrected: str
+    should_have_been: str
     comment: str
     answered_by: str
     prompt: str

@@ -18,6 +18,9 @@ MAX_CORRECTED, MAX_COMMENT, MAX_PROMPT, MAX_ANSWER = 32 << 10, 2 << 10, 64 << 10
 class Feedback:
     """`unit` is the unit's hash, "" if there was none. `adapter` is a name, `base` or `mixture`.
 
+    `should_have_been` is the name of the adapter that should have answered, `base`, or "" where that was not
+    said.
+
     `messages` are (role, text) of the request as plugins left it; the one message of a raw prompt has the
     role `raw`. The adapter's own system text and template are not among them. `answer` is the whole answer,
     None if it is not known, was cut off by max_tokens, or failed. Without consent to texts `messages` is
@@ -36,6 +39,7 @@ class Feedback:
     corrected: str | None = None
     comment: str = ""
     digest: str = ""  # sha256 of the adapter's files, hex
+    should_have_been: str = ""
 
     @property
     def has_texts(self) -> bool:

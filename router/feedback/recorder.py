@@ -55,6 +55,7 @@ class FeedbackRequest:
     prompt: str = ""
     answer: str = ""
     unit: str = ""
+    should_have_been: str = ""  # name of an adapter, or base
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +202,7 @@ class FeedbackRecorder:
             given.version,
             request.verdict,
             digest=given.digest,
+            should_have_been=request.should_have_been,
         )
         if not texts:
             return one

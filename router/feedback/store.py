@@ -43,7 +43,7 @@ from router.shared import database
 from router.shared.database import parse_url, shown_url, translated
 
 FILE = "feedback.db"  # in the state folder
-VERSION = 1
+VERSION = 2
 MOST_KEPT = 20_000  # answers with feedback of one adapter and tenant; beyond it the oldest go
 CHUNK = 500  # rows read or removed in one transaction
 Place = tuple[float, str, str]  # of a row in the order of reading: time, tenant, response id
@@ -62,6 +62,7 @@ feedback = Table(
     Column("version", Text, nullable=False),
     Column("digest", Text, nullable=False),
     Column("verdict", Text, nullable=False),
+    Column("should_have_been", Text, nullable=False),
     Column("texts", Text, nullable=False),  # JSON object; empty where there is none
     PrimaryKeyConstraint("tenant", "response_id"),
     Index(f"{PREFIX}_by_adapter", "adapter", "time", "tenant", "response_id"),
@@ -295,16 +296,16 @@ def _make_private(path: Path) -> None:
 
 
 def _migrate(conn: Connection) -> None:
-    """Make the tables. Raises ConfigError if they are newer than this program."""
+    """Make the tables. Raises ConfigError if they are another version's."""
     if not inspect(conn).has_table(version.name):
         metadata.create_all(conn)
         conn.execute(insert(version).values(version=VERSION))
         return
     there = conn.execute(select(version.c.version)).scalar_one()
-    if there > VERSION:
+    if there != VERSION:
         raise ConfigError(
             f"the tables of feedback have version {there}, this program knows {VERSION}: they were written "
-            "by a newer lora-router; update this one, or name another database"
+            "by another lora-router; use that one, or name another database"
         )
 
 
@@ -334,7 +335,7 @@ def _values(one: Feedback) -> dict[str, Any]:
         "corrected": one.corrected,
         "comment": one.comment,
     }
-    columns = ("tenant", "response_id", "time", "unit", "adapter", "version", "digest", "verdict")
+    columns = [column.name for column in OF if column.name != "texts"]
     # ASCII: PostgreSQL has no NUL, and JSON writes it as an escape.
     return {name: getattr(one, name) for name in columns} | {
         "texts": json.dumps(texts) if one.has_texts else ""
@@ -356,4 +357,5 @@ def _feedback(row: Row[Any]) -> Feedback:
         texts.get("corrected"),
         texts.get("comment", ""),
         row.digest,
+        row.should_have_been,
     )

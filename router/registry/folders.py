@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -26,15 +25,13 @@ from router.registry.format.folder import (
     MANIFEST,
     PROBES,
     REPORT,
-    SEARCHED,
     SIGNATURE,
     WEIGHTS,
     Folder,
     FolderError,
-    find_layout,
 )
 from router.registry.format.manifest import Manifest, parse_manifest
-from router.registry.format.untrusted import MANIFEST_BYTES, Code, FolderFindings
+from router.registry.format.untrusted import MANIFEST_BYTES, Code
 from router.types import AdapterRef
 
 COUNTING = (MANIFEST, CONFIG, PROBES, SIGNATURE, "chat_template.jinja")
@@ -237,23 +234,9 @@ def report_stamp_of(folder: Path) -> Stamp:
 
 
 def _stamps(folder: Path) -> Iterator[FileStamp]:
-    entries = _entries(folder)
-    for entry in entries:
+    for entry in _entries(folder):
         if not entry.is_dir(follow_symlinks=False):
             yield from _file_stamp(entry, entry.name)
-    if any(e.name == CONFIG for e in entries):
-        return  # folders beside it are a trainer's checkpoints
-    inside = [one for one in entries if one.is_dir(follow_symlinks=False)]
-    found = {one.name: _entries(one.path) for one in inside}
-    for name, files in found.items():  # PEFT puts an adapter that is not called "default" one level down
-        for entry in files:
-            yield from _file_stamp(entry, f"{name}/{entry.name}")
-    if any(entry.name == CONFIG for files in found.values() for entry in files):
-        return
-    for name, files in islice(found.items(), SEARCHED):  # trainers put it into out/final
-        for deep in islice((one for one in files if one.is_dir(follow_symlinks=False)), SEARCHED):
-            for entry in _entries(deep.path):
-                yield from _file_stamp(entry, f"{name}/{deep.name}/{entry.name}")
 
 
 def _file_stamp(entry: os.DirEntry[str], name: str) -> Iterator[FileStamp]:
@@ -440,7 +423,7 @@ def sketch(found: FoundFolder) -> Examined | None:
         return None
     try:
         with Folder.open(found.place.folder) as folder:
-            present = folder.entry(MANIFEST) is not None
+            present = MANIFEST in folder.names()
             data = folder.read(MANIFEST, MANIFEST_BYTES) if present else None
     except FolderError:
         return None
@@ -454,7 +437,6 @@ def sketch(found: FoundFolder) -> Examined | None:
         target_modules=(),
         size_bytes=size,
         findings=findings,
-        fingerprint="",
         base_model=manifest.base.model,
     )
     return Examined(found, identity(found.place, seen), seen, "") if seen.ok else None
@@ -508,11 +490,8 @@ def read_whole(reader: FolderReader, found: FoundFolder) -> ReadFolder:
 
 def weights_sha256(path: Path) -> str:
     """sha256 of the weights file of an adapter folder, in hex. Blocks; raises FolderError."""
-    with ExitStack() as opened:
-        folder = opened.enter_context(Folder.open(path))
-        nested = find_layout(folder, FolderFindings()).nested
-        inner = opened.enter_context(folder.subfolder(nested)) if nested else folder
-        return opened.enter_context(inner.file(WEIGHTS)).sha256()
+    with Folder.open(path) as folder, folder.file(WEIGHTS) as weights:
+        return weights.sha256()
 
 
 def _changing(found: FoundFolder) -> Unavailable:

@@ -374,7 +374,7 @@ class WeightHasher:
         """Read its weights soon. One that was not examined yet is asked for again when it was."""
         if record.live is not None or record.quarantined:  # a load hashes by itself
             return
-        if record.inspection is None or not record.inspection.fingerprint:
+        if record.inspection is None or not record.inspection.rank:
             return
         self._due[record] = None
         if self._task is None or self._task.done():

@@ -9,7 +9,7 @@ DEADLINE_EXCEEDED. The error's metadata name the bound, and `lora_router_shed_to
 docs/grpc.md#load says when each bound is met. Here are `queue`, `part`, `tenant`, `deadline`, `turns`,
 `no_body`, `memory` and `watches`. Elsewhere in the server are `not_reading` (`interceptors.py`), `http`
 (`listen.py`) and `encoding` (`encoding.py`); `mixtures` is in `registry/residency.py`, and the others are in
-the engines, corrections and experiments.
+the engines, feedback and experiments.
 
 A late event loop refuses no request: as long as the queue has room, requests wait.
 """
@@ -19,12 +19,13 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections import Counter, defaultdict, deque
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from enum import Enum, auto
 
+from router.access.quotas import Quotas
 from router.errors import Draining, NotLoaded, Overloaded
 from router.server.call import Call, caller_of
 from router.types import Request
@@ -42,9 +43,8 @@ NO_SLOT = "too many calls wait for their body to be read"
 WEIGHT = 1 / 16  # of the latest answer in the mean of its size
 UNLIMITED = 1 << 32  # tokens, where a request does not say `max_tokens`
 TOLERANCE = 0.9  # of the mean of a size, in the least wait: means are not exact
-DRIFT = 1.02  # by which the quickest answer of a size is forgotten with each answer
 LASTING = 1.0  # times a request's deadline, for which a queue is a burst
-DEVIATIONS = 2.0  # above the mean, of the likely time
+MARGIN = 1.25  # of the likely time, above the mean
 ENDING_SECONDS = 0.1  # before its deadline gRPC may end a request that is late
 SAMPLES = 256  # answers of a queue that the likely time is made of
 FEWEST = 32  # of them, before it counts
@@ -76,7 +76,7 @@ class Admission:
         library and this process both hold for a moment; a body is awaited for `body_seconds`.
         """
         self.limit, self._rows, self._clock = running + queue, running, clock
-        self.in_flight = 0
+        self.in_flight, self.quotas = 0, Quotas()
         self.body_seconds = body_seconds
         self.memory = Memory(memory)
         slots = max(CONNECTION_PART, min(READ_SLOTS, min(memory // 4, READING_BYTES) // largest))
@@ -145,8 +145,8 @@ class Admission:
         What is before it is known now: of a burst, little was before bodies were read.
         """
         one = self._generations.get(id(call))
-        if one is not None and call.request is not None:
-            size = size_of(call.request)
+        if one is not None and call.answer.request is not None:
+            size = size_of(call.answer.request)
             wait = self._check_deadline(call, size)
             one.size, one.known, one.wait = size, self._clock(), wait
 
@@ -186,7 +186,7 @@ class Admission:
             return 0.0
         free, waiting = self._rows, list[tuple[Call, Size]]()
         for one in self._generations.values():
-            if one.call.phases.first_token:
+            if one.call.answer.first_token:
                 free -= 1
             elif one.size is not None:
                 waiting.append((one.call, one.size))
@@ -214,38 +214,33 @@ class Generating:
 class WaitForecast:
     """When a request would be answered, as far as that is known before.
 
-    For a burst this is a lower bound: the least wait, and the quickest answer of the request's size, or of
-    any size before that is known. In a queue that lasts, requests would be let in up to this bound, and all
-    be late by a little. So once a request of the queue was late, and the queue has lasted for as long as a
-    request has left, the likely time counts: least wait and mean time in a row, scaled by what the answers
-    of this queue took against them, and twice their mean deviation.
+    For a burst this is the least wait. In a queue that lasts, requests would be let in up to this bound, and
+    all be late by a little. So once a request of the queue was late, and the queue has lasted for as long as
+    a request has left, the likely time counts: least wait and mean time in a row, scaled by what the answers
+    of this queue took against them, and by MARGIN.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._took: dict[Size, float] = {}  # mean seconds in a row
-        self._quickest: dict[Size, float] = {}  # the same, of the quickest
-        self._latest: deque[float] = deque(maxlen=SAMPLES)  # seconds in a row, of all sizes
         self._formed = self._emptied = -math.inf  # when the queue did
         self._forget()
 
     def _forget(self) -> None:
-        self._actual = self._expected = self._deviation = 0.0  # decaying sums over answers of this queue
+        self._actual = self._expected = 0.0  # decaying sums over answers of this queue
         self._samples, self._late = 0, False
 
     def estimate(self, wait: float, size: Size | None, left: float) -> float:
         """Seconds until a request with `left` seconds that waits for `wait` at least is answered."""
         lasts = self._late and self._clock() - self._formed > LASTING * left
         if not lasts or self._samples < FEWEST or not self._expected:
-            if size is None:
-                return wait + min(self._quickest.values(), default=0.0)
-            return wait + self._quickest.get(size, 0.0)
-        own = sorted(self._latest)[len(self._latest) // 4] if size is None else self.seconds(size)
-        return (wait + own) * (self._actual + DEVIATIONS * self._deviation) / self._expected
+            return wait
+        own = min(self._took.values()) if size is None else self.seconds(size)
+        return (wait + own) * MARGIN * self._actual / self._expected
 
     def queue_formed(self) -> None:
         """More requests than rows: a new queue, unless the last one ended less than an answer's time ago."""
-        if self._clock() - self._emptied > sum(self._latest) / max(1, len(self._latest)):
+        if self._clock() - self._emptied > max(self._took.values(), default=0.0):
             self._forget()
             self._formed = self._clock()
         self._emptied = math.inf
@@ -268,7 +263,7 @@ class WaitForecast:
 
     def ended(self, one: Generating) -> None:
         """Learn from a request that ended, in whatever way."""
-        now, usage = self._clock(), one.call.usage
+        now, usage = self._clock(), one.call.answer.usage
         if one.size is None:
             return
         answered = usage is not None and usage.completion_tokens > 0
@@ -281,16 +276,12 @@ class WaitForecast:
             took = max(0.0, usage.total_time - usage.queue_time)
             mean = self._took.get(one.size, took)
             self._took[one.size] = mean + (took - mean) * WEIGHT
-            self._quickest[one.size] = min(took, self._quickest.get(one.size, took) * DRIFT)
-            self._latest.append(took)
         else:
             return  # it failed, or its caller left
         if one.wait:
             kept = 1 - 1 / SAMPLES
             self._actual = self._actual * kept + actual
             self._expected = self._expected * kept + expected
-            deviation = abs(actual - expected * self._actual / self._expected)
-            self._deviation = self._deviation * kept + deviation
             self._samples += 1
             self._late |= late
 
@@ -306,21 +297,16 @@ class Memory:
 
     def __init__(self, most: int) -> None:
         self._most = self.free = most
-        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._turn, self._given = asyncio.Lock(), asyncio.Event()
 
     async def take(self, size: int) -> int:
         """Wait until `size` bytes, at most all there are, are free, and take them; returns how many."""
         size = min(size, self._most)
-        if not self._waiting and size <= self.free:
+        async with self._turn:
+            while size > self.free:
+                self._given.clear()
+                await self._given.wait()
             self.free -= size
-            return size
-        ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((size, ready))
-        try:
-            await ready
-        except asyncio.CancelledError:
-            self.give(0 if ready.cancelled() else size)  # it may have been given just then
-            raise
         return size
 
     async def take_within(self, size: int, seconds: float) -> int:
@@ -338,14 +324,7 @@ class Memory:
     def give(self, size: int) -> None:
         """Give back."""
         self.free += size
-        while self._waiting:
-            needed, ready = self._waiting[0]
-            if not ready.done():
-                if needed > self.free:
-                    return
-                self.free -= needed
-                ready.set_result(None)
-            self._waiting.popleft()
+        self._given.set()
 
 
 class ReadSlot:

@@ -6,9 +6,7 @@ decoded at once; large ones in a thread, one at a time.
 
 What a body contains is counted before it is decoded. A small body may hold a million empty messages or
 objects, and each of them costs memory and time when it is decoded. So the body is read once without building
-anything: elements are counted, the nesting is measured, and a list with more entries than the API permits is
-refused at the first entry too many. The cost of the count is bounded by MAX_ELEMENTS and by the length of the
-body.
+anything, until it ends or has more than MAX_ELEMENTS elements.
 """
 
 from __future__ import annotations
@@ -30,42 +28,13 @@ from router.errors import BodyIncomplete, BodyTooLarge, FieldViolation, InvalidR
 from router.server.admission import Memory, ReadSlot
 from router.server.call import Call
 from router.server.policy import SMALL
-from router.types import (
-    MAX_BIASES,
-    MAX_CHOICES,
-    MAX_LABELS,
-    MAX_MESSAGES,
-    MAX_MIXTURE_PARTS,
-    MAX_OUTCOMES,
-    MAX_STOPS,
-    MAX_TOOL_CALLS,
-    MAX_TOOLS,
-)
 
 log = logging.getLogger(__name__)
 
 MAX_ELEMENTS = 1 << 14
 """Fields, list entries and values of one body. A batch of 1,000 outcomes has about 11,000."""
-MAX_MESSAGE_DEPTH, MAX_JSON_DEPTH = 100, 200
-"""Messages and groups, or arrays and objects, inside each other: what the parsers take."""
 ELEMENT_BYTES = 256
 """Memory that one decoded element takes beside its text: the entry of a list and the object itself."""
-DEFAULT_ENTRIES = 256
-"""Entries of a repeated field or map that MAX_ENTRIES does not name."""
-MAX_ENTRIES: Mapping[str, int] = {
-    "router.v1.Chat.messages": MAX_MESSAGES,
-    "router.v1.ChatMessage.tool_calls": MAX_TOOL_CALLS,
-    "router.v1.Tools.functions": MAX_TOOLS,
-    "router.v1.Sampling.stop": MAX_STOPS,
-    "router.v1.Sampling.Choices.values": MAX_CHOICES,
-    "router.v1.Sampling.logit_bias": MAX_BIASES,
-    "router.v1.Routing.mixture": MAX_MIXTURE_PARTS,
-    "router.v1.GenerateRequest.labels": MAX_LABELS,
-    "router.v1.StreamGenerateRequest.labels": MAX_LABELS,
-    "router.v1.RecordOutcomesRequest.outcomes": MAX_OUTCOMES,
-    "router.v1.Experiment.phases": 1024,  # set by the server; clients send it back in updates
-}
-"""Entries of each repeated field and map of a request, by the field's full name."""
 NO_MESSAGE = "the bytes are not a message of this method"
 
 Decode = Callable[[bytes], Any]
@@ -245,11 +214,6 @@ def json_decoder(make: Callable[[bytes], Any]) -> Decoder:
     return Decoder(count_json, make)
 
 
-def too_many(field: str, most: int) -> InvalidRequest:
-    """The error for a list with more than `most` entries."""
-    return InvalidRequest([FieldViolation(field, f"must have at most {most} entries")])
-
-
 def too_complex(field: str) -> InvalidRequest:
     """The error for a body with too many elements."""
     text = f"must have at most {MAX_ELEMENTS} fields, entries and values together"
@@ -258,130 +222,62 @@ def too_complex(field: str) -> InvalidRequest:
 
 # -- Protobuf: the wire format, https://protobuf.dev/programming-guides/encoding/
 
-VARINT, FIXED64, BYTES, GROUP, END_GROUP, FIXED32 = range(6)
-_WIRE = {
-    FieldDescriptor.TYPE_DOUBLE: FIXED64,
-    FieldDescriptor.TYPE_FIXED64: FIXED64,
-    FieldDescriptor.TYPE_SFIXED64: FIXED64,
-    FieldDescriptor.TYPE_FLOAT: FIXED32,
-    FieldDescriptor.TYPE_FIXED32: FIXED32,
-    FieldDescriptor.TYPE_SFIXED32: FIXED32,
-    FieldDescriptor.TYPE_STRING: BYTES,
-    FieldDescriptor.TYPE_BYTES: BYTES,
-    FieldDescriptor.TYPE_MESSAGE: BYTES,
-}
-_WIDTH = {FIXED64: 8, FIXED32: 4, GROUP: 0}
-
-
-@dataclass(frozen=True, slots=True)
-class _Field:
-    """How a field is counted. `most`: entries of a repeated field, 0 for a single one. `packed`: the least
-    bytes of an entry where they stand together, 0 where they do not."""
-
-    name: str
-    most: int
-    message: Descriptor | None
-    packed: int = 0
+VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
+PACKED = None  # numbers, one behind the other
+_WIDTH = {FIXED64: 8, FIXED32: 4}
 
 
 @cache
-def _fields(message: Descriptor) -> dict[int, _Field]:
-    """The fields that need more than being skipped, by their tag."""
-    found: dict[int, _Field] = {}
+def _inside(message: Descriptor) -> Mapping[int, Descriptor | None]:
+    """What is in fields of bytes, by their numbers: a message, or PACKED. A text has nothing to count."""
+    found: dict[int, Descriptor | None] = {}
     for field in message.fields:
-        most = MAX_ENTRIES.get(field.full_name, DEFAULT_ENTRIES) if field.is_repeated else 0
-        if field.type == FieldDescriptor.TYPE_GROUP:
-            raise TypeError(f"{field.full_name} is encoded as a group, which nothing here counts")
-        wire = _WIRE.get(field.type, VARINT)
-        if most or field.message_type is not None:
-            found[field.number << 3 | wire] = _Field(field.name, most, field.message_type)
-        if most and wire in (VARINT, FIXED32, FIXED64):
-            found[field.number << 3 | BYTES] = _Field(field.name, most, None, _WIDTH.get(wire, 1))
+        if field.message_type is not None:
+            found[field.number] = field.message_type
+        elif field.is_repeated and field.cpp_type != FieldDescriptor.CPPTYPE_STRING:
+            found[field.number] = PACKED
     return found
 
 
 def count_message(descriptor: Descriptor, data: bytes) -> int:
-    """Fields of a protobuf message and of all messages in it, each packed entry counted.
+    """An upper bound of the fields of a protobuf message and of all messages in it: each byte of packed
+    numbers counts as one.
 
-    Raises InvalidRequest for more than MAX_ELEMENTS, for more entries of a field than it may have, for more
-    than MAX_MESSAGE_DEPTH levels, and for bytes that are no message.
+    Raises InvalidRequest for more than MAX_ELEMENTS, and for bytes that are no message. Groups, which no
+    message here has, are none. The parser bounds the nesting.
     """
-    walk = _Walk(data)
-    walk.fields(0, len(data), _fields(descriptor), "", {}, 0)
-    return walk.elements
-
-
-@dataclass(slots=True)
-class _Walk:
-    """One pass over the bytes of a message."""
-
-    data: bytes
-    elements: int = 0
-
-    def fields(
-        self, at: int, end: int, known: Mapping[int, _Field], path: str, entries: dict[str, int], depth: int
-    ) -> int:
-        """Count the fields from `at` on, up to `end` or the end of a group; returns where that is.
-
-        `entries` counts entries of repeated fields by path. A single message that comes twice is merged by
-        parsers, so its parts share one dictionary.
-        """
-        if depth > MAX_MESSAGE_DEPTH:
-            raise _no_message()
-        data = self.data
+    elements, parts = 0, [(0, len(data), descriptor)]
+    while parts:
+        at, end, message = parts.pop()
+        inside = _inside(message)
         while at < end:
-            tag = data[at]
-            at += 1
-            if tag > 127:
-                tag, at = _varint(data, at - 1, end)
-            self.elements += 1
-            if self.elements > MAX_ELEMENTS:
+            tag, at = _varint(data, at, end)
+            elements, wire, size = elements + 1, tag & 7, 0
+            if wire == VARINT:
+                _, at = _varint(data, at, end)
+            elif wire == BYTES:
+                size, at = _varint(data, at, end)
+                if size and (number := tag >> 3) in inside:
+                    if (inner := inside[number]) is PACKED:
+                        elements += size
+                    else:
+                        parts.append((at, at + size, inner))
+            elif wire in _WIDTH:
+                size = _WIDTH[wire]
+            else:
+                raise _no_message()
+            at += size
+            if at > end:
+                raise _no_message()
+            if elements > MAX_ELEMENTS:
                 raise too_complex("request")
-            if tag & 7 == END_GROUP:
-                return at
-            at, stop = _content(data, at, end, tag & 7)
-            field = known.get(tag)
-            if field is not None:
-                self.field(field, at, stop, path, entries, depth)
-            elif tag & 7 == GROUP:
-                stop = self.fields(at, end, {}, path, {}, depth + 1)
-            at = stop
-        return at
-
-    def field(
-        self, field: _Field, at: int, stop: int, path: str, entries: dict[str, int], depth: int
-    ) -> None:
-        """Count what is in one field, whose content is from `at` to `stop`."""
-        where = f"{path}.{field.name}" if path else field.name
-        if field.most:
-            more = -(-(stop - at) // field.packed) if field.packed else 1
-            entries[where] = count = entries.get(where, 0) + more
-            if count > field.most:
-                raise too_many(where, field.most)
-            self.elements += max(0, more - 1)
-            entries = {}
-        if field.message is not None:
-            self.fields(at, stop, _fields(field.message), where, entries, depth + 1)
-
-
-def _content(data: bytes, at: int, end: int, wire: int) -> tuple[int, int]:
-    """Where the content of a field begins and ends; of a group it begins and ends behind the tag."""
-    if wire == BYTES:
-        size, at = _varint(data, at, end)
-        stop = at + size
-    elif wire == VARINT:
-        stop = _varint(data, at, end)[1]
-    else:
-        if wire not in _WIDTH:
-            raise _no_message()
-        stop = at + _WIDTH[wire]
-    if stop > end:
-        raise _no_message()
-    return at, stop
+    return elements
 
 
 def _varint(data: bytes, at: int, end: int) -> tuple[int, int]:
     """A number of at most 32 bits, in up to ten bytes, and where it ends."""
+    if at < end and data[at] < 128:  # most are this short
+        return data[at], at + 1
     value = shift = 0
     while at < end and shift < 70:
         byte = data[at]
@@ -399,61 +295,17 @@ def _no_message() -> InvalidRequest:
 
 # -- JSON
 
-QUOTE = ord('"')
-_TEXT = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
-_WHOLE = re.compile(rb'(?:[^"]++|' + _TEXT + rb")*+", re.DOTALL)
-_TEXTS = re.compile(_TEXT, re.DOTALL)
-_REST_OF_TEXT = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
-_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
-PIECE = 1 << 16
-"""Bytes that are looked at in one step, which holds the interpreter's lock: for a millisecond at most."""
+_TEXT = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
+MAX_TEXTS = 2 * MAX_ELEMENTS  # a value is a string at most, and its key another
 
 
 def count_json(data: bytes) -> int:
     """An upper bound of the values in JSON: 1, and one more for each comma and bracket outside of strings.
 
-    The count ends early where the bytes are no JSON: the parser gets no further. Raises InvalidRequest for
-    more than MAX_ELEMENTS values or more than MAX_JSON_DEPTH levels.
+    Raises InvalidRequest for more than MAX_ELEMENTS values. The parser bounds the nesting.
     """
-    at, end, elements, depth, texts = 0, len(data), 1, 0, 0
-    while at < end and depth >= 0 and texts <= 2 * elements:  # a value is a string at most, and its key one
-        found = _WHOLE.match(data, at, at + PIECE)
-        stop = found.end() if found is not None else at
-        bare, count = _TEXTS.subn(b"", data[at:stop])
-        opened = bare.count(b"[") + bare.count(b"{")
-        elements += opened + bare.count(b",")
-        if elements > MAX_ELEMENTS:
-            raise too_complex("body")
-        depth = _depth(bare, depth, opened)
-        texts += count
-        at = stop
-        if at < end and data[at] == QUOTE:  # of a string that ends in another piece, or not at all
-            at = _after_text(data, at + 1, end)
-            texts += 1
+    bare, texts = _TEXT.subn(b"", data, MAX_TEXTS + 1)
+    elements = 1 + bare.count(b",") + bare.count(b"[") + bare.count(b"{")
+    if elements > MAX_ELEMENTS or texts > MAX_TEXTS:
+        raise too_complex("body")
     return elements
-
-
-def _depth(bare: bytes, depth: int, opened: int) -> int:
-    """How deep it is after that piece, which opens so many; negative where more was closed than opened."""
-    if depth + opened <= MAX_JSON_DEPTH:
-        return depth + opened - bare.count(b"]") - bare.count(b"}")
-    for mark in bare.translate(None, _NO_BRACKETS):
-        depth += 1 if mark in b"[{" else -1
-        if depth > MAX_JSON_DEPTH:
-            text = f"must not be nested more than {MAX_JSON_DEPTH} levels deep"
-            raise InvalidRequest([FieldViolation("body", text)])
-        if depth < 0:
-            break
-    return depth
-
-
-def _after_text(data: bytes, at: int, end: int) -> int:
-    """Where a string ends whose first character is at `at`."""
-    while at < end:
-        begin, found = at, _REST_OF_TEXT.match(data, at, at + PIECE)
-        at = found.end() if found is not None else at
-        if at < end and data[at] == QUOTE:
-            return at + 1
-        if at == begin:  # a backslash is the last byte
-            return end
-    return end

@@ -1,4 +1,4 @@
-"""A call, whatever its transport: who makes it, its bounds, its body and its answer.
+"""A call, whatever its transport: who makes it, its bounds, its body, and how it is answered.
 
 The interceptors (`interceptors.py`) and the services know `Call` alone. A transport is a subclass that says
 how a body is read and an answer is written: `GrpcCall` (`grpc_adapter.py`) and `HttpCall` (`http.py`).
@@ -10,8 +10,8 @@ import asyncio
 import math
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
@@ -47,20 +47,25 @@ class CallPhase:
     failed: str = ""
 
 
-class CallPhases:
-    """When the parts of one call were, until the engine has it; what comes then tells its `Usage`."""
+@dataclass(slots=True, eq=False)
+class Answer:
+    """What is known of the answer to a request, as far as it came. Times are `time.monotonic()` seconds."""
 
-    __slots__ = ("first_token", "seen", "submitted", "tokens")
-
-    def __init__(self) -> None:
-        self.seen: list[CallPhase] = []
-        self.submitted = 0.0  # to the engine; 0 before that
-        self.first_token = 0.0  # when it came; 0 before that
-        self.tokens = 0  # that came so far
+    model: str = ""  # that the request asks for: auto, base, NAME, NAME@VERSION, mixture
+    request: Request | None = None  # once it is valid
+    decision: Decision | None = None
+    votes: list[Vote] = field(default_factory=list)  # of the classifiers that were asked
+    exposures: list[Exposed] = field(default_factory=list)
+    phases: list[CallPhase] = field(default_factory=list)  # until the engine has it; then `usage` tells
+    submitted: float = 0.0  # to the engine; 0 before that
+    first_token: float = 0.0  # when it came; 0 before that
+    tokens: int = 0  # that came so far
+    usage: Usage | None = None
+    finish: str = ""
 
     @contextmanager
     def during(self, name: str) -> Iterator[None]:
-        """The block is that part."""
+        """The block is that phase."""
         began, failed = time.monotonic(), ""
         try:
             yield
@@ -68,12 +73,12 @@ class CallPhases:
             failed = reason_of(error)
             raise
         finally:
-            self.seen.append(CallPhase(name, began, time.monotonic(), failed))
+            self.phases.append(CallPhase(name, began, time.monotonic(), failed))
 
     @property
     def untaken(self) -> Stage:
         """Where a request was that the engine has not taken."""
-        last = self.seen[-1] if self.seen else None
+        last = self.phases[-1] if self.phases else None
         leasing = last is None or last.name == ROUTE or (last.name == LEASE and bool(last.failed))
         return Stage.LEASE if leasing else Stage.ADMISSION
 
@@ -98,15 +103,30 @@ class Trace:
     span_id: str
     origin: Any = None
 
-    @property
-    def exemplar(self) -> dict[str, str]:
-        """What a measurement points to."""
-        return {"trace_id": self.trace_id, "span_id": self.span_id}
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Answers the calls of one method or route.
+
+    `answer(request, call)` is a coroutine that returns the answer, or an asynchronous iterator of its parts.
+    With `streams` it may instead send the parts itself, after `await call.begin()`, and return None.
+    `request` is what `decode` makes of the body, None without `decode`; with `requests` it is an iterator of
+    messages, which has `done(message)` for a message that is no longer needed. `operation` is the method of
+    a service that an HTTP route carries out.
+    """
+
+    method: str  # a row of the policy table: /router.v1.InferenceService/Generate, POST /v1/completions
+    policy: Policy
+    answer: Callable[[Any, Any], Any]
+    decode: Callable[[bytes], Any] | None = None
+    requests: bool = False
+    streams: bool = False
+    operation: str = ""
 
 
 @dataclass(slots=True, eq=False)
 class Call:
-    """Filled in by the interceptors and the services. Times are `time.monotonic()` seconds.
+    """Who calls what, and until when; `answer` is how. Times are `time.monotonic()` seconds.
 
     `request_id` is the caller's own name for the call: it is echoed and logged, and is a key of nothing,
     since callers may send the same one twice or each other's. What is kept of an answer is kept under
@@ -115,39 +135,24 @@ class Call:
 
     transport: ClassVar[str] = ""  # "grpc" or "http"
 
-    method: str  # a row of the policy table: /router.v1.InferenceService/Generate, POST /v1/completions
+    endpoint: Endpoint
     request_id: str
-    policy: Policy
-    operation: str = ""  # the method of a service that an HTTP route carries out, if it is one
-    peer: str = ""  # the connection: ipv4:HOST:PORT, ipv6:[HOST]:PORT or unix:
+    peer: str = ""  # the connection: ipv4:HOST:PORT or ipv6:[HOST]:PORT
     metadata: Metadata = ()  # headers, their names in lower case
     client: Client = ANYONE
     response_id: str = ""  # once the client is known
-    started: float = field(default_factory=time.monotonic)
-    deadline: float | None = None
-    caller_ahead: float = 0.0  # seconds by which the caller may see its own deadline earlier
-    decision: Decision | None = None
-    usage: Usage | None = None
-    finish: str = ""
-    model: str = (
-        ""  # that the request asks for, once its body is read: auto, base, NAME, NAME@VERSION, mixture
-    )
-    refused_field: str = ""  # the first one
-    unserved: str = ""  # what was asked for, where no route and no method serves it
-    resource: str = ""  # what an administrative call is about
-    labels: Mapping[str, str] = field(default_factory=dict)
     meter: UsageMeter | None = None  # of a client with quotas
-    request: Request | None = None  # of an inference method, once it is valid
-    rewritten: Request | None = None  # the same as plugins left it
+    answer: Answer = field(default_factory=Answer)
     trace: Trace | None = None  # where it is recorded
-    phases: CallPhases = field(default_factory=CallPhases)
-    votes: list[Vote] = field(default_factory=list)  # of the classifiers that were asked
-    exposures: list[Exposed] = field(default_factory=list)
-    on_request: Callable[[Call], None] = field(default=lambda _: None)  # called when `request` is known
-    admit: Callable[[Call], AbstractContextManager[None]] = field(default=lambda _: nullcontext())  # a branch
+    resource: str = ""  # what an administrative call is about
+    unserved: str = ""  # what was asked for, where no route and no method serves it
+    refused_field: str = ""  # the first one
     most: int = 0  # bytes that a message of this call may have
     status: int = 0  # of HTTP once the answer has begun; of gRPC, its number, once the call has ended
     writing_since: float = 0.0  # when the present write began; 0: there is none
+    started: float = field(default_factory=time.monotonic)
+    deadline: float | None = None
+    caller_ahead: float = 0.0  # seconds by which the caller may see its own deadline earlier
     timeout: asyncio.Timeout | None = None  # ends the call, at its deadline or earlier
     ended_by: RouterError | None = None  # why earlier
 
@@ -189,6 +194,16 @@ class Call:
     # -- What follows from it
 
     @property
+    def method(self) -> str:
+        """Its row of the policy table."""
+        return self.endpoint.method
+
+    @property
+    def policy(self) -> Policy:
+        """What that row says."""
+        return self.endpoint.policy
+
+    @property
     def scheme(self) -> str:
         """Of the URL: http or https; empty where there is none."""
         return ""
@@ -211,8 +226,8 @@ class Call:
     def headers(self) -> tuple[tuple[str, str], ...]:
         """Initial metadata of the answer."""
         headers: tuple[tuple[str, str], ...] = ((REQUEST_ID_KEY, self.request_id),)
-        if self.decision is not None:
-            adapter, mixture = self.decision.adapter, self.decision.mixture
+        if (decision := self.answer.decision) is not None:
+            adapter, mixture = decision.adapter, decision.mixture
             headers += (("x-router-adapter", adapter.resource if adapter else mixture_header(mixture)),)
         return headers
 
@@ -226,7 +241,7 @@ class Call:
     def answer_id(self) -> str:
         """What outcomes are recorded under where the call was to have an answer, also one that failed; else
         empty. Before its request was read, nothing is kept of it."""
-        return self.response_id if self.policy.generates and self.request is not None else ""
+        return self.response_id if self.policy.generates and self.answer.request is not None else ""
 
     @property
     def actor(self) -> str:
@@ -244,10 +259,10 @@ class Call:
         self.client, self.response_id = client, new_response_id(client.tenant)
 
     def branch(self) -> Call:
-        """A call for another answer to the same message: with an id, a place and a quota of its own."""
-        made = Call(self.method, self.request_id, self.policy, self.operation, self.peer, self.metadata)
+        """A call for another answer to the same message, with an id of its own."""
+        made = Call(self.endpoint, self.request_id, self.peer, self.metadata)
         made.made_by(self.client)
-        made.started, made.deadline, made.admit = self.started, self.deadline, self.admit
+        made.started, made.deadline = self.started, self.deadline
         return made
 
     def sent_as(self, name: str) -> tuple[str, ...]:
@@ -266,46 +281,19 @@ class Call:
         return DeadlineExceeded(f"{text}: {where}" if where else text)
 
     def _interrupted(self) -> str:
-        phases = self.phases
-        if phases.seen and phases.seen[-1].failed:
-            return CUT_OFF.get(phases.seen[-1].name, "")
-        if phases.tokens:
-            return f"after {phases.tokens} tokens"
-        if phases.submitted:
+        answer = self.answer
+        if answer.phases and answer.phases[-1].failed:
+            return CUT_OFF.get(answer.phases[-1].name, "")
+        if answer.tokens:
+            return f"after {answer.tokens} tokens"
+        if answer.submitted:
             return "the request waited for its first token"
-        return "its body was not read" if self.policy.admitted and self.request is None else ""
+        return "its body was not read" if self.policy.admitted and answer.request is None else ""
 
     @property
     def expired(self) -> bool:
         """Its deadline has passed for its caller, whose clock started before the call arrived."""
         return self.seconds_left <= self.caller_ahead
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """Answers the calls of one method or route.
-
-    `answer(request, call)` is a coroutine that returns the answer, or an asynchronous iterator of its parts.
-    With `streams` it may instead send the parts itself, after `await call.begin()`, and return None.
-    `request` is what `decode` makes of the body, None without `decode`; with `requests` it is an iterator of
-    messages, which has `done(message)` for a message that is no longer needed.
-    """
-
-    method: str
-    policy: Policy
-    answer: Callable[[Any, Any], Any]
-    decode: Callable[[bytes], Any] | None
-    requests: bool = False
-    streams: bool = False
-    operation: str = ""
-
-
-class AnsweredByLibrary(Exception):
-    """The servicer of a library has ended its call itself, with the error of that code."""
-
-    def __init__(self, code: str) -> None:
-        super().__init__(code)
-        self.code = code
 
 
 class NotServed(RouterError):

@@ -111,9 +111,11 @@ class _Group:
 
     def __enter__(self) -> _Group:
         """Raises InvalidRequest, Overloaded, QuotaExceeded."""
+        admission = self._service.admission
         with ExitStack() as places:
             for call in self._calls[1:]:
-                places.enter_context(call.admit(call))
+                call.meter = places.enter_context(admission.quotas.call(call.client))
+                places.enter_context(admission.admitted(call))
             for number, message in enumerate(self._messages):
                 with of_message(number, len(self._messages)):
                     for call in self._calls[number * self._n : (number + 1) * self._n]:
@@ -124,7 +126,7 @@ class _Group:
     def __exit__(self, *_: object) -> None:
         main, *others = self._calls
         for call in others:
-            main.exposures += call.exposures
+            main.answer.exposures += call.answer.exposures
         self._places.close()
 
     async def run(self, begin: Callable[[], Awaitable[None]] | None = None) -> None:
@@ -138,7 +140,7 @@ class _Group:
                     tasks.create_task(self._answer(place))
         except BaseExceptionGroup as group:
             raise _first(group) from None
-        self._calls[0].usage = self._usage()
+        self._calls[0].answer.usage = self._usage()
 
     async def _answer(self, place: int) -> None:
         number, sample = divmod(place, self._n)
@@ -150,7 +152,7 @@ class _Group:
                     await self._follow(place, decision, generation)
                 return
             decision = await self._decisions[number]
-            first = self._calls[number * self._n].rewritten or request
+            first = self._calls[number * self._n].answer.request or request
             request = replace(first, request_id=request.request_id)
             async with pipeline.another(request, decision, call, sample) as generation:
                 await self._follow(place, decision, generation)
@@ -174,7 +176,7 @@ class _Group:
 
     def _usage(self) -> Usage:
         """Of all answers; a prompt counts once."""
-        each = [call.usage or Usage() for call in self._calls]
+        each = [call.answer.usage or Usage() for call in self._calls]
         firsts = each[:: self._n]
         return replace(
             firsts[0],

@@ -161,7 +161,7 @@ class Embedding:
         total = sum(map(len, tokens))
         if call.meter is not None:
             call.meter.reserve(total, 0)
-        call.usage = Usage(prompt_tokens=total)
+        call.answer.usage = Usage(prompt_tokens=total)
         return total
 
     async def _run(self, work: Callable[[Check], T], size: int, call: Call) -> T:

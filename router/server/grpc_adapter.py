@@ -6,11 +6,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from types import coroutine
 from typing import Any, TypeAlias, TypeVar
 
 import grpc
@@ -33,7 +32,6 @@ from router.errors import (
 )
 from router.server.call import (
     OTHER_METHOD,
-    AnsweredByLibrary,
     Call,
     Endpoint,
     NotServed,
@@ -51,7 +49,6 @@ from router.server.status import (
 )
 
 CERTIFICATE = "x509_pem_cert"  # of the client, in the library's context
-LOCAL_PEER = "unix:"  # only the admin listener is a socket of this machine
 GONE_SECONDS = 0.1  # for gRPC to end a call whose deadline has passed
 HEADERS_SECONDS = 1.0  # for headers to leave when their call has been cut off
 DOMAIN = "lora-router"
@@ -68,29 +65,17 @@ class GrpcCall(Call):
     a body is read before the interceptors have let the call in; clients notice nothing of it."""
 
     transport = "grpc"
-    __slots__ = ("_encode", "_sidecar", "context")
+    __slots__ = ("_encode", "context")
 
-    def __init__(
-        self, endpoint: Endpoint, context: Context, encode: Callable[[Any], bytes], sidecar: bool = False
-    ) -> None:
-        """`sidecar`: the call came by the listener where `x-forwarded-client-cert` is believed."""
+    def __init__(self, endpoint: Endpoint, context: Context, encode: Callable[[Any], bytes]) -> None:
         metadata = context.invocation_metadata() or ()
-        super().__init__(
-            endpoint.method,
-            request_id_of(metadata),
-            endpoint.policy,
-            peer=context.peer(),
-            metadata=metadata,
-        )
-        self.context, self._encode, self._sidecar = context, encode, sidecar
+        super().__init__(endpoint, request_id_of(metadata), context.peer(), metadata)
+        self.context, self._encode = context, encode
 
     def credentials(self) -> Credentials:
-        """Token and certificate; of a sidecar's call the token and what the sidecar says."""
-        if self._sidecar:
-            return Credentials(self.sent_as("authorization"), sidecar=True, headers=self.metadata)
+        """Token and certificate."""
         certificate = next(iter(self.context.auth_context().get(CERTIFICATE, ())), b"")
-        local = self.peer.startswith(LOCAL_PEER)
-        return Credentials(self.sent_as("authorization"), certificate, local, headers=self.metadata)
+        return Credentials(self.sent_as("authorization"), certificate, headers=self.metadata)
 
     def time_remaining(self) -> float | None:
         """Until the caller's own deadline."""
@@ -111,12 +96,11 @@ class GrpcCall(Call):
         gRPC takes no error status while they are on their way: the caller would wait for one until the
         deadline.
         """
-        sending: list[asyncio.Task[None]] = []
+        sending = asyncio.ensure_future(whole(self.context.send_initial_metadata(self.headers)))
         try:
-            await whole(self.context.send_initial_metadata(self.headers), sending.append)
+            await asyncio.shield(sending)
         except asyncio.CancelledError:
-            if sending:
-                await asyncio.wait(sending, timeout=HEADERS_SECONDS)
+            await asyncio.wait((sending,), timeout=HEADERS_SECONDS)
             raise
 
     async def write(self, message: Any) -> None:
@@ -145,165 +129,71 @@ class GrpcCall(Call):
             await whole(self.context.abort(status.code, status.message, trailing_metadata=status.trailers))
 
 
-@coroutine
-def whole(
-    operation: Coroutine[Any, Any, T], cut: Callable[[asyncio.Task[None]], None] = lambda _: None
-) -> Generator[Any, None, T]:
-    """Await an operation of gRPC. A caller that is cut off meanwhile leaves it to end by itself; `cut` gets
-    the task in which it does.
+async def whole(operation: Coroutine[Any, Any, T]) -> T:
+    """Await an operation of gRPC. A caller that is cut off meanwhile leaves it to end by itself.
 
     grpcio frees what an operation holds when its coroutine goes on after it: one that is cancelled instead
-    keeps some 400 bytes for ever. The caller's own task drives the operation: a task for each would cost
-    more than all the rest of waiting for it.
+    keeps some 100 bytes for ever.
     """
+    running = asyncio.ensure_future(operation)
     try:
-        awaited = operation.send(None)
-        while True:
-            try:
-                yield from _after(awaited)
-            except asyncio.CancelledError:
-                resting = asyncio.get_running_loop().create_task(_rest(operation, awaited))
-                _RESTING.add(resting)
-                resting.add_done_callback(_rested)
-                cut(resting)
-                raise
-            awaited = operation.send(None)
-    except StopIteration as ended:
-        result: T = ended.value
-        return result
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        _RESTING.add(running)
+        running.add_done_callback(_rested)
+        raise
 
 
-_RESTING: set[asyncio.Task[None]] = set()  # an event loop keeps no task alive
+_RESTING: set[asyncio.Future[Any]] = set()  # an event loop keeps no task alive
 
 
-def _after(awaited: asyncio.Future[Any] | None) -> Generator[Any, None, None]:
-    """Wait until it is done, whatever its result; being cancelled does not cancel it."""
-    if awaited is None:  # its turn on the event loop is over, and that is all
-        yield
-        return
-    awaited._asyncio_future_blocking = False  # nobody yields it to a task
-    done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    awaited.add_done_callback(partial(_pass_on, done))
-    yield from done
-
-
-def _pass_on(done: asyncio.Future[None], _: asyncio.Future[Any]) -> None:
-    if not done.done():
-        done.set_result(None)
-
-
-@coroutine
-def _rest(operation: Coroutine[Any, Any, Any], awaited: Any) -> Generator[Any, None, None]:
-    """The rest of an operation, which waits for `awaited`."""
-    with suppress(StopIteration):
-        while True:
-            yield from _after(awaited)
-            awaited = operation.send(None)
-
-
-def _rested(task: asyncio.Task[None]) -> None:
-    _RESTING.discard(task)
-    if not task.cancelled():
-        task.exception()  # nobody else asks
-
-
-class LibraryContext:
-    """What the servicers of libraries get: the context, whose writes are the call's."""
-
-    def __init__(self, call: GrpcCall) -> None:
-        self._call = call
-
-    async def write(self, message: Any) -> None:
-        """Send a message."""
-        await self._call.write(message)
-
-    async def abort(self, *args: Any, **kwargs: Any) -> None:
-        """End the call. Raises AnsweredByLibrary."""
-        code = args[0] if args else kwargs.get("code")
-        try:
-            await self._call.context.abort(*args, **kwargs)
-        except grpc.aio.AbortError as error:
-            raise AnsweredByLibrary(getattr(code, "name", "UNKNOWN")) from error
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._call.context, name)
+def _rested(operation: asyncio.Future[Any]) -> None:
+    _RESTING.discard(operation)
+    if not operation.cancelled():
+        operation.exception()  # nobody else asks
 
 
 class GrpcServer:
-    """All gRPC addresses of a server. `endpoints` are the methods of its services, by /SERVICE/METHOD.
-
-    A server of the library cannot tell by which of its addresses a call came, so the sidecar's address has a
-    server of its own.
-    """
+    """The gRPC address of a server. `endpoints` are the methods of its services, by /SERVICE/METHOD."""
 
     def __init__(self, interceptors: Interceptors, options: Iterable[tuple[str, Any]]) -> None:
-        self._interceptors, self._options = interceptors, tuple(options)
+        self._interceptors = interceptors
         self.endpoints: dict[str, Endpoint] = {}
-        self.main = grpc.aio.server(options=self._options)
-        self._sidecar: grpc.aio.Server | None = None
+        self.main = grpc.aio.server(options=tuple(options))
 
-    def with_sidecar(self) -> grpc.aio.Server:
-        """The server for the sidecar's address; before the services are added."""
-        self._sidecar = grpc.aio.server(options=self._options)
-        return self._sidecar
-
-    def add_service(self, spec: ServiceSpec, library: bool = False) -> None:
-        """Serve it. With `library` its methods get the library's own context instead of a `Call`.
-
-        Raises ConfigError for a method without a row.
-        """
+    def add_service(self, spec: ServiceSpec) -> None:
+        """Serve it. Raises ConfigError for a method without a row."""
         for service, handlers in methods_of(spec.add, spec.servicer).items():
             names = {name: f"/{service}/{name}" for name in handlers}
             check_rows(names.values(), spec.rows)
+            made: dict[str, Handler] = {}
             for name, handler in handlers.items():
-                made = endpoint_of(names[name], handler, spec.rows[names[name]], library)
-                self.endpoints[made.method] = made
-            self._serve(self.main, service, handlers, sidecar=False)
-            if self._sidecar is not None:
-                self._serve(self._sidecar, service, handlers, sidecar=True)
+                endpoint = endpoint_of(names[name], handler, spec.rows[names[name]])
+                self.endpoints[endpoint.method] = endpoint
+                behaviour: Any = partial(self._run, endpoint, handler.response_serializer)
+                made[name] = grpc.stream_stream_rpc_method_handler(behaviour)
+            # By name, so that a flood of one method fills no other's queue.
+            self.main.add_registered_method_handlers(service, made)
 
-    def _serve(
-        self, server: grpc.aio.Server, service: str, handlers: Mapping[str, Handler], sidecar: bool
-    ) -> None:
-        made: dict[str, Handler] = {
-            name: grpc.stream_stream_rpc_method_handler(
-                self._behaviour(self.endpoints[f"/{service}/{name}"], handler.response_serializer, sidecar)
-            )
-            for name, handler in handlers.items()
-        }
-        # By name, so that a flood of one method fills no other's queue.
-        server.add_registered_method_handlers(service, made)
-
-    def _behaviour(self, endpoint: Endpoint, encode: Any, sidecar: bool) -> Any:
-        async def run(_: Any, context: Context) -> None:
-            try:
-                await self._interceptors.serve(endpoint, GrpcCall(endpoint, context, encode, sidecar))
-            except AnsweredByLibrary as answered:
-                raise answered.__cause__ or answered from None
-
-        return run
+    async def _run(self, endpoint: Endpoint, encode: Any, _: Any, context: Context) -> None:
+        await self._interceptors.serve(endpoint, GrpcCall(endpoint, context, encode))
 
     async def start(self) -> None:
         """Answer calls."""
-        for server in self._servers:
-            unknown = _UnknownMethods(self._interceptors, sidecar=server is self._sidecar)
-            server.add_generic_rpc_handlers((unknown,))  # the last: asked for what no service has
-        await asyncio.gather(*(server.start() for server in self._servers))
+        # The last: asked for what no service has.
+        self.main.add_generic_rpc_handlers((_UnknownMethods(self._interceptors),))
+        await self.main.start()
 
     async def stop(self, grace: float | None) -> None:
         """Take no more calls; those that run have so many seconds to end."""
-        await asyncio.gather(*(server.stop(grace) for server in self._servers))
-
-    @property
-    def _servers(self) -> list[grpc.aio.Server]:
-        return [self.main, *([self._sidecar] if self._sidecar is not None else [])]
+        await self.main.stop(grace)
 
 
 class _UnknownMethods(grpc.GenericRpcHandler):
     """Refuses the methods that no service has, by the way of all calls, so that they are seen."""
 
-    def __init__(self, interceptors: Interceptors, sidecar: bool) -> None:
-        self._interceptors, self._sidecar = interceptors, sidecar
+    def __init__(self, interceptors: Interceptors) -> None:
+        self._interceptors = interceptors
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler:
         """The handler of any method."""
@@ -315,7 +205,7 @@ class _UnknownMethods(grpc.GenericRpcHandler):
         endpoint = Endpoint(OTHER_METHOD, UNSERVED, refuse, None)
 
         async def run(_: Any, context: Context) -> None:
-            call = GrpcCall(endpoint, context, bytes, self._sidecar)
+            call = GrpcCall(endpoint, context, bytes)
             call.unserved = asked
             await self._interceptors.serve(endpoint, call)
 
@@ -346,13 +236,13 @@ class _GeneratedMethods:
         self.services[service] = handlers
 
 
-def endpoint_of(method: str, handler: Handler, policy: Policy, library: bool) -> Endpoint:
+def endpoint_of(method: str, handler: Handler, policy: Policy) -> Endpoint:
     """The endpoint of a method that generated code describes."""
     answer: Any = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
     return Endpoint(
         method,
         policy,
-        (lambda request, call: answer(request, LibraryContext(call))) if library else answer,
+        answer,
         handler.request_deserializer,
         handler.request_streaming,
         handler.response_streaming,

@@ -12,39 +12,38 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any
 
-import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_health.v1.health import aio
-from starlette.applications import Starlette
+from grpc_health.v1 import health_pb2
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from router.access.hosts import Hosts
 from router.config import Settings
 from router.engine.base import EngineStatus
-from router.errors import RouterError
+from router.errors import NotFound, RouterError
 from router.server.admission import PhaseGate, ServerPhase
 from router.server.call import Call, Endpoint
-from router.server.grpc_adapter import GrpcServer
-from router.server.http import HttpCall, Reply, Route, Serves, application
-from router.server.metrics import OPENMETRICS, ServerMetrics
-from router.server.policy import PROBE, ROWS, Policy, ServiceSpec
+from router.server.http import App, HttpCall, Reply, Route, Serves, application
+from router.server.metrics import ServerMetrics
+from router.server.policy import PROBE, Policy
 
 log = logging.getLogger(__name__)
-Page: TypeAlias = tuple[bytes, str]
 PAGE = replace(PROBE, counted=False)
 PAGES: Mapping[str, Policy] = {"GET /metrics": PAGE, "GET /healthz": PAGE, "GET /readyz": PAGE}
 CLOSE = {"connection": "close"}
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 NAMES = ("", "router.v1.InferenceService", "router.v1.AdapterService")
 
 
 class ServerHealth:
-    """The health servicer, and the judgement of the engine that it reports.
+    """The health service, and the judgement of the engine that it reports.
 
-    `flaws` are things that are wrong and hold up no request here.
+    `flaws` are things that are wrong and hold up no request here. It answers NOT_SERVING from the first call.
     """
 
     def __init__(
@@ -53,44 +52,59 @@ class ServerHealth:
         status: Callable[[], EngineStatus],
         stall_seconds: float,
         flaws: Callable[[], Sequence[str]] = tuple,
+        names: Sequence[str] = NAMES,
     ) -> None:
-        self._servicer = aio.HealthServicer()
+        """`names` of the services that it reports."""
         self._lifecycle, self._status, self._stall_seconds = lifecycle, status, stall_seconds
         self._flaws = flaws
-        self.names: Sequence[str] = NAMES  # of the services, those of plugins, too
-        self._problems: Mapping[str, Callable[[], str]] = {}  # of services of plugins
         self._serving: bool | None = None
-        self._reported: dict[str, bool] = {}
+        self._reported: dict[str, bool] = dict.fromkeys(names, False)
+        self._problems: Mapping[str, Callable[[], str]] = {}  # of services of plugins
+        self._changed = asyncio.Event()  # set, and another one made, when anything reported has changed
         self._draining = False
         self._interval = min(stall_seconds / 10, 0.5)
 
+    @property
+    def names(self) -> Sequence[str]:
+        """Of the services that are reported; the first is the whole server."""
+        return tuple(self._reported)
+
     def know(self, services: Iterable[str], problems: Mapping[str, Callable[[], str]]) -> None:
         """Report these services of plugins, too; a problem says why one cannot work, '' while it can."""
-        self.names = tuple(dict.fromkeys((*self.names, *services)))
+        self._reported |= dict.fromkeys(services, False)
         self._problems = problems
 
-    async def register(self, server: GrpcServer) -> None:
-        """Add the service; it answers NOT_SERVING from the first call."""
-        await self._begin()
-        add = health_pb2_grpc.add_HealthServicer_to_server
-        server.add_service(ServiceSpec(add, self._servicer, ROWS), library=True)
+    async def Check(
+        self, request: health_pb2.HealthCheckRequest, call: Any
+    ) -> health_pb2.HealthCheckResponse:
+        """Of one service. Raises NotFound."""
+        status = self._of(request.service)
+        if status == UNKNOWN:
+            raise NotFound("service", request.service)
+        return health_pb2.HealthCheckResponse(status=status)
 
-    async def register_unguarded(self, server: grpc.aio.Server) -> None:
-        """The same for a server without interceptors."""
-        await self._begin()
-        health_pb2_grpc.add_HealthServicer_to_server(self._servicer, server)
+    async def List(self, request: Any, call: Any) -> health_pb2.HealthListResponse:
+        """Of all services."""
+        statuses = {name: health_pb2.HealthCheckResponse(status=self._of(name)) for name in self._reported}
+        return health_pb2.HealthListResponse(statuses=statuses)
 
-    async def _begin(self) -> None:
-        await self._set(False)
-        self._servicer.List = self._list  # which the library leaves unanswered
+    async def Watch(self, request: health_pb2.HealthCheckRequest, call: Any) -> None:
+        """Of one service now, and after each change."""
+        told = None
+        while True:
+            changed, status = self._changed, self._of(request.service)
+            if status != told:
+                await call.write(health_pb2.HealthCheckResponse(status=status))
+            told = status
+            await changed.wait()
 
     async def follow(self) -> None:
         """Keep the answer right."""
         while True:
-            await self.update()
+            self.update()
             await asyncio.sleep(self._interval)
 
-    async def update(self) -> None:
+    def update(self) -> None:
         """Look at the engine now."""
         if self._lifecycle.phase is not ServerPhase.SERVING:
             return
@@ -99,21 +113,25 @@ class ServerHealth:
             log.error("not serving", extra={"fields": {"problem": problem}})
         if not problem and not self._serving:
             log.info("serving")
-        await self._set(not problem)
+        self._serving = not problem
+        for name in self._reported:
+            own = self._problems.get(name)
+            self._reported[name] = self._serving and not (own is not None and own())
+        self._tell()
 
-    async def drain(self) -> None:
+    def drain(self) -> None:
         """NOT_SERVING from now on."""
         self._draining = True
-        await self._servicer.enter_graceful_shutdown()
+        self._tell()
 
-    async def _list(self, request: Any, context: Any) -> Any:
-        """What Check says of each name."""
-        kinds = health_pb2.HealthCheckResponse
-        statuses = {
-            name: kinds(status=kinds.SERVING if state and not self._draining else kinds.NOT_SERVING)
-            for name, state in self._reported.items()
-        }
-        return health_pb2.HealthListResponse(statuses=statuses)
+    def _tell(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def _of(self, name: str) -> health_pb2.HealthCheckResponse.ServingStatus:
+        if name not in self._reported:
+            return UNKNOWN
+        return SERVING if self._reported[name] and not self._draining else NOT_SERVING
 
     @property
     def alive(self) -> bool:
@@ -181,16 +199,6 @@ class ServerHealth:
         stalled = status.busy and quiet + self._interval > self._stall_seconds
         return f"no step for {quiet:.1f} s" if stalled else ""
 
-    async def _set(self, serving: bool) -> None:
-        self._serving = serving
-        kinds = health_pb2.HealthCheckResponse
-        for name in self.names:
-            problem = self._problems.get(name)
-            state = serving and not (problem is not None and problem())
-            if self._reported.get(name) is not state:
-                self._reported[name] = state
-                await self._servicer.set(name, kinds.SERVING if state else kinds.NOT_SERVING)
-
 
 # -- The routes of `metrics_listen`.
 
@@ -206,30 +214,21 @@ class Unguarded:
             await call.refuse(error)
 
 
-class MetricsPages:
+class MetricsPage:
     """The page of metrics. One that is being made is for all callers that ask for it meanwhile."""
 
     def __init__(self, metrics: ServerMetrics, look: Callable[[], None]) -> None:
         """`look` brings the metrics up to date, on the event loop."""
         self._metrics, self._look = metrics, look
-        self._making: dict[bool, asyncio.Future[Page]] = {}
+        self._making: asyncio.Future[bytes] | None = None
 
     async def answer(self, _: Any, call: HttpCall) -> Reply:
-        """As text, or as OpenMetrics for a caller that accepts it."""
-        accepted = (
-            part.partition(";")[0].strip().lower() for part in ",".join(call.sent_as("accept")).split(",")
-        )
-        exemplars = OPENMETRICS in accepted
-        making = self._making.get(exemplars)
-        if making is None:
+        """As text of Prometheus, made in a worker thread, since it may be long."""
+        if self._making is None or self._making.done():
             self._look()
-            page: Callable[[], Awaitable[Page]] = (
-                self._metrics.page_with_exemplars if exemplars else self._metrics.page
-            )
-            making = self._making[exemplars] = asyncio.ensure_future(page())
-            making.add_done_callback(lambda _: self._making.pop(exemplars))
-        body, content_type = await asyncio.shield(making)  # a caller that leaves takes it from nobody
-        return Reply(body, content_type, headers=CLOSE)
+            self._making = asyncio.ensure_future(asyncio.to_thread(generate_latest, self._metrics.registry))
+        body = await asyncio.shield(self._making)  # a caller that leaves takes it from nobody
+        return Reply(body, CONTENT_TYPE_LATEST, headers=CLOSE)
 
 
 async def probe(report: Callable[[], dict[str, Any]], _: Any, call: HttpCall) -> Reply:
@@ -246,12 +245,12 @@ def probes(
     metrics: ServerMetrics,
     health: ServerHealth,
     look: Callable[[], None],
-) -> Starlette:
+) -> App:
     """The application; at a loopback address it answers under names of this machine only."""
     routes = (
-        Route("GET", "/metrics", MetricsPages(metrics, look).answer),
+        Route("GET", "/metrics", MetricsPage(metrics, look).answer),
         Route("GET", "/healthz", partial(probe, health.healthz)),
         Route("GET", "/readyz", partial(probe, health.readyz)),
     )
-    hosts = Hosts(address, tls=False, hosts=settings.console_hosts)
+    hosts = Hosts(address, tls=False, hosts=settings.http_hosts)
     return application(interceptors, routes, PAGES, hosts=hosts if hosts.local else None)

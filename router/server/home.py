@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from html import escape
@@ -14,7 +15,7 @@ from typing import Any
 from router import __version__
 from router.access.clients import Role
 from router.server.health import ServerHealth
-from router.server.http import CONSOLE, HttpCall, Reply, Route
+from router.server.http import HttpCall, Reply, Route
 from router.server.policy import PROBE, Policy
 
 NAME = "lora-router"
@@ -56,30 +57,26 @@ $rows
 </body>
 </html>
 """)
-LINKS = {  # of the page: path, and what is there
-    "console": (CONSOLE, "console: what runs, and a place to try it"),
-    "models": ("/v1/models", "models: adapters that a request can name"),
-    "health": ("/health", "health: whether requests are answered"),
-    "version": ("/version", "version of this server"),
-}
 
 
-def own_routes(health: ServerHealth, *, console: bool, tokens: bool) -> Sequence[Route]:
-    """All of them. `console`: it is served here. `tokens`: callers need one."""
-    links = {name: link for name, link in LINKS.items() if console or name != "console"}
-    return (
+def own_routes(health: ServerHealth, others: Sequence[Route], tokens: bool) -> Sequence[Route]:
+    """All of them, less those that `others` have. `tokens`: callers need one."""
+    known, links = {route.name for route in others}, dict[str, str]()
+    own = (
         Route("GET", "/", partial(home, health, links, tokens)),
-        Route("GET", "/health", partial(healthy, health)),
-        Route("GET", "/version", version),
+        Route("GET", "/health", partial(healthy, health), title="health: whether requests are answered"),
+        Route("GET", "/version", version, title="version of this server"),
     )
+    links |= {route.path: route.title for route in (*others, *own) if route.title}
+    return [route for route in own if route.name not in known]
 
 
 async def home(
-    health: ServerHealth, links: Mapping[str, tuple[str, str]], tokens: bool, _: None, call: HttpCall
+    health: ServerHealth, links: Mapping[str, str], tokens: bool, _: None, call: HttpCall
 ) -> Reply | Mapping[str, Any]:
     """A page for a browser, else JSON with the links."""
     if "text/html" not in call.header("accept"):
-        paths = {name: path for name, (path, _) in links.items()}
+        paths = {re.split(r"\W", title)[0]: path for path, title in links.items()}
         return {"name": NAME, "summary": SUMMARY, "status": _status(health), "links": paths}
     host = call.header("host")
     page = PAGE.substitute(
@@ -88,7 +85,7 @@ async def home(
         summary=SUMMARY,
         state="Requests are answered." if health.ready else f"No request is answered yet: {_status(health)}.",
         rows="\n".join(
-            f'<tr><td><a href="{path}">{path}</a></td><td>{text}</td></tr>' for path, text in links.values()
+            f'<tr><td><a href="{path}">{path}</a></td><td>{text}</td></tr>' for path, text in links.items()
         ),
         url=escape(f"{call.scope.get('scheme', 'http')}://{host}"),
         token=" \\\n  -H 'Authorization: Bearer TOKEN'" if tokens else "",

@@ -11,11 +11,10 @@ from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequen
 from dataclasses import dataclass, field
 from functools import partial
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from starlette.applications import Starlette
 from starlette.datastructures import Headers
-from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.routing import Route as StarletteRoute
@@ -29,16 +28,12 @@ from router.server.policy import UNSERVED, Policy, check_rows
 from router.server.status import code_of, first_field, http_status, message_of, reason_of
 from router.types import Decision
 
-if TYPE_CHECKING:
-    from router.server.interceptors import Interceptors
-
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 _CONVERTER = re.compile(r":\w+(?=})")
 METHODS = frozenset(("CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE"))
-CONSOLE = "/console"  # below it the console checks names of hosts itself
 EXPOSED = (  # headers of answers that a page of another origin may read
     REQUEST_ID_KEY,
     "retry-after",
@@ -49,7 +44,7 @@ EXPOSED = (  # headers of answers that a page of another origin may read
 )
 JSON, EVENTS = "application/json", "text/event-stream"
 UNKNOWN_HOST = (
-    "this server is not known by the name it was asked for; add that name to `console_hosts`, or ask for "
+    "this server is not known by the name it was asked for; add that name to `http_hosts`, or ask for "
     "localhost or an address"
 )
 
@@ -96,7 +91,8 @@ class Route:
     bytes of a JSON body, or is a `Decoder`; without it the route has no body and `request` is None.
     `error_json` makes the body of an error from HTTP status, reason, message and field. `call` is the class
     of its calls. `operation` is the method of a service that the route carries out, whose name permissions
-    and the audit have.
+    and the audit have. `title` is `NAME: WHAT IS THERE`, for the page of the address; without it the route is
+    not listed. `guarded`: it checks names of hosts itself, and pages of other origins may not call it.
     """
 
     verb: str
@@ -106,6 +102,8 @@ class Route:
     error_json: Callable[[int, str, str, str], Mapping[str, Any]] = error_json
     call: Callable[..., HttpCall] | None = None
     operation: str = ""
+    title: str = ""
+    guarded: bool = False
 
     @property
     def name(self) -> str:
@@ -139,14 +137,7 @@ class HttpCall(Call):
 
     def __init__(self, route: Route, endpoint: Endpoint, scope: Scope, receive: Receive, send: Send) -> None:
         metadata = metadata_of(scope)
-        super().__init__(
-            endpoint.method,
-            request_id_of(metadata),
-            endpoint.policy,
-            endpoint.operation,
-            peer_of(scope),
-            metadata,
-        )
+        super().__init__(endpoint, request_id_of(metadata), peer_of(scope), metadata)
         self.scope, self._receive, self._send, self._route = scope, receive, send, route
         self._answer_headers: dict[str, str] = {}
         self._began = self._ended = False
@@ -281,7 +272,7 @@ class HttpCall(Call):
         return b"data: " + self.refusal(status, reason, message, field)[1] + b"\n\n"
 
     def _decision_headers(self) -> dict[str, str]:
-        return dict(self.headers) | decision_headers(self.decision, self.response_id)
+        return dict(self.headers) | decision_headers(self.answer.decision, self.response_id)
 
     async def _start(self, status: int, content_type: str, more: Mapping[str, str]) -> None:
         self._began, self.status = True, status
@@ -334,10 +325,14 @@ class Serves(Protocol):
 
 
 class RouteApp:
-    """An ASGI application: one route, whose requests are calls."""
+    """An ASGI application: one route, whose requests are calls. With `hosts` it answers under those names
+    only: a page that a browser on this machine loads may have its own name point here, and would read what is
+    answered."""
 
-    def __init__(self, interceptors: Serves, route: Route, policy: Policy) -> None:
-        self._interceptors, self._route = interceptors, route
+    def __init__(
+        self, interceptors: Serves, route: Route, policy: Policy, hosts: Hosts | None = None
+    ) -> None:
+        self._interceptors, self._route, self._hosts = interceptors, route, hosts
         decode = route.decode
         if decode is not None and not isinstance(decode, Decoder):
             decode = json_decoder(decode)
@@ -348,6 +343,10 @@ class RouteApp:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
+        names = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
+        if self._hosts is not None and not all(map(self._hosts.know, names)):  # a browser always sends one
+            await refusing(self._interceptors, UnknownHost(UNKNOWN_HOST))(scope, receive, send)
+            return
         call = self._call(self._route, self._endpoint, scope, receive, send)
         await until_gone(self._interceptors.serve(self._endpoint, call), call)
         await call.close()
@@ -368,24 +367,6 @@ async def until_gone(work: Awaitable[None], call: HttpCall) -> None:
         working.result()
 
 
-class KnownHosts:
-    """An ASGI application that answers under names of this server only. A page that a browser on this machine
-    loads may have its own name point here, and would read what is answered."""
-
-    def __init__(self, app: App, hosts: Hosts, interceptors: Serves) -> None:
-        self._app, self._hosts = app, hosts
-        self._refusal = refusing(interceptors, UnknownHost(UNKNOWN_HOST))
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass it on, or 403."""
-        app = self._app
-        if scope["type"] == "http" and not scope["path"].startswith(CONSOLE):
-            names = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
-            if not all(map(self._hosts.know, names)):  # a browser always sends one
-                app = self._refusal
-        await app(scope, receive, send)
-
-
 class WithoutSlash:
     """An ASGI application to which a path with a slash at its end is the path without it."""
 
@@ -400,38 +381,6 @@ class WithoutSlash:
         await self._app(scope, receive, send)
 
 
-class KnownOrigins:
-    """An ASGI application that pages of `origins` may call from a browser (CORS): without cookies, and not
-    the console."""
-
-    def __init__(self, app: App, origins: Sequence[str], interceptors: Serves) -> None:
-        self._app, self._interceptors = app, interceptors
-        self._shared = CORSMiddleware(
-            app,
-            allow_origins=origins,
-            allow_methods=("GET", "POST"),
-            allow_headers=("*",),  # clients send many of their own
-            expose_headers=EXPOSED,
-            max_age=600,
-        )
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass it on, and add the headers that let a page read the answer."""
-        app: App = self._shared
-        if scope["type"] == "http":
-            if scope["path"].startswith(CONSOLE):
-                app = self._app
-            elif scope["method"] == "OPTIONS" and "access-control-request-method" in dict(metadata_of(scope)):
-                app = outside(self._interceptors, self._allowed)
-        await app(scope, receive, send)
-
-    async def _allowed(self, request: None, call: HttpCall) -> Reply:
-        """What a browser asks before it lets a page send its request."""
-        made = self._shared.preflight_response(Headers(scope=call.scope))
-        headers = {name: value for name, value in made.headers.items() if name != "content-length"}
-        return Reply(bytes(made.body), headers.pop("content-type"), made.status_code, headers)
-
-
 def application(
     interceptors: Serves,
     routes: Sequence[Route],
@@ -439,33 +388,47 @@ def application(
     *,
     hosts: Hosts | None = None,
     origins: Sequence[str] = (),
-) -> Starlette:
+) -> App:
     """The ASGI application of a listener.
 
-    `rows` has the policy of each route, by `VERB /PATH`. With `hosts` it answers under those names only,
-    apart from the console. Pages of `origins` may call it from a browser, apart from the console, too.
-    Raises ConfigError for a route without a policy.
+    `rows` has the policy of each route, by `VERB /PATH`. With `hosts` it answers under those names only.
+    Pages of `origins` may call it from a browser (CORS), without cookies. Neither holds for routes that are
+    `guarded`. Raises ConfigError for a route without a policy.
     """
     check_rows((route.name for route in routes), rows)
-    served = [
-        StarletteRoute(route.path, RouteApp(interceptors, route, rows[route.name]), methods=[route.verb])
-        for route in routes
-    ]
-    guard = [Middleware(WithoutSlash)]
-    if hosts is not None:
-        guard.append(Middleware(KnownHosts, hosts=hosts, interceptors=interceptors))
-    if origins:
-        guard.append(Middleware(KnownOrigins, origins=origins, interceptors=interceptors))
+    shared = partial(
+        CORSMiddleware,
+        allow_origins=origins,
+        allow_methods=("GET", "POST"),
+        allow_headers=("*",),  # clients send many of their own
+        expose_headers=EXPOSED,
+        max_age=600,
+    )
+    served = []
+    for route in routes:
+        app: Any = RouteApp(interceptors, route, rows[route.name], None if route.guarded else hosts)
+        if origins and not route.guarded:
+            app = shared(app)
+        served.append(StarletteRoute(route.path, app, methods=[route.verb]))
 
     async def not_served(request: Request, error: Any) -> App:
+        if origins and request.method == "OPTIONS" and "access-control-request-method" in request.headers:
+            return outside(interceptors, partial(allowed, shared(request.app)))
         text = f"{request.method} {request.url.path} is not served here; GET / lists what is"[:300]
         kind = PathNotServed if error.status_code == 404 else MethodNotAllowed
         return refusing(interceptors, kind(text), error.headers or {})
 
     handlers: Any = {404: not_served, 405: not_served}
-    made = Starlette(routes=served, middleware=guard, exception_handlers=handlers)
+    made = Starlette(routes=served, exception_handlers=handlers)
     made.router.redirect_slashes = False  # a redirect would be an answer that nothing records
-    return made
+    return WithoutSlash(made)
+
+
+async def allowed(shared: CORSMiddleware, request: None, call: HttpCall) -> Reply:
+    """What a browser asks before it lets a page of another origin send its request."""
+    made = shared.preflight_response(Headers(scope=call.scope))
+    headers = {name: value for name, value in made.headers.items() if name != "content-length"}
+    return Reply(bytes(made.body), headers.pop("content-type"), made.status_code, headers)
 
 
 # -- Requests that reach no route.
@@ -489,13 +452,6 @@ class UnknownHost(NotServed):
 
     code = "PERMISSION_DENIED"
     reason = "NOT_THIS_PAGE"
-
-
-class NotParsed(NotServed):
-    """What came is no request of HTTP that the server takes."""
-
-    code = "INVALID_ARGUMENT"
-    reason = "INVALID_REQUEST"
 
 
 def refusing(
@@ -531,25 +487,6 @@ class UnservedCall(HttpCall):
         super().__init__(*arguments)
         self._answer_headers.update(headers)
         self.unserved = self.path or "?"  # where what came could not be read
-
-
-def unparsed(
-    interceptors: Interceptors | None, scheme: str, client: tuple[str, int] | None, problem: str
-) -> tuple[str, bytes]:
-    """Record what came from that client and is no request; returns a request id and the body of a refusal."""
-    error = NotParsed(problem)
-    scope: Scope = {"path": "", "scheme": scheme, "headers": (), "client": client}
-    route = Route(OTHER_METHOD, "", _nothing)
-    endpoint = Endpoint(route.name, UNSERVED, _nothing, None)
-    call = UnservedCall({}, route, endpoint, scope, _nothing, _nothing)
-    if interceptors is not None:
-        interceptors.note(call, error)
-    body = error_json(400, error.reason, error.message, "")
-    return call.request_id, json.dumps(body).encode()
-
-
-async def _nothing(*_: Any) -> Any:
-    """Of a call that has no connection."""
 
 
 def metadata_of(scope: Scope) -> tuple[tuple[str, str], ...]:

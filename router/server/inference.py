@@ -25,8 +25,8 @@ from router.errors import (
 )
 from router.names import BASE, adapter_rule, model_asked, split_adapter
 from router.ports import AdapterRegistry
+from router.server.admission import Admission
 from router.server.call import Call
-from router.server.corrections import record_correction
 from router.server.inputs import mixture_of, prompt_of
 from router.server.labels import label_fields
 from router.server.pipeline import Pipeline
@@ -67,9 +67,10 @@ class InferenceService(InferenceServiceServicer):
         settings: Settings,
         pipeline: Pipeline,
         registry: AdapterRegistry,
+        admission: Admission,
     ) -> None:
         self._limits = RequestLimits(settings.max_body_bytes // PROMPT_PART, settings.max_tokens_limit)
-        self.pipeline, self._registry = pipeline, registry
+        self.pipeline, self._registry, self.admission = pipeline, registry, admission
 
     @property
     def base_digest(self) -> str:
@@ -101,7 +102,7 @@ class InferenceService(InferenceServiceServicer):
             completed(end, call)
         answer = AnswerWithCalls(asked.tools)
         pieces = [*answer.push("".join(texts)), *answer.end(end.reason)]
-        call.finish = answer.reason.value
+        call.answer.finish = answer.reason.value
         message = pb.GenerateResponse(
             response_id=call.response_id,
             text="".join(piece for piece in pieces if isinstance(piece, str)),
@@ -146,12 +147,6 @@ class InferenceService(InferenceServiceServicer):
                 decision=decision_message(prepared.decision, asked.routing.explain),
             )
 
-    async def RecordCorrection(
-        self, request: pb.RecordCorrectionRequest, call: Call
-    ) -> pb.RecordCorrectionResponse:
-        """Durable when it answers."""
-        return await record_correction(request, call, self.pipeline.corrections, self._registry)
-
     def asked(self, message: pb.GenerateRequest, call: Call) -> Request:
         """The request of a call. Raises InvalidRequest, Overloaded."""
         return self._asked(generate_request, message, call)
@@ -165,10 +160,10 @@ class InferenceService(InferenceServiceServicer):
                 yield taken
 
     def _asked(self, read: Callable[[Any, str, RequestLimits], Request], message: Any, call: Call) -> Request:
-        call.model = model_asked(message.routing)
+        call.answer.model = model_asked(message.routing)
         request = read(message, call.response_id, self._limits)
-        call.request, call.labels = request, request.labels
-        call.on_request(call)
+        call.answer.request = request
+        self.admission.request_known(call)
         return replace(
             request,
             caller_id=call.request_id,
@@ -182,14 +177,14 @@ class InferenceService(InferenceServiceServicer):
 
 def counted(event: Delta, call: Call) -> None:
     """Tokens that the client has used, whether or not its answer comes to an end."""
-    call.phases.came(event.tokens)
+    call.answer.came(event.tokens)
     if call.meter is not None:
         call.meter.used += event.tokens
 
 
 def completed(event: Finished, call: Call) -> Finished:
     """The end of an answer that is one; raises for an end that is not."""
-    call.usage, call.finish = event.usage, event.reason.value
+    call.answer.usage, call.answer.finish = event.usage, event.reason.value
     if call.meter is not None:
         call.meter.used = event.usage.prompt_tokens + event.usage.completion_tokens
     if event.reason is FinishReason.DEADLINE:
@@ -428,7 +423,7 @@ async def deliver(
             for message in answer.events(delta, end):
                 await write(message)
             if end is not None:
-                call.finish = answer.reason.value
+                call.answer.finish = answer.reason.value
 
 
 def _add_piece(delta: pb.Delta, piece: CallPiece) -> None:

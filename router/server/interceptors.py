@@ -10,14 +10,13 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, ExitStack, aclosing, asynccontextmanager, contextmanager, suppress
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from router.access.access import Access, Credentials
 from router.access.audit import AuditedCall, AuditSink
 from router.access.clients import Client, Role
-from router.access.quotas import Quotas
 from router.config import Settings
 from router.errors import (
     BodyIncomplete,
@@ -35,7 +34,6 @@ from router.server.admission import Admission, PhaseGate, ReadSlot
 from router.server.bodies import Bodies
 from router.server.call import (
     CURRENT,
-    AnsweredByLibrary,
     Call,
     Endpoint,
     Tracing,
@@ -65,21 +63,18 @@ class Interceptors:
     def __init__(
         self,
         access: Access,
-        audit: AuditSink | None,
+        admission: Admission,
         lifecycle: PhaseGate,
         metrics: ServerMetrics,
-        bodies: Bodies,
-        sending: Sending,
-        admission: Admission,
         settings: Settings,
-        tracing: Tracing | None = None,
-        quotas: Quotas | None = None,
+        audit: AuditSink | None = None,
     ) -> None:
-        self._audit, self._quotas, self._sending = audit, quotas or Quotas(), sending
-        self._admission = admission
-        self._tracing = tracing
+        self._access, self._admission, self._lifecycle = access, admission, lifecycle
+        self._metrics, self._audit = metrics, audit
+        self.tracing: Tracing | None = None
+        self.bodies = Bodies(admission.memory, admission.body_seconds)
+        self.sending = Sending(lambda: admission.pressed)
         self._lines = Sparse(LINES_PER_SECOND)
-        self._access, self._lifecycle, self._metrics, self._bodies = access, lifecycle, metrics, bodies
         self._max_deadline, self._max_body = settings.max_deadline_seconds, settings.max_body_bytes
 
     async def serve(self, endpoint: Endpoint, call: Call) -> None:
@@ -88,8 +83,6 @@ class Interceptors:
             async with AsyncExitStack() as stack:
                 slot = await self._enter(stack, endpoint, call)
                 await self._answer(stack, endpoint, call, slot)
-        except AnsweredByLibrary:
-            raise
         except Exception as error:
             _log_withheld(error, call)
             await call.refuse(error)
@@ -99,19 +92,19 @@ class Interceptors:
         policy = call.policy
         call.most = policy.max_body or self._max_body
         CURRENT.set(call)
-        if self._tracing is not None and policy.logged and not policy.watch:
-            call.trace = self._tracing.begin(call.metadata)
-        stack.enter_context(observed(call, self._metrics, self._lines, self._tracing))
+        if self.tracing is not None and policy.logged and not policy.watch:
+            call.trace = self.tracing.begin(call.metadata)
+        stack.enter_context(observed(call, self._metrics, self._lines, self.tracing))
         if self._audit is not None:
             await stack.enter_async_context(audited(call, self._audit))
-        role, name = policy.role, call.operation or call.method
+        role, name = policy.role, endpoint.operation or endpoint.method
         credentials = await self._access.verified(call.credentials(), role)
         call.made_by(self._access.client(credentials, role))
-        self._access.check(call.client, credentials, role, name)
+        self._access.check(call.client, role, name)
         held = self._access.holding(credentials, role, name, call.client, call.end, policy.watch)
         stack.enter_context(held)
-        if call.client.metered and not policy.carries:
-            call.meter = stack.enter_context(self._quotas.call(call.client))
+        if not policy.carries:
+            call.meter = stack.enter_context(self._admission.quotas.call(call.client))
         if policy.gated:
             self._lifecycle.gate()
         if policy.watch:
@@ -131,25 +124,7 @@ class Interceptors:
             slot = await stack.enter_async_context(self._admission.read_slot(call.peer, large))
         if policy.admitted:
             stack.enter_context(self._admission.admitted(call))
-            call.on_request, call.admit = self._admission.request_known, self._branch
         return slot
-
-    @contextmanager
-    def _branch(self, call: Call) -> Iterator[None]:
-        """A place and a quota for another answer of a call. Raises Overloaded, QuotaExceeded."""
-        with ExitStack() as stack:
-            if call.client.metered:
-                call.meter = stack.enter_context(self._quotas.call(call.client))
-            stack.enter_context(self._admission.admitted(call))
-            call.on_request = self._admission.request_known
-            yield
-
-    def note(self, call: Call, error: RouterError) -> None:
-        """Record a call that was refused before it could be served."""
-        if self._tracing is not None:
-            call.trace = self._tracing.begin(call.metadata)
-        with suppress(RouterError), observed(call, self._metrics, self._lines, self._tracing):
-            raise error
 
     async def known(self, token: str) -> Client:
         """The client with that token. Raises Unauthenticated."""
@@ -157,9 +132,9 @@ class Interceptors:
         return self._access.client(credentials, Role.OBSERVE)
 
     def permit(self, policy: Policy, method: str) -> None:
-        """Raises PermissionDenied, AdminElsewhere where the client of the present call may not call `method`
-        in the way that it came: for a call that asks other services while it runs."""
-        self._access.check(current_call().client, Credentials(), policy.role, method)
+        """Raises PermissionDenied where the client of the present call may not call `method`: for a call that
+        asks other services while it runs."""
+        self._access.check(current_call().client, policy.role, method)
 
     def why_not(self, policy: Policy, method: str) -> str:
         """Why it may not, in words; empty if it may."""
@@ -175,11 +150,11 @@ class Interceptors:
         """Read, and answer."""
         request: Any = None
         if slot is not None and endpoint.decode is not None:
-            request = await stack.enter_async_context(self._bodies.one(call, slot, endpoint.decode))
-            call.resource, call.model = resource_of(request), named_model(request)
+            request = await stack.enter_async_context(self.bodies.one(call, slot, endpoint.decode))
+            call.resource, call.answer.model = resource_of(request), named_model(request)
         elif endpoint.decode is not None:
-            request = await stack.enter_async_context(aclosing(self._bodies.each(call, endpoint.decode)))
-        stack.enter_context(self._sending.watched(call))
+            request = await stack.enter_async_context(aclosing(self.bodies.each(call, endpoint.decode)))
+        stack.enter_context(self.sending.watched(call))
         answer = endpoint.answer(request, call)
         if hasattr(answer, "__aiter__"):
             async for message in answer:
@@ -244,7 +219,7 @@ def is_admin(call: Call) -> bool:
 
 def act_of(call: Call, code: str, reason: str = "") -> AuditedCall:
     """What the audit keeps of it."""
-    method = (call.operation or call.method).removeprefix("/")
+    method = (call.endpoint.operation or call.method).removeprefix("/")
     return AuditedCall(
         call.request_id, call.client.id, caller_of(call.peer), method, call.resource, code, reason
     )
@@ -299,13 +274,10 @@ def observed(call: Call, metrics: ServerMetrics, lines: Sparse, tracing: Tracing
     except asyncio.CancelledError:
         end.code = "DEADLINE_EXCEEDED" if call.expired else "CANCELLED"
         raise
-    except AnsweredByLibrary as answered:
-        end.code = answered.code
-        raise
     except Exception as error:
         end.failed(error)
         if isinstance(error, InvalidRequest):
-            call.model, call.refused_field = call.model or error.model, first_field(error)
+            call.answer.model, call.refused_field = call.answer.model or error.model, first_field(error)
         raise
     finally:
         if end.bound:
@@ -355,6 +327,7 @@ def _log_end(call: Call, end: CallEnd, lines: Sparse) -> None:
 def log_fields(call: Call, code: str, error: str, bound: str = "") -> dict[str, Any]:
     """What the log line of a call says. `error` is the reason of its error, `bound` the limit that it met. No
     text of prompt or answer unless the operator asked for it."""
+    answer = call.answer
     line: dict[str, Any] = {
         **call.ids,
         "transport": call.transport,
@@ -367,17 +340,17 @@ def log_fields(call: Call, code: str, error: str, bound: str = "") -> dict[str, 
     optional = {
         "trace_id": call.trace.trace_id if call.trace is not None else "",
         "path": call.unserved,
-        "model": call.model,
+        "model": answer.model,
         "client": call.client.id,
         "tenant": call.client.tenant,
         "error": error,
         "field": call.refused_field,
         "bound": bound,
-        "finish": call.finish,
-        "labels": call.labels,
+        "finish": answer.finish,
+        "labels": answer.request.labels if answer.request is not None else {},
     }
     line.update({key: value for key, value in optional.items() if value})
-    if (decision := call.decision) is not None:
+    if (decision := answer.decision) is not None:
         line["adapter"], line["version"] = decision.answered_by
         if decision.mixture:
             line["mixture"] = list(map(str, decision.mixture))
@@ -387,7 +360,7 @@ def log_fields(call: Call, code: str, error: str, bound: str = "") -> dict[str, 
         line["route_seconds"] = round(decision.latency, 6)
         if decision.experiment:
             line["experiment"], line["arm"] = decision.experiment, decision.arm
-    if (usage := call.usage) is not None:
+    if (usage := answer.usage) is not None:
         line["prompt_tokens"] = usage.prompt_tokens
         line["cached_tokens"] = usage.cached_tokens
         line["completion_tokens"] = usage.completion_tokens

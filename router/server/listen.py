@@ -8,9 +8,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import json
 import logging
 import math
-import os
 import re
 import resource
 import socket
@@ -18,36 +18,25 @@ import ssl
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import grpc
 import h11
 import uvicorn
-from grpc_health.v1 import health
 from h11._receivebuffer import ReceiveBuffer
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from router.access.hosts import Hosts, is_loopback
+from router.access.access import new_response_id
 from router.config import Settings
 from router.errors import ConfigError, install_extra
-from router.server import home
-from router.server.adapters import AdapterService
 from router.server.call import REQUEST_ID_KEY
 from router.server.grpc_adapter import GrpcServer
-from router.server.health import probes
-from router.server.home import own_routes
-from router.server.http import CONSOLE, JSON, application, unparsed
-from router.server.interceptors import Interceptors
-from router.server.metrics import ServerMetrics
+from router.server.http import JSON, error_json
 from router.server.policy import LARGE, ROWS, ServiceSpec
-from router.server.registration import Authenticators, Registered, Routes, Services
 from router.server.tls import Tls
-from router.v1.adapters_pb2_grpc import add_AdapterServiceServicer_to_server
-from router.v1.inference_pb2_grpc import add_InferenceServiceServicer_to_server
 
 if TYPE_CHECKING:
-    from router.server.app import ServerApp
+    pass
 
 log = logging.getLogger(__name__)
 logging.getLogger("uvicorn").setLevel(logging.WARNING)  # the server logs what it serves itself
@@ -79,10 +68,6 @@ PROBE_SECONDS = 5.0  # for a connection of the metrics listener, its request and
 MOST_PROBES = 256  # connections of the metrics listener
 LAST_PROBES_SECONDS = 1.0  # for probes to end at shutdown
 
-UNIX = "unix:"
-MAX_SOCKET_PATH = 107  # bytes, of the system
-REFLECTION_V1 = "grpc.reflection.v1.ServerReflection"
-
 
 def bind(server: grpc.aio.Server, listen: str, tls: Tls | None, setting: str = "listen") -> str:
     """Take the address; returns it with the port that was given. Raises ConfigError if it is taken."""
@@ -106,9 +91,8 @@ def check_free(settings: Settings) -> None:
     Takes each for a moment. `bind` finds out, too, but only once torch and the base are there.
     """
     taken: dict[str, str] = {}  # addresses by their settings
-    for setting in ("listen", "metrics_listen", "http_listen", "sidecar_listen"):
-        listen = getattr(settings, setting)
-        if not listen or listen.startswith(UNIX):
+    for setting in ("listen", "metrics_listen", "http_listen"):
+        if not (listen := getattr(settings, setting)):
             continue
         host, number = split_address(listen, setting)
         if number and _is_taken(host.strip("[]"), number):
@@ -142,54 +126,6 @@ def _is_taken(host: str, number: int) -> bool:
                 if error.errno == errno.EADDRINUSE:
                     return True
     return False
-
-
-def bind_sidecar(server: grpc.aio.Server, listen: str) -> str:
-    """Take an address that only this machine reaches; returns it as `bind` does. Raises ConfigError."""
-    check_sidecar(listen)
-    if not listen.startswith(UNIX):
-        return bind(server, listen, None, "sidecar_listen")
-    bind_socket(server, listen, "sidecar_listen")
-    return listen
-
-
-def check_sidecar(listen: str) -> None:
-    """Raises ConfigError for an address that others reach: there any caller may claim any name."""
-    if listen.startswith(UNIX):
-        return
-    host, _ = split_address(listen, "sidecar_listen")
-    if not is_loopback(host.strip("[]")):
-        raise ConfigError(
-            f"sidecar_listen must be on this machine, 127.0.0.1:PORT or unix:/PATH, not {listen}: "
-            "every caller that reaches it is believed to be whom it names"
-        )
-
-
-def bind_socket(server: grpc.aio.Server, listen: str, setting: str) -> None:
-    """Take a Unix socket that only this user can open. Raises ConfigError naming the setting."""
-    path = Path(listen.removeprefix(UNIX))
-    if not listen.startswith(UNIX) or not path.is_absolute() or len(os.fsencode(path)) > MAX_SOCKET_PATH:
-        text = f"{setting} must be unix:/PATH, of at most {MAX_SOCKET_PATH} bytes"
-        raise ConfigError(f"{text}: {listen!r}")
-    if _answers(path):
-        raise ConfigError(f"cannot listen on {listen}: another server does")
-    mask = os.umask(0o177)
-    try:
-        server.add_insecure_port(listen)
-    except RuntimeError as error:
-        raise ConfigError(f"cannot listen on {listen}: is its folder there, and may one write it?") from error
-    finally:
-        os.umask(mask)
-
-
-def _answers(path: Path) -> bool:
-    """Whether somebody listens there: the library would take the socket away from them."""
-    with socket.socket(socket.AF_UNIX) as probe:
-        try:
-            probe.connect(os.fspath(path))
-        except OSError:
-            return False
-    return True
 
 
 def split_address(listen: str, setting: str) -> tuple[str, int]:
@@ -243,31 +179,18 @@ def most_connections() -> int:
 
 
 def add_reflection(services: Iterable[str], server: GrpcServer) -> None:
-    """Describe these services, and reflection itself, by v1 and v1alpha: older clients ask for the second.
-
-    The library has v1alpha only; the messages of both are the same on the wire. Where it is not installed,
-    a line in the log says so.
-    """
+    """Describe these services, and reflection itself. Where the library is not installed, a line in the log
+    says so."""
     try:
         from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
         from grpc_reflection.v1alpha._async import ReflectionServicer
-        from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest, ServerReflectionResponse
     except ModuleNotFoundError:
         log.warning("no reflection: it needs the package grpcio-reflection: %s", install_extra("reflection"))
         return
-
     servicer = ReflectionServicer((*services, reflection.SERVICE_NAME))
-
-    def add(servicer: ReflectionServicer, server: Any) -> None:
-        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, server)
-        handler = grpc.stream_stream_rpc_method_handler(
-            servicer.ServerReflectionInfo,
-            request_deserializer=ServerReflectionRequest.FromString,
-            response_serializer=ServerReflectionResponse.SerializeToString,
-        )
-        server.add_registered_method_handlers(REFLECTION_V1, {"ServerReflectionInfo": handler})
-
-    server.add_service(ServiceSpec(add, servicer, ROWS), library=True)
+    server.add_service(
+        ServiceSpec(reflection_pb2_grpc.add_ServerReflectionServicer_to_server, servicer, ROWS)
+    )
 
 
 # -- HTTP: uvicorn in the server's own event loop.
@@ -373,14 +296,11 @@ class Protocol(H11Protocol, asyncio.BufferedProtocol):
 
     _late: asyncio.TimerHandle | None = None
 
-    def __init__(
-        self, *arguments: Any, turns: Turns, interceptors: Interceptors | None = None, **options: Any
-    ) -> None:
-        """`turns` is one for all connections of a listener. `interceptors` record what is no request; None
-        for a process that records none."""
+    def __init__(self, *arguments: Any, turns: Turns, **options: Any) -> None:
+        """`turns` is one for all connections of a listener."""
         super().__init__(*arguments, **options)
         self.conn: Framing = Framing()
-        self._turns, self._interceptors = turns, interceptors
+        self._turns = turns
         self._waits = self._refused = False
 
     def connection_made(self, transport: Any) -> None:
@@ -438,12 +358,12 @@ class Protocol(H11Protocol, asyncio.BufferedProtocol):
         if self.cycle is not None:
             self.cycle.disconnected = True
             self.cycle.message_event.set()
-        request_id, body = unparsed(self._interceptors, self.scheme or "", self.client, self.conn.problem)
+        body = json.dumps(error_json(400, "INVALID_REQUEST", self.conn.problem, "")).encode()
         headers = [
             ("content-type", JSON),
             ("content-length", str(len(body))),
             ("connection", "close"),
-            (REQUEST_ID_KEY, request_id),
+            (REQUEST_ID_KEY, new_response_id()),
         ]
         sent = h11.Response(status_code=400, headers=headers, reason=b"Bad Request")
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):  # else an answer is on its way already
@@ -545,27 +465,24 @@ class Listener:
         """Take the address. Raises ConfigError where it cannot be had."""
         host, number = split_address(self._listen, self._setting)
         try:
-            found = dict.fromkeys(
-                (family, at[0])
-                for family, _, _, _, at in socket.getaddrinfo(
-                    host.strip("[]"), number, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-                )
-            )
-            for family, at in found:
-                # asyncio sends without delay (TCP_NODELAY) only where the protocol is named.
-                sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-                self._sockets.append(sock)
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                if family == socket.AF_INET6 and len(found) > 1:
-                    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-                sock.bind((at, number))
-                number = sock.getsockname()[1]  # the same for every address of a name
+            # asyncio sends without delay (TCP_NODELAY) only where the protocol is named.
+            family, kind, protocol, _, at = socket.getaddrinfo(
+                host.strip("[]"), number, 0, socket.SOCK_STREAM, socket.IPPROTO_TCP, socket.AI_PASSIVE
+            )[0]
+            sock = socket.socket(family, kind, protocol)
+            self._sockets.append(sock)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(at)
         except OSError as error:
-            for sock in self._sockets:
-                sock.close()
+            self._close()
             text = f"cannot listen on {self._listen} for {self._setting} ({error.strerror}); choose another"
             raise ConfigError(f"{text} with --set {self._setting}=HOST:PORT, or '' for none") from error
-        self.address = f"{host}:{number}"
+        self.address = f"{host}:{sock.getsockname()[1]}"
+
+    def _close(self) -> None:
+        for sock in self._sockets:
+            sock.close()
+        self._sockets.clear()
 
     async def start(self, application: Any) -> None:
         """Serve, at an address that is taken now if it was not; returns once it listens. Raises
@@ -597,8 +514,7 @@ class Listener:
     async def stop(self, seconds: float) -> None:
         """No more connections; requests that run have so long to end."""
         if self._server is None or self._task is None:
-            for sock in self._sockets:
-                sock.close()
+            self._close()
             return
         self._server.config.timeout_graceful_shutdown = math.ceil(seconds)
         self._server.should_exit = True
@@ -610,109 +526,7 @@ class Listener:
             self._server.force_exit = self._server.should_exit = True
 
 
-def metrics_listener(
-    settings: Settings, shed: Callable[[], None], interceptors: Interceptors | None = None
-) -> Listener:
+def metrics_listener(settings: Settings, shed: Callable[[], None]) -> Listener:
     """The listener of metrics and probes; `shed` is called for each connection that ends to make room."""
-    protocol = partial(Probes, open={}, shed=shed, interceptors=interceptors)
+    protocol = partial(Probes, open={}, shed=shed)
     return Listener(settings.metrics_listen, None, "metrics_listen", protocol)
-
-
-# -- All addresses of a server.
-
-
-class Transports:
-    """All addresses of a server; each is empty where the settings name none."""
-
-    def __init__(
-        self, settings: Settings, tls: Tls | None, interceptors: Interceptors, metrics: ServerMetrics
-    ) -> None:
-        self._settings, self._tls, self._interceptors = settings, tls, interceptors
-        self.grpc = GrpcServer(interceptors, server_options(settings))
-        protocol = partial(Protocol, interceptors=interceptors)
-        web = settings.http_listen
-        self._web = Listener(web, tls, protocol=protocol) if web else None
-        shed = metrics.shed.labels("http").inc
-        self._probes = metrics_listener(settings, shed, interceptors) if settings.metrics_listen else None
-        self.address = self.sidecar_address = self.metrics_address = self.http_address = ""
-        self.http_problem = ""  # why there is no HTTP
-
-    def bind(self) -> None:
-        """Take all addresses. Raises ConfigError for one that cannot be had."""
-        settings = self._settings
-        self.address = bind(self.grpc.main, settings.listen, self._tls)
-        if settings.admin_listen:
-            bind_socket(self.grpc.main, settings.admin_listen, "admin_listen")
-        if settings.sidecar_listen:
-            self.sidecar_address = bind_sidecar(self.grpc.with_sidecar(), settings.sidecar_listen)
-        if self._probes is not None:
-            self._probes.bind()
-            self.metrics_address = self._probes.address
-        if self._web is not None:
-            try:
-                self._web.bind()
-            except ConfigError:
-                if not has_default_http(settings):
-                    raise
-                self._web = None
-                self.http_problem = f"{settings.http_listen} is in use: choose another with --http-listen"
-                log.warning("no HTTP: %s", self.http_problem)
-            else:
-                self.http_address = self._web.address
-
-    async def open(self, server: ServerApp) -> None:
-        """Answer with the services of the core and with what plugins register. Raises ConfigError."""
-        hooks, registered = server.hooks, await self._services(server)
-        if self._probes is not None:
-            pages = (server.metrics, server.health, server.look)
-            await self._probes.start(probes(self._interceptors, self._settings, self.metrics_address, *pages))
-        if self._web is not None:
-            await hooks.register("register_http", partial(Routes, registered))
-            server.console = any(route.path == CONSOLE for route in registered.routes)
-            tokens = self._settings.clients is not None
-            own = own_routes(server.health, console=server.console, tokens=tokens)
-            routes = [*registered.routes, *(route for route in own if route.name not in registered.rows)]
-            hosts = Hosts(self._settings.http_listen, self._tls is not None, self._settings.console_hosts)
-            # Where clients have tokens, a page of another name has none; the console checks names itself.
-            guarded = hosts if hosts.local and self._settings.clients is None else None
-            site = application(
-                self._interceptors,
-                routes,
-                home.ROWS | registered.rows,
-                hosts=guarded,
-                origins=self._settings.http_origins,
-            )
-            await self._web.start(site)
-        await self.grpc.start()
-        addresses = {"address": self.address, "http": self.http_address, "metrics": self.metrics_address}
-        log.info("listening", extra={"fields": {name: at for name, at in addresses.items() if at}})
-
-    async def _services(self, server: ServerApp) -> Registered:
-        """Add all gRPC services; health and reflection name them."""
-        hooks, known = server.hooks, server.health
-        self.grpc.add_service(ServiceSpec(add_InferenceServiceServicer_to_server, server.inference, ROWS))
-        adapters = AdapterService(server.registry, server.plugins.status)
-        self.grpc.add_service(ServiceSpec(add_AdapterServiceServicer_to_server, adapters, ROWS))
-        registered = Registered(self.grpc, server.access)
-        await hooks.register("register_authenticators", partial(Authenticators, registered))
-        await hooks.register("register_service", partial(Services, registered))
-        known.know(registered.services, registered.problems)
-        await known.register(self.grpc)
-        add_reflection((*known.names[1:], health.SERVICE_NAME), self.grpc)
-        return registered
-
-    async def stop(self, seconds: float) -> None:
-        """Take no more requests; those that run have so long to end. Probes are still answered."""
-        web = [self._web.stop(seconds)] if self._web is not None else []
-        await asyncio.gather(self.grpc.stop(seconds), *web)
-
-    async def stop_at_once(self) -> None:
-        """End what runs."""
-        if self._web is not None:
-            self._web.end()
-        await self.grpc.stop(0)
-
-    async def close(self) -> None:
-        """Answer no more probes."""
-        if self._probes is not None:
-            await self._probes.stop(LAST_PROBES_SECONDS)

@@ -16,17 +16,14 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from prometheus_client import (
-    CONTENT_TYPE_LATEST,
     CollectorRegistry,
     Counter,
     Gauge,
     Histogram,
     ProcessCollector,
     disable_created_metrics,
-    generate_latest,
 )
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
 
 from router import __version__
@@ -53,18 +50,18 @@ SECONDS = (0.01, 0.05, 0.25, 1, 2.5, 10, 60)
 FIRST_TOKEN = (0.01, 0.05, 0.15, 0.5, 1, 2.5, 5, 30)
 PER_TOKEN = (0.005, 0.01, 0.02, 0.05, 0.1, 0.3, 1)
 ROUTING = (0.0002, 0.001, 0.003, 0.01, 0.03, 0.1, 0.5)
+PREFIX = "lora_router_"
 # Labels
 VERSION = ("adapter", "version")
 CLIENT, TENANT = ("client", "tenant", "code"), ("tenant", "kind")  # as many as the clients file has
+BUILD = ("version", "python", "torch", "base", "base_digest", "engine")
 OTHER = ("other", "other")
 MAX_VERSIONS, MAX_CLASSIFIERS, MAX_BOUNDS = 200, 64, 64  # that get labels of their own
 OF_VERSIONS = {"OK", "CANCELLED", "DEADLINE_EXCEEDED", "UNAVAILABLE", "INTERNAL"}
 """Codes that a version has series for; a request that was refused counts for no version."""
 
-OPENMETRICS = "application/openmetrics-text"  # the form of the page that has exemplars
 LAG_SECONDS = 0.05  # between two looks at how late the event loop is
 T = TypeVar("T", bound=Hashable)
-M = TypeVar("M", Counter, Histogram)
 
 
 class ServerMetrics:
@@ -77,152 +74,113 @@ class ServerMetrics:
         ] = []  # called with each request, outcome and reason
         disable_created_metrics()  # type: ignore[no-untyped-call]  # they double what a scraper stores
         self.registry = CollectorRegistry()
-        self._children: dict[tuple[Any, ...], Any] = {}
         self._versions = Bounded(MAX_VERSIONS, OTHER)
         self._classifiers = Bounded(MAX_CLASSIFIERS, "other")
         self._bounds = Bounded(MAX_BOUNDS, "other")
         self._state = StateCollector(self._version)
         self.registry.register(self._state)
-        calls = ("grpc_method", "grpc_status")
-        self.call_seconds = self._histogram(
+        self.call_seconds = Histogram(
             "grpc_server_call_duration_seconds",
             "Duration of gRPC calls by method and status.",
-            calls,
-            SECONDS,
+            ("grpc_method", "grpc_status"),
+            buckets=SECONDS,
+            registry=self.registry,
         )
-        self.http_seconds = self._histogram(
+        self.http_seconds = Histogram(
             "http_server_request_duration_seconds",
             "Duration of HTTP requests by method, route and status.",
             ("http_request_method", "http_route", "http_response_status_code"),
-            SECONDS,
+            buckets=SECONDS,
+            registry=self.registry,
         )
-        self.requests = self._counter(
-            "lora_router_requests", "Generations by who answered, and how they ended.", (*VERSION, "code")
+        counter, histogram, gauge = self._counter, self._histogram, self._gauge
+        # Generations
+        self.requests = counter(
+            "requests", "Generations by who answered, and how they ended.", *VERSION, "code"
         )
-        self.decisions = self._counter(
-            "lora_router_decisions", "Generations by why they went where they went.", ("reason",)
+        self.decisions = counter("decisions", "Generations by why they went where they went.", "reason")
+        self.request_seconds = histogram(
+            "request_seconds", "From a generation's arrival to its end.", SECONDS, "code"
         )
-        self.request_seconds = self._histogram(
-            "lora_router_request_seconds", "From a generation's arrival to its end.", ("code",), SECONDS
+        self.answer_seconds = counter(
+            "adapter_answer_seconds", "Seconds of generations with the code OK, summed.", *VERSION
         )
-        self.answer_seconds = self._counter(
-            "lora_router_adapter_answer_seconds", "Seconds of generations with the code OK, summed.", VERSION
-        )
-        self.first_token_seconds = self._counter(
-            "lora_router_adapter_first_token_seconds",
+        self.first_token_seconds = counter(
+            "adapter_first_token_seconds",
             "The part of these seconds from submission to the first token.",
-            VERSION,
+            *VERSION,
         )
-        self.prompt_tokens = self._counter(
-            "lora_router_prompt_tokens", "Prompt tokens, those reused included.", VERSION
+        self.prompt_tokens = counter("prompt_tokens", "Prompt tokens, those reused included.", *VERSION)
+        self.cached_tokens = counter("cached_tokens", "Prompt tokens served from the prefix cache.")
+        self.accepted_draft_tokens = counter("accepted_draft_tokens", "Tokens of answers that were drafts.")
+        self.completion_tokens = counter("completion_tokens", "Tokens generated.", *VERSION)
+        self.first_token = histogram(
+            "time_to_first_token_seconds", "From submission to the first token.", FIRST_TOKEN
         )
-        self.cached_tokens = self._counter(
-            "lora_router_cached_tokens", "Prompt tokens served from the prefix cache.", ()
+        self.per_token = histogram(
+            "time_per_output_token_seconds", "Mean time between tokens of a generation.", PER_TOKEN
         )
-        self.accepted_draft_tokens = self._counter(
-            "lora_router_accepted_draft_tokens", "Tokens of answers that were drafts.", ()
+        self.queued = histogram("queue_seconds", "From submission to the first step.", FIRST_TOKEN)
+        # Routing and adapters
+        self.routed = histogram("decision_seconds", "Time to decide where a request goes.", ROUTING)
+        self.classified = histogram(
+            "route_seconds", "Time of one classifier for one request.", ROUTING, "classifier"
         )
-        self.completion_tokens = self._counter("lora_router_completion_tokens", "Tokens generated.", VERSION)
-        self.first_token = self._histogram(
-            "lora_router_time_to_first_token_seconds",
-            "From submission to the first token.",
-            (),
-            FIRST_TOKEN,
+        self.verdicts = counter(
+            "classifier_verdicts", "Votes by classifier and kind.", "classifier", "verdict"
         )
-        self.per_token = self._histogram(
-            "lora_router_time_per_output_token_seconds",
-            "Mean time between tokens of a generation.",
-            (),
-            PER_TOKEN,
+        self.loads = histogram("adapter_load_seconds", "Time to bring an adapter into memory.", SECONDS)
+        self.versions = gauge("adapter_versions", "Versions by state.", "state")
+        self.leases = gauge(
+            "adapter_leases", "Requests that keep an adapter in memory, also one that was replaced since."
         )
-        self.queued = self._histogram(
-            "lora_router_queue_seconds", "From submission to the first step.", (), FIRST_TOKEN
+        self.mixtures = gauge("mixtures", "Mixtures of adapters in memory.")
+        # Callers
+        self.client_calls = counter(
+            "client_requests", "Calls of the clients in the file, by how they ended.", *CLIENT
         )
-        self.routed = self._histogram(
-            "lora_router_decision_seconds", "Time to decide where a request goes.", (), ROUTING
+        self.tenant_tokens = counter(
+            "tenant_tokens", "Tokens of answers by tenant: prompt or completion.", *TENANT
         )
-        self.classified = self._histogram(
-            "lora_router_route_seconds", "Time of one classifier for one request.", ("classifier",), ROUTING
+        self.shed = counter(
+            "shed", "Calls refused or ended to protect others, by the bound they met.", "bound"
         )
-        self.verdicts = self._counter(
-            "lora_router_classifier_verdicts", "Votes by classifier and kind.", ("classifier", "verdict")
-        )
-        self.client_calls = self._counter(
-            "lora_router_client_requests", "Calls of the clients in the file, by how they ended.", CLIENT
-        )
-        self.tenant_tokens = self._counter(
-            "lora_router_tenant_tokens", "Tokens of answers by tenant: prompt or completion.", TENANT
-        )
-        self.loads = self._histogram(
-            "lora_router_adapter_load_seconds", "Time to bring an adapter into memory.", (), SECONDS
-        )
-        self.telemetry_sent = self._counter(
-            "lora_router_telemetry_sent",
+        # The server itself
+        self.telemetry_sent = counter(
+            "telemetry_sent",
             "What the OTLP collector has taken: spans, or readings of all metrics.",
-            ("signal",),
+            "signal",
         )
-        self.telemetry_lost = self._counter(
-            "lora_router_telemetry_lost",
+        self.telemetry_lost = counter(
+            "telemetry_lost",
             "What it has not: the queue was full, or the collector did not take it.",
-            ("signal",),
+            "signal",
         )
-        self.probes = Gauge(
-            "lora_router_probe_ok", "1 while the probe answers 200.", ("probe",), registry=self.registry
-        )
-        self.versions = Gauge(
-            "lora_router_adapter_versions", "Versions by state.", ("state",), registry=self.registry
-        )
-        self.loop_lag = Gauge(
-            "lora_router_event_loop_lag_seconds",
-            "Worst lateness since the last scrape.",
-            registry=self.registry,
-        )
-        self.stale = Gauge(
-            "lora_router_credentials_stale",
+        self.probes = gauge("probe_ok", "1 while the probe answers 200.", "probe")
+        self.loop_lag = gauge("event_loop_lag_seconds", "Worst lateness since the last scrape.")
+        self.tasks = gauge("event_loop_tasks", "Tasks of the event loop.")
+        self.stale = gauge(
+            "credentials_stale",
             "1 while a file of clients, keys or certificates is not usable; what it said before is in force.",
-            ("file",),
-            registry=self.registry,
+            "file",
         )
-        self.unaudited = Gauge(
-            "lora_router_audit_lines_lost",
-            "Lines that the audit file did not take since the server started.",
-            registry=self.registry,
+        self.unaudited = gauge(
+            "audit_lines_lost", "Lines that the audit file did not take since the server started."
         )
-        self.shed = self._counter(
-            "lora_router_shed", "Calls refused or ended to protect others, by the bound they met.", ("bound",)
-        )
-        ProcessCollector(registry=self.registry)
-        self.tasks = Gauge("lora_router_event_loop_tasks", "Tasks of the event loop.", registry=self.registry)
-        self.leases = Gauge(
-            "lora_router_adapter_leases",
-            "Requests that keep an adapter in memory, also one that was replaced since.",
-            registry=self.registry,
-        )
-        self.mixtures = Gauge(
-            "lora_router_mixtures", "Mixtures of adapters in memory.", registry=self.registry
-        )
-        self.certificate_ends = Gauge(
-            "lora_router_certificate_expires_timestamp_seconds",
+        self.certificate_ends = gauge(
+            "certificate_expires_timestamp_seconds",
             "When the server's certificate ends; +Inf without one.",
-            registry=self.registry,
         )
         self.certificate_ends.set(math.inf)
-        build = ("version", "python", "torch", "base", "base_digest", "engine")
-        self._build = Gauge("lora_router_build_info", "What this server is.", build, registry=self.registry)
-        self._by_version = (
-            self.requests,
-            self.prompt_tokens,
-            self.completion_tokens,
-            self.answer_seconds,
-            self.first_token_seconds,
-        )
+        self._build = gauge("build_info", "What this server is.", *BUILD)
+        ProcessCollector(registry=self.registry)
         self._worst_lag = 0.0
         self.states: dict[AdapterRef, AdapterState] = {}  # as the registry's events told them
 
     def vote(self, vote: Vote) -> None:
         """A classifier has answered, or failed to; the present call notes it for its trace."""
         if (call := CURRENT.get(None)) is not None:
-            call.votes.append(vote)
+            call.answer.votes.append(vote)
         name = self._classifiers.of(vote.classifier)
         self.classified.labels(name).observe(vote.latency)
         self.verdicts.labels(name, _verdict(vote)).inc()
@@ -234,36 +192,36 @@ class ServerMetrics:
     def record(self, call: Call, code: str, outcome: str, reason: str = "") -> None:
         """A call has ended with that code, and the request that it was with that outcome. `reason` is that of
         its error."""
-        seconds, exemplar = time.monotonic() - call.started, call.trace.exemplar if call.trace else None
+        seconds = time.monotonic() - call.started
         if not call.policy.counted:
             pass
         elif call.transport == "http":
             status = str(call.status)
-            self._child(self.http_seconds, call.verb, call.route, status).observe(seconds, exemplar)
+            self.http_seconds.labels(call.verb, call.route, status).observe(seconds)
         else:
-            self._child(self.call_seconds, call.method, code).observe(seconds, exemplar)
-        decision = call.decision
+            self.call_seconds.labels(call.method, code).observe(seconds)
+        decision = call.answer.decision
         if decision is not None:
             self.routed.observe(decision.latency)
         if call.client.id:
-            self._child(self.client_calls, call.client.id, call.client.tenant, code).inc()
+            self.client_calls.labels(call.client.id, call.client.tenant, code).inc()
         if not call.policy.generates:
             return
         for observer in self.ended:
             observer(call, outcome, reason)
         labels = self._labels(decision) if outcome in OF_VERSIONS else OTHER
-        self._child(self.requests, *labels, outcome).inc()
-        self._child(self.decisions, decision.reason.value if decision else "none").inc()
-        self._child(self.request_seconds, outcome).observe(seconds, exemplar)
-        if call.usage is not None:
-            self._record_usage(labels, call.usage, exemplar)
+        self.requests.labels(*labels, outcome).inc()
+        self.decisions.labels(decision.reason.value if decision else "none").inc()
+        self.request_seconds.labels(outcome).observe(seconds)
+        if call.answer.usage is not None:
+            self._record_usage(labels, call.answer.usage)
             if outcome == "OK":
-                self._child(self.answer_seconds, *labels).inc(seconds)
-                first = call.usage.time_to_first_token if call.usage.completion_tokens else 0.0
-                self._child(self.first_token_seconds, *labels).inc(first)
+                self.answer_seconds.labels(*labels).inc(seconds)
+                first = call.answer.usage.time_to_first_token if call.answer.usage.completion_tokens else 0.0
+                self.first_token_seconds.labels(*labels).inc(first)
             if tenant := call.client.tenant:
-                self._child(self.tenant_tokens, tenant, "prompt").inc(call.usage.prompt_tokens)
-                self._child(self.tenant_tokens, tenant, "completion").inc(call.usage.completion_tokens)
+                self.tenant_tokens.labels(tenant, "prompt").inc(call.answer.usage.prompt_tokens)
+                self.tenant_tokens.labels(tenant, "completion").inc(call.answer.usage.completion_tokens)
 
     def built(self, info: BaseInfo, engine: str) -> None:
         """What this server is, once the base is loaded."""
@@ -292,9 +250,12 @@ class ServerMetrics:
         """The version is gone: end its series, so that another may have labels of its own."""
         labels = (ref.name, ref.version)
         self._versions.forget(labels)
-        for key in [key for key in self._children if key[1:3] == labels and key[0] in self._by_version]:
-            del self._children[key]
-            key[0].remove(*key[1:])
+        counters = (
+            *(self.requests, self.prompt_tokens, self.completion_tokens),
+            *(self.answer_seconds, self.first_token_seconds),
+        )
+        for counter in counters:
+            counter.remove_by_labels(dict(zip(VERSION, labels, strict=True)))
 
     async def follow_lag(self) -> None:
         """Sleep and see how much too late the loop comes back: what a blocking call costs every stream."""
@@ -329,22 +290,14 @@ class ServerMetrics:
         if tls is not None:
             self.certificate_ends.set(tls.expires)
 
-    async def page(self) -> tuple[bytes, str]:
-        """What a scraper gets, and its content type; made in a worker thread, since it may be long."""
-        return await asyncio.to_thread(generate_latest, self.registry), CONTENT_TYPE_LATEST
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(PREFIX + name, text, labels, registry=self.registry)
 
-    async def page_with_exemplars(self) -> tuple[bytes, str]:
-        """The same as OpenMetrics, for a scraper that asks for that."""
-        text = await asyncio.to_thread(openmetrics.generate_latest, self.registry)
-        return text, openmetrics.CONTENT_TYPE_LATEST
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(PREFIX + name, text, labels, registry=self.registry)
 
-    def _counter(self, name: str, text: str, labels: tuple[str, ...]) -> Counter:
-        return Counter(name, text, labels, registry=self.registry)
-
-    def _histogram(
-        self, name: str, text: str, labels: tuple[str, ...], buckets: tuple[float, ...]
-    ) -> Histogram:
-        return Histogram(name, text, labels, buckets=buckets, registry=self.registry)
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+        return Histogram(PREFIX + name, text, labels, buckets=buckets, registry=self.registry)
 
     def _labels(self, decision: Decision | None) -> tuple[str, str]:
         if decision is None:
@@ -354,25 +307,17 @@ class ServerMetrics:
     def _version(self, ref: AdapterRef) -> tuple[str, str]:
         return self._versions.of((ref.name, ref.version))
 
-    def _child(self, metric: M, *labels: str) -> M:
-        """As `metric.labels`, without its lock and checks; children are never removed."""
-        key = (metric, *labels)
-        child: M | None = self._children.get(key)
-        if child is None:
-            child = self._children[key] = metric.labels(*labels)
-        return child
-
-    def _record_usage(self, labels: tuple[str, str], usage: Usage, exemplar: dict[str, str] | None) -> None:
-        self._child(self.prompt_tokens, *labels).inc(usage.prompt_tokens)
+    def _record_usage(self, labels: tuple[str, str], usage: Usage) -> None:
+        self.prompt_tokens.labels(*labels).inc(usage.prompt_tokens)
         self.cached_tokens.inc(usage.cached_tokens)
         self.accepted_draft_tokens.inc(usage.accepted_draft_tokens)
-        self._child(self.completion_tokens, *labels).inc(usage.completion_tokens)
-        self.queued.observe(usage.queue_time, exemplar)
+        self.completion_tokens.labels(*labels).inc(usage.completion_tokens)
+        self.queued.observe(usage.queue_time)
         if usage.completion_tokens:
-            self.first_token.observe(usage.time_to_first_token, exemplar)
+            self.first_token.observe(usage.time_to_first_token)
         if usage.completion_tokens > 1:
             decoding = usage.total_time - usage.time_to_first_token
-            self.per_token.observe(decoding / (usage.completion_tokens - 1), exemplar)
+            self.per_token.observe(decoding / (usage.completion_tokens - 1))
 
 
 def version_of(package: str) -> str:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 from router.access.quotas import UsageMeter
 from router.config import Settings
-from router.corrections.recorder import Corrections
 from router.engine.base import (
     Buffered,
     Delta,
@@ -40,7 +39,7 @@ from router.errors import (
 )
 from router.feedback.recent import AnswersGiven
 from router.ports import AdapterRegistry, Assignment, End, Experiments, Lease, Served, Watcher
-from router.server.call import ENCODE, LEASE, ROUTE, Call, CallPhases, check_time
+from router.server.call import ENCODE, LEASE, ROUTE, Answer, Call, check_time
 from router.server.encoding import Encoding
 from router.server.labels import labels_wanted, with_fitting_prior
 from router.server.tools import for_untaught
@@ -95,7 +94,7 @@ class Submitted:
 class Pipeline:
     """What all inference methods share. Nothing here waits for the engine's thread or the disk.
 
-    `experiments`, `corrections` and `answers` may be set until the first request.
+    `experiments` and `answers` may be set until the first request.
     """
 
     def __init__(
@@ -105,13 +104,12 @@ class Pipeline:
         registry: AdapterRegistry,
         router: Router,
         experiments: Experiments | None = None,
-        corrections: Corrections | None = None,
         hooks: Hooks | None = None,
         templates: ConstraintTemplates | None = None,
     ) -> None:
         self._engine, self._registry, self._router = engine, registry, router
         self.experiments, self._resting = experiments, Resting()
-        self.corrections, self._hooks = corrections, hooks
+        self._hooks = hooks
         self._templates = templates or ConstraintTemplates()
         self.answers: AnswersGiven | None = None  # remembered for feedback
         self._max_tokens = settings.max_tokens_limit
@@ -136,16 +134,14 @@ class Pipeline:
     async def answer(self, request: Request, call: Call) -> AsyncIterator[tuple[Decision, Buffered]]:
         """Admitted by the engine when the block is entered; its row is freed when it is left."""
         async with AsyncExitStack() as held:
-            call.rewritten = request = await self._rewritten(request)
+            call.answer.request = request = await self._rewritten(request)
             choices = await self._routed(request, call, counted=True)
             try:
                 taken = await self._taken(held, request, choices, call)
             except BaseException as error:
                 self._unserved(request, choices, call, error)
                 raise
-            call.decision = taken.decision
-            if self.corrections is not None:
-                self.corrections.remember(request, taken.decision, call.client)
+            call.answer.decision = taken.decision
             watchers = self._watchers(request, taken, choices, call)
             watched = watching(watchers, taken.generation, lambda: self._stopped(call))
             yield taken.decision, held.enter_context(watched)
@@ -159,9 +155,9 @@ class Pipeline:
         To experiments, feedback and plugins the first answer stands for all.
         """
         async with AsyncExitStack() as held:
-            call.decision = decision
+            call.answer.decision = decision
             taken = await self._submitted(
-                held, request, decision, call.phases, meter=call.meter, sample=sample
+                held, request, decision, call.answer, meter=call.meter, sample=sample
             )
             yield buffered(taken.generation)
 
@@ -170,9 +166,9 @@ class Pipeline:
     ) -> Submitted:
         """The first choice that the engine takes. Raises what is wrong with the last."""
         for decision in choices:
-            call.decision = decision
+            call.answer.decision = decision
             try:
-                return await self._submitted(held, request, decision, call.phases, meter=call.meter)
+                return await self._submitted(held, request, decision, call.answer, meter=call.meter)
             except RouterError as error:
                 choices.failed(error)  # raises it unless another can stand in
         raise AssertionError("choices end by raising")
@@ -184,21 +180,21 @@ class Pipeline:
             request = await self._rewritten(request)
             choices = await self._routed(request, call, counted=False)
             for decision in choices:
-                call.decision = decision
+                call.answer.decision = decision
                 try:
                     async with AsyncExitStack() as mine:
-                        prepared = await self._prepared(mine, request, decision, call.phases)
+                        prepared = await self._prepared(mine, request, decision, call.answer)
                         held.push_async_exit(mine.pop_all())
                     break
                 except RouterError as error:
                     choices.failed(error)
-            call.decision = prepared.decision
+            call.answer.decision = prepared.decision
             yield prepared
 
     async def decide(self, request: Request, call: Call) -> Decision:
         """Where the request goes, its arm in an experiment included."""
         request = await self._rewritten(request)
-        call.decision = decision = next(iter(await self._routed(request, call, counted=False)))
+        call.answer.decision = decision = next(iter(await self._routed(request, call, counted=False)))
         return decision
 
     async def complete(self, request: Request, decision: Decision) -> AsyncGenerator[Delta | Finished, None]:
@@ -208,7 +204,7 @@ class Pipeline:
         first event.
         """
         async with AsyncExitStack() as held:
-            taken = await self._submitted(held, request, decision, CallPhases(), background=True)
+            taken = await self._submitted(held, request, decision, Answer(), background=True)
             async for event in taken.generation:
                 yield event
 
@@ -223,12 +219,12 @@ class Pipeline:
         Who names a mixture takes part in no experiment: no arm has asked for it.
         """
         live, assignment = self.experiments, None
-        with call.phases.during(ROUTE):
+        with call.answer.during(ROUTE):
             if live is not None and live.running and not request.routing.mixture:
                 decision, assignment = await live.choose(request, self._router, counted)
             else:
                 decision = await self._router.route(request)
-        call.decision = decision
+        call.answer.decision = decision
         if decision.mixture:
             self._registry.check_mixture(decision.mixture)
         if counted:
@@ -242,14 +238,14 @@ class Pipeline:
         held: AsyncExitStack,
         request: Request,
         decision: Decision,
-        phases: CallPhases,
+        answer: Answer,
         background: bool = False,
         meter: UsageMeter | None = None,
         sample: int = 0,
     ) -> Submitted:
         """Lease, encode, fit, compile, submit; if all works, the end of `held` frees row and lease."""
         async with AsyncExitStack() as mine:
-            prepared = await self._prepared(mine, request, decision, phases, needed(request.sampling))
+            prepared = await self._prepared(mine, request, decision, answer, needed(request.sampling))
             decision, tokens = prepared.decision, prepared.tokens
             sampling, defaults = request.sampling, prepared.defaults
             info = self._engine.info
@@ -280,7 +276,7 @@ class Pipeline:
             if params.constraint is not None:
                 prompt = source_text(request.turns, request.raw_prompt)
                 job = await self._templates.prepared(self._engine, job, prompt)
-            phases.submitted = time.monotonic()
+            answer.submitted = time.monotonic()
             generation = self._engine.submit(job)
             mine.callback(generation.cancel)
             held.push_async_exit(mine.pop_all())
@@ -291,17 +287,17 @@ class Pipeline:
         held: AsyncExitStack,
         request: Request,
         decision: Decision,
-        phases: CallPhases,
-        answer: int | None = None,
+        answer: Answer,
+        beside: int | None = None,
     ) -> Prepared:
         """Lease for as long as `held` is open, and encode.
 
-        `answer`: tokens that must fit beside it; a prompt surely too long for that is not read to its end.
+        `beside`: tokens that must fit beside it; a prompt surely too long for that is not read to its end.
         None: the tokens are only counted, of a prompt that may be longer than the context.
         """
         template, defaults, labels = PromptTemplate(), Sampling(), LabelSettings()
         if decision.adapter is not None or decision.mixture:
-            with phases.during(LEASE):
+            with answer.during(LEASE):
                 lease = await self._leased(held, decision, request.tenant)
             template, defaults, labels = lease.prompt, lease.generation, lease.labels
             decision = replace(
@@ -311,19 +307,19 @@ class Pipeline:
                 task=decision.task or lease.task,
             )
         prompt = Prompt(request.turns, request.raw_prompt, template, tools=request.tools)
-        with phases.during(ENCODE):
-            tokens = await self._encoded(prompt, request, answer)
+        with answer.during(ENCODE):
+            tokens = await self._encoded(prompt, request, beside)
         return Prepared(decision, tokens, defaults, labels, self._engine.shared(prompt, tokens))
 
-    async def _encoded(self, prompt: Prompt, request: Request, answer: int | None) -> list[int]:
+    async def _encoded(self, prompt: Prompt, request: Request, beside: int | None) -> list[int]:
         limit = self.context_length
-        most = max(limit, COUNTED) if answer is None else max(0, limit - answer)
+        most = max(limit, COUNTED) if beside is None else max(0, limit - beside)
         try:
             if short(prompt):
                 return self._engine.encode(prompt, most, partial(check_time, request.deadline))
             return await self._encoding.encode(prompt, most, request.deadline, request.tenant)
         except PromptTooLong as error:
-            raise PromptTooLong(limit, error.got + (answer or 0), at_least=error.at_least) from None
+            raise PromptTooLong(limit, error.got + (beside or 0), at_least=error.at_least) from None
 
     async def _leased(self, held: AsyncExitStack, decision: Decision, tenant: str) -> Lease:
         """A lease for as long as `held` is open. A version that there is no memory to load for rests."""
@@ -348,7 +344,7 @@ class Pipeline:
             found.append(completion)
         live = self.experiments
         if live is not None and live.running and not request.routing.mixture:
-            arm, exposed = (choices.assignment, choices.degraded), call.exposures.append
+            arm, exposed = (choices.assignment, choices.degraded), call.answer.exposures.append
             served = Served(request, taken.decision, *arm, exposed=exposed, since=choices.since)
             found += live.watchers(served)
         return found
@@ -356,13 +352,13 @@ class Pipeline:
     def _unserved(self, request: Request, choices: Candidates, call: Call, error: BaseException) -> None:
         """Tell experiments of a request that was routed and that the engine did not take."""
         live = self.experiments
-        if live is None or not live.running or request.routing.mixture or call.decision is None:
+        if live is None or not live.running or request.routing.mixture or call.answer.decision is None:
             return
         failed, left = how_it_failed(error, self._stopped(call))
         waited = Usage(total_time=time.monotonic() - choices.since)
-        end = End(None, "", waited, failed, left, call.phases.untaken)
-        arm, exposed = (choices.assignment, choices.degraded), call.exposures.append
-        live.unserved(Served(request, call.decision, *arm, exposed=exposed, since=choices.since), end)
+        end = End(None, "", waited, failed, left, call.answer.untaken)
+        arm, exposed = (choices.assignment, choices.degraded), call.answer.exposures.append
+        live.unserved(Served(request, call.answer.decision, *arm, exposed=exposed, since=choices.since), end)
 
     def _stopped(self, call: Call) -> str:
         """Why a cancellation would not be the user's."""

@@ -51,7 +51,6 @@ OBSERVE = Policy(Role.OBSERVE, gated=True, logged=True)
 ADMIN = replace(OBSERVE, role=Role.ADMIN)
 PROBE = Policy(Role.OPEN)
 UNSERVED = Policy(Role.OPEN, logged=True)  # what has no row of its own: no route, no method
-REFLECTION = Policy(Role.OBSERVE, watch=True)
 RECORD = Policy(Role.INFER, gated=True, logged=True)
 RECORD_TEXTS = replace(RECORD, max_body=256 << 10)  # with the request and the answer
 
@@ -60,7 +59,6 @@ ROWS: Mapping[str, Policy] = {
     "/router.v1.InferenceService/StreamGenerate": GENERATE,
     "/router.v1.InferenceService/Route": INFER,
     "/router.v1.InferenceService/CountTokens": INFER,
-    "/router.v1.InferenceService/RecordCorrection": RECORD,
     "/router.v1.AdapterService/ListAdapters": OBSERVE,
     "/router.v1.AdapterService/GetAdapter": OBSERVE,
     "/router.v1.AdapterService/WatchAdapters": replace(OBSERVE, watch=True),
@@ -72,8 +70,7 @@ ROWS: Mapping[str, Policy] = {
     "/grpc.health.v1.Health/Check": PROBE,
     "/grpc.health.v1.Health/List": PROBE,
     "/grpc.health.v1.Health/Watch": replace(PROBE, watch=True),
-    "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo": REFLECTION,
-    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": REFLECTION,
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": replace(OBSERVE, watch=True),
 }
 """The services of the core. A plugin brings its own rows in a `ServiceSpec`."""
 

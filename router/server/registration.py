@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client.core import CounterMetricFamily, Metric
@@ -18,7 +19,7 @@ from starlette.routing import compile_path
 from router.access.access import Access, Authenticator
 from router.errors import ConfigError, FailedPrecondition
 from router.server.grpc_adapter import GrpcServer, methods_of
-from router.server.http import CONSOLE, Route
+from router.server.http import Route
 from router.server.policy import ROWS, Policy, ServiceSpec, check_rows
 
 if TYPE_CHECKING:
@@ -40,14 +41,29 @@ class Registered:
         self.rows: dict[str, Policy] = {}
         self.owners = dict.fromkeys((*server.endpoints, *ROWS), CORE)  # of methods and routes
 
+    async def by(self, hooks: Hooks, hook: str) -> None:
+        """Call that hook of all plugins: `register_service`, `register_http` or `register_authenticators`."""
+        await hooks.register(hook, partial(Register, self, hook))
+
 
 class Register:
     """The `register` of a hook of one plugin: checks at once, and keeps when the hook has returned."""
 
-    def __init__(self, registered: Registered, running: RunningPlugin) -> None:
-        self._registered, self._running, self._plugin = registered, running, running.plugin.name
+    def __init__(self, registered: Registered, hook: str, running: RunningPlugin) -> None:
+        self._registered, self._hook, self._running = registered, hook, running
+        self._plugin = running.plugin.name
         self._keys: list[str] = []
         self._keep: list[Callable[[], object]] = []
+
+    def __call__(self, what: Any, rows: Mapping[str, Policy] = MappingProxyType({})) -> None:
+        """Raises ConfigError for a method or route without a row, and for one that is taken; TypeError for
+        what is not of the hook's kind; ValueError for a path that is none."""
+        if self._hook == "register_service":
+            self._service(what)
+        elif self._hook == "register_http":
+            self._routes(what, rows)
+        else:
+            self._authenticator(what)
 
     def commit(self) -> None:
         """Serve what was registered."""
@@ -56,7 +72,6 @@ class Register:
             keep()
 
     def _claim(self, name: str, rows: Mapping[str, Policy]) -> None:
-        """Raises ConfigError for a method or route without a row, and for one that is taken."""
         check_rows([name], rows)
         if not isinstance(row := rows[name], Policy):
             raise TypeError(f"the row of {name} is a {type(row).__name__}: write Policy(Role.INFER)")
@@ -67,12 +82,7 @@ class Register:
             raise ConfigError(f"{name} is registered twice")
         self._keys.append(key)
 
-
-class Services(Register):
-    """The `register` of `register_service`."""
-
-    def __call__(self, spec: ServiceSpec) -> None:
-        """Raises ConfigError, and TypeError for what is no ServiceSpec."""
+    def _service(self, spec: ServiceSpec) -> None:
         if not isinstance(spec, ServiceSpec):
             raise TypeError(f"{spec!r} is no service: write router.serving.ServiceSpec(add, servicer, rows)")
         found = methods_of(spec.add, spec.servicer)
@@ -90,21 +100,15 @@ class Services(Register):
         try:
             return problem()
         except Exception as error:
-            self._running.fault("register_service", error)
+            self._failed(error)
             return ""
 
-
-class Routes(Register):
-    """The `register` of `register_http`."""
-
-    def __call__(self, routes: Sequence[Route], rows: Mapping[str, Policy]) -> None:
-        """Raises ConfigError, TypeError for what is no route, and ValueError for a path that is none."""
+    def _routes(self, routes: Sequence[Route], rows: Mapping[str, Policy]) -> None:
         for route in routes:
             if not isinstance(route, Route):
                 raise TypeError(f"{route!r} is no route: write router.server.http.Route(verb, path, answer)")
-            theirs = route.path.startswith(CONSOLE) and self._running.plugin.source != "built-in"
-            if not route.path.startswith("/") or theirs:
-                raise ValueError(f"the path {route.path!r} must begin with '/', and not with {CONSOLE!r}")
+            if not route.path.startswith("/"):
+                raise ValueError(f"the path {route.path!r} must begin with '/'")
             try:
                 compile_path(route.path)
             except (AssertionError, ValueError) as error:
@@ -113,12 +117,7 @@ class Routes(Register):
         self._keep.append(partial(self._registered.routes.extend, routes))
         self._keep.append(partial(self._registered.rows.update, rows))
 
-
-class Authenticators(Register):
-    """The `register` of `register_authenticators`."""
-
-    def __call__(self, authenticator: Authenticator) -> None:
-        """Raises TypeError for what is none."""
+    def _authenticator(self, authenticator: Authenticator) -> None:
         if not isinstance(authenticator, Authenticator):
             raise TypeError(
                 f"{authenticator!r} is no authenticator: write a subclass of "
@@ -127,7 +126,7 @@ class Authenticators(Register):
         self._keep.append(partial(self._registered.access.add, authenticator, self._failed))
 
     def _failed(self, error: Exception) -> None:
-        self._running.fault("register_authenticators", error)
+        self._running.fault(self._hook, error)
 
 
 def key_of(name: str) -> str:

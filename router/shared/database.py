@@ -13,7 +13,7 @@ import re
 import sqlite3
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum
 from functools import cache, partial
@@ -47,7 +47,6 @@ from sqlalchemy.sql import ColumnElement
 from sqlalchemy.sql.schema import Table
 
 from router.errors import ConfigError, StoreDown, install_extra
-from router.shared.postgres import with_patience
 
 log = logging.getLogger(__name__)
 EXAMPLES = (
@@ -87,7 +86,7 @@ POSTGRES_SETTINGS = (
 RETRY_SECONDS = 1.0
 # SQLSTATE classes (PostgreSQL manual, appendix A) of what time or an operator can mend
 _PASSING = ("08", "25", "40", "53", "55", "57", "58", "XX")
-_GRANT = ("42501", "grant the user CREATE and USAGE on the schema")
+_NO_RIGHTS = ("42501", "3F000")  # the second: of no schema that is on the search path
 # A refused connection has no SQLSTATE in libpq, so it is known by its words: in other languages it is one
 # that may pass, as in the log.
 _REFUSED = {
@@ -271,6 +270,27 @@ def empty_log(engine: Engine) -> bool:
     return not busy
 
 
+def with_patience(
+    steps: Generator[Any, Any, Any], seconds: float, leave: Callable[[], Exception]
+) -> Generator[Any, Any, Any]:
+    """The same steps of the driver, which would wait without end for a server that sends nothing.
+
+    Raises what `leave` returns after `seconds` of silence.
+    """
+    last = time.monotonic()
+    try:
+        wanted = next(steps)
+        while True:
+            ready = yield wanted  # nothing, every tenth of a second while the server is silent
+            now = time.monotonic()
+            if not ready and now - last > seconds:
+                raise leave()
+            last = now if ready else last
+            wanted = steps.send(ready)
+    except StopIteration as done:
+        return done.value
+
+
 def _connect_postgres(_dialect: Any, _record: object, arguments: Any, named: dict[str, Any]) -> Any:
     return _impatient().connect(*arguments, **named)
 
@@ -359,8 +379,8 @@ def _problem_of(error: DBAPIError) -> tuple[str | None, bool]:
 
 def _remedy(state: str, text: str) -> str:
     """What to do about a wrong set-up; empty if it is none."""
-    if state == _GRANT[0]:
-        return _GRANT[1]
+    if state in _NO_RIGHTS:
+        return "grant the user CREATE and USAGE on the schema"
     if state and not state.startswith(("28", "3D")):
         return ""
     return next((remedy for words, remedy in _REFUSED.items() if re.search(words, text)), "")

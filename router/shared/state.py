@@ -16,7 +16,7 @@ from typing import Any
 
 from router.errors import ChangedElsewhere, ConfigError, SharedDown
 from router.reread import problem_of
-from router.shared.postgres import Beat, PostgresTable, SharedDocument, Totals
+from router.shared.documents import Beat, SharedDocument, SharedTable, Totals
 
 log = logging.getLogger(__name__)
 LOOK_SECONDS = 1.0
@@ -44,7 +44,7 @@ class SharedState:
     `used` gives what clients have used here; `others` gets what was used at all other edges.
     """
 
-    def __init__(self, table: PostgresTable, look_seconds: float = LOOK_SECONDS) -> None:
+    def __init__(self, table: SharedTable, look_seconds: float = LOOK_SECONDS) -> None:
         self._table, self._look_seconds = table, look_seconds
         self._known: dict[str, SharedDocument] = {}
         self._revision = -1  # the last that was read; nothing was yet
@@ -75,7 +75,10 @@ class SharedState:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-            await self._table.leave()
+            try:
+                await self._table.leave()
+            except SharedDown as error:
+                log.info("the other edges notice by themselves that this one goes: %s", error.message)
 
     @property
     def flaws(self) -> list[str]:
@@ -139,10 +142,9 @@ class SharedState:
     async def _follow(self) -> None:
         while True:
             self._hurry.clear()
-            if not self.problem:
-                await self._pause()
-            else:
-                await asyncio.sleep(self._look_seconds)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._look_seconds):
+                    await self._hurry.wait()
             try:
                 await self._round()
             except Exception as error:
@@ -150,19 +152,6 @@ class SharedState:
                 if problem != self.problem:
                     log.error("following what edges share failed; it is tried again", exc_info=error)
                 self._went(problem)
-
-    async def _pause(self) -> None:
-        """Until another edge changed something, somebody here wants a look, or it is time for one."""
-        notified = asyncio.ensure_future(self._table.wait(self._look_seconds))
-        hurry = asyncio.ensure_future(self._hurry.wait())
-        try:
-            await asyncio.wait((notified, hurry), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in (notified, hurry):
-                task.cancel()
-            await asyncio.gather(
-                notified, hurry, return_exceptions=True
-            )  # what is wrong, the look finds, too
 
     async def _round(self) -> None:
         try:

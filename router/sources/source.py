@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from stat import S_ISDIR, S_ISREG
 from typing import Protocol
 
 from router.errors import AdapterRejected, ConfigError, DataLoss
@@ -180,12 +181,17 @@ class LocalFolder(FolderSource):
         """See AdapterSource."""
         try:
             with Folder.open(self._path) as folder:
-                entries = folder.entries().values()
+                entries = {name: at for name in sorted(folder.names()) if (at := folder.stat(name))}
         except FolderError as error:
             raise AdapterRejected(f"{self._path}: {error.message}") from None
-        files = [RemoteFile(e.name, e.size, link=not e.is_file) for e in entries if not e.is_folder]
-        marks = {e.name: f"{e.size} {e.mtime_ns} {e.inode}" for e in entries}
-        return Listing(tuple(files), tuple(e.name for e in entries if e.is_folder), pin=state_of(marks))
+        folders = tuple(name for name, at in entries.items() if S_ISDIR(at.st_mode))
+        files = [
+            RemoteFile(name, at.st_size, link=not S_ISREG(at.st_mode))
+            for name, at in entries.items()
+            if name not in folders
+        ]
+        marks = {name: f"{at.st_size} {at.st_mtime_ns} {at.st_ino}" for name, at in entries.items()}
+        return Listing(tuple(files), folders, pin=state_of(marks))
 
     def read(self, file: RemoteFile) -> Iterator[bytes]:
         """See FolderSource."""

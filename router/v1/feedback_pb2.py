@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from router.v1 import inference_pb2 as router_dot_v1_dot_inference__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18router/v1/feedback.proto\x12\trouter.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19router/v1/inference.proto\"\xc0\x01\n\x15RecordFeedbackRequest\x12\x13\n\x0bresponse_id\x18\x01 \x01(\t\x12+\n\x07verdict\x18\x02 \x01(\x0e\x32\x1a.router.v1.FeedbackVerdict\x12\x11\n\tcorrected\x18\x03 \x01(\t\x12\x0f\n\x07\x63omment\x18\x04 \x01(\t\x12\x13\n\x0b\x61nswered_by\x18\x05 \x01(\t\x12\x0e\n\x06prompt\x18\x06 \x01(\t\x12\x0e\n\x06\x61nswer\x18\x07 \x01(\t\x12\x0c\n\x04unit\x18\x08 \x01(\t\"Q\n\x16RecordFeedbackResponse\x12%\n\x04kept\x18\x01 \x01(\x0e\x32\x17.router.v1.FeedbackKept\x12\x10\n\x08replaced\x18\x02 \x01(\x08\"\xb2\x02\n\x08\x46\x65\x65\x64\x62\x61\x63k\x12\x13\n\x0bresponse_id\x18\x01 \x01(\t\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06tenant\x18\x03 \x01(\t\x12\x11\n\tunit_hash\x18\x04 \x01(\t\x12\x0f\n\x07\x61\x64\x61pter\x18\x05 \x01(\t\x12\x0e\n\x06\x64igest\x18\x06 \x01(\t\x12+\n\x07verdict\x18\x07 \x01(\x0e\x32\x1a.router.v1.FeedbackVerdict\x12\x1f\n\x05input\x18\x08 \x01(\x0b\x32\x10.router.v1.Input\x12\x13\n\x06\x61nswer\x18\t \x01(\tH\x00\x88\x01\x01\x12\x16\n\tcorrected\x18\n \x01(\tH\x01\x88\x01\x01\x12\x0f\n\x07\x63omment\x18\x0b \x01(\tB\t\n\x07_answerB\x0c\n\n_corrected\"x\n\x13ListFeedbackRequest\x12\x0f\n\x07\x61\x64\x61pter\x18\x01 \x01(\t\x12)\n\x05since\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"V\n\x14ListFeedbackResponse\x12%\n\x08\x66\x65\x65\x64\x62\x61\x63k\x18\x01 \x03(\x0b\x32\x13.router.v1.Feedback\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"H\n\x15\x44\x65leteFeedbackRequest\x12\x0c\n\x04unit\x18\x01 \x01(\t\x12\x11\n\tunit_hash\x18\x02 \x01(\t\x12\x0e\n\x06tenant\x18\x03 \x01(\t\")\n\x16\x44\x65leteFeedbackResponse\x12\x0f\n\x07\x64\x65leted\x18\x01 \x01(\x03*\x88\x01\n\x0f\x46\x65\x65\x64\x62\x61\x63kVerdict\x12 \n\x1c\x46\x45\x45\x44\x42\x41\x43K_VERDICT_UNSPECIFIED\x10\x00\x12\x19\n\x15\x46\x45\x45\x44\x42\x41\x43K_VERDICT_GOOD\x10\x01\x12\x18\n\x14\x46\x45\x45\x44\x42\x41\x43K_VERDICT_BAD\x10\x02\x12\x1e\n\x1a\x46\x45\x45\x44\x42\x41\x43K_VERDICT_CORRECTED\x10\x03*`\n\x0c\x46\x65\x65\x64\x62\x61\x63kKept\x12\x1d\n\x19\x46\x45\x45\x44\x42\x41\x43K_KEPT_UNSPECIFIED\x10\x00\x12\x18\n\x14\x46\x45\x45\x44\x42\x41\x43K_KEPT_LABELS\x10\x01\x12\x17\n\x13\x46\x45\x45\x44\x42\x41\x43K_KEPT_TEXTS\x10\x02\x32\x90\x02\n\x0f\x46\x65\x65\x64\x62\x61\x63kService\x12U\n\x0eRecordFeedback\x12 .router.v1.RecordFeedbackRequest\x1a!.router.v1.RecordFeedbackResponse\x12O\n\x0cListFeedback\x12\x1e.router.v1.ListFeedbackRequest\x1a\x1f.router.v1.ListFeedbackResponse\x12U\n\x0e\x44\x65leteFeedback\x12 .router.v1.DeleteFeedbackRequest\x1a!.router.v1.DeleteFeedbackResponseB8\n\x14lorarouter.router.v1P\x01Z\x1elora-router/router/v1;routerv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18router/v1/feedback.proto\x12\trouter.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19router/v1/inference.proto\"\xda\x01\n\x15RecordFeedbackRequest\x12\x13\n\x0bresponse_id\x18\x01 \x01(\t\x12+\n\x07verdict\x18\x02 \x01(\x0e\x32\x1a.router.v1.FeedbackVerdict\x12\x11\n\tcorrected\x18\x03 \x01(\t\x12\x0f\n\x07\x63omment\x18\x04 \x01(\t\x12\x13\n\x0b\x61nswered_by\x18\x05 \x01(\t\x12\x0e\n\x06prompt\x18\x06 \x01(\t\x12\x0e\n\x06\x61nswer\x18\x07 \x01(\t\x12\x0c\n\x04unit\x18\x08 \x01(\t\x12\x18\n\x10should_have_been\x18\t \x01(\t\"Q\n\x16RecordFeedbackResponse\x12%\n\x04kept\x18\x01 \x01(\x0e\x32\x17.router.v1.FeedbackKept\x12\x10\n\x08replaced\x18\x02 \x01(\x08\"\xcc\x02\n\x08\x46\x65\x65\x64\x62\x61\x63k\x12\x13\n\x0bresponse_id\x18\x01 \x01(\t\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06tenant\x18\x03 \x01(\t\x12\x11\n\tunit_hash\x18\x04 \x01(\t\x12\x0f\n\x07\x61\x64\x61pter\x18\x05 \x01(\t\x12\x0e\n\x06\x64igest\x18\x06 \x01(\t\x12+\n\x07verdict\x18\x07 \x01(\x0e\x32\x1a.router.v1.FeedbackVerdict\x12\x1f\n\x05input\x18\x08 \x01(\x0b\x32\x10.router.v1.Input\x12\x13\n\x06\x61nswer\x18\t \x01(\tH\x00\x88\x01\x01\x12\x16\n\tcorrected\x18\n \x01(\tH\x01\x88\x01\x01\x12\x0f\n\x07\x63omment\x18\x0b \x01(\t\x12\x18\n\x10should_have_been\x18\x0c \x01(\tB\t\n\x07_answerB\x0c\n\n_corrected\"x\n\x13ListFeedbackRequest\x12\x0f\n\x07\x61\x64\x61pter\x18\x01 \x01(\t\x12)\n\x05since\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"V\n\x14ListFeedbackResponse\x12%\n\x08\x66\x65\x65\x64\x62\x61\x63k\x18\x01 \x03(\x0b\x32\x13.router.v1.Feedback\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"H\n\x15\x44\x65leteFeedbackRequest\x12\x0c\n\x04unit\x18\x01 \x01(\t\x12\x11\n\tunit_hash\x18\x02 \x01(\t\x12\x0e\n\x06tenant\x18\x03 \x01(\t\")\n\x16\x44\x65leteFeedbackResponse\x12\x0f\n\x07\x64\x65leted\x18\x01 \x01(\x03*\x88\x01\n\x0f\x46\x65\x65\x64\x62\x61\x63kVerdict\x12 \n\x1c\x46\x45\x45\x44\x42\x41\x43K_VERDICT_UNSPECIFIED\x10\x00\x12\x19\n\x15\x46\x45\x45\x44\x42\x41\x43K_VERDICT_GOOD\x10\x01\x12\x18\n\x14\x46\x45\x45\x44\x42\x41\x43K_VERDICT_BAD\x10\x02\x12\x1e\n\x1a\x46\x45\x45\x44\x42\x41\x43K_VERDICT_CORRECTED\x10\x03*`\n\x0c\x46\x65\x65\x64\x62\x61\x63kKept\x12\x1d\n\x19\x46\x45\x45\x44\x42\x41\x43K_KEPT_UNSPECIFIED\x10\x00\x12\x18\n\x14\x46\x45\x45\x44\x42\x41\x43K_KEPT_LABELS\x10\x01\x12\x17\n\x13\x46\x45\x45\x44\x42\x41\x43K_KEPT_TEXTS\x10\x02\x32\x90\x02\n\x0f\x46\x65\x65\x64\x62\x61\x63kService\x12U\n\x0eRecordFeedback\x12 .router.v1.RecordFeedbackRequest\x1a!.router.v1.RecordFeedbackResponse\x12O\n\x0cListFeedback\x12\x1e.router.v1.ListFeedbackRequest\x1a\x1f.router.v1.ListFeedbackResponse\x12U\n\x0e\x44\x65leteFeedback\x12 .router.v1.DeleteFeedbackRequest\x1a!.router.v1.DeleteFeedbackResponseB8\n\x14lorarouter.router.v1P\x01Z\x1elora-router/router/v1;routerv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,24 +34,24 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'router.v1.feedback_pb2', _g
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\024lorarouter.router.v1P\001Z\036lora-router/router/v1;routerv1'
-  _globals['_FEEDBACKVERDICT']._serialized_start=1014
-  _globals['_FEEDBACKVERDICT']._serialized_end=1150
-  _globals['_FEEDBACKKEPT']._serialized_start=1152
-  _globals['_FEEDBACKKEPT']._serialized_end=1248
+  _globals['_FEEDBACKVERDICT']._serialized_start=1066
+  _globals['_FEEDBACKVERDICT']._serialized_end=1202
+  _globals['_FEEDBACKKEPT']._serialized_start=1204
+  _globals['_FEEDBACKKEPT']._serialized_end=1300
   _globals['_RECORDFEEDBACKREQUEST']._serialized_start=100
-  _globals['_RECORDFEEDBACKREQUEST']._serialized_end=292
-  _globals['_RECORDFEEDBACKRESPONSE']._serialized_start=294
-  _globals['_RECORDFEEDBACKRESPONSE']._serialized_end=375
-  _globals['_FEEDBACK']._serialized_start=378
-  _globals['_FEEDBACK']._serialized_end=684
-  _globals['_LISTFEEDBACKREQUEST']._serialized_start=686
-  _globals['_LISTFEEDBACKREQUEST']._serialized_end=806
-  _globals['_LISTFEEDBACKRESPONSE']._serialized_start=808
-  _globals['_LISTFEEDBACKRESPONSE']._serialized_end=894
-  _globals['_DELETEFEEDBACKREQUEST']._serialized_start=896
-  _globals['_DELETEFEEDBACKREQUEST']._serialized_end=968
-  _globals['_DELETEFEEDBACKRESPONSE']._serialized_start=970
-  _globals['_DELETEFEEDBACKRESPONSE']._serialized_end=1011
-  _globals['_FEEDBACKSERVICE']._serialized_start=1251
-  _globals['_FEEDBACKSERVICE']._serialized_end=1523
+  _globals['_RECORDFEEDBACKREQUEST']._serialized_end=318
+  _globals['_RECORDFEEDBACKRESPONSE']._serialized_start=320
+  _globals['_RECORDFEEDBACKRESPONSE']._serialized_end=401
+  _globals['_FEEDBACK']._serialized_start=404
+  _globals['_FEEDBACK']._serialized_end=736
+  _globals['_LISTFEEDBACKREQUEST']._serialized_start=738
+  _globals['_LISTFEEDBACKREQUEST']._serialized_end=858
+  _globals['_LISTFEEDBACKRESPONSE']._serialized_start=860
+  _globals['_LISTFEEDBACKRESPONSE']._serialized_end=946
+  _globals['_DELETEFEEDBACKREQUEST']._serialized_start=948
+  _globals['_DELETEFEEDBACKREQUEST']._serialized_end=1020
+  _globals['_DELETEFEEDBACKRESPONSE']._serialized_start=1022
+  _globals['_DELETEFEEDBACKRESPONSE']._serialized_end=1063
+  _globals['_FEEDBACKSERVICE']._serialized_start=1303
+  _globals['_FEEDBACKSERVICE']._serialized_end=1575
 # @@protoc_insertion_point(module_scope)

@@ -32,7 +32,7 @@ FEEDBACK_KEPT_LABELS: FeedbackKept
 FEEDBACK_KEPT_TEXTS: FeedbackKept
 
 class RecordFeedbackRequest(_message.Message):
-    __slots__ = ("response_id", "verdict", "corrected", "comment", "answered_by", "prompt", "answer", "unit")
+    __slots__ = ("response_id", "verdict", "corrected", "comment", "answered_by", "prompt", "answer", "unit", "should_have_been")
     RESPONSE_ID_FIELD_NUMBER: _ClassVar[int]
     VERDICT_FIELD_NUMBER: _ClassVar[int]
     CORRECTED_FIELD_NUMBER: _ClassVar[int]
@@ -41,6 +41,7 @@ class RecordFeedbackRequest(_message.Message):
     PROMPT_FIELD_NUMBER: _ClassVar[int]
     ANSWER_FIELD_NUMBER: _ClassVar[int]
     UNIT_FIELD_NUMBER: _ClassVar[int]
+    SHOULD_HAVE_BEEN_FIELD_NUMBER: _ClassVar[int]
     response_id: str
     verdict: FeedbackVerdict
     corrected: str
@@ -49,7 +50,8 @@ class RecordFeedbackRequest(_message.Message):
     prompt: str
     answer: str
     unit: str
-    def __init__(self, response_id: _Optional[str] = ..., verdict: _Optional[_Union[FeedbackVerdict, str]] = ..., corrected: _Optional[str] = ..., comment: _Optional[str] = ..., answered_by: _Optional[str] = ..., prompt: _Optional[str] = ..., answer: _Optional[str] = ..., unit: _Optional[str] = ...) -> None: ...
+    should_have_been: str
+    def __init__(self, response_id: _Optional[str] = ..., verdict: _Optional[_Union[FeedbackVerdict, str]] = ..., corrected: _Optional[str] = ..., comment: _Optional[str] = ..., answered_by: _Optional[str] = ..., prompt: _Optional[str] = ..., answer: _Optional[str] = ..., unit: _Optional[str] = ..., should_have_been: _Optional[str] = ...) -> None: ...
 
 class RecordFeedbackResponse(_message.Message):
     __slots__ = ("kept", "replaced")
@@ -60,7 +62,7 @@ class RecordFeedbackResponse(_message.Message):
     def __init__(self, kept: _Optional[_Union[FeedbackKept, str]] = ..., replaced: _Optional[bool] = ...) -> None: ...
 
 class Feedback(_message.Message):
-    __slots__ = ("response_id", "time", "tenant", "unit_hash", "adapter", "digest", "verdict", "input", "answer", "corrected", "comment")
+    __slots__ = ("response_id", "time", "tenant", "unit_hash", "adapter", "digest", "verdict", "input", "answer", "corrected", "comment", "should_have_been")
     RESPONSE_ID_FIELD_NUMBER: _ClassVar[int]
     TIME_FIELD_NUMBER: _ClassVar[int]
     TENANT_FIELD_NUMBER: _ClassVar[int]
@@ -72,6 +74,7 @@ class Feedback(_message.Message):
     ANSWER_FIELD_NUMBER: _ClassVar[int]
     CORRECTED_FIELD_NUMBER: _ClassVar[int]
     COMMENT_FIELD_NUMBER: _ClassVar[int]
+    SHOULD_HAVE_BEEN_FIELD_NUMBER: _ClassVar[int]
     response_id: str
     time: _timestamp_pb2.Timestamp
     tenant: str
@@ -83,7 +86,8 @@ class Feedback(_message.Message):
     answer: str
     corrected: str
     comment: str
-    def __init__(self, response_id: _Optional[str] = ..., time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., tenant: _Optional[str] = ..., unit_hash: _Optional[str] = ..., adapter: _Optional[str] = ..., digest: _Optional[str] = ..., verdict: _Optional[_Union[FeedbackVerdict, str]] = ..., input: _Optional[_Union[_inference_pb2.Input, _Mapping]] = ..., answer: _Optional[str] = ..., corrected: _Optional[str] = ..., comment: _Optional[str] = ...) -> None: ...
+    should_have_been: str
+    def __init__(self, response_id: _Optional[str] = ..., time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., tenant: _Optional[str] = ..., unit_hash: _Optional[str] = ..., adapter: _Optional[str] = ..., digest: _Optional[str] = ..., verdict: _Optional[_Union[FeedbackVerdict, str]] = ..., input: _Optional[_Union[_inference_pb2.Input, _Mapping]] = ..., answer: _Optional[str] = ..., corrected: _Optional[str] = ..., comment: _Optional[str] = ..., should_have_been: _Optional[str] = ...) -> None: ...
 
 class ListFeedbackRequest(_message.Message):
     __slots__ = ("adapter", "since", "page_size", "page_token")

@@ -57,8 +57,8 @@ class FeedbackServiceServicer:
     """
 
     def RecordFeedback(self, request, context):
-        """RecordFeedback keeps what a user thinks of an answer: good, bad, or what it should have been. Durable when it
-        answers. Later feedback on the same answer replaces the earlier one.
+        """RecordFeedback keeps what a user thinks of an answer: good, bad, what it should have been, or who should have
+        given it. Durable when it answers. Later feedback on the same answer replaces the earlier one.
 
         Good (1), and bad or corrected (0), also count as the outcome `feedback` in experiments whose plan has this
         metric. There the first feedback on an answer counts.

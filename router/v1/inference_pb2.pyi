@@ -47,12 +47,6 @@ class DecisionReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     DECISION_REASON_CLASSIFIED: _ClassVar[DecisionReason]
     DECISION_REASON_ABSTAINED: _ClassVar[DecisionReason]
     DECISION_REASON_FALLBACK: _ClassVar[DecisionReason]
-
-class CorrectionKept(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
-    __slots__ = ()
-    CORRECTION_KEPT_UNSPECIFIED: _ClassVar[CorrectionKept]
-    CORRECTION_KEPT_LABELS: _ClassVar[CorrectionKept]
-    CORRECTION_KEPT_TEXT: _ClassVar[CorrectionKept]
 TOOL_CHOICE_UNSPECIFIED: ToolChoice
 TOOL_CHOICE_AUTO: ToolChoice
 TOOL_CHOICE_NONE: ToolChoice
@@ -76,9 +70,6 @@ DECISION_REASON_HINT: DecisionReason
 DECISION_REASON_CLASSIFIED: DecisionReason
 DECISION_REASON_ABSTAINED: DecisionReason
 DECISION_REASON_FALLBACK: DecisionReason
-CORRECTION_KEPT_UNSPECIFIED: CorrectionKept
-CORRECTION_KEPT_LABELS: CorrectionKept
-CORRECTION_KEPT_TEXT: CorrectionKept
 
 class Input(_message.Message):
     __slots__ = ("text", "chat", "raw_prompt")
@@ -503,19 +494,3 @@ class CountTokensResponse(_message.Message):
     context_length: int
     decision: Decision
     def __init__(self, prompt_tokens: _Optional[int] = ..., context_length: _Optional[int] = ..., decision: _Optional[_Union[Decision, _Mapping]] = ...) -> None: ...
-
-class RecordCorrectionRequest(_message.Message):
-    __slots__ = ("response_id", "adapter", "text")
-    RESPONSE_ID_FIELD_NUMBER: _ClassVar[int]
-    ADAPTER_FIELD_NUMBER: _ClassVar[int]
-    TEXT_FIELD_NUMBER: _ClassVar[int]
-    response_id: str
-    adapter: str
-    text: str
-    def __init__(self, response_id: _Optional[str] = ..., adapter: _Optional[str] = ..., text: _Optional[str] = ...) -> None: ...
-
-class RecordCorrectionResponse(_message.Message):
-    __slots__ = ("kept",)
-    KEPT_FIELD_NUMBER: _ClassVar[int]
-    kept: CorrectionKept
-    def __init__(self, kept: _Optional[_Union[CorrectionKept, str]] = ...) -> None: ...

@@ -57,11 +57,6 @@ class InferenceServiceStub:
                 request_serializer=router_dot_v1_dot_inference__pb2.CountTokensRequest.SerializeToString,
                 response_deserializer=router_dot_v1_dot_inference__pb2.CountTokensResponse.FromString,
                 _registered_method=True)
-        self.RecordCorrection = channel.unary_unary(
-                '/router.v1.InferenceService/RecordCorrection',
-                request_serializer=router_dot_v1_dot_inference__pb2.RecordCorrectionRequest.SerializeToString,
-                response_deserializer=router_dot_v1_dot_inference__pb2.RecordCorrectionResponse.FromString,
-                _registered_method=True)
 
 
 class InferenceServiceServicer:
@@ -101,14 +96,6 @@ class InferenceServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def RecordCorrection(self, request, context):
-        """RecordCorrection says who should have answered an earlier request, so that routing can learn from it.
-        Durable when it answers; said again of the same answer, the last word counts.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
 
 def add_InferenceServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -131,11 +118,6 @@ def add_InferenceServiceServicer_to_server(servicer, server):
                     servicer.CountTokens,
                     request_deserializer=router_dot_v1_dot_inference__pb2.CountTokensRequest.FromString,
                     response_serializer=router_dot_v1_dot_inference__pb2.CountTokensResponse.SerializeToString,
-            ),
-            'RecordCorrection': grpc.unary_unary_rpc_method_handler(
-                    servicer.RecordCorrection,
-                    request_deserializer=router_dot_v1_dot_inference__pb2.RecordCorrectionRequest.FromString,
-                    response_serializer=router_dot_v1_dot_inference__pb2.RecordCorrectionResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -249,33 +231,6 @@ class InferenceService:
             '/router.v1.InferenceService/CountTokens',
             router_dot_v1_dot_inference__pb2.CountTokensRequest.SerializeToString,
             router_dot_v1_dot_inference__pb2.CountTokensResponse.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def RecordCorrection(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/router.v1.InferenceService/RecordCorrection',
-            router_dot_v1_dot_inference__pb2.RecordCorrectionRequest.SerializeToString,
-            router_dot_v1_dot_inference__pb2.RecordCorrectionResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -27,7 +27,7 @@ def entry(name: str, token: str, *roles: str, more: str = "") -> str:
 
 def allowed(access: Access, credentials: Credentials, method: str) -> Client:
     client = access.client(credentials, ROLES[method])
-    access.check(client, credentials, ROLES[method], method)
+    access.check(client, ROLES[method], method)
     return client
 
 

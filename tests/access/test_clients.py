@@ -38,9 +38,9 @@ def client(**more: object) -> str:
 
 
 def test_an_entry_is_read() -> None:
-    more = {"cert": "billing.svc", "corrections": "texts", "expires": "2027-01-01T00:00:00+01:00"}
+    more = {"cert": "billing.svc", "feedback": "texts", "expires": "2027-01-01T00:00:00+01:00"}
     (found,) = parse_clients(client(roles=["infer", "admin"], **more)).all
-    assert found.corrections == "texts"
+    assert found.feedback == "texts"
     assert (found.id, found.cert, found.token_sha256) == ("billing", "dns:billing.svc", (A,))
     assert found.roles == {Role.INFER, Role.ADMIN}
     assert not found.expired(1798757999)
@@ -51,7 +51,7 @@ def test_absent_is_nothing() -> None:
     (found,) = parse_clients(client()).all
     assert found.roles == frozenset()
     assert not found.expired(1e12)
-    assert found.corrections == "labels"
+    assert found.feedback == "labels"
     assert parse_clients("").all == ()
 
 
@@ -100,20 +100,20 @@ def test_a_tenant_is_its_clients_and_what_they_share() -> None:
         ("client = [1]", "under [[client]]"),
         ("[[client]]\ntoken_sha256 = []", "[[client]] number 1: needs an id"),
         (client(id="Billing"), "client 'Billing': id must have"),
-        (client(id=7), "[[client]] number 1: id must have"),
+        (client(id=7), "[[client]] number 1: id must be"),
         (client(id="a_b"), "id must have"),
-        (client(id="local"), "by the admin listener"),
+        (client(group=1), "group must be"),
         (client(rolls=["infer"]), "unknown key 'rolls'; 'roles'?"),
         (client(roles=["root"]), "unknown role 'root'; there are admin, infer, observe"),
         (client(roles=["open"]), "unknown role 'open'"),
-        (client(roles="admin"), "roles must be a list"),
+        (client(roles="admin"), "roles must be"),
         (client(token_sha256=["lrk_billing_x"]), "the hash, not the token"),
         (client(token_sha256=[A.upper()]), "the hash, not the token"),
-        (client(token_sha256=A), "must be a list"),
+        (client(token_sha256=A), "token_sha256 must be"),
         (client(token_sha256=[]), "needs token_sha256 or cert"),
         (client(cert=""), "cert must be"),
-        (client(expires="2027-01-01"), "with a zone"),
-        (client(expires="2027-01-01T00:00:00"), "with a zone"),
+        (client(expires="2027-01-01"), "expires must be a valid datetime"),
+        (client(expires=datetime(2027, 1, 1)), "timezone"),
         (client() + client(token_sha256=[B]), "same id: 'billing'"),
         (client() + client(id="other"), "same token_sha256"),
         (client(cert="x") + client(id="other", token_sha256=[B], cert="x"), "same cert: 'dns:x'"),
@@ -122,14 +122,12 @@ def test_a_tenant_is_its_clients_and_what_they_share() -> None:
         (tenant(id="A"), "tenant 'A': id must have"),
         (tenant(id="a", adapters=["x"]), "tenant 'a': unknown key 'adapters'"),
         (tenant(id="a") * 2, "two tenants have the same id: 'a'"),
-        (tenant(id="a", max_concurrent=0), "whole number"),
+        (tenant(id="a", max_concurrent=0), "max_concurrent must be greater"),
         (client(experiments=["A"]), "experiments has names such as"),
-        (client(corrections="all"), "corrections must be off, labels or texts, not 'all'"),
-        (client(corrections=["texts"]), "corrections must be off, labels or texts"),
-        (client(corrections=1), "corrections must be off, labels or texts"),
-        (tenant(id="a", corrections="off"), "tenant 'a': unknown key 'corrections'"),
-        (client(share=0), "share must be a number"),
-        (client(share=1001), "share must be a number"),
+        (client(feedback="all"), "feedback must be 'off', 'labels' or 'texts'"),
+        (client(feedback=1), "feedback must be 'off', 'labels' or 'texts'"),
+        (client(share=0), "share must be greater"),
+        (client(share=1001), "share must be less"),
         (client(tenant="acme", share=2), "client 'billing': share is its tenant's"),
         (client(share=2) + tenant(id="billing"), "share is its tenant's"),
         (client(share=2) + client(id="two", token_sha256=[B], tenant="billing"), "share is its tenant's"),

@@ -35,14 +35,14 @@ def test_hosts(listen: str, tls: bool, hosts: tuple[str, ...], host: str, good: 
 
 
 async def test_a_foreign_name_reaches_no_api_of_an_open_server(start_web: StartWeb, http: Http) -> None:
-    client = http(await start_web(console_hosts=("router.lan",)))
+    client = http(await start_web(http_hosts=("router.lan",)))
     for host, status in (("evil.example:8000", 403), ("localhost", 200), ("router.lan:80", 200)):
         answer = await client.get("/v1/models", headers={"host": host})
         assert answer.status_code == status
     chat = {"model": "medical", "messages": [{"role": "user", "content": "hi"}]}
     refused = await client.post("/v1/chat/completions", json=chat, headers={"host": "evil.example"})
     assert (refused.status_code, refused.json()["error"]["code"]) == (403, "not_this_page")
-    assert "console_hosts" in refused.json()["error"]["message"]
+    assert "http_hosts" in refused.json()["error"]["message"]
 
 
 async def test_who_shows_a_token_may_use_any_name(start_web: StartWeb, http: Http, tmp_path: Path) -> None:

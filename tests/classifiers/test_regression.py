@@ -17,6 +17,7 @@ from router.classifiers.regression import (
     file_digest,
     fit_dual,
     ngrams,
+    penalty_of,
     read_background,
     softmax,
     spread_evenly,
@@ -162,6 +163,17 @@ def test_the_gradient_steps_reach_the_optimum() -> None:
 def test_every_class_weighs_the_same() -> None:
     allowed = np.array([[1, 0], [1, 0], [1, 0], [0, 1]], np.float32)
     assert np.allclose(balanced_weights(allowed), [1 / 6, 1 / 6, 1 / 6, 1 / 2])
+
+
+def test_few_examples_are_penalised_more_than_many() -> None:
+    few, many = (np.eye(3, dtype=np.float32)[np.repeat([0, 1, 2], n)] for n in ([8, 8, 100], [80, 80, 100]))
+    assert penalty_of(few) == pytest.approx(10 * penalty_of(many))
+
+
+def test_an_adapter_with_many_examples_does_not_lower_the_penalty_of_two_others() -> None:
+    beside = np.eye(4, dtype=np.float32)[np.repeat([0, 1, 2, 3], [8, 8, 500, 100])]
+    alone = np.eye(4, dtype=np.float32)[np.repeat([0, 1, 2, 3], [8, 8, 8, 100])]
+    assert penalty_of(beside) == pytest.approx(penalty_of(alone))
 
 
 # -- a fit

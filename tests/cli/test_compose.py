@@ -10,11 +10,11 @@ import pytest
 
 from router.built_in import built_in_folders
 from router.cli.compose import Composition, keep
-from router.cli.route import store_here
 from router.cli.summary import lines_to_paste, print_summary, question_of
 from router.client import AsyncClient
 from router.config import Settings
 from router.engine.fake import FakeEngine
+from router.feedback.store import FeedbackStore
 from router.routing.calibration import Calibration, write_calibration
 from router.types import AdapterProfile, LostVote, VoteError
 from tests.cli.tiny import MODULES, write_adapter
@@ -265,12 +265,15 @@ def test_lines_to_paste_say_what_a_guarded_server_needs():
     assert " https://10.0.0.1:50051/" in curl
 
 
-@pytest.mark.parametrize("running", [{"corrections.keep": "texts"}], indirect=True)
+@pytest.mark.parametrize("running", [{"feedback.keep": "texts"}], indirect=True)
 async def test_what_users_say_is_kept_in_the_state_folder(client, running):
     answer = await client.generate("hello", max_tokens=4)
-    assert await client.record_correction(answer.response_id, "medical") == "texts"
-    (kept,) = store_here().read().corrections
-    assert (kept.label, kept.chosen, kept.text) == ("medical", "", "hello")
+    done = await client.feedback.record(answer.response_id, should_have_been="medical")
+    assert done.kept == "texts"
+    store = FeedbackStore.in_folder(running.app.state_dir)
+    (kept,) = store.read("base")
+    assert (kept.should_have_been, kept.messages) == ("medical", (("user", "hello"),))
+    store.close()
 
 
 async def test_a_server_lists_its_plugins(running, client, folders):

@@ -11,7 +11,6 @@ import pytest
 
 from router.feedback.recorder import FeedbackRecorder
 from router.feedback.store import FeedbackStore
-from router.v1 import inference_pb2
 from tests.server.helpers import Start
 
 
@@ -43,10 +42,14 @@ async def test_feedback_from_an_answer_to_training_rows(command: Any, tmp_path: 
     again = await command("feedback", third, "--bad", "--comment", "wrong")
     assert again.out == "kept, with texts; it replaces earlier feedback\n"
 
+    better = ("--should-have-been", "legal", "--comment", "a tort")
+    assert (await command("feedback", await answered(command, "a tort"), *better)).out == "kept, with texts\n"
+
     listed = (await command("feedback", "list", "medical")).out
-    assert ("Chapter XII" in listed, listed.splitlines()[-1]) == (True, "3 of 3")
+    assert ("Chapter XII" in listed, listed.splitlines()[-1]) == (True, "4 of 4")
+    assert listed.splitlines()[4].split()[-1] == "legal"
     done = await command("feedback", "export", "medical")
-    assert done.err == "2 rows\n1 left out: bad, without a corrected text\n"
+    assert done.err == "2 rows\n2 left out: bad, without a corrected text\n"
     rows = [json.loads(line) for line in done.out.splitlines()]
     assert [(row["prompt"], row["verdict"]) for row in rows] == [
         ("question 0", "good"),
@@ -59,27 +62,12 @@ async def test_feedback_from_an_answer_to_training_rows(command: Any, tmp_path: 
     assert (await command("feedback", "export", "medical", "--since", "2999-01-01")).out == ""
 
 
-def test_who_should_have_answered_is_told_to_the_server(cli: Any, remote: Any) -> None:
-    done = cli("feedback", "ab" * 16, "--should-have-been", "legal")
-    assert (done.code, "nothing can be learned" in done.out) == (0, True)
-    said = json.loads(cli("feedback", "ab" * 16, "--should-have-been", "base", "--json").out)
-    assert said == {"response_id": "ab" * 16, "adapter": "base", "kept": "labels"}
-    assert [request.adapter for request in remote.inference.requests] == ["adapters/legal", "base"]
-
-
-def test_what_a_server_kept_of_the_request_is_told(cli: Any, remote: Any, monkeypatch: Any) -> None:
-    monkeypatch.setattr("tests.client.scripted.KEPT", inference_pb2.CORRECTION_KEPT_TEXT)
-    done = cli("feedback", "ab" * 16, "--should-have-been", "legal")
-    assert (done.code, done.out) == (0, "kept, with what was asked\n")
-
-
 @pytest.mark.parametrize(
     "arguments",
     [
         ("x",),
         ("x", "--good", "--bad"),
         ("x", "--good", "--should-have-been", "legal"),
-        ("x", "--should-have-been", "legal", "--comment", "wrong"),
         ("x", "--corrected", "empty.txt"),
         ("delete",),
         ("export", "medical", "--since", "yesterday"),

@@ -35,7 +35,7 @@ def test_a_thread_inside_a_library_does_not_abort_the_process_at_its_end():
     assert done.stdout.startswith("lora-router ")
 
 
-DEMO = "from router.cli.__main__ import main; main('router.cli.demo')"  # as the Makefile starts it
+DEMO = "from router.cli.__main__ import main; main('examples.demo')"  # as the Makefile starts it
 
 
 @pytest.mark.parametrize("command", [["-m", "router.cli"], ["-c", DEMO]], ids=["lora-router", "make demo"])

@@ -10,8 +10,8 @@ import sys
 
 import pytest
 
-from router.cli.demo import free_address
 from router.models import fetch_base, fetch_encoder
+from tests.addresses import free_address
 from tests.commands import without_network
 
 pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(400)]

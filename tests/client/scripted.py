@@ -21,7 +21,6 @@ from router.v1 import (
     inference_pb2_grpc,
 )
 
-KEPT = inference_pb2.CORRECTION_KEPT_LABELS  # of a correction without its request
 DECISION = inference_pb2.Decision(
     adapter="adapters/medical/versions/1.2.0",
     digest="ab" * 32,
@@ -133,11 +132,6 @@ class Scripted(inference_pb2_grpc.InferenceServiceServicer):
     def CountTokens(self, request, context):
         self._enter(request, context)
         return inference_pb2.CountTokensResponse(prompt_tokens=87, context_length=2048, decision=DECISION)
-
-    def RecordCorrection(self, request, context):
-        self._enter(request, context)
-        kept = inference_pb2.CORRECTION_KEPT_TEXT if request.text else KEPT
-        return inference_pb2.RecordCorrectionResponse(kept=kept)
 
 
 def adapter(name, version="1.0.0", **fields):

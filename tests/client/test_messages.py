@@ -8,7 +8,7 @@ from router.client.messages import (
     route_request,
     stream_request,
     to_adapter,
-    to_event,
+    to_events,
 )
 from router.client.values import Answer, Label
 from router.conversion import read
@@ -187,5 +187,5 @@ def test_labels_come_with_the_answer_and_the_end_of_a_stream():
     expected = (Label("a", 0.75), Label("b", 0.25))
     answer = read(Answer, pb.GenerateResponse(labels=labels, labels_calibrated=True))
     assert (answer.labels, answer.labels_calibrated) == (expected, True)
-    end = to_event(pb.StreamGenerateResponse(finished=pb.Finished(labels=labels)))
+    (end,) = to_events(pb.StreamGenerateResponse(finished=pb.Finished(labels=labels)))
     assert (end.labels, end.labels_calibrated) == (expected, False)

@@ -53,19 +53,6 @@ def test_route_and_count_send_the_hints(client, remote):
     assert count.input.chat.messages[0].text == "hi"
 
 
-def test_a_correction_names_the_adapter_and_tells_what_was_kept(client, remote):
-    assert client.record_correction("ab" * 16, "medical") == "labels"
-    assert client.record_correction("ab" * 16, "base", "What?") == "texts"
-    assert client.record_correction("ab" * 16, "adapters/medical") == "labels"
-    assert [(r.response_id, r.adapter, r.text) for r in remote.inference.requests] == [
-        ("ab" * 16, "adapters/medical", ""),
-        ("ab" * 16, "base", "What?"),
-        ("ab" * 16, "adapters/medical", ""),
-    ]
-    with pytest.raises(ValueError, match="text: holds half a character"):
-        client.record_correction("ab" * 16, "medical", "\ud800")
-
-
 def test_every_call_has_a_deadline_and_a_request_id(client, remote):
     client.generate("hi")
     client.generate("hi", timeout=3)

@@ -20,14 +20,11 @@ import yaml
 from prometheus_client import generate_latest
 from prometheus_client.core import Metric
 
-from router.cli.demo import free_address
-from router.corrections.recorder import Corrections
-from router.corrections.store import CorrectionStore
-from router.extensions.corrections.metrics import CorrectionsCollector
 from router.extensions.experiments.runtime import LiveExperiments
 from router.extensions.experiments.service import ExperimentMetrics
 from router.extensions.sharing.sharing import EdgesCollector
 from router.server.metrics import ServerMetrics
+from tests.addresses import free_address
 from tests.extensions.experiments.memory_store import MemoryStore
 from tests.server.helpers import Connect, Start, ask
 
@@ -45,7 +42,6 @@ def metrics() -> ServerMetrics:
     """All that a server may have on its page."""
     made = ServerMetrics()
     made.registry.register(ExperimentMetrics(LiveExperiments(MemoryStore())))
-    made.registry.register(CorrectionsCollector(Corrections(CorrectionStore(Path("nowhere")), "labels")))
     made.registry.register(EdgesCollector(SimpleNamespace(problem="", edges=1)))
     return made
 

@@ -15,9 +15,9 @@ import pytest
 import yaml
 
 from router import __version__
-from router.cli.demo import free_address
 from router.cli.settings import ENV_PREFIX
 from router.config import Settings
+from tests.addresses import free_address
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "Containerfile").read_text()

@@ -16,10 +16,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from router.cli.demo import free_address
 from router.config import Settings
 from router.extensions.sharing.sharing import EdgesCollector
 from router.server.metrics import ServerMetrics
+from tests.addresses import free_address
 from tests.cli.tiny import write_adapter
 from tests.commands import all_commands, cli, own_folder
 

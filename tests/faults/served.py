@@ -19,12 +19,12 @@ from typing import Any
 import grpc
 import pytest
 
-from router.cli.demo import free_address
 from router.v1 import adapters_pb2 as pb
 from router.v1 import inference_pb2
 from router.v1.adapters_pb2_grpc import AdapterServiceStub
 from router.v1.experiments_pb2_grpc import ExperimentServiceStub
 from router.v1.inference_pb2_grpc import InferenceServiceStub
+from tests.addresses import free_address
 from tests.registry.tiny import write_adapter
 
 ROOT = Path(__file__).parents[2]

@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.access.clients import Client
-from router.corrections.recorder import RecentAnswer
-from router.feedback.recent import OVERHEAD, AnswersGiven, RecentAnswers
+from router.feedback.recent import OVERHEAD, AnswersGiven, GivenAnswer, RecentAnswers
 from router.ports import End
 from router.types import (
     AdapterRef,
@@ -25,14 +24,14 @@ from router.types import (
 )
 
 
-def answered(text: str | None = None) -> RecentAnswer:
-    return RecentAnswer("legal", "classified", 0.9, text)
+def answered(text: str | None = None) -> GivenAnswer:
+    return GivenAnswer("legal", "1.0.0", "d" * 64, "ann", answer=text)
 
 
 @given(st.lists(st.tuples(st.sampled_from(["", "a", "b"]), st.text(max_size=300) | st.none()), max_size=60))
 def test_it_never_holds_more_than_it_may(added: list[tuple[str, str | None]]) -> None:
     recent = RecentAnswers(most_answers=7, most_bytes=5000)
-    kept: dict[tuple[str, str], RecentAnswer] = {}
+    kept: dict[tuple[str, str], GivenAnswer] = {}
     for number, (tenant, text) in enumerate(added):
         recent.add(str(number), tenant, kept.setdefault((str(number), tenant), answered(text)))
         there = {key: value for key, value in kept.items() if recent.get(*key) is not None}
@@ -74,7 +73,7 @@ def test_the_size_is_about_what_it_takes() -> None:
     before = tracemalloc.get_traced_memory()[0]
     recent = RecentAnswers(most_answers=5000)
     for number in range(5000):
-        recent.add(f"{number:040x}", "acme", RecentAnswer("legal", "classified", number / 5000, None))
+        recent.add(f"{number:040x}", "acme", GivenAnswer("legal", "1.0.0", "d" * 64, f"unit {number}"))
     taken = tracemalloc.get_traced_memory()[0] - before
     tracemalloc.stop()
     assert recent.size == 5000 * OVERHEAD
@@ -82,7 +81,7 @@ def test_the_size_is_about_what_it_takes() -> None:
 
 
 def test_a_second_entry_of_an_answer_takes_the_place_of_the_first() -> None:
-    recent: RecentAnswers[RecentAnswer] = RecentAnswers()
+    recent: RecentAnswers[GivenAnswer] = RecentAnswers()
     recent.add("a", "", answered("x" * 100))
     recent.add("a", "", answered("y"))
     assert (len(recent), recent.size) == (1, answered("y").size)

@@ -266,10 +266,10 @@ def good_completions() -> Sequence[bytes]:
 
 
 def good_votes() -> Sequence[bytes]:
-    """An outcome and a correction."""
+    """An outcome and feedback."""
     outcome = {"response_id": "r", "metric": "m", "value": 1, "time": "2027-01-31T09:30:00Z"}
-    correction = {"response_id": "r", "should_have_been": "legal", "text": "t"}
-    return [json.dumps(one).encode() for one in (outcome, correction)]
+    judged = {"response_id": "r", "should_have_been": "legal", "prompt": "t"}
+    return [json.dumps(one).encode() for one in (outcome, judged)]
 
 
 def good_messages() -> Sequence[bytes]:

@@ -9,7 +9,7 @@ from google.protobuf.message import Message
 
 from router.engine.fake import FakeEngine
 from router.errors import Findings
-from router.extensions.experiments.client import Outcome, outcome_message
+from router.extensions.experiments.calls import Outcome, outcome_message
 from router.extensions.experiments.messages import (
     checked_paths,
     merged,
@@ -18,14 +18,15 @@ from router.extensions.experiments.messages import (
 )
 from router.extensions.experiments.names import parse_experiment
 from router.extensions.experiments.outcomes import Declared, outcome_of
+from router.extensions.feedback.service import request_of as feedback_of
 from router.names import parse_adapter, parse_version
 from router.server.adapters import name_and_version, page
 from router.server.bodies import decoder_of
-from router.server.corrections import correction_of
 from router.server.inference import RequestLimits, generate_request, route_request
 from router.types import EVERYTHING
 from router.v1 import adapters_pb2 as adapters_pb
 from router.v1 import experiments_pb2 as experiments_pb
+from router.v1 import feedback_pb2 as feedback_pb
 from router.v1 import inference_pb2 as pb
 from tests.extensions.experiments.plans import plan as good_plan
 from tests.fakes import FakeRegistry, adapter
@@ -34,7 +35,7 @@ LIMITS = RequestLimits(1 << 20, 4096)
 REQUESTS: tuple[type[Message], ...] = (
     *(pb.GenerateRequest, pb.StreamGenerateRequest, pb.RouteRequest, pb.CountTokensRequest),
     *(adapters_pb.ListAdaptersRequest, adapters_pb.GetAdapterRequest, adapters_pb.SetDefaultVersionRequest),
-    pb.RecordCorrectionRequest,
+    feedback_pb.RecordFeedbackRequest,
 )
 PLANS: tuple[type[Message], ...] = (
     *(experiments_pb.CreateExperimentRequest, experiments_pb.UpdateExperimentRequest),
@@ -54,8 +55,8 @@ def request(data: bytes) -> None:
     elif isinstance(message, adapters_pb.ListAdaptersRequest):
         infos = (adapter("medical"), adapter("legal", "1.10"))
         page(infos, name_and_version, message.page_size, message.page_token, (message.domain, message.task))
-    elif isinstance(message, pb.RecordCorrectionRequest):
-        correction_of(message, FakeRegistry(FakeEngine(), [adapter("medical")]), EVERYTHING)
+    elif isinstance(message, feedback_pb.RecordFeedbackRequest):
+        feedback_of(message, FakeRegistry(FakeEngine(), [adapter("medical")]), EVERYTHING)
     elif isinstance(message, adapters_pb.GetAdapterRequest):
         parse_adapter(message.name)
     else:
@@ -89,7 +90,8 @@ def good_requests() -> Sequence[bytes]:
     chat = pb.Input(chat=pb.Chat(messages=[pb.ChatMessage(role=pb.ROLE_USER, text="hi")]))
     name = adapters_pb.GetAdapterRequest(name="adapters/medical")
     listed = adapters_pb.ListAdaptersRequest(page_size=1)
-    corrected = pb.RecordCorrectionRequest(response_id="ab" * 16, adapter="adapters/medical", text="hi")
+    better = {"should_have_been": "adapters/medical", "prompt": "hi"}
+    corrected = feedback_pb.RecordFeedbackRequest(response_id="ab" * 16, **better)
     return [
         bytes([REQUESTS.index(type(one))]) + one.SerializeToString()
         for one in (whole, pb.RouteRequest(input=chat), name, listed, corrected)

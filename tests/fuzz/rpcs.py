@@ -93,7 +93,7 @@ async def serving(folder: Path) -> AsyncIterator[ServerApp]:
         database=f"sqlite:///{folder}/experiments.db",
         lame_duck_seconds=0.0,
         drain_seconds=1.0,
-    ).with_tables(read_tables(Path(), {}, {"kserve.enabled": True, "corrections.keep": "texts"}))
+    ).with_tables(read_tables(Path(), {}, {"kserve.enabled": True, "feedback.keep": "texts"}))
     made = Composition(settings, TinyEngine())
     try:
         await made.app.start()

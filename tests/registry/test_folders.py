@@ -56,16 +56,6 @@ def test_folders_called_like_versions_or_with_a_manifest_are_versions(tmp_path):
     assert layout(top) == [("medical/1.0.0", "medical", "1.0.0"), ("medical/stable", "medical", "stable")]
 
 
-def test_an_adapter_one_level_down_belongs_to_its_parent(tmp_path):
-    top = folder(tmp_path / "medical")
-    inner = folder(top / "custom", "adapter_config.json")
-    assert layout(top) == [("medical", "medical", "")]
-    assert [f[0] for f in stamp_of(top, tmp_path).files] == ["custom/adapter_config.json"]
-    before = stamp_of(top, tmp_path)
-    (inner / "adapter_model.safetensors").write_text("x")
-    assert stamp_of(top, tmp_path) != before
-
-
 @pytest.mark.parametrize("name", [".hidden", "a.tmp", "a~", "a.part", ".a.swp"])
 def test_hidden_and_temporary_names_are_ignored(name, tmp_path):
     assert is_ignored(name)
@@ -317,24 +307,12 @@ def test_a_report_is_watched_on_its_own(tmp_path):
     assert report_stamp_of(folder) != first
 
 
-def test_an_adapter_two_folders_down_is_seen(tmp_path):
-    drop(tmp_path / "m" / "out", "final")
-    before = stamp_of(tmp_path / "m", tmp_path)
-    assert [name for name, *_ in before.files if name.endswith(".safetensors")] == [
-        "out/final/adapter_model.safetensors"
-    ]
-    (tmp_path / "m" / "out" / "final" / "adapter_model.safetensors").write_bytes(b"other")
-    assert stamp_of(tmp_path / "m", tmp_path) != before
-
-
 # -- reading
 
 
 def test_weights_are_those_that_a_load_would_read(tmp_path):
     folder = drop(tmp_path, "m")
     assert weights_sha256(folder) == weights_of(folder)
-    inner = drop(tmp_path / "nested", "default", value=2)  # as PEFT saves an adapter of another name
-    assert weights_sha256(tmp_path / "nested") == weights_of(inner)
     (folder / "adapter_model.safetensors").unlink()
     with pytest.raises(FolderError):
         weights_sha256(folder)

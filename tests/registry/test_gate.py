@@ -162,7 +162,7 @@ async def test_new_weights_under_an_old_report_are_not_routed_to(root, start_reg
         (lambda file: os.mkfifo(file), "is not a regular file"),
         (lambda file: file.mkdir(), "is not a regular file"),
         (lambda file: file.write_text("[" * 70_000), "has 70000 parts"),
-        (lambda file: file.write_text('{"schema": 2}'), "adapter is missing"),
+        (lambda file: file.write_text('{"schema": 2}'), "adapter.weights_sha256 is missing"),
         (
             lambda file: file.write_text(json.dumps({k: v for k, v in card().items() if k != "regressions"})),
             "regressions is missing",

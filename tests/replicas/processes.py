@@ -13,13 +13,13 @@ from typing import Any
 
 import grpc
 
-from router.cli.demo import free_address
 from router.engine.fake import FakeEngine
 from router.replicas.children import ChildLink
 from router.replicas.engine import FleetEngine
 from router.replicas.membership import FixedMembership
 from router.v1 import fleet_pb2 as pb
 from router.v1 import fleet_pb2_grpc, inference_pb2_grpc
+from tests.addresses import free_address
 from tests.engine.contract import answer, job
 from tests.replicas.standing import STEP
 from tests.server.helpers import launch

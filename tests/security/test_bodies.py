@@ -13,8 +13,8 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from router.cli.demo import free_address
 from router.server.app import ServerApp
+from tests.addresses import free_address
 from tests.security.helpers import ROWS
 from tests.server.helpers import ROOT, Connect, Start, ask, details, failure, launch
 

@@ -26,7 +26,7 @@ PLACES: dict[str, Break] = {
     "may they": put("check", lambda app, _: app.access),
     "gate": put("gate", lambda app, _: app.lifecycle),
     "admission": put("admitted", lambda app, _: app.admission),
-    "body": put("one", lambda app, _: app._bodies),
+    "body": put("one", lambda app, _: app.interceptors.bodies),
     "routing": put("route", lambda _, fakes: fakes.router),
     "registry": put("resolve", lambda _, fakes: fakes.registry),
     "lease": put("lease", lambda _, fakes: fakes.registry),

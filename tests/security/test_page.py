@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from router.cli.demo import free_address
+from tests.addresses import free_address
 from tests.registry.tiny import write_adapter
 
 ROOT = Path(__file__).parents[2]

@@ -12,7 +12,7 @@ import pytest
 
 from router.v1 import adapters_pb2 as pb
 from router.v1 import experiments_pb2 as experiments
-from router.v1 import inference_pb2
+from router.v1 import feedback_pb2, inference_pb2
 from tests.fuzz import rpcs
 from tests.security.requests import every_field
 from tests.server.helpers import ask, details, failure
@@ -72,9 +72,8 @@ def adapter_calls(stubs: Any, name: str) -> Iterator[Any]:
         yield stubs.inference.StreamGenerate(inference_pb2.StreamGenerateRequest(input=text, routing=routing))
         yield stubs.inference.Route(inference_pb2.RouteRequest(input=text, routing=routing))
         yield stubs.inference.CountTokens(inference_pb2.CountTokensRequest(input=text, routing=routing))
-    yield stubs.inference.RecordCorrection(
-        inference_pb2.RecordCorrectionRequest(response_id="0" * 32, adapter=name)
-    )
+    said = feedback_pb2.RecordFeedbackRequest(response_id="0" * 32, should_have_been=name)
+    yield stubs.feedback.RecordFeedback(said)
 
 
 def experiment_calls(stubs: Any, name: str) -> Iterator[Any]:
@@ -123,7 +122,6 @@ def test_every_field_that_names_something_is_sent_such_names() -> None:
             for m in ("Generate", "StreamGenerate", "Route", "CountTokens")
             for field in ("adapter", "mixture.adapter")
         ),
-        "RecordCorrectionRequest.adapter",
         "DrainReplicaRequest.name",  # of a replica: compared with those that there are
         *(f"{m}ExperimentRequest.name" for m in ("Get", "Delete", "Start", "Stop")),
         *("GetReportRequest.name", "PromoteArmRequest.name", "RollBackPromotionRequest.name"),

@@ -29,13 +29,12 @@ MODULES = (
 
 
 def every_method() -> set[str]:
-    found = {
+    return {
         f"/{service.full_name}/{method.name}"
         for module in MODULES
         for service in module.DESCRIPTOR.services_by_name.values()
         for method in service.methods
     }
-    return found | {"/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"}
 
 
 def test_every_method_is_in_the_table_and_nothing_else() -> None:

@@ -80,11 +80,8 @@ def test_the_bomb_goes_off_where_something_unpickles(tmp_path: Path) -> None:
 
 async def thrown(address: str, data: bytes) -> None:
     """Bytes to a socket, as they are; waits until the other side has had enough, or some time."""
-    if address.startswith("unix:"):
-        reader, writer = await asyncio.open_unix_connection(address.removeprefix("unix:"))
-    else:
-        host, _, port = address.rpartition(":")
-        reader, writer = await asyncio.open_connection(host, int(port))
+    host, _, port = address.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
     writer.write(data)
     writer.write_eof()
     try:
@@ -110,12 +107,11 @@ async def code_of(channel: grpc.aio.Channel, method: str, bombs: Sequence[bytes]
 async def test_a_pickle_sent_to_every_socket_and_method_leaves_no_mark(
     start_server: Start, connect: Connect, tmp_path: Path
 ) -> None:
-    admin = f"unix:{tmp_path}/admin.sock"
-    server = await start_server(metrics_listen="127.0.0.1:0", admin_listen=admin)
+    server = await start_server(metrics_listen="127.0.0.1:0")
     stubs, marker = connect(server), tmp_path / "marker"
     bombs = [pickle.dumps(Bomb(marker), protocol) for protocol in range(pickle.HIGHEST_PROTOCOL + 1)]
     for bomb in bombs:
-        for address in (server.address, server.metrics_address, admin):
+        for address in (server.address, server.metrics_address):
             await thrown(address, bomb)
             await thrown(
                 address,

@@ -16,6 +16,7 @@ from router.server.admission import Admission
 from router.server.call import Call
 from router.server.policy import ROWS
 from router.types import Request, Sampling, Turn, Usage
+from tests.server.helpers import call_of
 
 GENERATE = "/router.v1.InferenceService/Generate"
 READ_SECONDS = 0.001  # of the event loop, for the body of a call
@@ -89,7 +90,7 @@ class Server:
         heapq.heappush(self._events, (max(time, self.now), next(self._number), act))
 
     def _arrive(self, asked: SimulatedRequest) -> None:
-        call = Call(GENERATE, "id", ROWS[GENERATE], started=self.now)
+        call = call_of(GENERATE, ROWS[GENERATE], started=self.now)
         call.deadline = self.now + asked.deadline if self.by_deadline else None
         row = Row(asked, call, ExitStack())
         if self._refused(row, lambda: row.held.enter_context(self.admission.admitted(call))):
@@ -111,7 +112,7 @@ class Server:
             return
         asked = row.asked
         sampling = Sampling(max_tokens=asked.most or None)
-        row.call.request = Request("id", turns=(Turn("user", "x" * asked.prompt),), sampling=sampling)
+        row.call.answer.request = Request("id", turns=(Turn("user", "x" * asked.prompt),), sampling=sampling)
         if self._refused(row, lambda: self.admission.request_known(row.call)):
             return
         row.submitted = self.now
@@ -135,11 +136,11 @@ class Server:
     def _stepped(self) -> None:
         for row in self._running:
             if not row.ended:
-                row.call.phases.first_token = row.call.phases.first_token or self.now
+                row.call.answer.first_token = row.call.answer.first_token or self.now
                 row.sent += 1
                 if row.sent >= row.asked.tokens:
                     total = self.now - row.submitted
-                    row.call.usage = Usage(
+                    row.call.answer.usage = Usage(
                         completion_tokens=row.sent, queue_time=row.began - row.submitted, total_time=total
                     )
                     self._end(row, "answered")

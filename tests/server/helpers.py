@@ -18,9 +18,9 @@ from google.rpc import error_details_pb2, status_pb2
 from router.access.access import Access, Credentials
 from router.access.clients import Client, Role
 from router.server.app import ServerApp
-from router.server.call import Call
+from router.server.call import Call, Endpoint
 from router.server.interceptors import bounded
-from router.server.policy import INFER
+from router.server.policy import GENERATE, INFER, Policy
 from router.v1 import inference_pb2 as pb
 
 ROOT = Path(__file__).parents[2]
@@ -50,12 +50,17 @@ async def failure(call: Any) -> grpc.aio.AioRpcError:
     return caught.value
 
 
+def call_of(method: str = "/S/M", policy: Policy = GENERATE, **fields: Any) -> Call:
+    """A call of no transport."""
+    return Call(Endpoint(method, policy, lambda request, call: None), "r", **fields)
+
+
 @asynccontextmanager
 async def held(
     access: Access, credentials: Credentials, method: str, client: Client, lasts: bool = False
 ) -> AsyncIterator[None]:
     """A running call of that client, which ends as `access` says."""
-    call = Call(method, "r", INFER)
+    call = call_of(method, INFER)
     async with bounded(call, None):
         with access.holding(credentials, Role.INFER, method, client, call.end, lasts):
             yield

@@ -9,10 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from router import errors
-from router.corrections.recorder import Corrections
-from router.corrections.store import CorrectionStore
 from router.engine.fake import FakeEngine
-from router.extensions.corrections.metrics import CorrectionsCollector
 from router.extensions.experiments.runtime import LiveExperiments
 from router.extensions.experiments.service import ExperimentMetrics
 from router.extensions.feedback.service import FeedbackCollector
@@ -38,7 +35,6 @@ def reasons() -> set[str]:
 
 def metrics() -> list[str]:
     experiments = ExperimentMetrics(LiveExperiments(MemoryStore())).collect()
-    corrections = CorrectionsCollector(Corrections(CorrectionStore(Path("nowhere")), "labels")).collect()
     engine = FleetEngine([LocalLink("0", FakeEngine)], FakeEngine, max_running=1, max_queue=1)
     fleet = FleetCollector(engine.members).collect()
     edges = EdgesCollector(SimpleNamespace(problem="", edges=1)).collect()
@@ -46,7 +42,7 @@ def metrics() -> list[str]:
     recorder = FeedbackRecorder(FeedbackStore.in_folder(Path("nowhere")), "labels", 90)
     feedback = FeedbackCollector(recorder).collect()
     server = [*feedback, *fleet, *edges, *plugins]
-    collected = [*ServerMetrics().registry.collect(), *experiments, *corrections, *server]
+    collected = [*ServerMetrics().registry.collect(), *experiments, *server]
     return [f"{m.name}_total" if m.type == "counter" else m.name for m in collected]
 
 

@@ -34,7 +34,7 @@ async def test_health_and_version(start_web: StartWeb, http: Http) -> None:
     server = await start_web()
     assert (await http(server).get("/version")).json() == {"version": __version__}
     assert (await http(server).get("/health")).json() == {"status": "ok"}
-    await server.health.drain()
+    server.health.drain()
     answer = await http(server).get("/health")
     assert (answer.status_code, answer.json()) == (503, {"status": "draining"})
 
@@ -81,7 +81,7 @@ async def test_http_is_left_out_where_its_default_address_is_in_use(
         taken = "127.0.0.1:{1}".format(*other.getsockname())
         with pytest.raises(ConfigError, match="--set http_listen=HOST:PORT"):
             await start_server(http_listen=taken)
-        monkeypatch.setattr(listen, "has_default_http", lambda settings: True)
+        monkeypatch.setattr("router.server.app.has_default_http", lambda settings: True)
         server = await start_server(http_listen=taken)
     assert server.http_address == ""
     assert f"{taken} is in use" in server.http_problem

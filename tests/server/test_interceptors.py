@@ -17,13 +17,24 @@ from router.engine.base import Finished
 from router.errors import DeadlineExceeded, Overloaded
 from router.server import interceptors as module
 from router.server.app import ServerApp
-from router.server.call import ENCODE, LEASE, ROUTE, Call, request_id_of
+from router.server.call import ENCODE, LEASE, ROUTE, Answer, Call, request_id_of
 from router.server.inference import InferenceService, completed
 from router.server.interceptors import Sending, bounded
 from router.server.policy import GENERATE, OBSERVE
 from router.types import FinishReason, Request
 from router.v1 import inference_pb2 as pb
-from tests.server.helpers import Connect, Start, ask, details, failure, long_stream, settled, stream, until
+from tests.server.helpers import (
+    Connect,
+    Start,
+    ask,
+    call_of,
+    details,
+    failure,
+    long_stream,
+    settled,
+    stream,
+    until,
+)
 
 HEX = re.compile(r"[0-9a-f]{32}")
 ID = (("x-request-id", "mine-4"),)
@@ -140,13 +151,13 @@ async def test_a_hung_engine_does_not_hold_the_caller(
 
 async def test_a_deadline_in_the_past_is_refused() -> None:
     with pytest.raises(DeadlineExceeded, match="when the request arrived"):
-        async with bounded(Call("/m", "r", GENERATE), -1.0):
+        async with bounded(call_of(), -1.0):
             pytest.fail("ran")
 
 
 async def test_a_caller_whose_clock_is_ahead_has_met_its_deadline() -> None:
     """gRPC ends the call on both sides, and the caller's side, which began earlier, may be the first."""
-    call = Call("/m", "r", GENERATE)
+    call = call_of()
     call.deadline = time.monotonic() + 1000.0
     assert not call.expired
     call.caller_ahead = 1000.1
@@ -155,7 +166,7 @@ async def test_a_caller_whose_clock_is_ahead_has_met_its_deadline() -> None:
 
 async def test_another_timeout_inside_is_not_a_deadline() -> None:
     with pytest.raises(TimeoutError):
-        async with bounded(Call("/m", "r", GENERATE), 60.0):
+        async with bounded(call_of(), 60.0):
             raise TimeoutError
 
 
@@ -202,7 +213,7 @@ async def test_an_answer_that_cannot_be_encoded_is_an_error_like_any_other(
 
 async def passes_its_deadline(call: Call, phase: str = "") -> str:
     async def work() -> None:
-        with call.phases.during(phase) if phase else nullcontext():
+        with call.answer.during(phase) if phase else nullcontext():
             await asyncio.sleep(10)
 
     with pytest.raises(DeadlineExceeded) as ended:
@@ -212,17 +223,17 @@ async def passes_its_deadline(call: Call, phase: str = "") -> str:
 
 
 def known_call() -> Call:
-    return Call("/S/M", "r", GENERATE, request=Request("r"))
+    return call_of(answer=Answer(request=Request("r")))
 
 
 async def test_a_late_call_says_that_its_request_had_not_come() -> None:
-    assert "its body was not read" in await passes_its_deadline(Call("/S/M", "r", GENERATE))
+    assert "its body was not read" in await passes_its_deadline(call_of())
 
 
 @pytest.mark.parametrize(("phase", "text"), [(LEASE, "the adapter was loaded"), (ENCODE, "was encoded")])
 async def test_a_late_call_names_the_phase_that_was_cut_off(phase: str, text: str) -> None:
     call = known_call()
-    with call.phases.during(ROUTE):
+    with call.answer.during(ROUTE):
         pass
     assert text in await passes_its_deadline(call, phase)
 
@@ -230,16 +241,16 @@ async def test_a_late_call_names_the_phase_that_was_cut_off(phase: str, text: st
 @pytest.mark.parametrize(("tokens", "text"), [(0, "waited for its first token"), (3, "after 3 tokens")])
 async def test_a_late_answer_says_how_far_it_came(tokens: int, text: str) -> None:
     call = known_call()
-    call.phases.submitted = time.monotonic()
+    call.answer.submitted = time.monotonic()
     if tokens:
-        call.phases.came(tokens)
+        call.answer.came(tokens)
     assert text in await passes_its_deadline(call)
     with pytest.raises(DeadlineExceeded, match=text):
         completed(Finished(FinishReason.DEADLINE), call)
 
 
 async def test_a_late_call_of_which_nothing_is_known_says_no_more() -> None:
-    late = await passes_its_deadline(Call("/S/M", "r", OBSERVE))
+    late = await passes_its_deadline(call_of(policy=OBSERVE))
     assert late == "the deadline passed before the answer was complete"
 
 

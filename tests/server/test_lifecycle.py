@@ -14,12 +14,13 @@ from router.errors import Draining, NotLoaded, Overloaded
 from router.server import interceptors, lifecycle
 from router.server.admission import PhaseGate, ServerPhase
 from router.server.app import ServerApp
-from router.server.call import Call
 from router.server.interceptors import bounded
 from router.server.lifecycle import SHOWN_SECONDS, Following, in_daemon_thread
-from router.server.policy import REFLECTION
+from router.server.policy import ROWS
 from tests.security.helpers import bearer, write_clients
-from tests.server.helpers import Connect, Start, ask, details, failure, long_stream, until
+from tests.server.helpers import Connect, Start, ask, call_of, details, failure, long_stream, until
+
+REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
 
 
 def test_gate_by_phase() -> None:
@@ -60,7 +61,7 @@ async def test_a_drain_ends_watches() -> None:
     lifecycle = PhaseGate()
 
     async def watch() -> None:
-        call = Call("/S/Watch", "r", REFLECTION, peer="ipv4:127.0.0.1:1")
+        call = call_of("/S/Watch", ROWS[REFLECTION], peer="ipv4:127.0.0.1:1")
         async with bounded(call, None):
             with lifecycle.watching(call):
                 await asyncio.Event().wait()
@@ -172,13 +173,12 @@ async def test_work_that_raises_begins_again_and_is_logged_once(caplog: pytest.L
     assert kept.flaws == []
 
 
-@pytest.mark.parametrize("name", ["access", "_sending"])
 async def test_a_server_outlives_what_it_follows(
-    start_server: Start, monkeypatch: pytest.MonkeyPatch, name: str
+    start_server: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = await start_server()
     running = asyncio.create_task(server.background.until(server.ending.asked))
-    follower, calls = getattr(server, name), 0
+    follower, calls = server.access, 0
 
     def fail() -> None:
         nonlocal calls

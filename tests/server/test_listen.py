@@ -22,6 +22,7 @@ import pytest
 import trustme
 from grpc._cython import cygrpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from prometheus_client import generate_latest
 
 from router.config import Settings
 from router.engine.fake import FakeEngine
@@ -146,10 +147,8 @@ async def test_every_method_is_listed(server: ServerApp, tmp_path: Path) -> None
         "grpc.health.v1.Health/Watch",
         "grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
     }
-    for version in ("v1", "v1alpha"):
-        arguments = ("--list-methods", "--reflect-protocol", f"grpc-{version}")
-        listed = set((await curl(server, tmp_path, "", *arguments)).split())
-        assert listed == ours | library
+    arguments = ("--list-methods", "--reflect-protocol", "grpc-v1alpha")
+    assert set((await curl(server, tmp_path, "", *arguments)).split()) == ours | library
 
 
 @pytest.mark.slow
@@ -390,7 +389,7 @@ async def test_a_body_that_does_not_end_is_the_clients_fault(
     assert answer.startswith(b"HTTP/1.1 408")
     error = json.loads(answer.partition(b"\r\n\r\n")[2])["error"]
     assert (error["code"], error["type"]) == ("body_incomplete", "invalid_request_error")
-    page = (await server.metrics.page())[0].decode()
+    page = generate_latest(server.metrics.registry).decode()
     counted = [line for line in page.splitlines() if line.startswith("lora_router_requests_total{")]
     assert len(counted) == 1, counted
     assert 'code="CANCELLED"' in counted[0], "alerts on failures of the server count this"

@@ -18,7 +18,7 @@ from router.access.clients import new_token
 from router.engine.base import EngineStatus
 from router.errors import Overloaded
 from router.server.app import ServerApp
-from router.server.call import Call
+from router.server.call import Call, Endpoint
 from router.server.metrics import MAX_BOUNDS, MAX_VERSIONS, Bounded, ServerMetrics
 from router.server.policy import GENERATE
 from router.types import (
@@ -232,7 +232,7 @@ async def test_states_and_probes_are_on_the_page(server: ServerApp, fakes: Simpl
     assert value(samples, states, state="ready") == 0
     for probe in ("healthz", "readyz"):
         assert value(samples, "lora_router_probe_ok", probe=probe) == 1
-    await server.health.drain()
+    server.health.drain()
     assert value(await scrape(server), "lora_router_probe_ok", probe="readyz") == 0
 
 
@@ -251,10 +251,10 @@ async def test_load_times_are_read_off_events() -> None:
 
 def ended(ref: AdapterRef, code: str) -> Call:
     """A generation of that version."""
-    call = GrpcLikeCall("/router.v1.InferenceService/Generate", "r", GENERATE)
-    call.decision = Decision(ref, Reason.CLASSIFIED)
+    call = GrpcLikeCall(Endpoint("/router.v1.InferenceService/Generate", GENERATE, print), "r")
+    call.answer.decision = Decision(ref, Reason.CLASSIFIED)
     if code == "OK":
-        call.usage = Usage(20, 5, 8, 0.001, 0.05, 0.5)
+        call.answer.usage = Usage(20, 5, 8, 0.001, 0.05, 0.5)
     return call
 
 

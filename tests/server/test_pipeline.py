@@ -24,9 +24,7 @@ from router.errors import (
 )
 from router.ports import End, Stage
 from router.server import pipeline
-from router.server.call import Call
 from router.server.pipeline import Candidates, Resting, fit
-from router.server.policy import GENERATE
 from router.server.watching import Watched
 from router.types import (
     AdapterRef,
@@ -43,7 +41,7 @@ from router.types import (
 from router.v1 import inference_pb2 as pb
 from tests.fakes import FakeRegistry, adapter
 from tests.security.helpers import bearer, write_clients
-from tests.server.helpers import Connect, Start, ask, details, failure
+from tests.server.helpers import Connect, Start, ask, call_of, details, failure
 
 NEW, OLD, GONE = AdapterRef("medical", "1.1.0"), AdapterRef("medical", "1.0.0"), AdapterRef("medical", "0")
 
@@ -109,7 +107,7 @@ async def test_routing_is_told_of_a_decision_once_and_only_for_an_answer(
     fakes: SimpleNamespace, counted: bool
 ) -> None:
     made = pipeline.Pipeline(Settings(), fakes.engine, fakes.registry, fakes.router)
-    await made._routed(Request("r", (Turn("user", "medical"),)), Call("m", "r", GENERATE), counted)
+    await made._routed(Request("r", (Turn("user", "medical"),)), call_of(), counted)
     assert [one.adapter for one in fakes.router.answers] == [OLD] * counted
     made.close()
 

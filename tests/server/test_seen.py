@@ -283,7 +283,7 @@ async def test_what_is_no_request_of_this_server(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A page that has its own name point here; a head that is none; a body that does not come; a slash."""
+    """A page that has its own name point here; a body that does not come; a slash."""
     caplog.set_level(logging.INFO, "router.server.access")
     monkeypatch.setattr("router.server.app.BODY_SECONDS", 0.1)
     server = await start_web(before=traced, http_origins=("https://app.example",))
@@ -301,7 +301,6 @@ async def test_what_is_no_request_of_this_server(
             lambda: at.client.get("/v1/models", headers={"host": "evil.example"}),
             ("http", "", 403, "PERMISSION_DENIED", "", "", "", ""),
         ),
-        (lambda: raw(b"what?\r\n\r\n"), ("http", "", 400, "INVALID_ARGUMENT", "", "", "", "")),
         (lambda: raw(slow), ("http", CHAT, 408, "DEADLINE_EXCEEDED", "", "", "", "")),
         (
             lambda: at.client.options("/v1/models", headers=preflight),
@@ -310,7 +309,7 @@ async def test_what_is_no_request_of_this_server(
         (lambda: at.client.get("/v1/models/"), ("http", "/v1/models", 200, "OK", "", "", "", "")),
     ]
     assert [await at.of(asked()) for asked, _ in rows] == [expected for _, expected in rows]
-    assert [answer.split()[1] for answer in answers] == [b"400", b"408"]
+    assert [answer.split()[1] for answer in answers] == [b"408"]
     assert all(b"\r\nx-request-id: " in answer for answer in answers)
     counted = server.metrics.registry.get_sample_value
     ended = {"adapter": "other", "version": "other"}

@@ -1,14 +1,13 @@
-"""A database of what edges share, in memory: what `PostgresTable` does, without PostgreSQL."""
+"""A database of what edges share, in memory: what `SharedTable` does, without PostgreSQL."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from router.errors import SharedDown
-from router.shared.postgres import Beat, PostgresTable, SharedDocument, Totals
+from router.shared.documents import Beat, SharedDocument, SharedTable, Totals
 
 
 class MemoryDatabase:
@@ -18,14 +17,13 @@ class MemoryDatabase:
         self.rows: dict[str, SharedDocument] = {}
         self.beats: dict[str, Totals] = {}
         self.down = False
-        self.changed = asyncio.Event()
 
     @property
     def last(self) -> int:
         return max((row.revision for row in self.rows.values()), default=0)
 
 
-class MemoryTable(PostgresTable):
+class MemoryTable(SharedTable):
     """One edge's."""
 
     def __init__(self, database: MemoryDatabase, edge: str) -> None:
@@ -56,8 +54,6 @@ class MemoryTable(PostgresTable):
     def _put(self, key: str, value: Any) -> int:
         revision = self._of.last + 1
         self._of.rows[key] = SharedDocument(key, revision, json.loads(json.dumps(value)), self._edge)
-        self._of.changed.set()
-        self._of.changed = asyncio.Event()
         return revision
 
     async def seed(self, prefix: str, values: Mapping[str, Any]) -> bool:
@@ -72,14 +68,6 @@ class MemoryTable(PostgresTable):
         self._check()
         self._of.beats[self._edge] = json.loads(json.dumps(used))
         return [Beat(edge, told) for edge, told in self._of.beats.items() if edge != self._edge]
-
-    async def wait(self, seconds: float) -> None:
-        self._check()
-        try:
-            async with asyncio.timeout(seconds):
-                await self._of.changed.wait()
-        except TimeoutError:
-            return
 
     async def leave(self) -> None:
         self._of.beats.pop(self._edge, None)

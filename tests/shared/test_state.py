@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from router.errors import ChangedElsewhere, ConfigError, SharedDown
-from router.shared.postgres import Beat, SharedDocument
+from router.shared.documents import Beat, SharedDocument
 from router.shared.state import SharedState
 from tests.registry.life import eventually
 from tests.shared.conftest import Edge

@@ -10,8 +10,8 @@ from collections.abc import Callable
 import grpc
 
 from router.client import ClientError
-from router.client.aio import AsyncAdapters
-from router.client.channel import AsyncCaller, channel_options
+from router.client.aio import AsyncAdapters, AsyncConnection
+from router.client.channel import channel_options
 from router.types import AdapterState
 from tests.soak.world import ADMIN, ALL, VERSIONS, World
 
@@ -98,7 +98,8 @@ class Changes:
 
     def _admin(self, channel: grpc.aio.Channel) -> AsyncAdapters:
         self._world.journal.read()
-        return AsyncAdapters(channel, AsyncCaller(SERVED_SECONDS, self._world.journal.entry(ADMIN).token))
+        token = self._world.journal.entry(ADMIN).token
+        return AsyncAdapters(AsyncConnection(channel, SERVED_SECONDS, token))
 
     async def _bad(self) -> None:
         await asyncio.to_thread(self._world.drop_bad)

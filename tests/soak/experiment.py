@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 
-from router.client import ArmSpec, Client, Outcome, Spec, metric
+from router.client import Client
+from router.extensions.experiments.client import ArmSpec, Experiments, Outcome, Spec, metric
 from router.types import AdapterRef
 from tests.soak.server import Server
 from tests.soak.world import ADMIN, SHARED, VERSIONS, World
@@ -32,8 +33,8 @@ def begin_experiment(world: World, server: Server) -> None:
         window=600.0,
     )
     with Client(server.address, token=world.journal.entry(ADMIN).token) as client:
-        client.experiments.create(NAME, spec)
-        client.experiments.start(NAME)
+        Experiments(client).create(NAME, spec)
+        Experiments(client).start(NAME)
 
 
 def fill_store(world: World, server: Server, least: int = FULL_BYTES) -> int:
@@ -48,7 +49,7 @@ def fill_store(world: World, server: Server, least: int = FULL_BYTES) -> int:
                 Outcome("solved", 1.0, experiment=NAME, unit=f"past-{number}", key=f"past-{number}")
                 for number in itertools.islice(numbers, AT_ONCE)
             )
-            for recorded in client.experiments.record_outcomes(outcomes):
+            for recorded in Experiments(client).record_outcomes(outcomes):
                 if recorded.error:
                     raise RuntimeError(f"an outcome was refused: {recorded.error}")
     return next(numbers)

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from router.cli.demo import free_address
+from tests.addresses import free_address
 from tests.soak.world import ROOT, World, environment
 
 CACHE_TOKENS = 4096

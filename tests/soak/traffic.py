@@ -25,10 +25,11 @@ from typing import Any
 
 import grpc
 
-from router.client import ClientError, Outcome
-from router.client.aio import AsyncAdapters
-from router.client.channel import AsyncCaller, channel_options
-from router.extensions.experiments.client import AsyncExperiments
+from router.client import ClientError
+from router.client.aio import AsyncAdapters, AsyncConnection
+from router.client.calls import Call
+from router.client.channel import channel_options
+from router.extensions.experiments.client import AsyncExperiments, Outcome
 from router.v1 import inference_pb2 as pb
 from router.v1.inference_pb2_grpc import InferenceServiceStub
 from tests.soak.changes import Changes
@@ -135,9 +136,10 @@ class Caller:
         if kind == "hurry":
             first = self._random.uniform(*SHORT)
 
-        async def call(caller: AsyncCaller, request_id: str, timeout: float) -> tuple[Any, str, bool]:
+        async def call(caller: AsyncConnection, request_id: str, timeout: float) -> tuple[Any, str, bool]:
             options = {"request_id": request_id, "timeout": timeout}
-            message = await caller.unary(self._stub.Generate, request, options)
+            call = Call("Generate", request, options, lambda message: message)
+            message = await caller.answer(self._stub, call)
             return message, message.text, True
 
         if (message := await self._checked(kind, asked, call, first)) is not None:
@@ -148,10 +150,11 @@ class Caller:
         request = self._request(asked, pb.StreamGenerateRequest)
         most = self._random.randint(0, 5) if kind == "leave" else 1 << 30
 
-        async def call(caller: AsyncCaller, request_id: str, timeout: float) -> tuple[Any, str, bool]:
+        async def call(caller: AsyncConnection, request_id: str, timeout: float) -> tuple[Any, str, bool]:
             options = {"request_id": request_id, "timeout": timeout}
             started, text, read, whole = None, "", 0, False
-            async with aclosing(caller.stream(self._stub.StreamGenerate, request, options)) as events:  # type: ignore[type-var]
+            call = Call("StreamGenerate", request, options, lambda event: [event])
+            async with aclosing(caller.answers(self._stub, call)) as events:  # type: ignore[type-var]
                 async for event in events:
                     if event.HasField("started"):
                         started = event.started
@@ -167,7 +170,7 @@ class Caller:
         self,
         kind: str,
         asked: SentRequest,
-        call: Callable[[AsyncCaller, str, float], Awaitable[tuple[Any, str, bool]]],
+        call: Callable[[AsyncConnection, str, float], Awaitable[tuple[Any, str, bool]]],
         timeout: float,
     ) -> Any | None:
         """Make a call, again under the same id where its end is not known, and count it once."""
@@ -199,7 +202,8 @@ class Caller:
         request = pb.RouteRequest(input=said.input, routing=said.routing)
         start = time.monotonic()
         try:
-            answer = await self._caller().unary(self._stub.Route, request, {"timeout": PATIENCE})
+            call = Call("Route", request, {"timeout": PATIENCE}, lambda answer: answer)
+            answer = await self._caller().answer(self._stub, call)
         except ClientError as error:
             self._load.tally.add(kind, self._became(error, asked), f"{asked.client} {asked.adapter}: {error}")
             return
@@ -219,7 +223,7 @@ class Caller:
         outcome = Outcome("solved", value, response_id=message.response_id, key=uuid.uuid4().hex)
         for attempt in range(TRIES):
             try:
-                experiments = AsyncExperiments(self.channel, self._caller())
+                experiments = AsyncExperiments(self._caller())
                 status = await experiments.record_outcome(outcome, timeout=PATIENCE)
             except ClientError as error:
                 known = error.code == "NOT_FOUND"  # its exposure is still on the way to the store
@@ -236,7 +240,7 @@ class Caller:
         """An administrator's act."""
         if self._changes is None:
             raise ValueError("only the process that may change adapters is asked to")
-        admin = AsyncAdapters(self.channel, self._caller(ADMIN))
+        admin = AsyncAdapters(self._caller(ADMIN))
         act, became, text = await self._changes.act(admin, self._random)
         self._load.tally.add(act, became, text)
 
@@ -265,9 +269,9 @@ class Caller:
             routing=pb.Routing(adapter=resource, unit=asked.user),
         )
 
-    def _caller(self, client: str = "") -> AsyncCaller:
+    def _caller(self, client: str = "") -> AsyncConnection:
         self._load.journal.read()
-        return AsyncCaller(PATIENCE, self._load.journal.entry(client or self.id).token)
+        return AsyncConnection(self.channel, PATIENCE, self._load.journal.entry(client or self.id).token)
 
     def _became(self, error: ClientError, asked: SentRequest) -> str:
         """Refused where this client had to expect it, unknown where nothing is known, else an error."""

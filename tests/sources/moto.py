@@ -15,8 +15,8 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from router.cli.demo import free_address
 from router.folders import cache_folder
+from tests.addresses import free_address
 
 PACKAGES = ("s3fs", "moto[s3,server]")
 SITE = cache_folder() / "clients" / "s3"

@@ -166,20 +166,22 @@ class Local:
     async def _route(
         self, rows: Sequence[DataRow], host: PluginHost, base: BaseModel | None
     ) -> list[RoutedRow]:
-        from router.cli.output import track
         from router.cli.settings import rule_of
         from router.extensions.calibration.rows import RoutedRow
+        from router.progress import progress_bars
 
         rule = rule_of(self.settings.model_copy(update={"calibration": ""}))
         found: list[RoutedRow] = []
         lost: Counter[str] = Counter()
         async with started_router(FixedCatalog(self.profiles), host, rule, base) as router:
-            for start in track(range(0, len(rows), BATCH), "requests"):
-                part = rows[start : start + BATCH]
-                answers = await asyncio.gather(*(choices_of(router, row.text) for row in part))
-                for row, (choices, missing) in zip(part, answers, strict=True):
-                    found.append(RoutedRow(row, choices))
-                    lost.update(missing)
+            with progress_bars() as progress:
+                for start in range(0, len(rows), BATCH):
+                    progress("requests", start, len(rows))
+                    part = rows[start : start + BATCH]
+                    answers = await asyncio.gather(*(choices_of(router, row.text) for row in part))
+                    for row, (choices, missing) in zip(part, answers, strict=True):
+                        found.append(RoutedRow(row, choices))
+                        lost.update(missing)
         for name, count in lost.items():
             note(f"classifier {name} lost {count} of {len(rows)} votes")
             if count > MOST_LOST * len(rows):

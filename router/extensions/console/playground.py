@@ -30,7 +30,6 @@ PLAYGROUND = Policy(Role.INFER)
 CODE = Policy(Role.INFER, max_body=0)
 INFERENCE = "/router.v1.InferenceService/"
 STREAM, ROUTE = INFERENCE + "StreamGenerate", INFERENCE + "Route"
-CORRECTION = INFERENCE + "RecordCorrection"
 FEEDBACK = "/router.v1.FeedbackService/RecordFeedback"
 MOST_TRIED = 4  # examples to begin with
 COLUMNS = (2, 3, 4)  # beside the first
@@ -44,9 +43,7 @@ async def show(visit: Visit) -> dict[str, Any]:
         "models": offered(server.registry, client.adapters, AUTO, BASE),
         "names": offered(server.registry, client.adapters, BASE, versions=False),
         "base": "" if loading else server.engine.info.name,
-        # Whether an answer can be corrected or judged: else there is no button for it.
-        "corrections": server.corrections is not None and not visit.why_not(CORRECTION),
-        "feedback": keeping(visit),
+        "feedback": keeping(visit),  # off: there are no buttons for it
         "shapes": SHAPES,
         "continuities": CONTINUITIES,
         "places": PLACES,
@@ -100,29 +97,19 @@ async def stream(visit: Visit) -> None:
     await visit.console.server.inference.stream(request, visit.call, write)
 
 
-async def correct(visit: Visit) -> PageReply:
-    """Who should have answered."""
-    form = texts(visit.form)
-    message = pb.RecordCorrectionRequest(
-        response_id=form.get("response_id", ""),
-        adapter=adapter_of(form.get("adapter", "")),
-        text=form.get("text", ""),
-    )
-    answer = await visit.ask(CORRECTION, message)
-    return data({"kept": pb.CorrectionKept.Name(answer.kept).removeprefix("CORRECTION_KEPT_").lower()})
-
-
 async def feedback(visit: Visit) -> PageReply:
-    """Good, bad, or what the answer should have been. Later feedback on an answer replaces the earlier."""
+    """Good, bad, what the answer should have been, or who should have given it. Later feedback on an answer
+    replaces the earlier."""
     form = texts(visit.form)
     verdict = VERDICTS.get(form.get("value", ""))
     if verdict is None:
         raise InvalidRequest([FieldViolation("value", "must be 1 or 0")])
-    corrected = form.get("corrected", "").strip()
+    corrected, better = (form.get(name, "").strip() for name in ("corrected", "should_have_been"))
     message = feedback_pb.RecordFeedbackRequest(
         response_id=form.get("response_id", ""),
         verdict=feedback_pb.FEEDBACK_VERDICT_CORRECTED if corrected else verdict,
         corrected=corrected,
+        should_have_been=(adapter_of(better) or AUTO) if better else "",
     )
     said = await visit.ask(FEEDBACK, message)
     kept = feedback_pb.FeedbackKept.Name(said.kept).removeprefix("FEEDBACK_KEPT_").lower()
@@ -184,6 +171,5 @@ ENTRIES: tuple[Entry, ...] = (
     Action("/playground/route", ROUTE, decide),
     SiteStream("/playground/stream", STREAM, stream),
     Action("/playground/code", CODE, code),
-    Action("/playground/correction", CORRECTION, correct),
     Action("/playground/feedback", FEEDBACK, feedback),
 )

@@ -98,7 +98,7 @@ class RequestLog:
 
     def ended(self, call: Call, status: str, reason: str) -> None:
         """A request has ended with that status; `reason` is that of its error."""
-        outcome, code = outcome_of(status, reason), reason or status
+        outcome, code, answer = outcome_of(status, reason), reason or status, call.answer
         one = PastRequest(
             number=next(self._numbers),
             time=time.time(),
@@ -109,12 +109,14 @@ class RequestLog:
             tenant=call.client.tenant,
             request_id=call.request_id,
             response_id=call.response_id,
-            model=call.model,
+            model=answer.model,
             outcome=outcome,
             code=code,
-            decision=shortened(call.decision, call.votes) if call.decision is not None else None,
-            usage=call.usage,
-            finish=call.finish,
+            decision=shortened(call.answer.decision, call.answer.votes)
+            if call.answer.decision is not None
+            else None,
+            usage=answer.usage,
+            finish=answer.finish,
         )
         (self._wrong if outcome in WRONG else self._good).add(str(one.number), one.tenant, one)
         minute = int(self._now() // 60)

@@ -1,6 +1,6 @@
 """Requests: the latest ones, refused and failed first; each with its decision, times and feedback.
 
-Texts are shown to administrators, and only where the server keeps them for feedback or corrections with the
+Texts are shown to administrators, and only where the server keeps them for feedback with the
 client's consent.
 """
 
@@ -112,7 +112,7 @@ def request_of(visit: Visit) -> PastRequest:
 
 
 async def text(visit: Visit) -> dict[str, Any]:
-    """Its page, with all that is kept of its text, feedback and correction. Raises NotFound."""
+    """Its page, with all that is kept of its text and feedback. Raises NotFound."""
     one, server = request_of(visit), visit.console.server
     visit.call.resource = one.response_id
     texts: list[tuple[str, str]] = []
@@ -126,11 +126,7 @@ async def text(visit: Visit) -> dict[str, Any]:
         texts += [*messages, ("answer", answer or "")]
         if said is not None:
             texts += [("should have been", said.corrected or ""), ("comment", said.comment)]
-    if server.corrections is not None:
-        kept = (await server.corrections.read(one.tenant)).corrections
-        own = next((made for made in reversed(kept) if made.response_id == one.response_id), None)
-        if own is not None:
-            texts += [("should have answered", own.label or "base")]
+            texts += [("should have answered", said.should_have_been)]
     return {**await detail(visit), "texts": [(title, said) for title, said in texts if said]}
 
 

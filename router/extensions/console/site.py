@@ -23,7 +23,7 @@ from router.extensions.console.guard import HEADERS, Guard, Sessions
 from router.extensions.console.rendering import Renderer
 from router.extensions.console.request_log import RequestLog
 from router.extensions.console.verdicts import Verdicts
-from router.server.bodies import Decoder, too_many
+from router.server.bodies import Decoder
 from router.server.http import EVENTS, JSON, HttpCall, Reply, Route, route_name
 from router.server.policy import ADMIN, Policy
 
@@ -69,7 +69,7 @@ def count_form(body: bytes) -> int:
     """
     fields, escapes = body.count(b"&") + 1, body.count(b"%")
     if fields > MOST_FIELDS:
-        raise too_many("body", MOST_FIELDS)
+        raise InvalidRequest([FieldViolation("body", f"must have at most {MOST_FIELDS} entries")])
     if escapes > MOST_ESCAPES:
         raise InvalidRequest(
             [FieldViolation("body", f"must have at most {MOST_ESCAPES} escaped characters, send less text")]
@@ -174,6 +174,7 @@ def cookies_of(header: str) -> dict[str, str]:
 
 
 ROOT = "/console"
+TITLE = "console: what runs, and a place to try it"
 NO_EXPERIMENTS = "experiments are off: set `experiments.enabled` to true"
 SIGN_IN = Policy(Role.OPEN)
 Values = Mapping[str, Any]
@@ -298,7 +299,7 @@ class Console:
 
             self.live = server.experiments if isinstance(server.experiments, LiveExperiments) else None
         address, settings = server.http_address, server.settings
-        self.guard = Guard(Hosts(address, settings.tls_cert is not None, settings.console_hosts))
+        self.guard = Guard(Hosts(address, settings.tls_cert is not None, settings.http_hosts))
         # Cookies know no ports: servers side by side on one machine would take each other's.
         self.cookie = f"lora_router_{address.rpartition(':')[2]}"
         self._nav = [entry for entry in entries if isinstance(entry, Page) and entry.nav]
@@ -403,4 +404,8 @@ def route_of(console: Console, entry: Entry) -> Route:
         Decoder(count_form, parsed) if form else None,
         call=partial(PageCall, console, form),
         operation=entry.operation,
+        title="console: what runs, and a place to try it"
+        if isinstance(entry, Page) and not entry.path
+        else "",
+        guarded=True,
     )

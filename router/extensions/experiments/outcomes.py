@@ -30,6 +30,7 @@ from router.access.access import may_be_of
 from router.access.quotas import UsageMeter
 from router.errors import (
     ExperimentNotFound,
+    FieldViolation,
     Findings,
     InvalidRequest,
     NotFound,
@@ -50,6 +51,7 @@ from router.extensions.experiments.names import parse_experiment
 from router.extensions.experiments.recorder import Recorder
 from router.extensions.experiments.runtime import StoreThreads
 from router.extensions.experiments.visibility import Visibility
+from router.types import MAX_OUTCOMES
 from router.units import is_missing, unit_hash
 from router.v1 import experiments_pb2 as pb
 
@@ -125,7 +127,13 @@ class Intake:
     async def batch(
         self, request: pb.RecordOutcomesRequest, caller: OutcomeSender
     ) -> pb.RecordOutcomesResponse:
-        """The acknowledgement of a batch. Waits while the queue is full; raises StoreDown."""
+        """The acknowledgement of a batch of at most MAX_OUTCOMES. Waits while the queue is full.
+
+        Raises StoreDown, InvalidRequest.
+        """
+        if len(request.outcomes) > MAX_OUTCOMES:
+            text = f"must have at most {MAX_OUTCOMES} entries, got {len(request.outcomes)}"
+            raise InvalidRequest([FieldViolation("outcomes", text)])
         there = self._seen_by(caller.visibility)
         async with self._room:
             parsed = await self._threads.run(self._parse, request, there, caller)

@@ -63,7 +63,8 @@ def register_service(register: RegisterService, server: ServerApp) -> None:
     from router.server.registration import Refusing
     from router.v1.feedback_pb2_grpc import add_FeedbackServiceServicer_to_server
 
-    servicer = FeedbackService(server.feedback) if server.feedback is not None else Refusing(OFF)
+    kept = server.feedback
+    servicer = FeedbackService(kept, server.registry) if kept is not None else Refusing(OFF)
     register(ServiceSpec(add_FeedbackServiceServicer_to_server, servicer, ROWS))
 
 

@@ -16,7 +16,7 @@ from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from router.access.quotas import UsageMeter
-from router.conversion import fill, unix_seconds
+from router.conversion import fill, route_of, unix_seconds
 from router.errors import (
     AdapterNotFound,
     FieldViolation,
@@ -37,6 +37,7 @@ from router.feedback.model import (
     Verdict,
 )
 from router.names import ADAPTER_FORM, BASE, split_adapter
+from router.ports import AdapterRegistry
 from router.server.call import Call
 from router.server.inference import MAX_UNIT_BYTES
 from router.server.policy import ADMIN, RECORD_TEXTS, Policy
@@ -80,18 +81,17 @@ ROLES = {
 class FeedbackService(FeedbackServiceServicer):
     """Over the recorder of a server."""
 
-    def __init__(self, recorder: FeedbackRecorder) -> None:
-        self._recorder = recorder
+    def __init__(self, recorder: FeedbackRecorder, registry: AdapterRegistry) -> None:
+        self._recorder, self._registry = recorder, registry
 
     async def RecordFeedback(
         self, request: pb.RecordFeedbackRequest, call: Call
     ) -> pb.RecordFeedbackResponse:
         """Durable when it answers. It counts as an outcome against the caller's quotas."""
-        made = request_of(request, call.client.adapters)
-        recorder = self._recorder
+        made = request_of(request, self._registry, call.client.adapters)
         if call.meter is not None:
             call.meter.take_outcomes(1)
-        recorded = await _recorded(recorder, made, call, call.meter)
+        recorded = await _recorded(self._recorder, made, call, call.meter)
         return pb.RecordFeedbackResponse(kept=KEPT[recorded.kept], replaced=recorded.replaced)
 
     async def ListFeedback(self, request: pb.ListFeedbackRequest, call: Call) -> pb.ListFeedbackResponse:
@@ -161,8 +161,10 @@ async def _recorded(
         raise
 
 
-def request_of(message: pb.RecordFeedbackRequest, visible: Visible) -> FeedbackRequest:
-    """Raises InvalidRequest naming every bad field."""
+def request_of(
+    message: pb.RecordFeedbackRequest, registry: AdapterRegistry, visible: Visible
+) -> FeedbackRequest:
+    """Raises InvalidRequest naming every bad field, and AdapterNotFound where nobody could have answered."""
     from router.feedback.recorder import FeedbackRequest
 
     found = Findings()
@@ -175,7 +177,14 @@ def request_of(message: pb.RecordFeedbackRequest, visible: Visible) -> FeedbackR
             found.add(field, "must not be blank; leave it out where there is none")
     found.text("unit", message.unit, MAX_UNIT_BYTES)
     name, version = _answered_by(message.answered_by, visible, found)
+    try:
+        better = route_of(message.should_have_been)
+    except ValueError:
+        better = ""
+        found.add("should_have_been", "must be adapters/NAME, without a version, or base")
     found.check()
+    if better not in ("", BASE):
+        registry.get(better, "", visible)
     return FeedbackRequest(
         message.response_id,
         verdict,
@@ -186,6 +195,7 @@ def request_of(message: pb.RecordFeedbackRequest, visible: Visible) -> FeedbackR
         message.prompt,
         message.answer,
         message.unit,
+        better,
     )
 
 
@@ -195,8 +205,12 @@ def _verdict(message: pb.RecordFeedbackRequest, found: Findings) -> Verdict:
         if verdict == "good":
             found.add("verdict", "must not be GOOD where there is a corrected text")
         return "corrected"
+    if message.should_have_been and verdict == "good":
+        found.add("verdict", "must not be GOOD where another should have answered")
+    elif message.should_have_been and verdict is None:
+        verdict = "bad"
     if verdict is None:
-        found.add("verdict", "must be GOOD or BAD, or there must be a corrected text")
+        found.add("verdict", "must be GOOD or BAD, or there must be a corrected text or should_have_been")
     elif verdict == "corrected":
         found.add("corrected", "must be there: what the answer should have been")
     return verdict or "bad"

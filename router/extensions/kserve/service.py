@@ -126,7 +126,7 @@ class OpenInference(GRPCInferenceServiceServicer):
                 async with aclosing(self._until_drain(requests)) as coming:
                     async for request in coming:
                         await room.acquire()
-                        one = CarriedCall(call, request, requests, writing)
+                        one = CarriedCall(self._one, call, request, requests, writing)
                         task = asyncio.create_task(self._interceptors.serve(self._one, one))
                         running.add(task)
                         task.add_done_callback(ended)
@@ -188,11 +188,16 @@ class CarriedCall(Call):
     __slots__ = ("_id", "_message", "_messages", "_stream", "_writing")
 
     def __init__(
-        self, stream: Call, message: oip.ModelInferRequest, messages: Any, writing: asyncio.Lock
+        self,
+        endpoint: Endpoint,
+        stream: Call,
+        message: oip.ModelInferRequest,
+        messages: Any,
+        writing: asyncio.Lock,
     ) -> None:
         """`messages` are those of the stream, which counts their memory; `writing` is held for a write."""
         request_id = request_id_of([(REQUEST_ID_KEY, message.id)])
-        super().__init__(MODEL_INFER, request_id, GENERATE, peer=stream.peer, metadata=stream.metadata)
+        super().__init__(endpoint, request_id, stream.peer, stream.metadata)
         self._stream, self._messages, self._writing = stream, messages, writing
         self._message: oip.ModelInferRequest | None = message
         self._id = message.id

@@ -1,8 +1,7 @@
 """Routes of OpenAI's API: completions, models, and feedback on answers.
 
-A body of feedback is one of the messages of `FeedbackService.RecordFeedback`,
-`ExperimentService.RecordOutcome` and `InferenceService.RecordCorrection`, in the words of OpenAI's API. It
-names an answer by its id.
+A body of feedback is a message of `FeedbackService.RecordFeedback` or `ExperimentService.RecordOutcome`,
+in the words of OpenAI's API. It names an answer by its id.
 """
 
 from __future__ import annotations
@@ -34,14 +33,14 @@ from router.v1 import feedback_pb2 as feedback_pb
 from router.v1 import inference_pb2 as pb
 
 OUTCOME = "/router.v1.ExperimentService/RecordOutcome"
-CORRECTION = "/router.v1.InferenceService/RecordCorrection"
 FEEDBACK = "/router.v1.FeedbackService/RecordFeedback"
+MODELS = "models: adapters that a request can name"
 VERDICTS = {"good": feedback_pb.FEEDBACK_VERDICT_GOOD, "bad": feedback_pb.FEEDBACK_VERDICT_BAD}
+JUDGEMENTS = ("feedback", "corrected", "should_have_been")
 OF_KIND: Mapping[str, Sequence[str]] = {
-    "feedback": ("feedback", "corrected", "comment", "answered_by", "prompt", "answer", "user"),
-    "should_have_been": ("should_have_been", "text"),
+    "feedback": (*JUDGEMENTS, "comment", "answered_by", "prompt", "answer", "user"),
     "metric": ("metric", "value", "time", "idempotency_key"),
-}  # fields of the three kinds
+}  # fields of the two kinds
 
 
 def number(value: Any) -> Any:
@@ -59,7 +58,7 @@ def time_text(value: Any) -> Any:
 
 
 class Feedback(JsonModel):
-    """POST /v1/feedback: `feedback` or `corrected`, `should_have_been`, or `metric` and `value`."""
+    """POST /v1/feedback: `feedback`, `corrected` or `should_have_been`, or `metric` and `value`."""
 
     response_id: str = Field(min_length=1)
     feedback: Literal["good", "bad"] | None = None
@@ -74,14 +73,12 @@ class Feedback(JsonModel):
     time: Annotated[AwareDatetime | None, Field(strict=False), BeforeValidator(time_text)] = None
     idempotency_key: str | None = None
     should_have_been: str | None = Field(None, min_length=1)
-    text: str | None = None
 
     @property
     def kind(self) -> str:
         """The kind of it: a key of `OF_KIND`."""
-        if self.feedback is not None or self.corrected is not None:
-            return "feedback"
-        return "metric" if self.should_have_been is None else "should_have_been"
+        judged = any(getattr(self, name) is not None for name in JUDGEMENTS)
+        return "feedback" if judged else "metric"
 
 
 def parsed_feedback(body: bytes) -> Feedback:
@@ -102,20 +99,20 @@ def parsed_feedback(body: bytes) -> Feedback:
 
 def _apart(name: str, feedback: Feedback) -> str:
     """Why a field of another kind is refused."""
-    if name in ("text", "comment", "answered_by", "prompt", "answer", "user"):
-        return f"goes with {'should_have_been' if name == 'text' else 'feedback or corrected'} alone"
-    kind = feedback.kind if getattr(feedback, feedback.kind) is not None else "corrected"
-    return f"cannot be sent together with {kind}: send both, one after the other"
+    if name in OF_KIND["feedback"]:
+        return f"goes with {', '.join(JUDGEMENTS[:-1])} or {JUDGEMENTS[-1]} alone"
+    judged = next(one for one in JUDGEMENTS if getattr(feedback, one) is not None)
+    return f"cannot be sent together with {judged}: send both, one after the other"
 
 
 def message_of(
     feedback: Feedback,
-) -> tuple[
-    str, experiments.RecordOutcomeRequest | pb.RecordCorrectionRequest | feedback_pb.RecordFeedbackRequest
-]:
+) -> tuple[str, experiments.RecordOutcomeRequest | feedback_pb.RecordFeedbackRequest]:
     """The method that takes it in, and its message."""
     rid = bare_response_id(feedback.response_id)
     if feedback.kind == "feedback":
+        named = feedback.should_have_been
+        better = "" if named is None else resource_of(named) or AUTO  # which is nobody, and refused
         return FEEDBACK, feedback_pb.RecordFeedbackRequest(
             response_id=rid,
             verdict=VERDICTS.get(feedback.feedback or "", feedback_pb.FEEDBACK_VERDICT_UNSPECIFIED),
@@ -125,11 +122,7 @@ def message_of(
             prompt=feedback.prompt or "",
             answer=feedback.answer or "",
             unit=feedback.user or "",
-        )
-    if feedback.should_have_been is not None:
-        adapter = resource_of(feedback.should_have_been) or AUTO  # which is nobody, and refused
-        return CORRECTION, pb.RecordCorrectionRequest(
-            response_id=rid, adapter=adapter, text=feedback.text or ""
+            should_have_been=better,
         )
     outcome = experiments.Outcome(
         response_id=rid,
@@ -157,9 +150,6 @@ def answer_json(feedback: Feedback, kept: Any) -> dict[str, Any]:
     if feedback.kind == "feedback":
         name = feedback_pb.FeedbackKept.Name(kept.kept)
         return body | {"kept": name.removeprefix("FEEDBACK_KEPT_").lower(), "replaced": kept.replaced}
-    if feedback.should_have_been is not None:
-        name = pb.CorrectionKept.Name(kept.kept)
-        return body | {"kept": name.removeprefix("CORRECTION_KEPT_").lower()}
     name = experiments.OutcomeStatus.Name(kept.status)
     return body | {"status": name.removeprefix("OUTCOME_STATUS_").lower()}
 
@@ -175,7 +165,7 @@ def feedback_error_json(status: int, reason: str, message: str, field: str) -> d
 def in_our_words(text: str) -> str:
     """A field of the messages, or a text that names one."""
     text = re.sub(r"\bverdict(?=: )|^verdict$", "feedback", re.sub(r"\bunit(?=: )|^unit$", "user", text))
-    return re.sub(r"\badapter(?=: )|^adapter$", "should_have_been", re.sub(r"\boutcome\.(?=[a-z])", "", text))
+    return re.sub(r"\boutcome\.(?=[a-z])", "", text)
 
 
 UNIT = "x-user-id"  # who is served, where a proxy in between drops `user`
@@ -201,7 +191,7 @@ def routes(
         Route("POST", "/v1/chat/completions", complete, chat, errors.error_json),
         Route("POST", "/v1/completions", complete, plain, errors.error_json),
         Route("POST", "/v1/feedback", take, parsed_feedback, feedback_error_json),
-        Route("GET", "/v1/models", listed, error_json=errors.error_json),
+        Route("GET", "/v1/models", listed, error_json=errors.error_json, title=MODELS),
         Route("GET", "/v1/models/{model:path}", listed, error_json=errors.error_json),
     )
 

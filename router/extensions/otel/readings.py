@@ -12,7 +12,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from opentelemetry.sdk.metrics import Exemplar
 from opentelemetry.sdk.metrics.export import (
     AggregationTemporality,
     Gauge,
@@ -28,7 +27,6 @@ from opentelemetry.sdk.metrics.export import Metric as OtlpMetric
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from prometheus_client import CollectorRegistry
-from prometheus_client.core import Exemplar as PageExemplar
 from prometheus_client.core import Metric, Sample
 
 from router.extensions.otel.spans import PROVIDER
@@ -132,7 +130,6 @@ class RegistryReader:
                 [float(sample.labels["le"]) for sample in buckets[:-1]],
                 None,  # type: ignore[arg-type]  # least and most are not kept
                 None,  # type: ignore[arg-type]
-                [exemplar_of(s.exemplar) for s in buckets if s.exemplar is not None],
             )
 
 
@@ -164,10 +161,3 @@ def series_of(samples: Iterable[Sample]) -> Iterator[list[Sample]]:
         key = tuple((name, value) for name, value in sample.labels.items() if name != "le")
         found.setdefault(key, []).append(sample)
     yield from found.values()
-
-
-def exemplar_of(exemplar: PageExemplar) -> Exemplar:
-    """A measurement with the trace that it is of."""
-    at = int(float(exemplar.timestamp or 0) * NANOSECONDS)
-    trace, span = exemplar.labels["trace_id"], exemplar.labels["span_id"]
-    return Exemplar({}, exemplar.value, at, int(span, 16), int(trace, 16))

@@ -40,8 +40,8 @@ EXPOSURE = "feature_flag.evaluation"  # the event
 def name_of(call: Call) -> str:
     """What its span is called: of few names, whatever callers say."""
     if call.policy.generates:
-        operation = operation_of(call.request)
-        return f"{operation} {call.model or AUTO}" if call.decision is not None else operation
+        operation = operation_of(call.answer.request)
+        return f"{operation} {call.answer.model or AUTO}" if call.answer.decision is not None else operation
     return call.method.removeprefix("/").strip()
 
 
@@ -60,8 +60,8 @@ def of_call(call: Call, code: str, reason: str) -> Attributes:
         found["rpc.system.name"] = "grpc"
         found["rpc.method"] = call.method.removeprefix("/")
         found["rpc.response.status_code"] = code
-    if call.model:
-        found["gen_ai.request.model"] = call.model
+    if call.answer.model:
+        found["gen_ai.request.model"] = call.answer.model
     if code != "OK":
         found["error.type"] = reason or code
     if call.refused_field:
@@ -71,32 +71,32 @@ def of_call(call: Call, code: str, reason: str) -> Attributes:
         found["lora_router.tenant"] = call.client.tenant
     if call.policy.generates:
         found |= _generation(call)
-    if call.decision is not None:
-        found |= of_decision(call.decision)
+    if call.answer.decision is not None:
+        found |= of_decision(call.answer.decision)
     return found
 
 
 def _generation(call: Call) -> Attributes:
     found: Attributes = {
-        "gen_ai.operation.name": operation_of(call.request),
+        "gen_ai.operation.name": operation_of(call.answer.request),
         "gen_ai.provider.name": PROVIDER,
     }
     if call.response_id:
         found["gen_ai.response.id"] = call.response_id
-    if call.request is not None:
-        sampling = call.request.sampling
+    if call.answer.request is not None:
+        sampling = call.answer.request.sampling
         values = ((name, getattr(sampling, name)) for name in SAMPLING)
         found |= {f"gen_ai.request.{name}": value for name, value in values if value is not None}
         if sampling.constraint is not None and sampling.constraint.kind != "unconstrained":
             found["gen_ai.output.type"] = "json" if sampling.constraint.kind == "json_schema" else "text"
-    if call.decision is not None:
-        found["gen_ai.response.model"] = model_of(call.decision)
-    if call.finish:
-        found["gen_ai.response.finish_reasons"] = [call.finish]
-    if call.usage is not None:
-        found |= _usage(call.usage)
-    elif call.phases.tokens:
-        found["gen_ai.usage.output_tokens"] = call.phases.tokens
+    if call.answer.decision is not None:
+        found["gen_ai.response.model"] = model_of(call.answer.decision)
+    if call.answer.finish:
+        found["gen_ai.response.finish_reasons"] = [call.answer.finish]
+    if call.answer.usage is not None:
+        found |= _usage(call.answer.usage)
+    elif call.answer.tokens:
+        found["gen_ai.usage.output_tokens"] = call.answer.tokens
     return found
 
 
@@ -217,15 +217,15 @@ def ended(call: Call, origin: SpanOrigin, code: str, reason: str) -> Ended:
         offset=time.time_ns() - int(now * NANOSECONDS),
         began=call.started,
         ended=now,
-        phases=(*((phase, {}) for phase in call.phases.seen), *_in_engine(call, now, reason or code)),
-        votes=tuple(map(of_vote, call.votes)),
-        exposures=tuple((one.time, of_exposure(one)) for one in call.exposures),
+        phases=(*((phase, {}) for phase in call.answer.phases), *_in_engine(call, now, reason or code)),
+        votes=tuple(map(of_vote, call.answer.votes)),
+        exposures=tuple((one.time, of_exposure(one)) for one in call.answer.exposures),
     )
 
 
 def _in_engine(call: Call, now: float, reason: str) -> Iterator[tuple[CallPhase, Attributes]]:
     """From its submission on."""
-    at, usage, first = call.phases.submitted, call.usage, call.phases.first_token
+    at, usage, first = call.answer.submitted, call.answer.usage, call.answer.first_token
     if not at:
         return
     if usage is not None:

@@ -1,4 +1,4 @@
-"""Defaults, clients and quotas that several edges have together, in the setting's `database`."""
+"""Default versions and quotas that several edges have together, in the setting's `database`."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from router.hookspecs import RegisterCheck, RegisterSettings
 from router.markers import hookimpl
 
 if TYPE_CHECKING:
-    from router.extensions.sharing.sharing import Sharing
     from router.server.app import ServerApp
+    from router.shared.state import SharedState
 
 
 class SharingSettings(BaseModel):
@@ -22,7 +22,7 @@ class SharingSettings(BaseModel):
 
     enabled: bool = Field(
         False,
-        description="share default versions, clients and quotas with the other edges whose `database` is the "
+        description="share default versions and quotas with the other edges whose `database` is the "
         "same PostgreSQL database",
     )
 
@@ -37,7 +37,7 @@ class Plugin:
     """What one server shares."""
 
     def __init__(self) -> None:
-        self._sharing: Sharing | None = None
+        self._state: SharedState | None = None
 
     @hookimpl
     def register_checks(self, register: RegisterCheck) -> None:
@@ -46,24 +46,23 @@ class Plugin:
 
     @hookimpl
     def on_startup(self, server: ServerApp, settings: SharingSettings) -> None:
-        """Fetch the clients file where it is not here. Raises ConfigError."""
+        """Join the others. Raises ConfigError."""
         if settings.enabled:
-            from router.extensions.sharing.sharing import Sharing
+            from router.extensions.sharing.sharing import shared_state
 
-            self._sharing = Sharing(server.settings, server.state_dir)
-            self._sharing.serve(server)
+            self._state = shared_state(server)
 
     @hookimpl
     async def on_load(self) -> None:
         """Read what the others have."""
-        if self._sharing is not None:
-            await self._sharing.start()
+        if self._state is not None:
+            await self._state.start()
 
     @hookimpl
     async def on_shutdown(self) -> None:
         """Leave the others."""
-        if self._sharing is not None:
-            await self._sharing.close()
+        if self._state is not None:
+            await self._state.close()
 
     def _flaws(self) -> Sequence[str]:
-        return self._sharing.flaws if self._sharing is not None else ()
+        return self._state.flaws if self._state is not None else ()

@@ -1,79 +1,38 @@
-"""What a server shares with other edges, from its settings."""
+"""What a server shares with other edges."""
 
 from __future__ import annotations
 
-import logging
 import os
 import secrets
 import socket
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from router.cli.clients import write
-from router.config import Settings
-from router.errors import ConfigError, SharedDown
-from router.shared.clients import KEY, ClientsFile
+from router.shared.documents import SharedTable
 from router.shared.state import SharedState
 
 if TYPE_CHECKING:
     from router.server.app import ServerApp
-    from router.shared.postgres import Beat, PostgresTable
-
-log = logging.getLogger(__name__)
-SYNCED = "clients.synced.json"
+    from router.shared.documents import Beat
 
 
-class Sharing:
-    """An edge among others: started before the registry, closed after it. `state` is the registry's folder.
+def shared_state(server: ServerApp) -> SharedState:
+    """What a server shares, to be started before its registry: chosen defaults, and what clients have used.
 
-    Raises ConfigError for a database that cannot be one, and for a clients file that is not here where it
-    cannot be had from the others.
+    Raises ConfigError for a database that cannot be one.
     """
+    state, quotas = SharedState(SharedTable(server.settings.database, edge_name())), server.admission.quotas
 
-    def __init__(self, settings: Settings, state: Path, table: PostgresTable | None = None) -> None:
-        url = settings.database
-        if table is None:
-            from router.shared.postgres import PostgresTable
+    def others(beats: Sequence[Beat]) -> None:
+        quotas.used_elsewhere({beat.edge: beat.used for beat in beats})
 
-            table = PostgresTable(url, edge_name())
-        self.state = SharedState(table)
-        self._clients: ClientsFile | None = None
-        if settings.clients is not None:
-            if not settings.clients.exists():
-                _fetch_clients(url, settings.clients)
-            self._clients = ClientsFile(settings.clients, self.state, state / SYNCED, write)
-
-    def serve(self, server: ServerApp) -> None:
-        """Chosen defaults and what clients use count at all edges, and metrics tell of these."""
-        quotas = server.quotas
-
-        def others(beats: Sequence[Beat]) -> None:
-            quotas.used_elsewhere({beat.edge: beat.used for beat in beats})
-
-        self.state.used, self.state.others = quotas.used, others
-        server.registry.share(self.state)
-        server.metrics.registry.register(EdgesCollector(self.state))
-
-    async def start(self) -> None:
-        """Know what is shared; see `SharedState.start`."""
-        await self.state.start()
-        if self._clients is not None:
-            await self._clients.start()
-
-    async def close(self) -> None:
-        """Leave the others."""
-        if self._clients is not None:
-            await self._clients.close()
-        await self.state.close()
-
-    @property
-    def flaws(self) -> Sequence[str]:
-        """What is wrong, for a person."""
-        return [*self.state.flaws, *(self._clients.flaws if self._clients is not None else [])]
+    state.used, state.others = quotas.used, others
+    server.registry.share(state)
+    server.metrics.registry.register(EdgesCollector(state))
+    return state
 
 
 class EdgesCollector(Collector):
@@ -99,15 +58,3 @@ class EdgesCollector(Collector):
 def edge_name() -> str:
     """Of this process, for people and for others that count: no other one ever has it."""
     return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
-
-
-def _fetch_clients(url: str, path: Path) -> None:
-    from router.shared.postgres import fetch
-
-    try:
-        found = fetch(url, KEY)
-    except SharedDown as error:
-        raise ConfigError(f"{path}: no such file, and other edges cannot be asked: {error.message}") from None
-    if found is not None:  # else its reader says that it is not there
-        write(path, str(found["text"]))
-        log.info("the clients file is as the other edges have it: %s", path)

@@ -454,27 +454,33 @@ def await_version(client: Client, name: str, version: str) -> None:
 
 def start_canary(client: Client, request: ImproveRequest, old: str, new: str, alpha: float) -> str:
     """Create and start the experiment; returns its name: improve-medical-1-1-0. Feedback decides."""
-    from router.client import ArmSpec, Spec, metric
+    from router.client.calls import Call
+    from router.v1 import experiments_pb2 as pb
+    from router.v1.experiments_pb2_grpc import ExperimentServiceStub
 
-    name, share = request.name, request.canary
-    called = re.sub(r"[^a-z0-9-]+", "-", f"improve-{name}-{new}".lower())[:63].strip("-")
-    plan = Spec(
-        hypothesis=f"{name} {new}, trained on feedback, pleases more users than {old}",
-        route=name,
-        arms=(
-            ArmSpec("old", 1 - share, AdapterRef(name, old)),
-            ArmSpec("new", share, AdapterRef(name, new)),
-        ),
+    called = re.sub(r"[^a-z0-9-]+", "-", f"improve-{request.name}-{new}".lower())[:63].strip("-")
+    metric = pb.Experiment.Metric
+    adapter, share = f"adapters/{request.name}", request.canary
+    plan = pb.Experiment(
+        hypothesis=f"{request.name} {new}, trained on feedback, pleases more users than {old}",
+        route=adapter,
+        arms=[
+            pb.Experiment.Arm(name="old", weight=1 - share, adapter=f"{adapter}/versions/{old}"),
+            pb.Experiment.Arm(name="new", weight=share, adapter=f"{adapter}/versions/{new}"),
+        ],
         control="old",
-        primary=metric("feedback", missing="excluded"),
-        guardrails=(
-            metric("error", higher_is_better=False, margin=0.1),
-            metric("cancelled", higher_is_better=False, margin=0.1),
-        ),
+        primary=metric(name="feedback", kind=metric.KIND_PROPORTION, missing=metric.MISSING_EXCLUDED),
+        guardrails=[
+            metric(name=name, kind=metric.KIND_PROPORTION, higher_is_better=False, margin=0.1)
+            for name in ("error", "cancelled")
+        ],
         alpha=alpha,
         planned_units=5000,
-        window=86_400.0,
+        window={"seconds": 86_400},
     )
-    client.experiments.create(called, plan)
-    client.experiments.start(called)
+    stub: Any = ExperimentServiceStub(client.channel)  # type: ignore[no-untyped-call]
+    create = pb.CreateExperimentRequest(experiment_id=called, experiment=plan)
+    client.answer(stub, Call("CreateExperiment", create, {}, lambda _: None))
+    start = pb.StartExperimentRequest(name=f"experiments/{called}")
+    client.answer(stub, Call("StartExperiment", start, {}, lambda _: None))
     return called

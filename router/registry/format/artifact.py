@@ -6,9 +6,10 @@ All three are one examination: every check, in the order in which its inputs bec
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,15 @@ from router.engine.base import AdapterArtifact, BaseInfo, SiteDelta
 from router.errors import AdapterRejected, ResourceExhausted
 from router.names import name_from_folder
 from router.registry.format.checks import (
-    CheckedAgainst,
     EqualsBase,
     SitePlan,
     check_base,
     check_invocation,
+    check_targets,
     check_vocabulary,
-    config_of,
     drop_equal,
-    layout_of,
+    plan_sites,
+    refuse_full,
 )
 from router.registry.format.folder import (
     CONFIG,
@@ -36,22 +37,26 @@ from router.registry.format.folder import (
     Folder,
     FolderError,
     OpenFile,
-    find_layout,
+    explain_missing,
+    folders_with_adapter,
+    note_ignored,
 )
-from router.registry.format.lora_config import LoraSettings
+from router.registry.format.lora_config import LoraSettings, parse_lora_config
 from router.registry.format.manifest import Manifest, Probe, parse_manifest, parse_probes
 from router.registry.format.tensors import (
     LENGTH_BYTES,
-    Header,
     SiteTensors,
     check_values,
     header_length,
+    match_sites,
+    parse_header,
     tensor_data,
 )
 from router.registry.format.trust import Trust
 from router.registry.format.untrusted import (
     CONFIG_BYTES,
     MANIFEST_BYTES,
+    MAX_TENSORS,
     PROBES_BYTES,
     SIGNATURE_FILE_BYTES,
     WEIGHTS_BYTES,
@@ -61,8 +66,12 @@ from router.registry.format.untrusted import (
     Severity,
 )
 
-DEFAULT_MAX_RANK = 64
-SMALL = {MANIFEST: MANIFEST_BYTES, PROBES: PROBES_BYTES, CONFIG: CONFIG_BYTES}
+SMALL = {
+    MANIFEST: MANIFEST_BYTES,
+    PROBES: PROBES_BYTES,
+    CONFIG: CONFIG_BYTES,
+    SIGNATURE: SIGNATURE_FILE_BYTES,
+}
 LONGEST_ERROR = 3_000  # characters; trailers of a gRPC answer are limited to 8 KiB by default
 
 
@@ -77,7 +86,6 @@ class Inspection:
     target_modules: tuple[str, ...]  # last parts of the names of the sites with weights
     size_bytes: int  # of the files that count
     findings: tuple[FolderFinding, ...]
-    fingerprint: str  # changes when a file that counts changes; says nothing of contents
     base_model: str = ""  # what it says it was trained on
     invocation_tokens: tuple[int, ...] = ()  # of an activated LoRA: it acts from the last occurrence on
     sites: tuple[SitePlan, ...] = ()
@@ -163,7 +171,7 @@ class Validation:
         }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class FolderRules:
     """What a folder is examined against.
 
@@ -173,9 +181,43 @@ class FolderRules:
     """
 
     base: BaseInfo | None
-    max_rank: int = DEFAULT_MAX_RANK
+    max_rank: int = 64
     equals_base: EqualsBase | None = None
     trust: Trust | None = None  # None: every adapter may be served
+
+
+@dataclass(frozen=True, slots=True)
+class TensorLayout:
+    """The tensors of a weights file by site, and how they will be served."""
+
+    tensors: SiteTensors = field(default_factory=SiteTensors)
+    plans: tuple[SitePlan, ...] = ()
+    findings: tuple[FolderFinding, ...] = ()
+
+
+SPARE_TENSORS = 64  # whole matrices that may be saved along
+
+
+# Adapters of one recipe share header and configuration byte for byte: of thousands each pair is checked once.
+@lru_cache(4)
+def layout_of(raw: bytes, file_size: int, config: bytes | None, rules: FolderRules) -> TensorLayout:
+    """What a header says under a configuration; never raises. `raw`: its length and JSON."""
+    found, base = FolderFindings(), rules.base
+    room = 0 if base is None else 2 * len(base.sites)
+    entries = parse_header(raw, file_size, found, max(MAX_TENSORS, room + SPARE_TENSORS))
+    if entries is None:
+        return TensorLayout(findings=tuple(found))
+    sites = None if base is None else base.sites
+    tensors = match_sites(entries, sites, found)
+    if rules.equals_base is None:
+        refuse_full(tensors.full, "cannot be compared with the base's here", found)
+    settings = None if config is None else parse_lora_config(config)[0]
+    if settings is None:
+        return TensorLayout(tensors, (), tuple(found))
+    if sites is not None and tensors.complete:
+        check_targets(settings, sites, tensors.pairs, found)
+    plans = plan_sites(settings, tensors.pairs, sites, rules.max_rank, found)
+    return TensorLayout(tensors, plans, tuple(found))
 
 
 def inspect_folder(folder: Path, rules: FolderRules) -> Inspection:
@@ -244,12 +286,11 @@ def _begin(name: str, size: int) -> bytes:
 
 def digest_of_folder(path: Path) -> str:
     """The digest of the adapter in a folder, read in blocks; nothing is parsed. Raises AdapterRejected."""
-    exam = Examination(FolderRules(None), Manifest(name=name_from_folder(path.name)))
+    exam = Examination(FolderRules(None), path)
     try:
-        with ExitStack() as opened:
-            parts = exam.open(opened.enter_context(Folder.open(path)), opened)
-            if not exam.found.refused:
-                return exam.hash(parts)
+        with exam.opened():
+            if exam.weights is not None and not exam.found.refused:
+                return exam.hash(exam.weights)
     except FolderError as error:
         exam.found.refuse(error.code, error.message, error.where)
     raise AdapterRejected(f"adapter folder {path.name!r}: {exam.inspection().error}")
@@ -257,97 +298,78 @@ def digest_of_folder(path: Path) -> str:
 
 def _sites(exam: Examination) -> Mapping[str, SiteDelta]:
     data = memoryview(exam.files[WEIGHTS])
-    pairs = exam.tensors.pairs
+    pairs = exam.layout.tensors.pairs
     return {
         plan.site: SiteDelta(
             a=tensor_data(pairs[plan.site].a, data),
             b=tensor_data(pairs[plan.site].b, data),
             scaling=plan.scaling,
         )
-        for plan in exam.plans
+        for plan in exam.layout.plans
     }
 
 
-@dataclass(frozen=True, slots=True)
-class AdapterFiles:
-    """An adapter's files, the small ones read, the weights open; None where there is none."""
-
-    folder: Folder
-    inner: Folder  # the same, or where configuration and weights are
-    small: Mapping[str, bytes]
-    weights: OpenFile | None
-
-
-@dataclass(slots=True)
 class Examination:
     """One pass over a folder. The weights are read only if asked for and nothing was refused before."""
 
-    rules: FolderRules
-    manifest: Manifest
-    found: FolderFindings = field(default_factory=FolderFindings)
-    settings: LoraSettings | None = None
-    tensors: SiteTensors = field(default_factory=SiteTensors)
-    plans: tuple[SitePlan, ...] = ()
-    probes: tuple[Probe, ...] = ()
-    files: dict[str, bytes | memoryview] = field(default_factory=dict)
-    size_bytes: int = 0
-    fingerprint: str = ""
-    vouched: str = ""  # the digest that was found good, where that was asked for
+    def __init__(self, rules: FolderRules, path: Path) -> None:
+        self.rules, self.path = rules, path
+        self.manifest = Manifest(name=name_from_folder(path.name))
+        self.found = FolderFindings()
+        self.settings: LoraSettings | None = None
+        self.layout = TensorLayout()
+        self.probes: tuple[Probe, ...] = ()
+        self.files: dict[str, bytes | memoryview] = {}
+        self.weights: OpenFile | None = None
+        self.vouched = ""  # the digest that was found good, where that was asked for
+        self.size_bytes = 0
 
     @classmethod
     def of(cls, path: Path, rules: FolderRules, *, read_weights: bool) -> Examination:
         """Examine the folder at `path`. Raises nothing but MemoryError."""
-        exam = cls(rules, Manifest(name=name_from_folder(path.name)))
+        exam = cls(rules, path)
         try:
-            with ExitStack() as opened:
-                exam._run(opened.enter_context(Folder.open(path)), opened, read_weights)
+            with exam.opened() as folder:
+                if rules.trust is None or exam._is_trusted(rules.trust):
+                    exam._parse(folder)
+                    if exam.weights is not None:
+                        exam._weights(exam.weights, read_weights)
         except FolderError as error:
             exam.found.refuse(error.code, error.message, error.where)
         return exam
 
-    def _run(self, folder: Folder, opened: ExitStack, read_weights: bool) -> None:
-        parts = self.open(folder, opened)
-        if self.rules.trust is not None and not self._trusted(self.rules.trust, parts):
-            return
-        self.manifest, findings = parse_manifest(parts.small.get(MANIFEST), folder.name)
-        self.found.items.extend(findings)
-        if PROBES in parts.small:
-            self.probes, findings = parse_probes(parts.small[PROBES])
-            self.found.items.extend(findings)
-        self._config(parts.small.get(CONFIG))
-        if self.rules.base is not None:
-            check_vocabulary(parts.inner, self.rules.base.vocab_size, self.found)
-        if parts.weights is not None:
-            self._weights(parts.weights, parts.small.get(CONFIG), read_weights)
+    @contextmanager
+    def opened(self) -> Iterator[Folder]:
+        """Open the folder, read its small files and open the weights, parsing none of it. Raises FolderError.
 
-    def open(self, folder: Folder, opened: ExitStack) -> AdapterFiles:
-        """Find and open the files, and parse none; what is missing or too large is refused."""
-        layout = find_layout(folder, self.found)
-        inner = opened.enter_context(folder.subfolder(layout.nested)) if layout.nested else folder
-        ours = [e for e in (layout.entries.get(n) or layout.inner.get(n) for n in OURS) if e is not None]
-        self.size_bytes = sum(entry.size for entry in ours)
-        self.fingerprint = layout.fingerprint()
-        small: dict[str, bytes] = {}
-        for name, most in SMALL.items():
-            outside = name in layout.entries and name != CONFIG
-            if outside or name in layout.inner:
-                self._small(name, most, folder if outside else inner, small)
-        self.files.update(small)
-        weights = self._open_weights(inner, opened) if WEIGHTS in layout.inner else None
-        return AdapterFiles(folder, inner, small, weights)
+        What is missing, too large or cannot be read is refused.
+        """
+        with Folder.open(self.path) as folder, ExitStack() as stack:
+            names = folder.names()
+            explain_missing(names, self.found, folders_with_adapter(self.path) if CONFIG not in names else ())
+            note_ignored(names, self.found)
+            for name, most in SMALL.items():
+                if name in names and (name != SIGNATURE or self.rules.trust is not None):
+                    self._small(folder, name, most)
+            if WEIGHTS in names:
+                self.weights = self._open_weights(folder, stack)
+            yield folder
 
-    def _small(self, name: str, most: int, folder: Folder, into: dict[str, bytes]) -> None:
+    def _small(self, folder: Folder, name: str, most: int) -> None:
         try:
-            into[name] = folder.read(name, most)
+            self.files[name] = folder.read(name, most)
         except FolderError as error:
             self.found.refuse(error.code, error.message, error.where)
+        else:
+            self.size_bytes += len(self.files[name]) if name != SIGNATURE else 0
 
-    def _open_weights(self, folder: Folder, opened: ExitStack) -> OpenFile | None:
+    def _open_weights(self, folder: Folder, stack: ExitStack) -> OpenFile | None:
         try:
-            file = opened.enter_context(folder.file(WEIGHTS))
+            file = stack.enter_context(folder.file(WEIGHTS))
         except FolderError as error:
             self.found.refuse(error.code, error.message, error.where)
             return None
+        self.size_bytes += file.size
         if file.size > WEIGHTS_BYTES:
             message = f"has {file.size} bytes, at most {WEIGHTS_BYTES} are allowed"
             self.found.refuse(Code.FILE_TOO_LARGE, message, WEIGHTS)
@@ -356,61 +378,65 @@ class Examination:
             self.found.refuse(Code.WEIGHTS_SPARSE, message, WEIGHTS)
         return file
 
-    def hash(self, parts: AdapterFiles) -> str:
+    def hash(self, weights: OpenFile) -> str:
         """The digest of these files (see `digest_of`), the weights read in blocks."""
         digest = hashlib.sha256()
         for name in OURS:
-            if name in parts.small:
-                digest.update(_begin(name, len(parts.small[name])))
-                digest.update(parts.small[name])
-            elif name == WEIGHTS and parts.weights is not None:
-                digest.update(_begin(name, parts.weights.size))
-                parts.weights.hash_into(digest.update)
+            if name == WEIGHTS:
+                digest.update(_begin(name, weights.size))
+                weights.hash_into(digest.update)
+            elif name in self.files:
+                digest.update(_begin(name, len(self.files[name])))
+                digest.update(self.files[name])
         return digest.hexdigest()
 
-    def _trusted(self, trust: Trust, parts: AdapterFiles) -> bool:
-        if self.found.refused:
+    def _is_trusted(self, trust: Trust) -> bool:
+        if self.weights is None or self.found.refused:
             return False
-        self.vouched = self.hash(parts)
-        source = next((f for f in (parts.folder, parts.inner) if f.entry(SIGNATURE) is not None), None)
-        signature = source.read(SIGNATURE, SIGNATURE_FILE_BYTES) if source is not None else None
-        refusal = trust.refusal(self.vouched, signature)
+        self.vouched = self.hash(self.weights)
+        refusal = trust.refusal(self.vouched, self._text(SIGNATURE))
         if refusal is not None:
             self.found.refuse(refusal.code, refusal.message, refusal.where)
         return refusal is None
 
-    def _config(self, data: bytes | None) -> None:
-        if data is not None:
-            self.settings, findings = config_of(data)
-            self.found.items.extend(findings)
-        if self.settings is not None and self.rules.base is not None:
-            check_invocation(self.settings.invocation_tokens, self.rules.base.vocab_size, self.found)
+    def _parse(self, folder: Folder) -> None:
+        """The small files."""
+        manifest, probes, config = (self._text(name) for name in (MANIFEST, PROBES, CONFIG))
+        self.manifest, findings = parse_manifest(manifest, self.path.name)
+        self.found.extend(findings)
+        if probes is not None:
+            self.probes, findings = parse_probes(probes)
+            self.found.extend(findings)
+        if config is not None:
+            self.settings, findings = parse_lora_config(config)
+            self.found.extend(findings)
+        if self.rules.base is not None:
+            check_vocabulary(folder, self.rules.base.vocab_size, self.found)
+            tokens = self.settings.invocation_tokens if self.settings else ()
+            check_invocation(tokens, self.rules.base.vocab_size, self.found)
 
-    def _weights(self, file: OpenFile, config: bytes | None, read_weights: bool) -> None:
+    def _text(self, name: str) -> bytes | None:
+        data = self.files.get(name)
+        return None if data is None else bytes(data)
+
+    def _weights(self, file: OpenFile, read_weights: bool) -> None:
         length = header_length(file.head(LENGTH_BYTES), file.size, self.found)
         if length is None:
             return
-        rules = self.rules
-        compared = rules.equals_base is not None
-        against = CheckedAgainst(rules.base, rules.max_rank, compared)
-        layout = layout_of(file.head(LENGTH_BYTES + length), file.size, config, against)
-        self.found.extend(layout.findings)
-        if layout.header is None or layout.tensors is None:
+        head = file.head(LENGTH_BYTES + length)
+        self.layout = layout_of(head, file.size, self._text(CONFIG), self.rules)
+        self.found.extend(self.layout.findings)
+        if self.rules.base is not None and self.settings is not None and self.layout.tensors.pairs:
+            check_base(self.manifest.base, self.settings.base_model, self.rules.base, self.found)
+        if not read_weights or self.found.refused:
             return
-        self.tensors, self.plans = layout.tensors, layout.plans
-        if rules.base is not None and self.settings is not None:
-            check_base(self.manifest.base, self.settings.base_model, rules.base, self.found)
-        if read_weights and not self.found.refused:
-            self._values(file, layout.header)
-
-    def _values(self, file: OpenFile, header: Header) -> None:
         data = file.read()
         vouched = not self.vouched or digest_of({**self.files, WEIGHTS: data}) == self.vouched
-        if data[: len(header.raw)] != header.raw or not vouched:
+        if data[: len(head)] != head or not vouched:
             raise FolderError(Code.FILE_CHANGED, "changed while it was read", WEIGHTS)
         if self.rules.equals_base is not None:
-            drop_equal(self.tensors.full, data, self.rules.equals_base, self.found)
-        check_values(self.tensors.pairs, data, self.found)
+            drop_equal(self.layout.tensors.full, data, self.rules.equals_base, self.found)
+        check_values(self.layout.tensors.pairs, data, self.found)
         self.files[WEIGHTS] = data
 
     @property
@@ -420,19 +446,17 @@ class Examination:
 
     def inspection(self) -> Inspection:
         """The conclusion."""
-        leaves = {plan.site.rpartition(".")[2] for plan in self.plans}
-        rank = max((plan.rank for plan in self.plans), default=self.settings.r if self.settings else 0)
+        plans, settings = self.layout.plans, self.settings
         return Inspection(
             name=self.manifest.name,
             version=self.manifest.version,
             manifest=self.manifest,
-            rank=rank,
-            target_modules=tuple(sorted(leaves)),
+            rank=max((plan.rank for plan in plans), default=settings.r if settings else 0),
+            target_modules=tuple(sorted({plan.site.rpartition(".")[2] for plan in plans})),
             size_bytes=self.size_bytes,
             findings=tuple(self.found),
-            fingerprint=self.fingerprint,
-            base_model=self.manifest.base.model or (self.settings.base_model if self.settings else ""),
-            invocation_tokens=self.settings.invocation_tokens if self.settings else (),
-            sites=self.plans,
+            base_model=self.manifest.base.model or (settings.base_model if settings else ""),
+            invocation_tokens=settings.invocation_tokens if settings else (),
+            sites=plans,
             probes=self.probes,
         )

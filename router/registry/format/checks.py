@@ -10,24 +10,19 @@ import json
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 from router.engine.base import BaseInfo, TensorData
 from router.registry.format.folder import CONFIG, MANIFEST, WEIGHTS, Folder, FolderError
-from router.registry.format.lora_config import META, LoraSettings, dotted_suffixes, parse_lora_config
+from router.registry.format.lora_config import META, LoraSettings, dotted_suffixes
 from router.registry.format.manifest import BasePin
 from router.registry.format.tensors import (
-    Header,
     LoraPair,
-    SiteTensors,
     TensorEntry,
     candidates,
-    match_sites,
-    parse_header,
     tensor_data,
 )
-from router.registry.format.untrusted import MAX_TENSORS, Code, FolderFinding, FolderFindings, show, some
+from router.registry.format.untrusted import Code, FolderFindings, show, some
 
 # -- the base
 
@@ -274,79 +269,3 @@ def _added_tokens(head: bytes) -> list[tuple[int, str]]:
 
 def _is_token(value: Any) -> bool:
     return isinstance(value, dict) and type(value.get("id")) is int and isinstance(value.get("content"), str)
-
-
-# -- configuration and weights header together
-
-
-# Adapters of one recipe share both byte for byte, and of thousands each pair is checked once.
-KEPT = 16
-MOST_BYTES = 1 << 18  # longer ones are not kept: a hostile header may have megabytes
-SPARE_TENSORS = 64  # whole matrices that may be saved along
-
-Config = tuple[LoraSettings | None, tuple[FolderFinding, ...]]
-
-
-@dataclass(frozen=True, slots=True)
-class TensorLayout:
-    """The tensors of a weights file by site, and how they will be served."""
-
-    header: Header | None = None
-    tensors: SiteTensors | None = None
-    plans: tuple[SitePlan, ...] = ()
-    findings: tuple[FolderFinding, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class CheckedAgainst:
-    """What a layout is checked against. Bases are compared by identity: one has thousands of sites."""
-
-    base: BaseInfo | None
-    max_rank: int
-    full_compared: bool  # whole matrices are compared with the base's later; else they are refused
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, CheckedAgainst) and self.base is other.base and self._rest == other._rest
-
-    def __hash__(self) -> int:
-        return hash((id(self.base), self._rest))
-
-    @property
-    def _rest(self) -> tuple[object, ...]:
-        return self.max_rank, self.full_compared
-
-
-def config_of(data: bytes) -> Config:
-    """See `parse_lora_config`."""
-    read = _kept_config if len(data) <= MOST_BYTES else _last_config
-    return read(data)
-
-
-def layout_of(raw: bytes, file_size: int, config: bytes | None, against: CheckedAgainst) -> TensorLayout:
-    """What a header says under a configuration; never raises. `raw`: its length and JSON."""
-    few = len(raw) + len(config or b"") <= MOST_BYTES
-    return (_kept_layout if few else _layout)(raw, file_size, config, against)
-
-
-def _layout(raw: bytes, file_size: int, config: bytes | None, against: CheckedAgainst) -> TensorLayout:
-    found, base = FolderFindings(), against.base
-    room = 0 if base is None else 2 * len(base.sites)
-    header = parse_header(raw, file_size, found, max(MAX_TENSORS, room + SPARE_TENSORS))
-    if header is None:
-        return TensorLayout(findings=tuple(found))
-    sites = None if base is None else base.sites
-    tensors = match_sites(header.tensors, sites, found)
-    if not against.full_compared:
-        refuse_full(tensors.full, "cannot be compared with the base's here", found)
-    settings = None if config is None else config_of(config)[0]
-    if settings is None:
-        return TensorLayout(header, tensors, (), tuple(found))
-    if sites is not None and tensors.complete:
-        check_targets(settings, sites, tensors.pairs, found)
-    plans = plan_sites(settings, tensors.pairs, sites, against.max_rank, found)
-    return TensorLayout(header, tensors, plans, tuple(found))
-
-
-_kept_config = lru_cache(KEPT)(parse_lora_config)
-_last_config = lru_cache(1)(parse_lora_config)  # a layout asks again for the one that was just parsed
-_kept_layout = lru_cache(KEPT)(_layout)

@@ -18,7 +18,20 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from functools import lru_cache
+from typing import Annotated, Any
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    Strict,
+    TypeAdapter,
+    ValidationError,
+)
+from pydantic_core import PydanticCustomError
 
 from router.registry.format.folder import CONFIG
 from router.registry.format.untrusted import (
@@ -34,7 +47,9 @@ from router.registry.format.untrusted import (
     FolderFinding,
     FolderFindings,
     JsonError,
+    faults,
     load_json,
+    named_place,
     show,
     some,
 )
@@ -113,129 +128,6 @@ def _literal(key: str) -> tuple[bool, bool, str]:
     loose = text.startswith(".*")
     text = text.removeprefix(".*").replace("\\.", ".")
     return anchored, loose, text.removesuffix("$")
-
-
-@dataclass(frozen=True, slots=True)
-class ConfigValues:
-    """The parsed file and where its problems go."""
-
-    document: Mapping[str, Any]
-    found: FolderFindings
-
-    def get(self, field: str) -> Any:
-        """The raw value, None if absent."""
-        return self.document.get(field)
-
-    def refuse(self, field: str, message: str, code: Code = Code.CONFIG_VALUE) -> None:
-        """Refuse the value of a field."""
-        self.found.refuse(code, message, f"{CONFIG} {field}")
-
-    def unsupported(self, field: str, value: object, way_out: str) -> None:
-        """Refuse a feature, naming field and value."""
-        self.refuse(field, f"= {show(value)}: {way_out}", Code.CONFIG_UNSUPPORTED)
-
-    def number(self, field: str, default: int, *, whole: bool, most: float) -> float:
-        """A positive number of at most `most`."""
-        value = self.document.get(field, default)
-        if _positive(value, whole, most):
-            return float(value)
-        self.refuse(field, f"must be {_words(whole, most)}, is {show(value)}")
-        return default
-
-    def flag(self, field: str) -> bool:
-        """A boolean; absent and null are false."""
-        value = self.get(field)
-        if value is not None and not isinstance(value, bool):
-            self.refuse(field, f"must be true or false, is {show(value)}")
-        return value is True
-
-    def text(self, field: str) -> str:
-        """A string; absent and null are empty."""
-        value = self.get(field)
-        if value is None:
-            return ""
-        if not isinstance(value, str) or len(value) > TEXT_CHARS:
-            self.refuse(field, f"must be a string of at most {TEXT_CHARS} characters, is {show(value)}")
-            return ""
-        return value
-
-    def patterns(self, field: str, *, whole: bool, most: float) -> ModulePatterns:
-        """A mapping from module pattern to positive number."""
-        value = self.get(field)
-        if value is None:
-            return ModulePatterns()
-        if not isinstance(value, dict) or len(value) > MAX_PATTERNS:
-            self.refuse(field, f"must be a table of at most {MAX_PATTERNS} entries, is {show(value)}")
-            return ModulePatterns()
-        wrong = [key for key, number in value.items() if not _positive(number, whole, most)]
-        if wrong:
-            self.refuse(field, f"every value must be {_words(whole, most)}; wrong at {some(wrong)}")
-            return ModulePatterns()
-        long = [key for key in value if len(key) > PATTERN_CHARS]
-        patterns, refused = read_patterns({k: v for k, v in value.items() if k not in long})
-        if long or refused:
-            way_out = "patterns are not evaluated; write one entry for each module, by its name"
-            self.refuse(field, f"{some(refused + long)}: {way_out}", Code.CONFIG_PATTERN)
-        return patterns
-
-    def modules(self, field: str) -> tuple[str, ...] | None:
-        """A list of module names; None if it is null or a pattern."""
-        value = self.get(field)
-        if value is None:
-            return None
-        if isinstance(value, str):
-            self.found.note(Code.CONFIG_PATTERN, f"is {PATTERN}", f"{CONFIG} {field}")
-            return None
-        return self._names(field, value)
-
-    def layer_names(self, field: str) -> tuple[str, ...]:
-        """A name or list of names."""
-        value = self.get(field)
-        if value is None:
-            return ()
-        return self._names(field, [value] if isinstance(value, str) else value)
-
-    def layers(self, field: str) -> tuple[int, ...]:
-        """A layer index or list of layer indices."""
-        value = self.get(field)
-        if value is None:
-            return ()
-        numbers = value if isinstance(value, list) else [value]
-        right = all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in numbers)
-        if not right or len(numbers) > MAX_MODULES:
-            self.refuse(field, f"must be a layer index or a list of them, is {show(value)}")
-            return ()
-        return tuple(numbers)
-
-    def tokens(self, field: str) -> tuple[int, ...]:
-        """A list of token ids; absent, null, false and empty are none."""
-        value = self.get(field)
-        if value is None or value is False or value == []:
-            return ()
-        right = isinstance(value, list) and len(value) <= MAX_INVOCATION_TOKENS
-        if right and all(type(v) is int and 0 <= v < MAX_TOKEN_ID for v in value):
-            return tuple(value)
-        shape = f"at most {MAX_INVOCATION_TOKENS} token ids from 0 to {MAX_TOKEN_ID - 1}"
-        self.refuse(field, f"must be a list of {shape}, is {show(value)}")
-        return ()
-
-    def _names(self, field: str, value: Any) -> tuple[str, ...]:
-        right = isinstance(value, list) and len(value) <= MAX_MODULES
-        if right and all(isinstance(v, str) and 0 < len(v) <= PATTERN_CHARS for v in value):
-            return tuple(value)
-        shape = f"at most {MAX_MODULES} names of 1 to {PATTERN_CHARS} characters"
-        self.refuse(field, f"must be a list of {shape}, is {show(value)}")
-        return ()
-
-
-def _words(whole: bool, most: float) -> str:
-    return f"a {'whole ' if whole else ''}number above 0 and at most {most:g}"
-
-
-def _positive(value: object, whole: bool, most: float) -> bool:
-    if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
-        return False
-    return 0 < value <= most  # false for NaN, too
 
 
 # -- the configuration
@@ -337,21 +229,56 @@ def is_unset(value: object) -> bool:
     return value is None or value is False or value in ("", [], {})
 
 
-@dataclass(frozen=True, slots=True)
-class LoraSettings:
+def _patterns(value: dict[str, float]) -> ModulePatterns:
+    long = [key for key in value if len(key) > PATTERN_CHARS]
+    patterns, refused = read_patterns({k: v for k, v in value.items() if k not in long})
+    if long or refused:
+        way_out = "patterns are not evaluated; write one entry for each module, by its name"
+        raise PydanticCustomError("config-pattern", "{text}", {"text": f"{some(refused + long)}: {way_out}"})
+    return patterns
+
+
+def _listed(value: Any) -> Any:
+    return value if isinstance(value, list | tuple) else [value]
+
+
+Rank = Annotated[int, Strict(), Field(gt=0, le=MAX_RANK)]
+Alpha = Annotated[float, Strict(), Field(gt=0, le=MAX_ALPHA)]
+Names = tuple[Annotated[str, Strict(), Field(min_length=1, max_length=PATTERN_CHARS)], ...]
+Layer = Annotated[int, Strict(), Field(ge=0)]
+Token = Annotated[int, Strict(), Field(ge=0, lt=MAX_TOKEN_ID)]
+
+
+def _by_module(number: Any) -> PlainValidator:
+    values = TypeAdapter[dict[str, float]](Annotated[dict[str, number], Field(max_length=MAX_PATTERNS)])
+    return PlainValidator(lambda value: _patterns(values.validate_python(value)))
+
+
+class LoraSettings(BaseModel):
     """What adapter_config.json says, as far as serving needs it. Defaults are PEFT's."""
 
-    r: int = 8
-    alpha: float = 8.0
-    use_rslora: bool = False
-    rank_pattern: ModulePatterns = ModulePatterns()
-    alpha_pattern: ModulePatterns = ModulePatterns()
-    target_modules: tuple[str, ...] | None = None  # None: not given, or a pattern that is not read
-    exclude_modules: tuple[str, ...] | None = ()  # None: a pattern that is not read
-    layers_to_transform: tuple[int, ...] = ()
-    layers_pattern: tuple[str, ...] = ()
-    base_model: str = ""
-    invocation_tokens: tuple[int, ...] = ()  # activated LoRA: it acts from their last occurrence on
+    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
+
+    r: Rank = 8
+    alpha: Alpha = Field(8.0, validation_alias="lora_alpha")
+    use_rslora: Annotated[bool, Strict()] = False
+    rank_pattern: Annotated[ModulePatterns, _by_module(Rank)] = ModulePatterns()
+    alpha_pattern: Annotated[ModulePatterns, _by_module(Alpha)] = ModulePatterns()
+    # None: not given, or a pattern that is not read
+    target_modules: Annotated[Names, Field(max_length=MAX_MODULES)] | None = None
+    # None: a pattern that is not read
+    exclude_modules: Annotated[Names, Field(max_length=MAX_MODULES)] | None = ()
+    layers_to_transform: Annotated[
+        tuple[Layer, ...], Field(max_length=MAX_MODULES), BeforeValidator(_listed)
+    ] = ()
+    layers_pattern: Annotated[Names, Field(max_length=MAX_MODULES), BeforeValidator(_listed)] = ()
+    base_model: Annotated[str, Strict(), Field(max_length=TEXT_CHARS)] = Field(
+        "", validation_alias="base_model_name_or_path"
+    )
+    # Of an activated LoRA: it acts from their last occurrence on.
+    invocation_tokens: Annotated[tuple[Token, ...], Field(max_length=MAX_INVOCATION_TOKENS)] = Field(
+        (), validation_alias="alora_invocation_tokens"
+    )
     ranks_known: bool = True  # False: r or rank_pattern was refused
 
     def rank_at(self, module: str) -> int:
@@ -361,7 +288,8 @@ class LoraSettings:
     def scaling_at(self, module: str) -> float:
         """alpha / r, or alpha / sqrt(r) with rank stabilisation (arXiv 2312.03732)."""
         rank = self.rank_at(module)
-        return self.alpha_pattern.get(module, self.alpha) / (math.sqrt(rank) if self.use_rslora else rank)
+        alpha: float = self.alpha_pattern.get(module, self.alpha)
+        return alpha / (math.sqrt(rank) if self.use_rslora else rank)
 
     @property
     def largest_rank(self) -> int:
@@ -369,6 +297,10 @@ class LoraSettings:
         return int(max([self.r, *self.rank_pattern.values]))
 
 
+NUMBERS = ("r", "lora_alpha")  # which null does not leave at PEFT's default
+
+
+@lru_cache(4)  # adapters of one recipe have the same bytes
 def parse_lora_config(data: bytes) -> tuple[LoraSettings | None, tuple[FolderFinding, ...]]:
     """Read adapter_config.json. Never raises: all problems are findings.
 
@@ -376,7 +308,6 @@ def parse_lora_config(data: bytes) -> tuple[LoraSettings | None, tuple[FolderFin
     for further checks only.
     """
     found = FolderFindings()
-    document: Any = None
     try:
         if len(data) > CONFIG_BYTES:
             raise JsonError(f"has {len(data)} bytes, at most {CONFIG_BYTES} are allowed")
@@ -386,47 +317,49 @@ def parse_lora_config(data: bytes) -> tuple[LoraSettings | None, tuple[FolderFin
     except JsonError as error:
         found.refuse(Code.CONFIG_SYNTAX, str(error), CONFIG)
         return None, tuple(found)
-    values = ConfigValues(document, found)
-    _check_type(values)
-    _check_init(values)
-    _check_refused(values)
-    _check_without_effect(values)
-    _check_unknown(values)
-    return _settings(values), tuple(found)
+    _check_type(document, found)
+    _check_init(document.get("init_lora_weights"), found)
+    _check_fields(document, found)
+    return _settings(document, found), tuple(found)
 
 
-def _settings(values: ConfigValues) -> LoraSettings:
-    before = values.found.refusals
-    rank = values.number("r", 8, whole=True, most=MAX_RANK)
-    rank_pattern = values.patterns("rank_pattern", whole=True, most=MAX_RANK)
-    ranks_known = values.found.refusals == before
-    return LoraSettings(
-        r=int(rank),
-        alpha=values.number("lora_alpha", 8, whole=False, most=MAX_ALPHA),
-        use_rslora=values.flag("use_rslora"),
-        rank_pattern=rank_pattern,
-        alpha_pattern=values.patterns("alpha_pattern", whole=False, most=MAX_ALPHA),
-        target_modules=values.modules("target_modules"),
-        exclude_modules=() if is_unset(values.get("exclude_modules")) else values.modules("exclude_modules"),
-        layers_to_transform=values.layers("layers_to_transform"),
-        layers_pattern=values.layer_names("layers_pattern"),
-        base_model=values.text("base_model_name_or_path"),
-        invocation_tokens=values.tokens("alora_invocation_tokens"),
-        ranks_known=ranks_known,
-    )
+def _settings(document: Mapping[str, Any], found: FolderFindings) -> LoraSettings:
+    read = HONOURED - {"peft_type", "task_type", "auto_mapping", "init_lora_weights"}
+    given = {k: v for k, v in document.items() if k in read and (k in NUMBERS or not is_unset(v))}
+    for key in ("target_modules", "exclude_modules"):
+        if isinstance(given.get(key), str):
+            found.note(Code.CONFIG_PATTERN, f"is {PATTERN}", f"{CONFIG} {key}")
+            given[key] = None
+    try:
+        return LoraSettings.model_validate(given)
+    except ValidationError as error:
+        told = dict[str, None]()
+        for place, kind, text in faults(error):
+            if (key := str(place[0])) not in told:
+                code = Code.CONFIG_PATTERN if kind == Code.CONFIG_PATTERN else Code.CONFIG_VALUE
+                found.refuse(code, f"{named_place(place[1:])} {text}".lstrip(), f"{CONFIG} {key}")
+            told[key] = None
+        bad = {str(fault["loc"][0]) for fault in error.errors(include_url=False, include_context=False)}
+    rest = {key: value for key, value in given.items() if key not in bad}
+    return LoraSettings.model_validate({**rest, "ranks_known": bad.isdisjoint({"r", "rank_pattern"})})
 
 
-def _check_type(values: ConfigValues) -> None:
-    kind = values.get("peft_type")
+def _refuse(found: FolderFindings, field: str, message: str, code: Code = Code.CONFIG_VALUE) -> None:
+    found.refuse(code, message, f"{CONFIG} {field}")
+
+
+def _check_type(document: Mapping[str, Any], found: FolderFindings) -> None:
+    kind = document.get("peft_type")
     if kind != "LORA":
         problem = "is missing" if kind is None else f"is {show(kind)}"
-        values.refuse("peft_type", f"{problem}; only LORA adapters can be served", Code.PEFT_TYPE)
-    task = values.get("task_type")
+        _refuse(found, "peft_type", f"{problem}; only LORA adapters can be served", Code.PEFT_TYPE)
+    task = document.get("task_type")
     if task not in (None, "CAUSAL_LM"):
-        values.refuse("task_type", f"is {show(task)}; only CAUSAL_LM can be served", Code.TASK_TYPE)
-    mapping = values.get("auto_mapping")
+        _refuse(found, "task_type", f"is {show(task)}; only CAUSAL_LM can be served", Code.TASK_TYPE)
+    mapping = document.get("auto_mapping")
     if not is_unset(mapping) and not _written_by_peft(mapping):
-        values.unsupported("auto_mapping", mapping, "nothing named in a configuration is ever imported")
+        text = f"= {show(mapping)}: nothing named in a configuration is ever imported"
+        _refuse(found, "auto_mapping", text, Code.CONFIG_UNSUPPORTED)
 
 
 def _written_by_peft(mapping: object) -> bool:
@@ -441,46 +374,41 @@ def _written_by_peft(mapping: object) -> bool:
     )
 
 
-def _check_init(values: ConfigValues) -> None:
-    init = values.get("init_lora_weights")
+def _check_init(init: object, found: FolderFindings) -> None:
     if init is None or isinstance(init, bool):
         return
     name = init.lower() if isinstance(init, str) else ""
     if name == "lora_ga":
         message = "LoRA-GA may have shifted the base while training; quality is only kept if it was converted"
-        values.found.note(Code.CONFIG_VALUE, message, f"{CONFIG} init_lora_weights")
+        found.note(Code.CONFIG_VALUE, message, f"{CONFIG} init_lora_weights")
     elif name.startswith(INITS_THAT_CHANGE_THE_BASE):
-        values.refuse("init_lora_weights", f"{show(init)}: {CONVERT}", Code.INIT_CHANGES_BASE)
+        _refuse(found, "init_lora_weights", f"{show(init)}: {CONVERT}", Code.INIT_CHANGES_BASE)
     elif name not in INITS:
         known = ", ".join(sorted(INITS))
-        values.refuse("init_lora_weights", f"{show(init)} is not known; known: true, false, {known}")
+        _refuse(found, "init_lora_weights", f"{show(init)} is not known; known: true, false, {known}")
 
 
-def _check_refused(values: ConfigValues) -> None:
+def _check_fields(document: Mapping[str, Any], found: FolderFindings) -> None:
+    """Refuse what would change answers and is not done here, and what is not known."""
     for key, neutral in REFUSED.items():
-        value = values.get(key)
+        value = document.get(key)
         if not is_unset(value) and value not in neutral:
-            values.unsupported(key, value, WAY_OUT.get(key, "it is not supported; train without it"))
-
-
-def _check_without_effect(values: ConfigValues) -> None:
+            way_out = WAY_OUT.get(key, "it is not supported; train without it")
+            _refuse(found, key, f"= {show(value)}: {way_out}", Code.CONFIG_UNSUPPORTED)
     for key, kinds in WITHOUT_EFFECT.items():
-        value = values.get(key)
+        value = document.get(key)
         if value is not None and not isinstance(value, kinds):
             names = " or ".join(kind.__name__ for kind in kinds)
-            values.refuse(key, f"must be {names}, is {show(value)}")
-
-
-def _check_unknown(values: ConfigValues) -> None:
+            _refuse(found, key, f"must be {names}, is {show(value)}")
     known = HONOURED | WITHOUT_EFFECT.keys() | REFUSED.keys()
-    for key, value in values.document.items():
+    for key, value in document.items():
         if key in known or is_unset(value):
             continue
         if key in HARMLESS:
-            values.found.note(Code.CONFIG_IGNORED, f"ignored: {show(value)}", f"{CONFIG} {show(key)}")
+            found.note(Code.CONFIG_IGNORED, f"ignored: {show(value)}", f"{CONFIG} {show(key)}")
         else:
             message = (
                 f"unknown field {show(key)} = {show(value)} may change the adapter's answers; "
                 "if it is known to be harmless, take it out of the file"
             )
-            values.found.refuse(Code.CONFIG_UNKNOWN, message, CONFIG)
+            found.refuse(Code.CONFIG_UNKNOWN, message, CONFIG)

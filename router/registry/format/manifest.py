@@ -8,11 +8,25 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import (
+    AfterValidator,
+    AliasPath,
+    BaseModel,
+    ConfigDict,
+    Field,
+    Strict,
+    TypeAdapter,
+    ValidationError,
+    create_model,
+    model_validator,
+)
+from pydantic.dataclasses import dataclass as checked_dataclass
 
 from router.engine.constrained.objects import with_closed_objects
 from router.engine.constrained.source import check_form, grammar_text
@@ -30,20 +44,17 @@ from router.names import (
 from router.registry.format.folder import MANIFEST, PROBES, REPORT, Folder, FolderError
 from router.registry.format.untrusted import (
     EXAMPLE_CHARS,
-    KEYWORD_CHARS,
     MANIFEST_BYTES,
-    MAX_EXAMPLES,
-    MAX_KEYWORDS,
-    MAX_PROBE_LINES,
-    MAX_PROBES,
     PROBES_BYTES,
-    PROMPT_CHARS,
     REPORT_BYTES,
     Code,
     FolderFinding,
     FolderFindings,
     JsonError,
+    Place,
+    faults,
     load_json,
+    named_place,
     nearest,
     show,
     toml_too_complex,
@@ -64,31 +75,130 @@ from router.types import (
     Sampling,
 )
 
-KEYS: dict[str, tuple[str, ...]] = {
-    "adapter": ("name", "version", "description", "domain", "task", "license"),
-    "base": ("model", "digest"),
-    "prompt": ("system", "template"),
-    "generation": (*(f.name for f in fields(Sampling) if f.name != "constraint"), *CONSTRAINT_KINDS),
-    "labels": (*(f.name for f in fields(LabelSettings)), "prior"),
-    "routing": ("examples", "negative_examples", "keywords"),
-}
+PROMPT_CHARS = 16_000
 
 
-@dataclass(frozen=True, slots=True)
-class BasePin:
+def _must(fits: Callable[[Any], bool], rule: str) -> AfterValidator:
+    def check(value: object) -> object:
+        if not fits(value):
+            raise ValueError(f"{show(value)} must be {rule}")
+        return value
+
+    return AfterValidator(check)
+
+
+def _within(allowed: Range) -> AfterValidator:
+    def check(value: float) -> float:
+        if value not in allowed:
+            number = "a whole number" if allowed.kind is int else "a number"
+            raise ValueError(f"must be {number} in {allowed}, is {show(value)}")
+        return value
+
+    return AfterValidator(check)
+
+
+def _digest(value: str) -> str:
+    digest = value.removeprefix("sha256:").lower()
+    if digest and re.fullmatch("[0-9a-f]{64}", digest) is None:
+        raise ValueError("must be a sha256 of 64 hexadecimal digits")
+    return digest
+
+
+def _template(value: str) -> str:
+    if problem := PromptTemplate(template=value).problem:
+        raise ValueError(problem)
+    return value
+
+
+Str = Annotated[str, Strict()]
+Number = Annotated[float, Strict()]
+Line = Annotated[Str, _must(str.isprintable, "one line of printable characters")]
+Label = Annotated[Str, Field(max_length=63), _must(is_label, LABEL_RULE)]
+Text = Annotated[Str, _must(lambda text: bool(text.strip()), "more than white space")]
+Example = Annotated[Text, Field(max_length=EXAMPLE_CHARS)]
+Keyword = Annotated[Text, Field(max_length=100)]
+Stop = Annotated[
+    Str, _must(lambda text: 1 <= len(text.encode()) <= MAX_STOP_BYTES, f"1 to {MAX_STOP_BYTES} bytes")
+]
+
+
+class _Table(BaseModel):
+    """A table of `adapter.toml`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class AdapterTable(_Table):
+    """`[adapter]`."""
+
+    name: Annotated[Str, _must(is_name, NAME_RULE)] = ""
+    version: Annotated[Str, _must(is_version, VERSION_RULE)] = DEFAULT_VERSION
+    description: Annotated[Line, Field(max_length=1_000)] = ""
+    domain: Label = ""
+    task: Label = ""
+    license: Annotated[Line, Field(max_length=200)] = ""
+
+
+class BasePin(_Table):
     """`[base]`: the base it was trained on. `digest` is lower-case sha256 hex, as BaseInfo.digest."""
 
-    model: str = ""
-    digest: str = ""
+    model: Annotated[Line, Field(max_length=256)] = ""
+    digest: Annotated[Str, AfterValidator(_digest)] = ""
 
 
-@dataclass(frozen=True, slots=True)
-class RoutingText:
+class PromptTable(_Table):
+    """`[prompt]`."""
+
+    system: Annotated[Str, Field(max_length=PROMPT_CHARS)] = ""
+    template: Annotated[Str, Field(max_length=PROMPT_CHARS), AfterValidator(_template)] = PLACEHOLDER
+
+
+class LabelsTable(_Table):
+    """`[labels]`."""
+
+    always: Annotated[bool, Strict()] = False
+    temperature: Annotated[Number, _within(Range(float, 0.05, 20.0))] | None = None
+    prior: dict[str, Annotated[Number, _within(Range(float, -20.0, 20.0))]] = {}
+
+
+class RoutingText(_Table):
     """`[routing]`: what classifiers learn from."""
 
-    examples: tuple[str, ...] = ()
-    negative_examples: tuple[str, ...] = ()
-    keywords: tuple[str, ...] = ()
+    examples: Annotated[tuple[Example, ...], Field(max_length=1_000)] = ()
+    negative_examples: Annotated[tuple[Example, ...], Field(max_length=1_000)] = ()
+    keywords: Annotated[tuple[Keyword, ...], Field(max_length=500)] = ()
+
+
+def _generation_fields() -> dict[str, Any]:
+    """The numbers of Sampling in their ranges, and the kinds of constraints, of which one may be given."""
+    text = Annotated[Str, Field(max_length=MAX_CONSTRAINT_BYTES)]
+    fields: dict[str, Any] = dict.fromkeys(CONSTRAINT_KINDS, (text, None))
+    fields["choices"] = (Annotated[tuple[Str, ...], Field(max_length=MAX_CHOICES)], None)
+    for name, allowed in SAMPLING_RANGES.items():
+        fields[name] = (Annotated[allowed.kind, Strict(), _within(allowed)], None)
+    return fields | {"stop": (Annotated[tuple[Stop, ...], Field(max_length=MAX_STOPS)], None)}
+
+
+GenerationTable: type[BaseModel] = create_model("GenerationTable", __base__=_Table, **_generation_fields())
+
+
+class ManifestFile(_Table):
+    """`adapter.toml`."""
+
+    adapter: AdapterTable = AdapterTable()
+    base: BasePin = BasePin()
+    prompt: PromptTable = PromptTable()
+    if TYPE_CHECKING:
+        generation: BaseModel
+    else:
+        generation: GenerationTable = GenerationTable()
+    labels: LabelsTable = LabelsTable()
+    routing: RoutingText = RoutingText()
+
+
+TABLES = {
+    name: tuple(field.default.__class__.model_fields) for name, field in ManifestFile.model_fields.items()
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +215,7 @@ class Manifest:
     prompt: PromptTemplate = PromptTemplate()
     generation: Sampling = Sampling()
     labels: LabelSettings = LabelSettings()
-    routing: RoutingText = field(default_factory=RoutingText)
+    routing: RoutingText = RoutingText()
 
     def profile(self) -> AdapterProfile:
         """The part that routing may know."""
@@ -128,37 +238,18 @@ def parse_manifest(data: bytes | None, folder_name: str) -> tuple[Manifest, tupl
     A refused value is left at its default, so that the rest of the folder can still be checked.
     """
     found = FolderFindings()
-    tables = {} if data is None else _tables(data, found)
-    at = {name: ManifestTable(name, tables.get(name, {}), keys, found) for name, keys in KEYS.items()}
-    label = _must(is_label, LABEL_RULE)
+    file = _file({} if data is None else _document(data, found), found)
+    generation = _generation(file.generation, found)
+    labels, constraint = _labels(file, generation.constraint, found)
     manifest = Manifest(
-        name=_name(at["adapter"], folder_name, found),
-        version=at["adapter"].text("version", 63, _must(is_version, VERSION_RULE)) or DEFAULT_VERSION,
-        description=at["adapter"].text("description", 1_000, _one_line),
-        domain=at["adapter"].text("domain", 63, label),
-        task=at["adapter"].text("task", 63, label),
-        license=at["adapter"].text("license", 200, _one_line),
-        base=BasePin(at["base"].text("model", 256, _one_line), _digest(at["base"])),
-        prompt=_prompt(at["prompt"]),
-        generation=_with_prior(generation := _generation(at["generation"]), at["labels"]),
-        labels=_labels(at["labels"], generation),
-        routing=_routing(at["routing"]),
+        **{**file.adapter.model_dump(), "name": file.adapter.name or _name_of(folder_name, found)},
+        base=file.base,
+        prompt=PromptTemplate(file.prompt.system, file.prompt.template),
+        generation=replace(generation, constraint=constraint),
+        labels=labels,
+        routing=file.routing,
     )
     return manifest, tuple(found)
-
-
-def _tables(data: bytes, found: FolderFindings) -> Mapping[str, Mapping[str, Any]]:
-    document = _document(data, found)
-    tables: dict[str, Mapping[str, Any]] = {}
-    for name, value in document.items():
-        if name not in KEYS:
-            hint = nearest(name, KEYS) or f"; known: {', '.join(KEYS)}"
-            found.refuse(Code.MANIFEST_UNKNOWN, f"unknown table or key {show(name)}{hint}", MANIFEST)
-        elif isinstance(value, dict):
-            tables[name] = value
-        else:
-            found.refuse(Code.MANIFEST_VALUE, f"[{name}] must be a table, is {show(value)}", MANIFEST)
-    return tables
 
 
 def _document(data: bytes, found: FolderFindings) -> Mapping[str, Any]:
@@ -181,10 +272,39 @@ def _document(data: bytes, found: FolderFindings) -> Mapping[str, Any]:
     return {}
 
 
-def _name(table: ManifestTable, folder_name: str, found: FolderFindings) -> str:
-    name = table.text("name", 63, _must(is_name, NAME_RULE))
-    if name:
-        return name
+def _file(document: Mapping[str, Any], found: FolderFindings) -> ManifestFile:
+    """The tables without the values that are refused."""
+    try:
+        return ManifestFile.model_validate(document)
+    except ValidationError as error:
+        told = set[Place]()
+        for fault in faults(error):
+            if fault[0][:2] not in told:
+                _refuse(*fault, found)
+            told.add(fault[0][:2])
+        bad = {fault["loc"][:2] for fault in error.errors(include_url=False, include_context=False)}
+    return ManifestFile.model_validate(
+        {
+            name: {key: value for key, value in table.items() if (name, key) not in bad}
+            for name, table in document.items()
+            if (name,) not in bad
+        }
+    )
+
+
+def _refuse(place: Place, kind: str, text: str, found: FolderFindings) -> None:
+    table, key = str(place[0]), str(place[-1])
+    where = f"{MANIFEST} [{table}]" if table in TABLES else MANIFEST
+    if kind == "extra_forbidden":
+        known = TABLES.get(table, tuple(TABLES))
+        hint = nearest(key, known) or f"; known: {', '.join(known)}"
+        what = "key" if table in TABLES else "table or key"
+        found.refuse(Code.MANIFEST_UNKNOWN, f"unknown {what} {show(key)}{hint}", where)
+    else:
+        found.refuse(Code.MANIFEST_VALUE, text, f"{where} {named_place(place[1:])}".rstrip())
+
+
+def _name_of(folder_name: str, found: FolderFindings) -> str:
     derived = name_from_folder(folder_name)
     if not derived:
         message = f"the folder's name {show(folder_name)} gives no adapter name: {NAME_RULE}"
@@ -195,207 +315,74 @@ def _name(table: ManifestTable, folder_name: str, found: FolderFindings) -> str:
     return derived
 
 
-def _must(fits: Callable[[str], bool], rule: str) -> Callable[[str], str]:
-    """A check for `ManifestTable.text`."""
-    return lambda value: "" if fits(value) else f"{show(value)} must be {rule}"
+def _generation(table: BaseModel, found: FolderFindings) -> Sampling:
+    values = table.model_dump(exclude_unset=True)
+    given = {kind: values.pop(kind) for kind in CONSTRAINT_KINDS if kind in values}
+    least, most = values.get("min_tokens", 0), values.get("max_tokens", SAMPLING_RANGES["max_tokens"].high)
+    if least > most:
+        _bad(found, "generation", "min_tokens", f"{least} is more than max_tokens {most}")
+    return Sampling(**values, constraint=_constraint(given, found))
 
 
-def _digest(table: ManifestTable) -> str:
-    digest = table.text("digest", 71).removeprefix("sha256:").lower()
-    if digest and re.fullmatch("[0-9a-f]{64}", digest) is None:
-        table.bad("digest", "must be a sha256 of 64 hexadecimal digits")
-        return ""
-    return digest
+def _bad(found: FolderFindings, table: str, key: str, message: str) -> None:
+    found.refuse(Code.MANIFEST_VALUE, message, f"{MANIFEST} [{table}] {key}".rstrip())
 
 
-def _prompt(table: ManifestTable) -> PromptTemplate:
-    system = table.text("system", PROMPT_CHARS)
-    template = table.text("template", PROMPT_CHARS, lambda text: PromptTemplate(template=text).problem)
-    return PromptTemplate(system, template or PLACEHOLDER)
-
-
-def _routing(table: ManifestTable) -> RoutingText:
-    return RoutingText(
-        examples=table.texts("examples", MAX_EXAMPLES, EXAMPLE_CHARS),
-        negative_examples=table.texts("negative_examples", MAX_EXAMPLES, EXAMPLE_CHARS),
-        keywords=table.texts("keywords", MAX_KEYWORDS, KEYWORD_CHARS),
-    )
-
-
-# -- [generation]
-
-
-def _generation(table: ManifestTable) -> Sampling:
-    """Sampling as `[generation]` gives it; bad values become findings and are left out."""
-    values: dict[str, Any] = {}
-    for key, allowed in SAMPLING_RANGES.items():
-        if key not in table.values:
-            continue
-        value = table.values[key]
-        number = "a whole number" if allowed.kind is int else "a number"
-        if isinstance(value, (int, allowed.kind)) and not isinstance(value, bool) and value in allowed:
-            values[key] = allowed.kind(value)
-        else:
-            table.bad(key, f"must be {number} in {allowed}, is {show(value)}")
-    if values.get("min_tokens", 0) > values.get("max_tokens", SAMPLING_RANGES["max_tokens"].high):
-        table.bad("min_tokens", f"{values['min_tokens']} is more than max_tokens {values['max_tokens']}")
-    if "stop" in table.values:
-        values["stop"] = _stops(table)
-    values["constraint"] = _constraint(table)
-    return Sampling(**values)
-
-
-def _constraint(table: ManifestTable) -> Constraint | None:
+def _constraint(given: Mapping[Any, Any], found: FolderFindings) -> Constraint | None:
     """What every answer must look like; whether the base can keep to it is seen when the adapter loads."""
-    given = [kind for kind in CONSTRAINT_KINDS if kind in table.values]
     if not given:
         return None
-    kind = given[0]
-    if len(given) > 1:
-        table.bad(given[1], f"an answer has one constraint: {kind} is given already")
+    kind, *others = given
+    if others:
+        _bad(found, "generation", others[0], f"an answer has one constraint: {kind} is given already")
         return None
     if kind == "choices":
-        made = Constraint(kind, choices=table.strings(kind, MAX_CHOICES))
+        made = Constraint(kind, choices=given[kind])
     else:
-        made = with_closed_objects(Constraint(kind, table.text(kind, MAX_CONSTRAINT_BYTES)))
+        made = with_closed_objects(Constraint(kind, given[kind]))
     try:
         if kind == "from_prompt":  # whether there is such a template is seen when the adapter loads
             check_form(made)
         else:
             grammar_text(made)
     except InvalidRequest as error:
-        table.bad(kind, error.violations[0].description)
+        _bad(found, "generation", kind, error.violations[0].description)
         return None
     except FailedPrecondition:
         return made  # this environment cannot check it, and refuses the adapter when it loads
     return made
 
 
-TEMPERATURES = Range(float, 0.05, 20.0)
-
-
-def _labels(table: ManifestTable, generation: Sampling) -> LabelSettings:
-    """`[labels]`; bad values become findings and are left out."""
-    constraint = generation.constraint
+def _labels(
+    file: ManifestFile, constraint: Constraint | None, found: FolderFindings
+) -> tuple[LabelSettings, Constraint | None]:
+    """The settings of labels, and the constraint with the prior of its choices."""
+    table = file.labels
     if constraint is None or constraint.kind != "choices":
-        if table.values:
-            table.bad("", "is for adapters with choices in [generation]")
-        return LabelSettings()
-    always, temperature = table.values.get("always", False), table.values.get("temperature")
-    if not isinstance(always, bool):
-        table.bad("always", f"must be true or false, is {show(always)}")
-    number = isinstance(temperature, int | float) and not isinstance(temperature, bool)
-    if temperature is not None and not (number and temperature in TEMPERATURES):
-        table.bad("temperature", f"must be a number in {TEMPERATURES}, is {show(temperature)}")
-        temperature = None
-    return LabelSettings(always is True, None if temperature is None else float(temperature))
-
-
-PRIORS = Range(float, -20.0, 20.0)
-
-
-def _with_prior(generation: Sampling, table: ManifestTable) -> Sampling:
-    """`generation` with the `prior` of its choices; bad values become findings and are left out."""
-    given, constraint = table.values.get("prior", {}), generation.constraint
-    if not isinstance(given, dict):
-        table.bad("prior", f"must be a table of choices and numbers, is {show(given)}")
-        return generation
-    if not given or constraint is None or constraint.kind != "choices":
-        return generation
-    if len(given) > len(constraint.choices):
-        table.bad("prior", f"has {len(given)} entries for {len(constraint.choices)} choices")
-        return generation
+        if table.model_fields_set:
+            _bad(found, "labels", "", "is for adapters with choices in [generation]")
+        return LabelSettings(), constraint
     known = frozenset(constraint.choices)
-    for choice, value in given.items():  # up to the first that is bad: the nearest choice is costly to find
-        if choice not in known:
-            table.bad("prior", f"{show(choice)} is no choice{nearest(choice, constraint.choices)}")
-            return generation
-        if isinstance(value, bool) or not isinstance(value, int | float) or value not in PRIORS:
-            table.bad("prior", f"of {show(choice)} must be a number in {PRIORS}, is {show(value)}")
-            return generation
-    values = tuple(float(given.get(choice, 0.0)) for choice in constraint.choices)
-    return replace(generation, constraint=replace(constraint, prior=values))
-
-
-def _stops(table: ManifestTable) -> tuple[str, ...]:
-    stops = table.strings("stop", MAX_STOPS)
-    for index, text in enumerate(stops):
-        size = len(text.encode("utf-8"))
-        if not 1 <= size <= MAX_STOP_BYTES:
-            table.bad("stop", f"entry {index} must have 1 to {MAX_STOP_BYTES} bytes, has {size}")
-            return ()
-    return stops
-
-
-# -- a table, read with types
-
-
-class ManifestTable:
-    """A `[name]` table of the manifest."""
-
-    def __init__(
-        self, name: str, values: Mapping[str, Any], known: Collection[str], found: FolderFindings
-    ) -> None:
-        self.name, self.values, self.found = name, values, found
-        for key in values:
-            if key not in known:
-                hint = nearest(key, known) or f"; known: {', '.join(known)}"
-                found.refuse(Code.MANIFEST_UNKNOWN, f"unknown key {show(key)}{hint}", self._where(""))
-
-    def _where(self, key: str) -> str:
-        return f"{MANIFEST} [{self.name}] {key}".rstrip()
-
-    def bad(self, key: str, message: str) -> None:
-        """Refuse the value of `key`."""
-        self.found.refuse(Code.MANIFEST_VALUE, message, self._where(key))
-
-    def text(self, key: str, most: int, check: Callable[[str], str] | None = None) -> str:
-        """A string of at most `most` characters; `check` says what else is wrong with it, if anything."""
-        value = self.values.get(key, "")
-        if not isinstance(value, str):
-            self.bad(key, f"must be a string, is {show(value)}")
-            return ""
-        problem = f"has {len(value)} characters, at most {most} are allowed" if len(value) > most else ""
-        if not problem and key in self.values and check is not None:
-            problem = check(value)
-        if problem:
-            self.bad(key, problem)
-            return ""
-        return value
-
-    def texts(self, key: str, most: int, longest: int) -> tuple[str, ...]:
-        """A list of at most `most` strings of 1 to `longest` characters, none of them blank."""
-        value = self.strings(key, most)
-        for index, text in enumerate(value):
-            if not text.strip() or len(text) > longest:
-                self.bad(key, f"entry {index} must have 1 to {longest} characters, has {len(text)}")
-                return ()
-        return value
-
-    def strings(self, key: str, most: int) -> tuple[str, ...]:
-        """A list of at most `most` strings."""
-        value = self.values.get(key, [])
-        if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
-            self.bad(key, f"must be a list of strings, is {show(value)}")
-            return ()
-        if len(value) > most:
-            self.bad(key, f"has {len(value)} entries, at most {most} are allowed")
-            return ()
-        return tuple(value)
-
-
-def _one_line(value: str) -> str:
-    """A check for `ManifestTable.text`: printable, no line breaks."""
-    return "" if value.isprintable() else "must be one line of printable characters"
+    unknown = next((choice for choice in table.prior if choice not in known), None)
+    if unknown is not None:
+        text = f"{show(unknown)} is no choice{nearest(unknown, constraint.choices)}"
+        _bad(found, "labels", "prior", text)
+    elif table.prior:
+        values = tuple(float(table.prior.get(choice, 0.0)) for choice in constraint.choices)
+        constraint = replace(constraint, prior=values)
+    return LabelSettings(table.always, table.temperature), constraint
 
 
 # -- probes.jsonl
 
 
-PROBE_KEYS = ("prompt", "expect", "match", "max_tokens")
 # An adapter serves when its probes have ended, so what they take is bounded.
 MOST_TOKENS = 128  # of an answer
 PROBE_CHARS = 4_000  # of a prompt, and of what is expected
+MOST_LISTED = 256  # probes
+MOST_LINES = 4_096
+
+ProbeText = Annotated[Text, Field(max_length=PROBE_CHARS)]
 
 
 class Match(StrEnum):
@@ -406,16 +393,16 @@ class Match(StrEnum):
     CONTAINS = "contains"
 
 
-@dataclass(frozen=True, slots=True)
+@checked_dataclass(frozen=True, slots=True, config=ConfigDict(extra="forbid"))
 class Probe:
     """A line of probes.jsonl: {"prompt": …, "expect": …}, optionally "match" (exact, prefix or contains;
     prefix is the default) and "max_tokens". It is one prompt and what the adapter, decoding greedily, must
     answer."""
 
-    prompt: str
-    expect: str
+    prompt: ProbeText
+    expect: ProbeText
     match: Match = Match.PREFIX
-    max_tokens: int = 32
+    max_tokens: Annotated[int, Strict(), Field(ge=1, le=MOST_TOKENS)] = 32
 
     def passes(self, answer: str) -> bool:
         """Whether `answer` is what was expected."""
@@ -425,77 +412,56 @@ class Probe:
         return got.startswith(expected) if self.match is Match.PREFIX else expected in got
 
 
+_PROBE = TypeAdapter(Probe)
+
+
 def parse_probes(data: bytes) -> tuple[tuple[Probe, ...], tuple[FolderFinding, ...]]:
     """Read probes.jsonl. Never raises: a line that is wrong becomes a finding."""
     found = FolderFindings()
+    few_lines = data.count(b"\n") <= MOST_LINES
+    lines = [one for one in enumerate(data.split(b"\n"), 1) if one[1].strip()] if few_lines else []
     if len(data) > PROBES_BYTES:
-        message = f"has {len(data)} bytes, at most {PROBES_BYTES} are allowed"
+        found.refuse(Code.PROBE_INVALID, f"has {len(data)} bytes, at most {PROBES_BYTES} are allowed", PROBES)
+    elif not few_lines:
+        found.refuse(Code.PROBE_INVALID, f"has more than {MOST_LINES} lines", PROBES)
+    elif len(lines) > MOST_LISTED:
+        message = f"has {len(lines)} probes, at most {MOST_LISTED} are allowed"
         found.refuse(Code.PROBE_INVALID, message, PROBES)
+    if found.refused:
         return (), tuple(found)
-    if data.count(b"\n") > MAX_PROBE_LINES:
-        found.refuse(Code.PROBE_INVALID, f"has more than {MAX_PROBE_LINES} lines", PROBES)
-        return (), tuple(found)
-    lines = [(number, line) for number, line in enumerate(data.split(b"\n"), 1) if line.strip()]
-    if len(lines) > MAX_PROBES:
-        message = f"has {len(lines)} probes, at most {MAX_PROBES} are allowed"
-        found.refuse(Code.PROBE_INVALID, message, PROBES)
-        return (), tuple(found)
-    probes = [_probe(line, f"{PROBES} line {number}", found) for number, line in lines]
-    return tuple(p for p in probes if p is not None), tuple(found)
+    probes: list[Probe] = []
+    for number, line in lines:
+        try:
+            probes.append(_PROBE.validate_python(load_json(line)))
+        except JsonError as error:
+            found.refuse(Code.PROBE_INVALID, str(error), f"{PROBES} line {number}")
+        except ValidationError as error:
+            found.refuse(Code.PROBE_INVALID, _first(error), f"{PROBES} line {number}")
+    return tuple(probes), tuple(found)
 
 
-def _probe(line: bytes, where: str, found: FolderFindings) -> Probe | None:
-    try:
-        value = load_json(line)
-    except JsonError as error:
-        found.refuse(Code.PROBE_INVALID, str(error), where)
-        return None
-    problem = _probe_problem(value)
-    if problem:
-        found.refuse(Code.PROBE_INVALID, problem, where)
-        return None
-    return Probe(
-        prompt=value["prompt"],
-        expect=value["expect"],
-        match=Match(value.get("match", Match.PREFIX)),
-        max_tokens=value.get("max_tokens", 32),
-    )
-
-
-def _probe_problem(value: Any) -> str:
-    if not isinstance(value, dict):
-        return f"must be an object, is {show(value)}"
-    for key in value:
-        if key not in PROBE_KEYS:
-            return f"unknown key {show(key)}" + (
-                nearest(key, PROBE_KEYS) or f"; known: {', '.join(PROBE_KEYS)}"
-            )
-    for key in ("prompt", "expect"):
-        text = value.get(key)
-        if not isinstance(text, str) or not text.strip() or len(text) > PROBE_CHARS:
-            return f"{key} must be a string of 1 to {PROBE_CHARS} characters, is {show(text)}"
-    match, tokens = value.get("match", "prefix"), value.get("max_tokens", 32)
-    if not isinstance(match, str) or match not in tuple(Match):
-        return f"match must be one of {', '.join(Match)}, is {show(match)}"
-    if isinstance(tokens, bool) or not isinstance(tokens, int) or not 1 <= tokens <= MOST_TOKENS:
-        return f"max_tokens must be a whole number from 1 to {MOST_TOKENS}, is {show(tokens)}"
-    return ""
+def _first(error: ValidationError) -> str:
+    """The first fault with its place."""
+    place, kind, text = next(faults(error))
+    if kind == "extra_forbidden":
+        return f"unknown key {named_place(place)}"
+    return f"{named_place(place)} {text}".lstrip()
 
 
 # -- report.json
 
 
-SCHEMA = 2
 MOST_REGRESSIONS = 1_000
 MOST_ROWS = 5_000  # whose paired test takes a tenth of a second
-_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+Sha256 = Annotated[Str, _must(lambda text: bool(re.fullmatch("[0-9a-f]{64}", text)), "a sha256 in hex")]
 
 
 def read_report(path: Path) -> ReportCard | str | None:
     """The report of an adapter folder, or why it cannot be used, or None if there is none. Blocks."""
     try:
         with Folder.open(path) as folder:
-            if folder.entry(REPORT) is None:
+            if REPORT not in folder.names():
                 return None
             return parse_report(folder.read(REPORT, REPORT_BYTES))
     except FolderError as error:
@@ -508,136 +474,70 @@ class ReportError(ValueError):
     """The file is no report card; the message says why and is fit for a user."""
 
 
-@dataclass(frozen=True, slots=True)
-class Interval:
+class Interval(BaseModel):
     """A measured value with its 95 % interval."""
 
-    value: float
-    low: float
-    high: float
+    model_config = ConfigDict(frozen=True)
+
+    value: Number
+    low: Number
+    high: Number
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Interval:
+        if self.low > self.high:
+            raise ValueError(f"low {self.low:g} is above high {self.high:g}")
+        return self
 
     def __str__(self) -> str:
         return f"{self.value:.4g} (95 % interval {self.low:.4g} to {self.high:.4g})"
 
 
-@dataclass(frozen=True, slots=True)
-class ReportRegression:
-    """Something that got worse by `by` (more is worse) where `margin` was allowed."""
+class ReportRegression(Interval):
+    """Something that changed by its value, where more is worse and `margin` was allowed."""
 
-    what: str
-    by: Interval
-    margin: float
+    what: Str
+    margin: Number
+    worse: Annotated[bool, Strict()]
 
     def __str__(self) -> str:
-        return f"{show(self.what)} by {self.by}, allowed is {self.margin:.4g}"
+        return f"{show(self.what)} by {super().__str__()}, allowed is {self.margin:.4g}"
 
 
-@dataclass(frozen=True, slots=True)
-class ReportCard:
+class ReportCard(BaseModel):
     """What a report says. Scores and gains: more is better.
 
     `rows` has the adapter's score of each test row, from 0 to 1; it is empty in reports without that.
     """
 
-    weights_sha256: str
-    base_model: str
-    base_digest: str
-    metric: str
-    data_sha256: str
-    score: Interval  # of the adapter
-    gain: Interval  # adapter - base
-    worse: tuple[ReportRegression, ...] = ()
-    rows: tuple[float, ...] = ()
+    model_config = ConfigDict(frozen=True)
+
+    version: Annotated[int, Strict(), _must(lambda version: version == 2, "2, the only one known here")] = (
+        Field(validation_alias="schema")
+    )
+    weights_sha256: Sha256 = Field(validation_alias=AliasPath("adapter", "weights_sha256"))
+    base_model: Str = Field(validation_alias=AliasPath("base", "model"))
+    base_digest: Str = Field(validation_alias=AliasPath("base", "digest"))
+    metric: Str
+    data_sha256: Sha256 = Field(validation_alias=AliasPath("data", "sha256"))
+    score: Interval = Field(validation_alias=AliasPath("arms", "adapter", "score"))
+    gain: Interval = Field(validation_alias=AliasPath("gains", "adapter - base", "score"))
+    regressions: Annotated[tuple[ReportRegression, ...], Field(max_length=MOST_REGRESSIONS)]
+    rows: Annotated[tuple[Annotated[Number, Field(ge=0, le=1)], ...], Field(max_length=MOST_ROWS)] = Field(
+        (), validation_alias=AliasPath("arms", "adapter", "rows")
+    )
+
+    @property
+    def worse(self) -> tuple[ReportRegression, ...]:
+        """What got worse beyond its margin."""
+        return tuple(one for one in self.regressions if one.worse)
 
 
 def parse_report(data: bytes) -> ReportCard:
     """Read a report card. Raises ReportError and nothing else."""
     try:
-        card = load_json(data)
+        return ReportCard.model_validate(load_json(data))
     except JsonError as error:
         raise ReportError(str(error)) from None
-    schema = _value_at(card, "schema")
-    if isinstance(schema, bool) or schema != SCHEMA:
-        raise ReportError(f"schema {show(schema)} is not known here, only {SCHEMA} is")
-    return ReportCard(
-        weights_sha256=_sha256(card, "adapter", "weights_sha256"),
-        base_model=_text(card, "base", "model"),
-        base_digest=_text(card, "base", "digest"),
-        metric=_text(card, "metric"),
-        data_sha256=_sha256(card, "data", "sha256"),
-        score=_interval(_value_at(card, "arms", "adapter", "score"), "arms.adapter.score"),
-        gain=_interval(_value_at(card, "gains", "adapter - base", "score"), "gains.adapter - base.score"),
-        worse=_worse(card),
-        rows=_rows(_value_at(card, "arms", "adapter")),
-    )
-
-
-def _rows(arm: Any) -> tuple[float, ...]:
-    """Scores by row, where the report has them."""
-    listed = arm.get("rows", [])
-    if not isinstance(listed, list) or len(listed) > MOST_ROWS:
-        raise ReportError(f"arms.adapter.rows must be a list of at most {MOST_ROWS}, is {show(listed)}")
-    for place, score in enumerate(listed):
-        if isinstance(score, bool) or not isinstance(score, int | float) or not 0 <= score <= 1:
-            raise ReportError(f"arms.adapter.rows[{place}] must be a number from 0 to 1, is {show(score)}")
-    return tuple(map(float, listed))
-
-
-def _worse(card: Any) -> tuple[ReportRegression, ...]:
-    listed = _value_at(card, "regressions")
-    if not isinstance(listed, list) or len(listed) > MOST_REGRESSIONS:
-        raise ReportError(f"regressions must be a list of at most {MOST_REGRESSIONS}, is {show(listed)}")
-    found = []
-    for place, entry in enumerate(listed):
-        where = f"regressions[{place}]"
-        regression = ReportRegression(
-            _text(entry, "what", at=where), _interval(entry, where), _number(entry, "margin", where)
-        )
-        worse = _value_at(entry, "worse", at=where)
-        if not isinstance(worse, bool):
-            raise ReportError(f"{where}.worse must be true or false, is {show(worse)}")
-        if worse:
-            found.append(regression)
-    return tuple(found)
-
-
-def _value_at(value: Any, *path: str, at: str = "") -> Any:
-    for step in path:
-        if not isinstance(value, Mapping):
-            raise ReportError(f"{at or 'the file'} must be a table, is {show(value)}")
-        at = f"{at}.{step}" if at else step
-        if step not in value:
-            raise ReportError(f"{at} is missing")
-        value = value[step]
-    return value
-
-
-def _text(value: Any, *path: str, at: str = "") -> str:
-    found = _value_at(value, *path, at=at)
-    if not isinstance(found, str):
-        raise ReportError(f"{'.'.join(filter(None, (at, *path)))} must be a string, is {show(found)}")
-    return found
-
-
-def _sha256(value: Any, *path: str) -> str:
-    found = _text(value, *path)
-    if not _SHA256.fullmatch(found):
-        raise ReportError(f"{'.'.join(path)} must be a sha256 in hex, is {show(found)}")
-    return found
-
-
-def _number(value: Any, key: str, at: str) -> float:
-    found = _value_at(value, key, at=at)
-    if isinstance(found, bool) or not isinstance(found, int | float):
-        raise ReportError(f"{at}.{key} must be a number, is {show(found)}")
-    try:
-        return float(found)
-    except OverflowError:
-        raise ReportError(f"{at}.{key} must be a number, is {show(found)}") from None
-
-
-def _interval(value: Any, at: str) -> Interval:
-    found = Interval(*(_number(value, key, at) for key in ("value", "low", "high")))
-    if found.low > found.high:
-        raise ReportError(f"{at}: low {found.low:g} is above high {found.high:g}")
-    return found
+    except ValidationError as error:
+        raise ReportError(_first(error)) from None

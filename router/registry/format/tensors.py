@@ -59,14 +59,6 @@ class TensorEntry:
     end: int
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
-    """A header whose every statement fits the file's size. `raw` is length and JSON as read."""
-
-    tensors: Mapping[str, TensorEntry]
-    raw: bytes
-
-
 def header_length(prefix: bytes, file_size: int, found: FolderFindings) -> int | None:
     """Length of the JSON from the first 8 bytes, if it is believable."""
     if len(prefix) < LENGTH_BYTES or file_size < LENGTH_BYTES + 2:
@@ -92,8 +84,10 @@ def _refuse_length(prefix: bytes, length: int, found: FolderFindings) -> None:
     found.refuse(Code.HEADER_TOO_LARGE, message, WEIGHTS)
 
 
-def parse_header(raw: bytes, file_size: int, found: FolderFindings, most: int = MAX_TENSORS) -> Header | None:
-    """Check `raw` (length and JSON) against the file's size; None if anything does not fit.
+def parse_header(
+    raw: bytes, file_size: int, found: FolderFindings, most: int = MAX_TENSORS
+) -> Mapping[str, TensorEntry] | None:
+    """The tensors by name that `raw` (length and JSON) lists; None if anything does not fit the file's size.
 
     `most` is the number of tensors that any adapter could have here.
     """
@@ -117,7 +111,7 @@ def parse_header(raw: bytes, file_size: int, found: FolderFindings, most: int = 
         if problem is not None:
             found.refuse(problem[0], problem[1], f"{WEIGHTS} {show(name, 160)}")
             return None
-    return Header(tensors, raw) if _spans_fit(tensors, len(raw), file_size, found) else None
+    return tensors if _spans_fit(tensors, len(raw), file_size, found) else None
 
 
 def _metadata_is_plain(value: object) -> bool:
@@ -190,7 +184,6 @@ class TensorPart(StrEnum):
     MAGNITUDE = "a DoRA magnitude"
     BIAS = "a LoRA bias"
     RETRAINED = "retrained tokens"
-    IMAGE_MODEL = "a LoRA of an image model"
     OTHER = "unknown"
 
 
@@ -215,20 +208,7 @@ _MARKS = (
     ("token_adapter.", TensorPart.RETRAINED),
     (".lora_B.bias", TensorPart.BIAS),
     (".lora_B.default.bias", TensorPart.BIAS),
-    (".lora_down.", TensorPart.IMAGE_MODEL),  # kohya
-    (".lora_up.", TensorPart.IMAGE_MODEL),
-    (".lora.down.", TensorPart.IMAGE_MODEL),  # diffusers
-    (".lora.up.", TensorPart.IMAGE_MODEL),
 )
-_IMAGE_PREFIXES = (
-    "lora_unet_",
-    "lora_te",
-    "lora_transformer_",
-    "unet.",
-    "text_encoder",
-    "transformer_blocks.",
-)
-_IMAGE_PARTS = (".to_q.", ".to_k.", ".to_v.", ".to_out.", "transformer_blocks.", ".attentions.")
 _NAME_WRAPPERS = (
     ".base_layer",
     ".modules_to_save.default",
@@ -246,16 +226,9 @@ def read_key(name: str) -> TensorKey:
     for mark, part in _MARKS:
         if mark in name:
             return TensorKey(part, name)
-    if name.startswith(_IMAGE_PREFIXES):
-        return TensorKey(TensorPart.IMAGE_MODEL, name)
     if "lora_" not in name and name.endswith((".weight", ".bias")):
         return TensorKey(TensorPart.FULL, _unwrapped(name.rpartition(".")[0]))
     return TensorKey(TensorPart.OTHER, name)
-
-
-def looks_like_image_model(name: str) -> bool:
-    """Whether a name that matches nothing here belongs to a LoRA of an image model."""
-    return name.startswith(_IMAGE_PREFIXES) or any(part in name for part in _IMAGE_PARTS)
 
 
 def _unwrapped(module: str) -> str:
@@ -387,17 +360,9 @@ def _refuse_unsupported(keys: Mapping[str, TensorKey], found: FolderFindings) ->
         if names:
             message = f"{len(names)} tensors are {part}: {way_out}; {some(names)}"
             found.refuse(Code.TENSOR_UNSUPPORTED, message, WEIGHTS)
-    image = [name for name, key in keys.items() if key.part is TensorPart.IMAGE_MODEL]
-    if image:
-        message = f"is a LoRA of an image model (kohya or diffusers), not saved by PEFT: {some(image)}"
-        found.refuse(Code.KEYS_IMAGE_MODEL, message, WEIGHTS)
 
 
 def _refuse_unmatched(names: list[str], sites: Collection[str], found: FolderFindings) -> None:
-    if all(looks_like_image_model(name) for name in names):
-        message = f"is a LoRA of an image model (diffusers), not of this base: {some(names)}"
-        found.refuse(Code.KEYS_IMAGE_MODEL, message, WEIGHTS)
-        return
     close = _nearest(names[0], sites)
     hint = f"; nearest modules of the base: {', '.join(close)}" if close else ""
     message = f"{len(names)} tensors match no module of the base: {some(names)}{hint}"

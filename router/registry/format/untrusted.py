@@ -1,5 +1,5 @@
 """What every check of an untrusted folder needs: limits, strict JSON and TOML, text fit for messages,
-findings.
+findings, and pydantic's errors as findings.
 
 JSON is that of RFC 8259: UTF-8, no duplicate names, no NaN, finite numbers, bounded depth. TOML is looked at
 before the parser sees it: tomllib takes time quadratic in the number of parts of a dotted key, recurses into
@@ -15,7 +15,10 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import islice
 from typing import Any, NoReturn
+
+from pydantic import ValidationError
 
 # Every size that an outsider controls has a cap here.
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
@@ -32,19 +35,13 @@ MAX_FOLDER_ENTRIES = 1_000
 MAX_JSON_PARTS = 1 << 16  # brackets and colons: each may cost a Python object, and objects cost collections
 MAX_TENSORS = 4_096  # or what the base has room for
 
-MAX_EXAMPLES = 1_000
 EXAMPLE_CHARS = 4_000
-MAX_KEYWORDS = 500
-KEYWORD_CHARS = 100
-PROMPT_CHARS = 16_000
 
 MAX_PATTERNS = 4_096
 PATTERN_CHARS = 256
 MAX_MODULES = 4_096
 MAX_INVOCATION_TOKENS = 256  # tokens
 MAX_TOKEN_ID = 1 << 31  # ids are below
-MAX_PROBES = 256
-MAX_PROBE_LINES = 4_096
 
 MAX_RANK = 65_536
 MAX_ALPHA = 1e6
@@ -166,10 +163,45 @@ def toml_too_complex(text: str) -> str:
     return ""
 
 
+# -- what pydantic says of a value
+
+
+Place = tuple[int | str, ...]
+MOST = 100  # faults of one file that are told
+
+
+_SHOULD = re.compile("(Input|Tuple|String|Dictionary) should (.*)")
+_KINDS = (
+    ("a valid tuple", "a list"),
+    ("a valid string", "a string"),
+    ("a valid boolean", "true or false"),
+    ("a valid integer", "a whole number"),
+    ("a valid number", "a number"),
+    (" after validation", ""),
+)
+
+
+def faults(error: ValidationError) -> Iterator[tuple[Place, str, str]]:
+    """The first MOST faults: the place, pydantic's name of it, and what is wrong, fit for a message."""
+    for fault in islice(error.errors(include_url=False), MOST):
+        text = fault["msg"].removeprefix("Value error, ")
+        if fault["type"] == "missing":
+            text = "is missing"
+        elif said := _SHOULD.fullmatch(text):
+            kind = "be a table" if "dictionary" in said[2] else said[2]
+            for pydantics, ours in _KINDS:
+                kind = kind.replace(pydantics, ours)
+            text = f"must {kind}" + (f", is {show(fault['input'])}" if said[1] == "Input" else "")
+        yield fault["loc"], fault["type"], text
+
+
+def named_place(place: Iterable[int | str]) -> str:
+    """A place as people write it: `regressions[0].what`."""
+    parts = (f"[{part}]" if isinstance(part, int) else f".{show(part)[1:-1]}" for part in place)
+    return "".join(parts).removeprefix(".")
+
+
 # -- findings: refusals and notes with stable codes, all of them at once
-
-
-MOST = 100
 
 
 class Code(StrEnum):
@@ -184,7 +216,6 @@ class Code(StrEnum):
     NO_ADAPTER = "no-adapter"
     NO_WEIGHTS = "no-weights"
     NESTED_FOLDER = "nested-folder"
-    SEVERAL_ADAPTERS = "several-adapters"
     MERGED_MODEL = "merged-model"
     PICKLE_WEIGHTS = "pickle-weights"
     GGUF_WEIGHTS = "gguf-weights"
@@ -223,7 +254,6 @@ class Code(StrEnum):
     KEYS_UNMATCHED = "keys-unmatched"
     KEYS_AMBIGUOUS = "keys-ambiguous"
     KEYS_UNPAIRED = "keys-unpaired"
-    KEYS_IMAGE_MODEL = "keys-image-model"
     TENSOR_UNSUPPORTED = "tensor-unsupported"
     FULL_COPY = "full-copy"
     FULL_COPY_DROPPED = "full-copy-dropped"
@@ -288,14 +318,9 @@ class FolderFindings:
             self.items.append(finding)
 
     @property
-    def refusals(self) -> int:
-        """How many of them are refusals."""
-        return sum(f.severity is Severity.REFUSE for f in self.items)
-
-    @property
     def refused(self) -> bool:
         """Whether any of them is a refusal."""
-        return self.refusals > 0
+        return any(f.severity is Severity.REFUSE for f in self.items)
 
     def __iter__(self) -> Iterator[FolderFinding]:
         return iter(self.items)

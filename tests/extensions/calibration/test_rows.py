@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from router.corrections.store import Correction, CorrectionStore, file_name
 from router.extensions.calibration.evaluation import confusion, macro_f1, measure
 from router.extensions.calibration.rows import (
     BASE_ANSWERS,
@@ -90,13 +89,6 @@ def test_one_of_each_group_is_kept_whatever_the_order() -> None:
     kept = one_of_each(rows)
     assert sorted(row.group for row in kept) == ["", "", "0", "1", "2", "3"]
     assert set(kept) == set(one_of_each(rows[::-1]))
-
-
-def test_corrections_with_texts_are_labelled_requests(tmp_path: Path) -> None:
-    text = 'say "hi"\n\u2028 there'
-    CorrectionStore(tmp_path).append(Correction(1e9, "1", "legal", "medical", "classified", 0.5, text=text))
-    (row,) = read_rows(tmp_path / file_name(""), {"legal"})
-    assert (row.text, row.label) == (text, "legal")
 
 
 # -- where requests go

@@ -80,14 +80,6 @@ async def test_without_the_role_there_is_no_form_and_no_act(roled: Roled, path: 
     assert {line["code"] for line in await audited(site)} == {"PERMISSION_DENIED"}  # to be asked is no act
 
 
-async def test_admin_acts_can_be_for_the_socket_alone(
-    roled: Roled, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    site = await roled(admin_listen=f"unix:{tmp_path_factory.mktemp('s')}/admin")
-    assert "admin listener only" in (await site.anna.get(PAGE)).text
-    assert await act(site.anna, "load") == 403
-
-
 async def test_what_is_no_name(opened: SimpleNamespace) -> None:
     for name in ("", "medical", "adapters/../x", "adapters/medical/versions/9"):
         answer = await post(opened.http, "/console/adapters/load", name=name)

@@ -10,8 +10,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from router.corrections.recorder import Corrections
-from router.corrections.store import CorrectionStore
 from tests.extensions.console.test_browser import PICTURES, seen_by
 from tests.extensions.console.trials import draft, routing, trial
 from tests.extensions.experiments.memory_store import MemoryStore
@@ -40,8 +38,7 @@ async def site(
     trial(store)
     trial(store, "too-early", 40, (0.5, 0.5))
     draft(store)
-    kept = Corrections(CorrectionStore(tmp_path / "kept"), "texts")
-    started = partial(start_web, corrections=kept, routing=routing)
+    started = partial(start_web, feedback="texts", routing=routing)
     async with experimenting(store, fakes, started, connect) as stubs:
         fakes.engine.step_seconds = 0.02
         yield SimpleNamespace(**vars(stubs), url=f"http://{stubs.app.http_address}")
@@ -67,7 +64,7 @@ async def test_playground(site: SimpleNamespace, tmp_path: Path) -> None:
     assert "<script>alert(1)</script>" in one["answer"]  # as text
     assert "tokens/s" in one["numbers"]
     assert ["chat/completions" in code for code in seen["code"]] == [True, False]
-    assert seen["corrected"] == "Kept: text."
+    assert seen["corrected"] == "Changed: texts."
     assert seen["good"] == "Kept: labels."
     assert seen["copied"] == one["answer"]
     (second,) = seen["second"]

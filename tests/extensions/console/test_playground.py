@@ -13,8 +13,6 @@ from unittest.mock import patch
 import httpx2
 
 from router.client import Client, messages
-from router.corrections.recorder import Corrections
-from router.corrections.store import CorrectionStore
 from router.extensions.console.decisions import line_of
 from router.extensions.console.playground_request import stream_request
 from router.extensions.openai.fields import parsed
@@ -63,7 +61,6 @@ async def test_the_page_offers_whom_one_may_ask(opened: SimpleNamespace) -> None
     assert "<img" not in page.partition("<main")[2]
     assert "&lt;script&gt;" in page
     assert 'value="medical"' in page
-    assert "data-corrections" not in page  # nothing is kept here, so nothing is offered
     assert 'data-feedback="labels"' in page
 
 
@@ -181,22 +178,6 @@ async def test_who_leaves_takes_the_answer_along(opened: SimpleNamespace) -> Non
     stream.cancel()
     await until(lambda: opened.server.admission.in_flight == 0)
     opened.engine.resume()
-
-
-async def test_corrections_are_the_servers(
-    opened: SimpleNamespace, start_web: StartWeb, http: Http, tmp_path: Path
-) -> None:
-    status, body = await told(opened.http, "/correction", response_id="0" * 32, adapter="legal")
-    assert (status, "corrections are off" in body["error"]["message"]) == (400, True)
-    store = CorrectionStore(tmp_path)
-    browser = http(await start_web(corrections=Corrections(store, "texts")))
-    rid = (await streamed(browser, text="a medical question"))[0][1]["response_id"]
-    assert await told(browser, "/correction", response_id=rid, adapter="legal") == (200, {"kept": "text"})
-    (kept,) = store.read().corrections
-    assert (kept.label, kept.chosen, kept.text) == ("legal", "medical", "a medical question")
-    for adapter in ("nobody", "auto", "legal@2.0.0", ""):
-        status, body = await told(browser, "/correction", response_id=rid, adapter=adapter)
-        assert (status in (400, 404), bool(body["error"]["message"])) == (True, True)
 
 
 async def test_the_role_is_infer_and_others_are_told_so(roled: Roled) -> None:

@@ -8,17 +8,17 @@ import pytest
 
 from router.access.clients import ANYONE, Client
 from router.extensions.console.request_log import LATELY, MOST, MOST_BYTES, Outcome, RequestLog, outcome_of
-from router.server.call import Call
 from router.server.policy import ROWS
 from router.types import AdapterRef, Decision, Reason, Visible, Vote
+from tests.server.helpers import call_of
 
 GENERATE = "/router.v1.InferenceService/Generate"
 
 
 def ended(log: RequestLog, status: str = "OK", reason: str = "", **more: Any) -> None:
-    call = Call(GENERATE, "r", ROWS[GENERATE], peer="ipv4:127.0.0.1:5")
+    call = call_of(GENERATE, ROWS[GENERATE], peer="ipv4:127.0.0.1:5")
     for name, value in more.items():
-        setattr(call, name, value)
+        setattr(call.answer if hasattr(call.answer, name) else call, name, value)
     log.ended(call, status, reason)
 
 

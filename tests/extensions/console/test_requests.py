@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from types import SimpleNamespace
 
-from router.corrections.recorder import CorrectionRequest, Corrections
-from router.corrections.store import CorrectionStore
 from router.feedback.recorder import FeedbackRequest
 from tests.extensions.console.conftest import Roled, audited
 from tests.server.http_helpers import asking
@@ -73,17 +70,16 @@ async def test_a_request_shows_its_decision_and_times(opened: SimpleNamespace) -
         assert (await opened.http.get(f"{HOME}/{number}")).status_code == 404
 
 
-async def test_texts_feedback_and_corrections_are_for_administrators(roled: Roled, tmp_path: Path) -> None:
-    kept = Corrections(CorrectionStore(tmp_path / "kept"), "texts")
-    consent = 'feedback = "texts"\ncorrections = "texts"'
-    site = await roled(client=consent, feedback="texts", corrections=kept)
+async def test_texts_and_feedback_are_for_administrators(roled: Roled) -> None:
+    site = await roled(client='feedback = "texts"', feedback="texts")
     token = {"authorization": f"Bearer {site.tokens.ivan}"}
     answer = await ask(site.nobody, "medical", f"Which chapter? {EVIL}", **token)
     await ask(site.nobody, "medical", "hello", **token)
     ivan = await site.server.interceptors.known(site.tokens.ivan)
-    said = FeedbackRequest(answer, "corrected", corrected="Chapter XII", comment="of the skin")
+    said = FeedbackRequest(
+        answer, "corrected", corrected="Chapter XII", comment="of the skin", should_have_been="legal"
+    )
     await site.server.feedback.record(said, ivan)
-    await kept.record(CorrectionRequest(answer, "legal"), ivan)
     listed = (await site.olga.get(HOME)).text
     assert (numbers(listed), "corrected</td>" in listed) == ([2, 1], True)
     assert numbers((await site.olga.get(f"{HOME}?feedback=corrected")).text) == [1]

@@ -72,7 +72,7 @@ async def test_a_client_that_is_taken_out_is_out_of_its_session(roled: Roled) ->
     ],
 )
 async def test_behind_a_proxy_with_tls_the_cookie_is_secure(roled: Roled, headers: dict[str, str]) -> None:
-    site = await roled(console_hosts=("router.example",))
+    site = await roled(http_hosts=("router.example",))
     fields = {"csrf": await csrf(site.nobody), "token": site.tokens.olga}
     answer = await site.nobody.post("/console/sign-in", data=fields, headers=headers)
     assert answer.status_code == 303

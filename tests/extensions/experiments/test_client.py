@@ -1,4 +1,4 @@
-"""`client.experiments`, for threads and for asyncio, against a scripted server."""
+"""The client of experiments, for threads and for asyncio, against a scripted server."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from router.client import (
+from router.client import AdapterRef, AsyncClient, Client, ClientError
+from router.errors import Findings
+from router.extensions.experiments.client import (
     Accepted,
-    AdapterRef,
     ArmSpec,
-    AsyncClient,
-    Client,
-    ClientError,
+    AsyncExperiments,
+    Experiments,
     Lifecycle,
     Outcome,
     Recorded,
@@ -22,7 +22,6 @@ from router.client import (
     Spec,
     metric,
 )
-from router.errors import Findings
 from router.extensions.experiments.messages import (
     plan_message,
     plan_of,
@@ -89,36 +88,36 @@ def test_a_plan_goes_through_its_message_unchanged(spec):
 
 
 def test_an_experiment_lives_from_plan_to_rollback(client, remote):
-    made = client.experiments.create("medical-v2", SPEC)
+    made = Experiments(client).create("medical-v2", SPEC)
     assert (made.name, made.state, made.spec, made.created) == (
         "medical-v2",
         Lifecycle.DRAFT,
         SPEC,
         1_000_000.0,
     )
-    started = client.experiments.start("experiments/medical-v2", etag=made.etag)
+    started = Experiments(client).start("experiments/medical-v2", etag=made.etag)
     assert started.state is Lifecycle.RUNNING
     assert started.phase is not None
     assert (started.phase.variant_salt, started.phase.spec.arms) == ("b", SPEC.arms)
-    promoted = client.experiments.promote("medical-v2", reason="ticket 8")
+    promoted = Experiments(client).promote("medical-v2", reason="ticket 8")
     assert (promoted.default, promoted.previous) == (
         AdapterRef("medical", "1.1.0"),
         AdapterRef("medical", "1.0.0"),
     )
     assert promoted.experiment.promoted == "new"
-    back = client.experiments.roll_back("medical-v2", reason="complaints")
+    back = Experiments(client).roll_back("medical-v2", reason="complaints")
     assert (back.default, back.previous) == (AdapterRef("medical", "1.0.0"), None)
-    stopped = client.experiments.stop("medical-v2", reason="done")
+    stopped = Experiments(client).stop("medical-v2", reason="done")
     assert (stopped.state, stopped.stop_reason) == (Lifecycle.STOPPED, "done")
-    client.experiments.delete("medical-v2")
+    Experiments(client).delete("medical-v2")
     with pytest.raises(ClientError) as caught:
-        client.experiments.get("medical-v2")
+        Experiments(client).get("medical-v2")
     assert caught.value.reason == "EXPERIMENT_NOT_FOUND"
 
 
 def test_only_named_fields_are_updated(client, remote):
-    client.experiments.create("medical-v2", SPEC)
-    found = client.experiments.update("medical-v2", {"enrolment": 0.5, "slot": (0.0, 0.5)}, etag="e1")
+    Experiments(client).create("medical-v2", SPEC)
+    found = Experiments(client).update("medical-v2", {"enrolment": 0.5, "slot": (0.0, 0.5)}, etag="e1")
     assert found.spec == replace(SPEC, enrolment=0.5, slot=(0.0, 0.5))
     sent = remote.experiments.requests[-1]
     assert list(sent.update_mask.paths) == ["enrolment", "slot"]
@@ -129,32 +128,32 @@ def test_only_named_fields_are_updated(client, remote):
 
 def test_all_pages_are_listed(client):
     for name in "abcde":
-        client.experiments.create(name, SPEC)
-    assert [e.name for e in client.experiments.list()] == ["a", "b", "c", "d", "e"]
+        Experiments(client).create(name, SPEC)
+    assert [e.name for e in Experiments(client).list()] == ["a", "b", "c", "d", "e"]
 
 
 def test_a_report_comes_whole(client):
-    client.experiments.create("medical-v2", SPEC)
-    found = client.experiments.report("medical-v2", 1)
+    Experiments(client).create("medical-v2", SPEC)
+    found = Experiments(client).report("medical-v2", 1)
     assert replace(found, experiment=REPORT.experiment) == REPORT
 
 
 def test_an_outcome_has_a_key_that_makes_retries_safe(client, remote):
     outcome = Outcome("thumbs_up", 1.0, response_id="r-1", time=5.5)
-    assert client.experiments.record_outcome(outcome) is Accepted.COUNTED
-    client.experiments.record_outcome(replace(outcome, key="mine"))
+    assert Experiments(client).record_outcome(outcome) is Accepted.COUNTED
+    Experiments(client).record_outcome(replace(outcome, key="mine"))
     first, second = remote.experiments.outcomes
     assert len(first.idempotency_key) == 32
     assert (second.idempotency_key, second.time.ToNanoseconds()) == ("mine", 5_500_000_000)
     with pytest.raises(ClientError, match="no response 'nobody'"):
-        client.experiments.record_outcome(replace(outcome, response_id="nobody"))
+        Experiments(client).record_outcome(replace(outcome, response_id="nobody"))
 
 
 def test_many_outcomes_go_in_batches_and_each_is_told(client, remote):
     sent = [
         Outcome("m", 2.0 if i == 700 else 1.0, experiment="medical-v2", unit=f"u{i}") for i in range(1200)
     ]
-    found = list(client.experiments.record_outcomes(sent))
+    found = list(Experiments(client).record_outcomes(sent))
     assert len(found) == 1200
     assert found[700] == Recorded(None, "value: must be 0 or 1")
     assert {r.status for i, r in enumerate(found) if i != 700} == {Accepted.COUNTED}
@@ -164,7 +163,7 @@ def test_many_outcomes_go_in_batches_and_each_is_told(client, remote):
 @pytest.fixture
 async def experiments(remote):
     async with AsyncClient(remote.target, timeout=10) as made:
-        yield made.experiments
+        yield AsyncExperiments(made)
 
 
 async def test_an_experiment_lives_from_plan_to_rollback_with_asyncio(experiments):

@@ -13,6 +13,7 @@ import pytest
 from router.cli.main import run
 from router.client import Client
 from router.config import Settings
+from router.extensions.experiments.client import Experiments
 from router.extensions.experiments.model import BUILT_IN, MetricSpec, Spec
 from router.extensions.experiments.next_step import following
 from router.extensions.experiments.runtime import LiveExperiments
@@ -87,7 +88,7 @@ async def test_the_way_from_plan_to_rollback_works_as_it_is_written(target, caps
     assert "medical@1.1.0 is the default" in said["experiments promote"]
     assert "medical@1.0.0 is the default" in said["experiments rollback"]
     with Client(target) as client:
-        found = await asyncio.to_thread(client.experiments.report, "medical-v2")
+        found = await asyncio.to_thread(Experiments(client).report, "medical-v2")
     assert [entry.act for entry in found.audit][-1] == "roll back"
     assert following(found).startswith("Next: nothing")
 

@@ -18,7 +18,16 @@ from pathlib import Path
 import pytest
 
 from router.cli.main import run as command
-from router.client import Accepted, ArmSpec, AsyncClient, Lifecycle, Outcome, Spec, metric
+from router.client import AsyncClient
+from router.extensions.experiments.client import (
+    Accepted,
+    ArmSpec,
+    AsyncExperiments,
+    Lifecycle,
+    Outcome,
+    Spec,
+    metric,
+)
 from router.types import AdapterRef
 from tests.serving import serving
 
@@ -81,8 +90,8 @@ PLAN = Spec(
 async def run(client: AsyncClient) -> None:
     """Every user asks one question and reports whether the answer was right; then the window closes."""
     await client.adapters.set_default(f"{ROUTE}@{OLD}")
-    await client.experiments.create(ROUTE, PLAN)
-    await client.experiments.start(ROUTE)
+    await AsyncExperiments(client).create(ROUTE, PLAN)
+    await AsyncExperiments(client).start(ROUTE)
     draw = random.Random(11)
     with gzip.open(ROOT / "recipes" / "data" / "medical.test.jsonl.gz", "rt", encoding="utf-8") as file:
         rows = draw.sample([json.loads(line) for line in file], QUESTIONS)
@@ -95,7 +104,7 @@ async def run(client: AsyncClient) -> None:
             answer = await client.generate(row["prompt"], adapter=ROUTE, unit=f"user-{number}", max_tokens=24)
             right = float(answer.text.strip() == row["response"])
             told = Outcome("right", right, response_id=answer.response_id)
-            assert await client.experiments.record_outcome(told) is Accepted.COUNTED
+            assert await AsyncExperiments(client).record_outcome(told) is Accepted.COUNTED
 
     async with asyncio.TaskGroup() as group:
         for number in range(USERS):
@@ -122,16 +131,16 @@ async def test_the_better_version_is_found_promoted_and_rolled_back(
 
 
 async def found_promoted_and_rolled_back(client: AsyncClient) -> None:
-    report = await client.experiments.report(ROUTE)
+    report = await AsyncExperiments(client).report(ROUTE)
     assert (report.verdict.decision, report.arm) == ("promote", "new"), report.verdict.text
     found = report.arms[0].primary
     assert found is not None
     assert found.low > 0
     assert sum(found.units) == USERS
     assert not [check.name for check in report.checks if check.failed]
-    done = await client.experiments.promote(ROUTE, reason="shown")
+    done = await AsyncExperiments(client).promote(ROUTE, reason="shown")
     assert (done.default, done.previous) == (AdapterRef(ROUTE, NEW), AdapterRef(ROUTE, OLD))
-    assert (await client.experiments.get(ROUTE)).state is Lifecycle.STOPPED
+    assert (await AsyncExperiments(client).get(ROUTE)).state is Lifecycle.STOPPED
     assert await default_version(client, ROUTE) == NEW
-    await client.experiments.roll_back(ROUTE, reason="rehearsal")
+    await AsyncExperiments(client).roll_back(ROUTE, reason="rehearsal")
     assert await default_version(client, ROUTE) == OLD

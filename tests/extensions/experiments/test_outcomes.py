@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from router.errors import InvalidRequest
-from router.extensions.experiments import client as wire
+from router.extensions.experiments import calls as wire
 from router.extensions.experiments.assignment import unit_hash
 from router.extensions.experiments.model import Experiment, ExperimentPhase, Lifecycle, Spec, StoredOutcome
 from router.extensions.experiments.outcomes import Declared, outcome_of

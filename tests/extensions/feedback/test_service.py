@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from prometheus_client import generate_latest
 
 from router.access.clients import hash_of, new_token
 from router.client import AsyncClient, FeedbackRecorded
@@ -108,8 +109,23 @@ async def test_feedback_holds_request_and_answer(open_server: Open) -> None:
     assert (one.answer, one.HasField("corrected")) == (answer.text, False)
     assert (other.verdict, other.corrected, other.unit_hash) == (CORRECTED, "that", "")
     assert other.answer == "".join(event.delta.text for event in events)
-    page = (await at.app.metrics.page())[0].decode()
+    page = generate_latest(at.app.metrics.registry).decode()
     assert 'lora_router_feedback_total{kept="texts",verdict="good"} 1.0' in page
+
+
+async def test_who_should_have_answered_is_kept_and_counts_as_bad(open_server: Open) -> None:
+    at = await open_server("labels")
+    answer = await at.inference.Generate(ask("a medical question"))
+    for name in ("base", "adapters/legal"):
+        await at.feedback.RecordFeedback(on(answer.response_id, None, should_have_been=name))
+    (one,) = await listed(at)  # what was said last
+    assert (one.verdict, one.should_have_been, one.HasField("input")) == (BAD, "adapters/legal", False)
+    ghost = on(answer.response_id, None, should_have_been="adapters/ghost")
+    error = await failure(at.feedback.RecordFeedback(ghost))
+    assert details(error)["ErrorInfo"].reason == "ADAPTER_NOT_FOUND"
+    async with AsyncClient(at.app.address) as client:
+        await client.feedback.record(answer.response_id, should_have_been="base", comment="small talk")
+        assert [said.should_have_been async for said in client.feedback.list("medical")] == ["base"]
 
 
 async def test_later_feedback_replaces_earlier(open_server: Open) -> None:
@@ -183,6 +199,10 @@ async def test_what_the_server_forgot_may_be_sent_along(open_server: Open) -> No
             ["comment", "prompt", "answer"],
         ),
         (on("x", unit="u" * 257), ["unit"]),
+        (on("x", GOOD, should_have_been="base"), ["verdict"]),
+        (on("x", BAD, should_have_been="legal"), ["should_have_been"]),
+        (on("x", BAD, should_have_been="adapters/legal/versions/2.0.0"), ["should_have_been"]),
+        (on("x", BAD, should_have_been="adapters/../legal"), ["should_have_been"]),
     ],
 )
 async def test_every_bad_field_is_named(open_server: Open, request_: Any, fields: list[str]) -> None:

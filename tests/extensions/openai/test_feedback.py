@@ -1,4 +1,4 @@
-"""What became of answers, told over HTTP: outcomes and corrections by response id."""
+"""What became of answers, told over HTTP: outcomes and feedback by response id."""
 
 from __future__ import annotations
 
@@ -15,16 +15,14 @@ import openai
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from prometheus_client import generate_latest
 
-from router.corrections.recorder import Corrections
-from router.corrections.store import CorrectionStore
 from router.errors import InvalidRequest
 from router.extensions.openai import routes
 from router.feedback.recorder import FeedbackRecorder
 from router.feedback.store import FeedbackStore
 from router.v1 import experiments_pb2 as experiments
 from router.v1 import feedback_pb2 as feedback
-from router.v1 import inference_pb2 as pb
 from tests.extensions.experiments.memory_store import MemoryStore
 from tests.extensions.experiments.service.lab import experimenting, running
 from tests.security.helpers import write_clients
@@ -93,31 +91,31 @@ async def test_what_is_wrong_with_an_outcome_is_named_as_the_body_has_it(lab: Si
     assert (found["status"], found["code"]) == (404, "not_found")
 
 
-async def test_a_correction_says_who_should_have_answered(
+async def test_feedback_says_who_should_have_answered(
     start_web: StartWeb, http: Http, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "router.server.access")
-    server = await start_web(corrections=Corrections(CorrectionStore(tmp_path), "texts"))
+    store = FeedbackStore.in_folder(tmp_path)
+    server = await start_web(feedback=FeedbackRecorder(store, "texts", 90))
     client = http(server)
     rid = (await client.post("/v1/chat/completions", json=asking("a medical question"))).json()["id"]
 
     async def told(name: str, **more: Any) -> httpx2.Response:
         return await client.post(FEEDBACK, json={"response_id": rid, "should_have_been": name, **more})
 
-    assert (await told("legal")).json() == {"object": "feedback", "response_id": rid, "kept": "text"}
+    kept = {"object": "feedback", "response_id": rid, "kept": "texts", "replaced": False}
+    assert (await told("legal")).json() == kept
     assert caplog.records[-1].fields["route"] == FEEDBACK  # type: ignore[attr-defined]
-    page = (await server.metrics.page())[0].decode()
+    page = generate_latest(server.metrics.registry).decode()
     labels = f'http_request_method="POST",http_response_status_code="200",http_route="{FEEDBACK}"'
     assert labels in page
-    assert (await told("base", text="a medical question")).json()["kept"] == "text"
-    (kept,) = CorrectionStore(tmp_path).read().corrections  # what was said last
-    assert (kept.label, kept.chosen, kept.text) == ("", "medical", "a medical question")
+    assert (await told("base", comment="small talk")).json() == kept | {"replaced": True}
+    (one,) = store.read("medical")  # what was said last
+    assert (one.verdict, one.should_have_been, one.comment) == ("bad", "base", "small talk")
     for name, status in (("nobody", 404), ("legal@2.0.0", 400), ("auto", 400)):
         found = error_of(await told(name))
         assert (found["status"], found["param"]) == (status, "should_have_been"), name
-        assert "adapter:" not in found["message"]
     assert error_of(await told("nobody"))["code"] == "model_not_found"
-    assert error_of(await told("legal", text="x" * 4001))["param"] == "text"
 
 
 async def test_feedback_is_good_bad_or_a_corrected_text(
@@ -169,12 +167,12 @@ async def test_openais_client_sends_it_as_it_sends_what_it_does_not_know(
     client: openai.AsyncOpenAI,
 ) -> None:
     body = {"response_id": "0" * 32, "should_have_been": "legal"}
-    with pytest.raises(openai.BadRequestError) as refused:
+    with pytest.raises(openai.NotFoundError) as refused:
         await client.post("/feedback", cast_to=object, body=body)
-    assert "setting `corrections.keep`" in refused.value.message
+    assert "no answer of yours" in refused.value.message
 
 
-async def test_without_experiments_and_corrections_it_is_said_how_to_get_them(
+async def test_without_experiments_and_feedback_it_is_said_how_to_get_them(
     start_web: StartWeb, http: Http
 ) -> None:
     client = http(await start_web())
@@ -182,8 +180,6 @@ async def test_without_experiments_and_corrections_it_is_said_how_to_get_them(
     found = error_of(await client.post(FEEDBACK, json=said | {"metric": "solved", "value": 1}))
     assert (found["status"], found["code"]) == (400, "failed_precondition")
     assert "experiments" in found["message"]
-    found = error_of(await client.post(FEEDBACK, json=said | {"should_have_been": "legal"}))
-    assert (found["code"], "setting `corrections.keep`" in found["message"]) == ("failed_precondition", True)
     client = http(await start_web(feedback="off"))
     found = error_of(await client.post(FEEDBACK, json=said | {"feedback": "good"}))
     assert (found["code"], "setting `feedback.keep`" in found["message"]) == ("failed_precondition", True)
@@ -191,8 +187,7 @@ async def test_without_experiments_and_corrections_it_is_said_how_to_get_them(
 
 async def test_roles_and_quotas_are_those_of_grpc(start_web: StartWeb, http: Http, tmp_path: Path) -> None:
     clients = write_clients(tmp_path, more="outcomes_per_day = 1", team=("infer",), watcher=("observe",))
-    corrections = Corrections(CorrectionStore(tmp_path), "labels")
-    server = await start_web(clients=clients.path, corrections=corrections)
+    server = await start_web(clients=clients.path, feedback="labels")
 
     def of(token: str) -> httpx2.AsyncClient:
         return http(server, headers={"authorization": f"Bearer {token}"})
@@ -226,14 +221,13 @@ async def test_bodies_that_are_none(start_web: StartWeb, http: Http) -> None:
         ({}, {"metric"}),
         ({"metric": "m"}, {"value"}),
         ({"metric": "m", "value": "1"}, {"value"}),
-        ({"value": 1, "text": "t"}, {"metric", "text"}),
+        ({"value": 1, "prompt": "t"}, {"metric", "prompt"}),
         ({"metric": "m", "value": 1, "should_have_been": "legal"}, {"metric", "value"}),
         ({"should_have_been": "legal", "idempotency_key": "k"}, {"idempotency_key"}),
         ({"should_have_been": ""}, {"should_have_been"}),
         ({"response_id": "", "metric": "m", "value": 1}, {"response_id"}),
         ({"feedback": "fine"}, {"feedback"}),
-        ({"feedback": "good", "metric": "m", "text": "t"}, {"metric", "text"}),
-        ({"corrected": "c", "should_have_been": "legal"}, {"should_have_been"}),
+        ({"feedback": "good", "metric": "m"}, {"metric"}),
         ({"metric": "m", "value": 1, "prompt": "p"}, {"prompt"}),
         ({"metric": "m", "value": 1, "time": "yesterday"}, {"time"}),
         ({"metric": "m", "value": 1, "time": "2026-11-27T10:00:00"}, {"time"}),
@@ -248,12 +242,11 @@ def test_every_bad_field_is_named(fields: dict[str, Any], bad: set[str]) -> None
 JSON = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
 TIMES = st.datetimes(timezones=st.timezones()).map(lambda time: time.isoformat())
 FIELDS = (
-    *("response_id", "metric", "value", "time", "idempotency_key", "should_have_been", "text"),
+    *("response_id", "metric", "value", "time", "idempotency_key", "should_have_been"),
     *("feedback", "corrected", "answered_by", "user"),
 )
 KINDS = {
     routes.OUTCOME: experiments.RecordOutcomeRequest,
-    routes.CORRECTION: pb.RecordCorrectionRequest,
     routes.FEEDBACK: feedback.RecordFeedbackRequest,
 }
 

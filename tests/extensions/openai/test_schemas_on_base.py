@@ -11,8 +11,8 @@ import httpx2
 import pytest
 from jsonschema import validate
 
-from router.cli.demo import free_address
 from router.client import Client, FinishReason
+from tests.addresses import free_address
 from tests.serving import serving
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]

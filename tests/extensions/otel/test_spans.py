@@ -263,7 +263,7 @@ async def test_exposures_are_events_of_the_request(
 
     async def route(request: object) -> Decision:
         call: Call = current_call()
-        call.exposures.append(Exposed("tone", 1, "new", "5e" * 16, 1_700_000_000.0))
+        call.answer.exposures.append(Exposed("tone", 1, "new", "5e" * 16, 1_700_000_000.0))
         return Decision(None, Reason.ABSTAINED, experiment="tone", arm="new")
 
     fakes.router.route = route

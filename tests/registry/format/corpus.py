@@ -75,8 +75,8 @@ VARIANTS = (
         "keys-normalised",
         _renamed(lambda n: n.replace("model.model.layers", "model.language_model.model.layers")),
     ),
-    Variant("kohya keys", False, "keys-image-model", _renamed(_kohya), ("image model",)),
-    Variant("diffusers keys", False, "keys-image-model", _renamed(_diffusers), ("image model",)),
+    Variant("kohya keys", False, "keys-unmatched", _renamed(_kohya), ("lora_te_",)),
+    Variant("diffusers keys", False, "keys-unmatched", _renamed(_diffusers), ("unet.",)),
     Variant(
         "wrong target_modules",
         False,

@@ -123,7 +123,6 @@ def test_invocation_tokens_must_be_a_short_list_of_token_ids(value):
     assert settings is not None
     assert settings.invocation_tokens == ()
     assert (finding.code, finding.where) == ("config-value", "adapter_config.json alora_invocation_tokens")
-    assert "at most 256 token ids" in finding.message
     assert len(finding.message) < 200
 
 

@@ -154,7 +154,7 @@ def unparsed(monkeypatch):
     def fail(*_: Any, **__: Any) -> None:
         pytest.fail("parsed")
 
-    for name in ("parse_manifest", "parse_probes", "config_of", "layout_of", "header_length"):
+    for name in ("parse_manifest", "parse_probes", "parse_lora_config", "layout_of", "header_length"):
         monkeypatch.setattr(artifact, name, fail)
     monkeypatch.setattr(artifact, "check_vocabulary", fail)
 
@@ -167,15 +167,6 @@ def test_a_good_signature_changes_nothing_else(folder):
     read, _ = read_artifact(folder, FolderRules(BASE, trust=TRUST))
     assert read.digest == digest_of_folder(folder)
     assert read.digest == read_artifact(folder, FolderRules(BASE))[0].digest
-
-
-def test_a_nested_adapter_may_have_its_signature_inside(tmp_path):
-    outer = tmp_path / "outer"
-    write_adapter(outer / "inner")
-    signed(outer)
-    assert look(outer).ok
-    (outer / SIGNATURE).rename(outer / "inner" / SIGNATURE)
-    assert look(outer).ok
 
 
 @pytest.mark.usefixtures("unparsed")

@@ -105,16 +105,10 @@ def _out_final(folder: Path, _: Path) -> None:
     (folder / "out" / "runs").mkdir()
 
 
-def _two_finals(folder: Path, _: Path) -> None:
-    for name in ("one/final", "two/final"):
-        save(folder / name, train())
-
-
 TRAINERS = (
-    Variant("PEFT, in out/final", True, "nested-folder", _out_final, ("out/final",)),
-    Variant("PEFT, two of them", False, "several-adapters", _two_finals, ("one/final", "two/final")),
-    Variant("PEFT, adapter with a name", True, "nested-folder", _peft_named, ("'legal'",)),
-    Variant("PEFT, several", False, "several-adapters", _several, ("checkpoint-100", "checkpoint-200")),
+    Variant("PEFT, in out/final", False, "nested-folder", _out_final, ("out/final",)),
+    Variant("PEFT, adapter with a name", False, "nested-folder", _peft_named, ("'legal'",)),
+    Variant("PEFT, several", False, "nested-folder", _several, ("checkpoint-100", "checkpoint-200")),
     Variant("PEFT, embedding targeted", False, "tensor-unsupported", _embedding_targeted, ("embedding",)),
     Variant("PEFT, pickle", False, "pickle-weights", _pickle, ("adapter_model.bin", "adapters convert")),
     Variant("TRL", True, "files-ignored", _trl, ("chat_template.jinja",)),

@@ -38,7 +38,7 @@ STREAM = "/router.v1.InferenceService/StreamGenerate"
 WATCHES = {
     "health": "/grpc.health.v1.Health/Watch",
     "adapters": "/router.v1.AdapterService/WatchAdapters",
-    "reflection": "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+    "reflection": "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
     "outcomes": "/router.v1.ExperimentService/RecordOutcomes",
 }
 LONG = pb.StreamGenerateRequest(

@@ -298,8 +298,8 @@
       }
     };
     const row = el("div", "row", button("Copy", (from) => copy(one.text.data, one.answer, from)));
-    const judge = async (value, corrected = "") => {
-      const kept = await asked("/feedback", { response_id: id, value, corrected });
+    const judge = async (value, more = {}) => {
+      const kept = await asked("/feedback", { response_id: id, value, ...more });
       return `${kept.replaced ? "Changed" : "Kept"}: ${kept.kept}.`;
     };
     if ("feedback" in form.dataset) {
@@ -316,18 +316,19 @@
       better.rows = 2;
       better.setAttribute("aria-label", "What the answer should have been");
       const send = button("Send", () => {
-        if (better.value.trim()) tell(() => judge("0", better.value));
+        if (better.value.trim()) tell(() => judge("0", { corrected: better.value }));
       });
       one.folds.append(fold("Write a better answer", el("div", "row", better, send)));
     }
-    if ("corrections" in form.dataset) {
+    if ("feedback" in form.dataset) {
       const name = el("input");
       name.type = "text";
       name.setAttribute("list", "names");
       name.setAttribute("aria-label", "Which adapter should have answered");
       name.placeholder = "adapter, or base";
-      const text = fields.text.length <= 4000 ? fields.text : "";
-      const record = button("Record", () => tell(async () => `Kept: ${(await asked("/correction", { response_id: id, adapter: name.value, text })).kept}.`));
+      const record = button("Record", () => {
+        if (name.value.trim()) tell(() => judge("0", { should_have_been: name.value }));
+      });
       name.addEventListener("keydown", (event) => { if (event.key === "Enter") record.click(); });
       one.folds.append(fold("Should have been another adapter", el("div", "row", name, record)));
     }

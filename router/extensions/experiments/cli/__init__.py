@@ -8,21 +8,22 @@ import typer
 
 from router.cli import flags
 from router.cli.command import group
-from router.extensions.experiments.cli.aa import aa
+from router.extensions.experiments.cli.aa import aa as aa_
 from router.extensions.experiments.cli.create import (
     Etag,
     Name,
+    experiments_at,
     show_one,
     update,
 )
 from router.extensions.experiments.cli.create import create as create_
-from router.extensions.experiments.cli.export import export
-from router.extensions.experiments.cli.plan import plan
+from router.extensions.experiments.cli.export import export as export_
+from router.extensions.experiments.cli.plan import plan as plan_
 from router.extensions.experiments.cli.record import record as record_
 from router.extensions.experiments.cli.report import report as report_
 
 if TYPE_CHECKING:
-    from router.client import Client, Experiment, Promotion
+    from router.extensions.experiments.client import Experiment, Experiments, Promotion
 
 Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why, for the audit trail.")]
 Arm = Annotated[str, typer.Argument(metavar="ARM", help="The arm; left out, the one that the verdict names.")]
@@ -39,12 +40,11 @@ def list_(server: flags.Server = "", timeout: flags.Timeout = 30.0, json: flags.
     Example:
       lora-router experiments list
     """
-    from router.cli.connect import connected
     from router.cli.output import print_json, print_table
 
-    with connected(server, timeout) as client:
-        found = client.experiments.list()
-        rows = [] if json else [_row(client, experiment) for experiment in found]
+    with experiments_at(server, timeout) as experiments:
+        found = experiments.list()
+        rows = [] if json else [_row(experiments, experiment) for experiment in found]
     if json:
         print_json(found)
     elif rows:
@@ -53,14 +53,14 @@ def list_(server: flags.Server = "", timeout: flags.Timeout = 30.0, json: flags.
         print("no experiments; `lora-router experiments create --example` prints a plan")
 
 
-def _row(client: Client, experiment: Experiment) -> tuple[str, ...]:
+def _row(experiments: Experiments, experiment: Experiment) -> tuple[str, ...]:
     """What has ended is not judged again here: its note says how it ended."""
     from router.extensions.experiments import words
     from router.extensions.experiments.next_step import time_left
 
     spec, judged = experiment.spec, ("", "", "", "")
     if experiment.state == "running":
-        report = client.experiments.report(experiment.name)
+        report = experiments.report(experiment.name)
         progress = words.progress(report)
         judged = (words.short_verdict(report), words.difference(report), progress, time_left(report))
     promoted = f"{experiment.promoted} promoted" if experiment.promoted else ""
@@ -84,10 +84,8 @@ def show(
     Example:
       lora-router experiments show medical-v2 --json
     """
-    from router.cli.connect import connected
-
-    with connected(server, timeout) as client:
-        found = client.experiments.get(name)
+    with experiments_at(server, timeout) as experiments:
+        found = experiments.get(name)
     show_one(found, json)
 
 
@@ -106,10 +104,8 @@ def start(
     Example:
       lora-router experiments start medical-v2
     """
-    from router.cli.connect import connected
-
-    with connected(server, timeout) as client:
-        found = client.experiments.start(name, etag=etag)
+    with experiments_at(server, timeout) as experiments:
+        found = experiments.start(name, etag=etag)
     show_one(found, json)
 
 
@@ -129,10 +125,8 @@ def stop(
     Example:
       lora-router experiments stop medical-v2 --reason "release moved"
     """
-    from router.cli.connect import connected
-
-    with connected(server, timeout) as client:
-        found = client.experiments.stop(name, reason=reason, etag=etag)
+    with experiments_at(server, timeout) as experiments:
+        found = experiments.stop(name, reason=reason, etag=etag)
     show_one(found, json)
 
 
@@ -155,10 +149,8 @@ def promote(
       lora-router experiments promote medical-v2
       lora-router experiments promote medical-v2 new --force --reason "ticket 7"
     """
-    from router.cli.connect import connected
-
-    with connected(server, timeout) as client:
-        done = client.experiments.promote(name, arm, force=force, reason=reason, etag=etag)
+    with experiments_at(server, timeout) as experiments:
+        done = experiments.promote(name, arm, force=force, reason=reason, etag=etag)
     _print_promotion(done, json)
 
 
@@ -175,10 +167,8 @@ def rollback(
     Example:
       lora-router experiments rollback medical-v2 --reason "complaints since Monday"
     """
-    from router.cli.connect import connected
-
-    with connected(server, timeout) as client:
-        done = client.experiments.roll_back(name, reason=reason)
+    with experiments_at(server, timeout) as experiments:
+        done = experiments.roll_back(name, reason=reason)
     _print_promotion(done, json)
 
 
@@ -206,16 +196,14 @@ def delete(name: Name, etag: Etag = "", server: flags.Server = "", timeout: flag
     Example:
       lora-router experiments delete medical-v2
     """
-    from router.cli.connect import connected
-
-    with connected(server, timeout) as client:
-        client.experiments.delete(name, etag=etag)
+    with experiments_at(server, timeout) as experiments:
+        experiments.delete(name, etag=etag)
     print(f"{name} is forgotten")
 
 
 app = group(
     "A/B tests of adapter versions, of the base and of routers, on live traffic.",
-    plan=plan,
+    plan=plan_,
     create=create_,
     list=list_,
     show=show,
@@ -227,6 +215,6 @@ app = group(
     promote=promote,
     rollback=rollback,
     delete=delete,
-    export=export,
+    export=export_,
 )
-app.command("aa", hidden=True)(aa)
+app.command("aa", hidden=True)(aa_)

@@ -20,7 +20,8 @@ import typer
 from router.cli import flags
 
 if TYPE_CHECKING:
-    from router.client import Answer, AsyncClient, Client, Experiment, Outcome, Spec
+    from router.client import Answer, AsyncClient, Client
+    from router.extensions.experiments.client import Experiments, Outcome, Spec
     from router.extensions.experiments.report.model import Report
     from router.extensions.experiments.self_test import AAFinding, Traffic
 
@@ -58,23 +59,25 @@ def aa(
     """
     from router.cli.command import MISUSED, CliError
     from router.cli.connect import connected
+    from router.extensions.experiments.client import Experiments
     from router.extensions.experiments.self_test import findings
 
     if units < 10:
         raise CliError(f"--units must be 10 or more, not {units}", MISUSED)
     run, seed = f"aa-{secrets.token_hex(4)}", secrets.randbits(31)
     with connected(server, timeout) as client:
+        experiments = Experiments(client)
         plan = _equal_arms(client, route.removeprefix("adapters/"), weights, units)
         simulation = Simulation(run, prompt, {} if plan.route == "base" else {"adapter": plan.route}, units)
-        with _temporary(client, run, plan):
+        with _temporary(experiments, run, plan):
             traffic = asyncio.run(_send_traffic(server, timeout, simulation))
-            report = _report_when_logged(client, run, traffic)
+            report = _report_when_logged(experiments, run, traffic)
     _print(findings(traffic, report, seed), json)
 
 
 def _equal_arms(client: Client, route: str, weights: str, units: int) -> Spec:
-    from router.client import ArmSpec, Spec, metric
     from router.extensions.experiments.cli.create import told
+    from router.extensions.experiments.client import ArmSpec, Spec, metric
     from router.extensions.experiments.plan_file import weights_of
 
     with told():
@@ -97,15 +100,16 @@ def _equal_arms(client: Client, route: str, weights: str, units: int) -> Spec:
 
 
 @contextmanager
-def _temporary(client: Client, name: str, plan: Spec) -> Iterator[Experiment]:
+def _temporary(experiments: Experiments, name: str, plan: Spec) -> Iterator[None]:
     """A running experiment that is gone at the end, whatever happened."""
-    client.experiments.create(name, plan)
+    experiments.create(name, plan)
     try:
-        yield client.experiments.start(name)
+        experiments.start(name)
+        yield
     finally:
-        if client.experiments.get(name).state == "running":
-            client.experiments.stop(name, reason="the self-test is over")
-        client.experiments.delete(name)
+        if experiments.get(name).state == "running":
+            experiments.stop(name, reason="the self-test is over")
+        experiments.delete(name)
 
 
 def _print(found: list[AAFinding], json: bool) -> None:
@@ -130,11 +134,11 @@ async def _send_traffic(server: str, timeout: float, simulation: Simulation) -> 
         return await simulation.run(client)
 
 
-def _report_when_logged(client: Client, name: str, traffic: Traffic) -> Report:
+def _report_when_logged(experiments: Experiments, name: str, traffic: Traffic) -> Report:
     """The report once every unit that was sent is there and mature, or after a while without them."""
     end = time.monotonic() + WINDOW + SLACK
     while True:
-        found = client.experiments.report(name)
+        found = experiments.report(name)
         mature = sum(numbers.matured for numbers in found.numbers)
         if mature >= len(traffic.arms) or time.monotonic() > end:
             return found
@@ -164,7 +168,7 @@ class Simulation:
         return traffic
 
     async def _unit(self, client: AsyncClient, traffic: Traffic, number: int) -> None:
-        from router.client import Outcome
+        from router.extensions.experiments.client import Outcome
 
         unit = f"{self.experiment}-{number}"
         first = await self._ask(client, traffic, unit)
@@ -198,10 +202,11 @@ async def _recorded(client: AsyncClient, traffic: Traffic, outcome: Outcome) -> 
     """What became of an outcome; empty where it failed. Exposures are written behind the answer, so that it
     may come a little too early."""
     from router.client import ClientError
+    from router.extensions.experiments.client import AsyncExperiments
 
     for attempt in range(TRIES):
         try:
-            return str(await client.experiments.record_outcome(outcome))
+            return str(await AsyncExperiments(client).record_outcome(outcome))
         except ClientError as error:
             if error.code != "NOT_FOUND" or attempt == TRIES - 1:
                 traffic.errors.append(str(error))

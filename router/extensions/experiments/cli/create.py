@@ -16,7 +16,7 @@ from router.cli.command import MISUSED, CliError
 from router.errors import InvalidRequest
 
 if TYPE_CHECKING:
-    from router.client import Experiment
+    from router.extensions.experiments.client import Experiment, Experiments
 
 
 def read_plan_file(path: Path) -> dict[str, Any]:
@@ -25,6 +25,16 @@ def read_plan_file(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:  # not UTF-8, not TOML, a number of too many digits
         raise CliError(f"{path}: not valid TOML: {error}", MISUSED) from None
+
+
+@contextmanager
+def experiments_at(server: str, timeout: float) -> Iterator[Experiments]:
+    """The experiments of a server."""
+    from router.cli.connect import connected
+    from router.extensions.experiments.client import Experiments
+
+    with connected(server, timeout) as client:
+        yield Experiments(client)
 
 
 @contextmanager
@@ -151,7 +161,6 @@ def create(
       lora-router experiments create medical-v2 --arm old=medical@1.0.0 --arm new=medical@1.1.0 \\
         --split 90/10 --metric thumbs_up --guardrail error=0.02 --set window=12h --start
     """
-    from router.cli.connect import connected
     from router.extensions.experiments.plan_file import example_plan, plan_of, typed
 
     if example:
@@ -170,10 +179,10 @@ def create(
             "hypothesis", f"{metric or 'the metric'} is better with {' or '.join((arm or [])[1:])}"
         )
         plan = plan_of(values)
-    with connected(server, timeout) as client:
-        made = client.experiments.create(name, plan)
+    with experiments_at(server, timeout) as experiments:
+        made = experiments.create(name, plan)
         if start:
-            made = client.experiments.start(name, etag=made.etag)
+            made = experiments.start(name, etag=made.etag)
     show_one(made, json)
 
 
@@ -200,17 +209,16 @@ def update(
       lora-router experiments update medical-v2 --set 'secondary=[{name="messages", kind="mean"}]'
       lora-router experiments update medical-v2 medical-v2.toml --new-phase
     """
-    from router.cli.connect import connected
     from router.extensions.experiments.plan_file import plan_of, values_of
 
     values = (read_plan_file(file) if file else {}) | dict(map(_set, set_ or []))
     if not values:
         raise CliError("nothing to change: give a FILE or --set FIELD=VALUE", MISUSED)
-    with connected(server, timeout) as client:
+    with experiments_at(server, timeout) as experiments:
         with told():
-            plan = plan_of(values_of(client.experiments.get(name).spec) | values)
+            plan = plan_of(values_of(experiments.get(name).spec) | values)
         changes = {field: getattr(plan, field) for field in values}
-        made = client.experiments.update(name, changes, etag=etag, new_phase=new_phase)
+        made = experiments.update(name, changes, etag=etag, new_phase=new_phase)
     show_one(made, json)
 
 

@@ -17,9 +17,10 @@ import typer
 
 from router.cli import flags
 from router.cli.command import FAILED, MISUSED, CliError
+from router.extensions.experiments.cli.create import experiments_at
 
 if TYPE_CHECKING:
-    from router.client import Client, Outcome
+    from router.extensions.experiments.client import Experiments, Outcome
 
 Metric = Annotated[
     str,
@@ -70,7 +71,7 @@ def record(
       lora-router experiments record thumbs_up 1 --response 0a1b2c --key vote-4711
       lora-router experiments record - < outcomes.jsonl
     """
-    from router.client import Outcome
+    from router.extensions.experiments.client import Outcome
 
     if metric == "-":
         done = _from_lines(sys.stdin, server, timeout)
@@ -88,23 +89,21 @@ def record(
 
 
 def _one(outcome: Outcome, server: str, timeout: float) -> tuple[Counter[str], list[str]]:
-    from router.cli.connect import connected
-
     try:
         _check(outcome)
     except ValueError as error:
         raise CliError(f"outcome: {error}", MISUSED) from None
-    with connected(server, timeout) as client:
-        return Counter([str(client.experiments.record_outcome(outcome))]), []
+    with experiments_at(server, timeout) as experiments:
+        return Counter([str(experiments.record_outcome(outcome))]), []
 
 
 def _sent(
-    client: Client, outcomes: Iterable[Outcome], place: Callable[[int], str]
+    experiments: Experiments, outcomes: Iterable[Outcome], place: Callable[[int], str]
 ) -> tuple[Counter[str], list[str]]:
     """What became of them, and a line for each that was refused; the last of many counts the rest."""
     counted: Counter[str] = Counter()
     refused: list[str] = []
-    for number, found in enumerate(client.experiments.record_outcomes(outcomes)):
+    for number, found in enumerate(experiments.record_outcomes(outcomes)):
         counted[str(found.status or "refused")] += 1
         if found.status is None and len(refused) < SHOWN:
             refused.append(f"{place(number)}: {found.error}")
@@ -124,8 +123,7 @@ def _print(counted: Counter[str], json: bool) -> None:
 
 def _from_lines(lines: Iterable[str], server: str, timeout: float) -> tuple[Counter[str], list[str]]:
     """JSON lines, kept in a file until all are checked: stdin cannot be read twice."""
-    from router.cli.connect import connected
-    from router.client import Outcome
+    from router.extensions.experiments.client import Outcome
 
     with TemporaryFile("w+", encoding="utf-8", errors="surrogateescape") as kept:
         numbers, before = array("Q"), Counter[bytes]()
@@ -141,9 +139,9 @@ def _from_lines(lines: Iterable[str], server: str, timeout: float) -> tuple[Coun
         if wrong:
             raise _wrong(wrong)
         kept.seek(0)
-        with connected(server, timeout) as client:
+        with experiments_at(server, timeout) as experiments:
             outcomes = (Outcome(**jsons.loads(line)) for line in kept)
-            return _sent(client, outcomes, lambda at: f"line {numbers[at]}")
+            return _sent(experiments, outcomes, lambda at: f"line {numbers[at]}")
 
 
 def _numbered(lines: Iterable[str]) -> Iterator[tuple[int, str]]:
@@ -178,7 +176,7 @@ def _keyed(outcome: Outcome, before: Counter[bytes]) -> Outcome:
 
 def _outcome(line: str) -> Outcome:
     """Raises ValueError saying what is wrong with the line."""
-    from router.client import Outcome
+    from router.extensions.experiments.client import Outcome
 
     try:
         values: Any = jsons.loads(line)
@@ -201,7 +199,7 @@ def _outcome(line: str) -> Outcome:
 
 
 def _check(outcome: Outcome) -> None:
-    from router.extensions.experiments.client import outcome_message
+    from router.extensions.experiments.calls import outcome_message
 
     try:
         outcome_message(outcome)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from router.cli import flags
-from router.extensions.experiments.cli.create import Name
+from router.extensions.experiments.cli.create import Name, experiments_at
 
 if TYPE_CHECKING:
     from router.extensions.experiments.document import Table
@@ -45,11 +45,10 @@ def report(
       lora-router experiments report medical-v2 --details
       lora-router experiments report medical-v2 --html medical-v2.html
     """
-    from router.cli.connect import connected
     from router.cli.output import print_json
 
-    with connected(server, timeout) as client:
-        found = client.experiments.report(name, phase)
+    with experiments_at(server, timeout) as experiments:
+        found = experiments.report(name, phase)
     if html:
         from router.extensions.experiments.page import page
 

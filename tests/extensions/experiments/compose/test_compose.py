@@ -13,6 +13,7 @@ from router.config import Settings
 from router.engine.fake import FakeEngine
 from router.errors import ConfigError
 from router.extensions.experiments import store_of
+from router.extensions.experiments.client import AsyncExperiments
 from router.extensions.experiments.model import ArmSpec, Kind, MetricSpec, Spec
 from router.registry.state import state_dir
 from tests.settings import settings_of
@@ -90,8 +91,8 @@ def serve(tmp_path, monkeypatch):
 async def test_from_plan_to_report_over_two_lives_of_a_server(serve):
     composition, stop = await serve()
     async with AsyncClient(composition.app.address, timeout=10) as client:
-        await client.experiments.create("same", SPEC)
-        await client.experiments.start("same")
+        await AsyncExperiments(client).create("same", SPEC)
+        await AsyncExperiments(client).start("same")
         answers = [await client.generate("hello", max_tokens=3, unit=f"user-{i}") for i in range(12)]
     arms = {a.decision.arm for a in answers}
     assert arms == {"control", "same"}
@@ -103,7 +104,7 @@ async def test_from_plan_to_report_over_two_lives_of_a_server(serve):
         again = [await client.generate("hello", max_tokens=3, unit=f"user-{i}") for i in range(12)]
         assert [a.decision.arm for a in again] == [a.decision.arm for a in answers]
         await composition.app.experiments.recorder.flush()
-        report = await client.experiments.report("same")
+        report = await AsyncExperiments(client).report("same")
     assert sum(n.units for n in report.numbers) == 12
     assert sum(n.responses for n in report.numbers) == 24
     assert not [check.name for check in report.checks if check.failed]
@@ -115,6 +116,6 @@ async def test_off_says_how_to_turn_it_on(serve):
     assert composition.app.experiments is None
     async with AsyncClient(composition.app.address, timeout=10) as client:
         with pytest.raises(ClientError, match="experiments are off"):
-            await client.experiments.list()
+            await AsyncExperiments(client).list()
         assert (await client.generate("hello", max_tokens=3)).decision.experiment == ""
     await stop()

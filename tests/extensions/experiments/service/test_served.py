@@ -16,13 +16,13 @@ from router.errors import AdapterNotFound, Unavailable
 from router.extensions.experiments import service as served
 from router.extensions.experiments.outcomes import StoreThreads
 from router.extensions.experiments.service import RegistryOnLoop
-from router.server.call import CURRENT, Call
+from router.server.call import CURRENT
 from router.server.policy import ADMIN
 from router.types import AdapterRef, Visible
 from tests.extensions.experiments.memory_store import MemoryStore
 from tests.extensions.experiments.service.trials import live_on, of_unit, trial
 from tests.fakes import FakeRegistry, adapter
-from tests.server.helpers import until
+from tests.server.helpers import call_of, until
 
 SERVING, NOT_SERVING = 1, 2
 
@@ -60,7 +60,7 @@ async def test_what_the_caller_may_not_know_of_is_not_there_for_its_plans():
             FakeRegistry(FakeEngine(), [adapter("medical"), adapter("legal")]), asyncio.get_running_loop()
         ),
     )
-    call = Call("/router.v1.ExperimentService/StartExperiment", "r", ADMIN)
+    call = call_of("/router.v1.ExperimentService/StartExperiment", ADMIN)
     call.made_by(Client("a", adapters=Visible(("medical",)), tenant="a"))
     token = CURRENT.set(call)
     try:
@@ -106,11 +106,11 @@ async def test_health_has_a_name_of_its_own(start_server, connect, fakes):
     assert await states() == [SERVING] * 3
     store.down = True
     await until(lambda: not live.availability.up)
-    await app.health.update()
+    app.health.update()
     assert await states() == [SERVING, SERVING, NOT_SERVING]
     store.down = False
     await until(lambda: live.availability.up)
-    await app.health.update()
+    app.health.update()
     assert await states() == [SERVING] * 3
     await live.close()
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-from router.cli.demo import free_address
+from tests.addresses import free_address
 
 WAYS = ("initdb", "pg_ctl")
 

@@ -1,7 +1,10 @@
+"""`make demo`: what is asked, what it shows, and that a server which ends is told."""
+
+from __future__ import annotations
+
 import gzip
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -9,8 +12,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from router.cli.command import CliError
-from router.cli.demo import (
+from examples import demo
+from examples.demo import (
     BASE,
     DROPPED,
     DROPPED_PROMPT,
@@ -21,28 +24,22 @@ from router.cli.demo import (
     batching_summary,
     brief,
     demo_server,
-    free_address,
     print_answers,
     requests_for,
     until_routed,
 )
+from router.cli.command import CliError
 from router.models import fetch_base, fetch_encoder
 from router.types import AdapterRef, Decision, Reason, Vote, VoteError
 from tests.commands import without_network
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 
 
-def test_known_adapters_are_found_by_routing_and_unknown_ones_pinned():
+def test_known_adapters_are_found_by_routing_and_unknown_ones_named():
     asked = requests_for(["medical", "my-own"])
-    assert [(name, pinned) for name, _, pinned in asked] == [
-        ("medical", False),
-        ("medical", False),
-        ("my-own", True),
-        ("", False),
-        ("", False),
-    ]
-    assert asked[2][1] == PINNED
+    assert [one.expected for one in asked] == ["medical", "medical", "my-own", "", ""]
+    assert [one.prompt == PINNED for one in asked] == [False, False, True, False, False]
 
 
 def test_no_prompt_is_training_data():
@@ -74,19 +71,12 @@ def test_the_table_and_the_summary(capsys):
     assert second.split() == ["Why?", "base", "0.00", "abstained", "200", "ms", "Because."]
     assert lost.endswith("UNAVAILABLE: gone")
     expected = "30 tokens by 1 adapter and the base in 10 steps of one base: 3.0 tokens a step"
-    assert batching_summary(asked, 10, 3) == f"{expected}; most requests in one batch: 3"
+    assert batching_summary(asked, 10) == expected
 
 
 def test_brief_is_one_line():
     assert brief("a\n b   c", 10) == "a b c"
     assert brief("x" * 20, 5) == "xxxx…"
-
-
-def test_a_free_address_can_be_had():
-    host, _, number = free_address().rpartition(":")
-    assert int(number) < 32_768  # Linux gives outgoing connections the ports from there on
-    with socket.socket() as taken:
-        taken.bind((host, int(number)))
 
 
 class Learning:
@@ -103,7 +93,7 @@ class Learning:
 
 
 async def test_it_says_for_whom_it_waits_until_the_new_adapter_is_routed_to(capsys, monkeypatch):
-    monkeypatch.setattr("router.cli.demo.SAY_SECONDS", 0.0)
+    monkeypatch.setattr(demo, "SAY_SECONDS", 0.0)
     await until_routed(Learning(("examples", "multilingual"), (), ("examples",)))
     lines = [line.split(": ", 1)[1] for line in capsys.readouterr().out.splitlines()]
     assert lines == ["still learning: examples, multilingual", "not routed yet", "still learning: examples"]
@@ -118,15 +108,12 @@ async def test_it_says_for_whom_it_waits_until_the_new_adapter_is_routed_to(caps
     ],
 )
 def test_it_shows_what_the_server_does_until_it_serves(line, shown, capsys, monkeypatch, tmp_path):
-    monkeypatch.setattr("router.cli.demo.SAY_SECONDS", 0.0)
+    monkeypatch.setattr(demo, "SAY_SECONDS", 0.0)
     log = tmp_path / "log"
-    log.write_text(f"{line}\nhalf a li")
+    log.write_text(f"{line}\n")
     ends_at_the_third_look = SimpleNamespace(poll=iter([None, None, 1]).__next__, returncode=1)
-    with (
-        log.open("rb") as opened,
-        pytest.raises(CliError, match="Run it again: what was installed, fetched and compiled is kept"),
-    ):
-        DemoServer(ends_at_the_third_look, free_address(), "", opened).wait_until_serving()
+    with pytest.raises(CliError, match="Run it again: what was installed, fetched and compiled is kept"):
+        DemoServer(ends_at_the_third_look, log).wait_until_ready()
     assert capsys.readouterr().out.splitlines()[0] == f"  {shown}"
 
 
@@ -137,7 +124,7 @@ def test_a_server_that_ends_is_told_with_its_last_lines(capsys, monkeypatch):
         pytest.raises(CliError, match="the server ended with code 2; its last lines are above"),
         demo_server() as server,
     ):
-        server.wait_until_serving()
+        server.wait_until_ready()
     assert "absent is no folder" in capsys.readouterr().err
 
 
@@ -147,7 +134,7 @@ def test_a_server_that_ends_is_told_with_its_last_lines(capsys, monkeypatch):
 def test_the_whole_demonstration(tmp_path):
     """In a network namespace where only loopback exists, if there are any: a filled cache is enough."""
     fetch_base(), fetch_encoder()
-    command = [sys.executable, "-c", "from router.cli.__main__ import main; main('router.cli.demo')"]
+    command = [sys.executable, "-c", "from router.cli.__main__ import main; main('examples.demo')"]
     done = subprocess.run(
         without_network(command) or command,
         capture_output=True,

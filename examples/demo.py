@@ -8,37 +8,28 @@ from __future__ import annotations
 
 import asyncio
 import json
-import random
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import Any
 
-from router.cli import output
 from router.cli.command import INTERRUPTED, CliError, report
+from router.cli.output import duration, print_table
 from router.folders import state_folder
 from router.types import Decision
 
-if TYPE_CHECKING:
-    from router.client import AsyncClient
-
-MAX_TOKENS = 48
-TIMEOUT = 180.0
+MAX_TOKENS, TIMEOUT = 48, 180.0
 STOP_SECONDS = 40.0
-END_SECONDS = 5.0  # for a server that is not needed any more
-LOG_LINES = 20
-PORTS = range(10_000, 32_000)  # below those of outgoing connections
-MOST_PORTS = 100  # that are tried
 SAY_SECONDS = 5.0  # between lines about a wait
+LOG_LINES = 20
 AGAIN = "Run it again: what was installed, fetched and compiled is kept"
 STEPS = "lora_router_steps_total"
 
@@ -47,13 +38,11 @@ STEPS = "lora_router_steps_total"
 class DemoRequest:
     """One request of the demonstration and what came back."""
 
-    expected: str
+    expected: str  # name of the adapter; empty: the base
     prompt: str
-    pinned: bool = False
-    response_id: str = ""
     decision: Decision | None = None
     text: str = ""
-    first_token: float = 0.0
+    first_token: float = 0.0  # seconds
     tokens: int = 0
     error: str = ""
 
@@ -75,22 +64,30 @@ def demonstrate() -> int:
     fetch_models()
     with drop_folder() as (folder, flags), demo_server(*flags) as server:
         print("starting the server ...", flush=True)
-        server.wait_until_serving()
+        server.wait_until_ready()
         print(f"serving after {time.monotonic() - began:.1f} s on {server.address}\n", flush=True)
-        asked, most, steps = asyncio.run(ask_all(server))
+        asked, steps = asyncio.run(ask_all(server))
         print_answers(asked)
-        print(f"\n{batching_summary(asked, steps, most)}")
+        print(f"\n{batching_summary(asked, steps)}")
         asked += asyncio.run(drop_in(server, folder))
         server.stop()
-    if failed := failed_of(asked):
+    if failed := [one for one in asked if one.error]:
         raise CliError(f"{len(failed)} of {len(asked)} requests failed; the first: {failed[0].error}")
     print(f"server stopped; {time.monotonic() - began:.1f} s in all. Yours to try: make serve")
     return 0
 
 
-def failed_of(asked: Sequence[DemoRequest]) -> list[DemoRequest]:
-    """Those that ended with an error."""
-    return [one for one in asked if one.error]
+def fetch_models() -> None:
+    """The base and the encoder of the classifier, with a progress bar the first time."""
+    from router.cli.settings import load_settings
+    from router.errors import ConfigError, DataLoss
+    from router.models import fetch_encoder, resolve_model
+
+    resolve_model(load_settings().model)
+    try:
+        fetch_encoder()
+    except (ConfigError, DataLoss) as error:
+        print(f"requests are not classified: {error.message}", file=sys.stderr)
 
 
 @contextmanager
@@ -111,35 +108,103 @@ def drop_folder() -> Iterator[tuple[Path, list[str]]]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def fetch_models() -> None:
-    """The base, with a progress bar the first time, and the encoder of the classifier."""
-    from router.cli.settings import load_settings
-    from router.errors import ConfigError, DataLoss
-    from router.models import fetch_encoder, resolve_model
+# -- the server: a subprocess on free ports of this machine
 
-    resolve_model(load_settings().model)
+
+class DemoServer:
+    """The running server. `address` and `metrics` are there once it listens."""
+
+    def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
+        self.process, self.log = process, log
+        self.address = self.metrics = ""
+
+    def failure(self, text: str) -> CliError:
+        """An error to raise, after the last lines that the server wrote were shown."""
+        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
+        print("\n".join(lines[-LOG_LINES:]), file=sys.stderr)
+        return CliError(f"{text}; its last lines are above, and say why. {AGAIN}")
+
+    def wait_until_ready(self) -> None:
+        """Follow its log until it is ready, however long that takes; show warnings, and what it does."""
+        began = said = time.monotonic()
+        last = "loading"
+        with self.log.open(encoding="utf-8", errors="replace") as lines:
+            while True:
+                if line := lines.readline():
+                    entry = entry_of(line)
+                    last = entry.get("event") or last
+                    if entry.get("event") == "listening":
+                        self.address, self.metrics = entry["address"], entry["metrics"]
+                    elif entry.get("level") == "warning":
+                        print(f"  {last}", flush=True)
+                    elif last.startswith("lora-router ") and last.endswith(" is ready"):
+                        return
+                    continue
+                if self.process.poll() is not None:
+                    raise self.failure(f"the server ended with code {self.process.returncode}")
+                if (now := time.monotonic()) - said >= SAY_SECONDS:
+                    said = now
+                    print(f"  {now - began:.0f} s: {last}", flush=True)
+                time.sleep(0.1)
+
+    def steps(self) -> float:
+        """How many steps its engine has made."""
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(f"http://{self.metrics}/metrics", timeout=5) as answer:
+            found = re.search(rf"^{STEPS} (\S+)$", answer.read().decode(), re.MULTILINE)
+        return float(found[1]) if found else 0.0
+
+    def stop(self) -> None:
+        """SIGTERM, and the exit code must be 0."""
+        self.process.terminate()
+        try:
+            code = self.process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            raise self.failure(f"the server did not stop within {STOP_SECONDS:.0f} s") from None
+        if code != 0:
+            raise self.failure(f"the server ended with code {code}")
+
+
+@contextmanager
+def demo_server(*flags: str) -> Iterator[DemoServer]:
+    """`lora-router serve` with its output in a temporary file; ended if it is still there at the end."""
+    command = [sys.executable, "-m", "router.cli", "serve", "--http-listen", ""]
+    command += ["--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0", *flags]
+    with tempfile.NamedTemporaryFile(prefix="lora-router-demo-", suffix=".log") as log:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
+        try:
+            yield DemoServer(process, Path(log.name))
+        finally:
+            process.kill()
+            process.wait()
+
+
+def entry_of(line: str) -> dict[str, Any]:
+    """A line of the server's log; of what is printed otherwise, the text as its event."""
     try:
-        fetch_encoder()
-    except (ConfigError, DataLoss) as error:
-        print(f"requests are not classified: {error.message}", file=sys.stderr)
+        entry = json.loads(line)
+    except ValueError:
+        entry = None
+    return entry if isinstance(entry, dict) else {"event": line.strip()}
 
 
-async def ask_all(server: DemoServer) -> tuple[list[DemoRequest], int, float]:
-    """Every request at once; also the most that ran in one batch, and the steps that it took."""
+# -- asking
+
+
+async def ask_all(server: DemoServer) -> tuple[list[DemoRequest], float]:
+    """Every request at once; also the steps that it took."""
     from router.client import AdapterState, AsyncClient
 
     async with AsyncClient(server.address, timeout=TIMEOUT) as client:
         adapters = await client.adapters.list()
-        names = [a.ref.name for a in adapters if a.default and a.state is not AdapterState.QUARANTINED]
         for broken in (a for a in adapters if a.state is AdapterState.QUARANTINED):
             print(f"adapter {broken.ref} is quarantined: {broken.error}")
-        asked = [DemoRequest(*request) for request in requests_for(names)]
+        names = [a.ref.name for a in adapters if a.default and a.state is not AdapterState.QUARANTINED]
+        asked = requests_for(names)
         print(f"asking {len(asked)} things at once, adapters: {', '.join(names) or 'none here'} ...\n")
-        before = await asyncio.to_thread(server.metric, STEPS)  # classifiers have been reading
-        watch = asyncio.create_task(most_running(server))
+        before = await asyncio.to_thread(server.steps)  # classifiers have been reading
         await asyncio.gather(*(ask_one(client, one) for one in asked))
-        watch.cancel()
-        return asked, await watch, await asyncio.to_thread(server.metric, STEPS) - before
+        return asked, await asyncio.to_thread(server.steps) - before
 
 
 async def drop_in(server: DemoServer, folder: Path) -> list[DemoRequest]:
@@ -176,7 +241,7 @@ async def drop_in(server: DemoServer, folder: Path) -> list[DemoRequest]:
     return [before, after]
 
 
-async def until_routed(client: AsyncClient) -> float:
+async def until_routed(client: Any) -> float:
     """Wait until the question goes to the adapter that was copied in; returns the seconds that took.
 
     A line now and then names the classifiers that still learn, which takes longest in the first start.
@@ -199,17 +264,17 @@ async def until_routed(client: AsyncClient) -> float:
         await asyncio.sleep(0.1)
 
 
-async def ask_one(client: AsyncClient, one: DemoRequest) -> None:
+async def ask_one(client: Any, one: DemoRequest) -> None:
     """Stream one answer and note when its first token came."""
     from router.client import ClientError, Delta, Finished, Started
 
     started = time.monotonic()
     try:
         async for event in client.stream(
-            one.prompt, max_tokens=MAX_TOKENS, adapter=one.expected if one.pinned else ""
+            one.prompt, max_tokens=MAX_TOKENS, adapter=one.expected if one.prompt == PINNED else ""
         ):
             if isinstance(event, Started):
-                one.response_id, one.decision = event.response_id, event.decision
+                one.decision = event.decision
             elif isinstance(event, Delta):
                 one.first_token = one.first_token or time.monotonic() - started
                 one.text += event.text
@@ -219,35 +284,18 @@ async def ask_one(client: AsyncClient, one: DemoRequest) -> None:
         one.error = str(error)
 
 
-async def most_running(server: DemoServer) -> int:
-    """The largest batch seen until cancelled."""
-    most = 0
-    try:
-        while True:
-            most = max(most, int(await asyncio.to_thread(server.metric, "lora_router_requests_running")))
-            await asyncio.sleep(0.05)
-    except asyncio.CancelledError:
-        return most
+# -- showing
 
 
 def print_answers(asked: Sequence[DemoRequest]) -> None:
     """The table: who answered, how sure routing was, how fast, and what."""
-    from router.cli.output import print_table
-
     rows = []
     for one in asked:
         decision = one.decision
         who = str(decision.adapter or "base") if decision else "-"
         sure = f"{decision.confidence:.2f} {decision.reason.value}" if decision else "-"
-        rows.append(
-            (
-                brief(one.prompt, 44),
-                who,
-                sure,
-                output.duration(one.first_token),
-                one.error or brief(one.text, 60),
-            )
-        )
+        answer = one.error or brief(one.text, 60)
+        rows.append((brief(one.prompt, 44), who, sure, duration(one.first_token), answer))
     print_table(["ASKED", "ANSWERED BY", "CONFIDENCE", "FIRST TOKEN", "ANSWER"], rows)
 
 
@@ -257,122 +305,14 @@ def brief(text: str, most: int) -> str:
     return line if len(line) <= most else line[: most - 1] + "…"
 
 
-def batching_summary(asked: Sequence[DemoRequest], steps: float, most: int) -> str:
+def batching_summary(asked: Sequence[DemoRequest], steps: float) -> str:
     """How many requests were answered together, from the server's own counters."""
     tokens = sum(one.tokens for one in asked)
     adapters = {one.decision.adapter for one in asked if one.decision and one.decision.adapter}
     base = any(one.decision and one.decision.adapter is None for one in asked)
     who = f"{len(adapters)} adapter{'s' * (len(adapters) != 1)}{' and the base' if base else ''}"
     rate = f"{tokens / steps:.1f} tokens a step" if steps else "no step counted"
-    counted = f"{tokens} tokens by {who} in {steps:.0f} steps of one base: {rate}"
-    return f"{counted}; most requests in one batch: {most}"
-
-
-# -- the server: a subprocess on a free port of this machine
-
-
-class DemoServer:
-    """The running server: `address` for calls, `metric` for its numbers."""
-
-    def __init__(self, process: subprocess.Popen[bytes], address: str, metrics: str, log: IO[bytes]) -> None:
-        self.process, self.address, self.metrics, self._log = process, address, metrics, log
-
-    def failure(self, text: str) -> CliError:
-        """An error to raise, after the last lines that the server wrote were shown."""
-        print("\n".join(self.log_lines()[-LOG_LINES:]), file=sys.stderr)
-        return CliError(f"{text}; its last lines are above, and say why. {AGAIN}")
-
-    def log_lines(self) -> list[str]:
-        """The whole lines that it has written."""
-        text = Path(self._log.name).read_text(encoding="utf-8", errors="replace")
-        return text[: text.rfind("\n") + 1].splitlines()
-
-    def metric(self, name: str) -> float:
-        """One number without labels from its metrics."""
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(f"http://{self.metrics}/metrics", timeout=5) as answer:
-            found = re.search(rf"^{name} (\S+)$", answer.read().decode(), re.MULTILINE)
-        return float(found[1]) if found else 0.0
-
-    def wait_until_serving(self) -> None:
-        """Ask its health until it serves, however long that takes; meanwhile show what it does."""
-        import grpc
-        from grpc_health.v1 import health_pb2, health_pb2_grpc
-
-        from router.client.channel import channel_options
-
-        began = said = time.monotonic()
-        shown, last = 0, ""
-        with grpc.insecure_channel(self.address, options=channel_options(self.address)) as channel:
-            check = health_pb2_grpc.HealthStub(channel).Check
-            while True:
-                if self.process.poll() is not None:
-                    raise self.failure(f"the server ended with code {self.process.returncode}")
-                lines = self.log_lines()
-                for level, text in map(told, lines[shown:]):
-                    if level == "warning":
-                        print(f"  {text}", flush=True)
-                shown = len(lines)
-                try:
-                    if check(health_pb2.HealthCheckRequest(), timeout=2).status == 1:
-                        return
-                except grpc.RpcError:
-                    pass  # not listening yet
-                if (now := time.monotonic()) - said >= SAY_SECONDS:
-                    said = now
-                    text = told(lines[-1])[1] if lines else "loading"
-                    print(f"  {now - began:.0f} s: {text if text != last else '...'}", flush=True)
-                    last = text
-                time.sleep(0.1)
-
-    def stop(self) -> None:
-        """SIGTERM, and the exit code must be 0."""
-        self.process.terminate()
-        try:
-            code = self.process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            raise self.failure(f"the server did not stop within {STOP_SECONDS:.0f} s") from None
-        if code != 0:
-            raise self.failure(f"the server ended with code {code}")
-
-
-@contextmanager
-def demo_server(*flags: str) -> Iterator[DemoServer]:
-    """`lora-router serve` with its output in a temporary file; ended if it is still there at the end."""
-    address, metrics = free_address(), free_address()
-    command = [sys.executable, "-m", "router.cli", "serve", "--listen", address, "--metrics-listen", metrics]
-    command += ["--http-listen", ""]
-    command += flags
-    with tempfile.NamedTemporaryFile(prefix="lora-router-demo-", suffix=".log") as log:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
-        try:
-            yield DemoServer(process, address, metrics, log)
-        finally:
-            process.terminate()
-            try:
-                process.wait(END_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-
-
-def told(line: str) -> tuple[str, str]:
-    """Level and text of a line of the server's log; no level where a library printed it."""
-    try:
-        entry = json.loads(line)
-        return entry["level"], entry["event"]
-    except (ValueError, TypeError, KeyError):
-        return "", line
-
-
-def free_address() -> str:
-    """A port of this machine that nobody has now. It is below those that systems give to outgoing
-    connections, so that none of these takes it before it is used. Raises CliError where there is none."""
-    for port in random.sample(PORTS, MOST_PORTS):
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return f"127.0.0.1:{port}"
-    raise CliError(f"{MOST_PORTS} ports from {PORTS.start} to {PORTS.stop - 1} are in use")
+    return f"{tokens} tokens by {who} in {steps:.0f} steps of one base: {rate}"
 
 
 # -- what is asked: none of it is in the training data of the adapters (a test compares)
@@ -452,8 +392,7 @@ examples = [
 """
 
 
-def requests_for(names: list[str]) -> list[tuple[str, str, bool]]:
-    """(expected adapter or empty for the base, prompt, whether it must be pinned) for these adapters."""
-    found = [(name, prompt, False) for name in names for prompt in PROMPTS.get(name, ())]
-    found += [(name, PINNED, True) for name in names if name not in PROMPTS]
-    return found + [("", prompt, False) for prompt in BASE]
+def requests_for(names: Sequence[str]) -> list[DemoRequest]:
+    """For these adapters, and for the base. One that the table does not know is named in its request."""
+    found = [DemoRequest(name, prompt) for name in names for prompt in PROMPTS.get(name, (PINNED,))]
+    return found + [DemoRequest("", prompt) for prompt in BASE]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import signal
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 
@@ -13,8 +12,8 @@ import psycopg
 import pytest
 
 from router.errors import ConfigError, SharedDown
-from router.shared import postgres as module
-from router.shared.postgres import PostgresTable, SharedDocument, fetch, parse_url
+from router.shared import database as module
+from router.shared.documents import SharedDocument, SharedTable
 from router.shared.state import SharedState
 from tests.extensions.experiments.store.postgres import Server
 from tests.registry.life import eventually
@@ -22,7 +21,7 @@ from tests.shared.conftest import fresh
 from tests.shared.memory import MemoryDatabase, MemoryTable
 
 NUMBERS = itertools.count()
-Open = Callable[[str], Awaitable[PostgresTable]]
+Open = Callable[[str], Awaitable[SharedTable]]
 
 
 @pytest.fixture(params=["memory", pytest.param("postgresql", marks=pytest.mark.slow)])
@@ -31,17 +30,17 @@ async def opened(request: pytest.FixtureRequest) -> AsyncIterator[Open]:
     if request.param == "memory":
         database = MemoryDatabase()
 
-        def make(edge: str) -> PostgresTable:
+        def make(edge: str) -> SharedTable:
             return MemoryTable(database, edge)
     else:
         url = fresh(request.getfixturevalue("postgres"), f"t{next(NUMBERS)}")
 
-        def make(edge: str) -> PostgresTable:
-            return PostgresTable(url, edge)
+        def make(edge: str) -> SharedTable:
+            return SharedTable(url, edge)
 
     async with AsyncExitStack() as stack:
 
-        async def begin(edge: str) -> PostgresTable:
+        async def begin(edge: str) -> SharedTable:
             table = make(edge)
             await table.open()
             stack.push_async_callback(table.close)
@@ -93,22 +92,6 @@ async def test_only_the_first_seeds(opened: Open) -> None:
     assert not await b.seed("q/", {"q/y": 1})
 
 
-async def test_waiting_ends_when_another_writes(opened: Open) -> None:
-    a, b = await opened("a"), await opened("b")
-    waiting = asyncio.create_task(b.wait(600))
-    await asyncio.sleep(0.05)
-    await a.put("x", 1, 0)
-    await asyncio.wait_for(waiting, 60)
-    began = time.monotonic()
-    await b.wait(0.1)
-    assert time.monotonic() - began > 0.05
-    left = asyncio.create_task(b.wait(10))
-    await asyncio.sleep(0.05)
-    left.cancel()
-    await asyncio.gather(left, return_exceptions=True)
-    await b.wait(0.05)
-
-
 async def test_edges_that_are_there(opened: Open) -> None:
     a, b = await opened("a"), await opened("b")
     assert list(await a.beat({"client:x": [1.0, 2.5]})) == []
@@ -120,38 +103,15 @@ async def test_edges_that_are_there(opened: Open) -> None:
         await a.beat({})
 
 
-@pytest.mark.parametrize(
-    ("url", "told"),
-    [
-        ("sqlite:///x.db", "begins with 'sqlite'"),
-        ("postgresql://u:secret@h", "database names none"),
-        ("postgresql://u:secret@h/d?nonsense=1", "cannot be read"),
-        ("postgresql://u:%secret@h/d", "special characters as %XX"),
-    ],
-)
-def test_a_url_that_cannot_work_is_told_without_its_password(url: str, told: str) -> None:
-    with pytest.raises(ConfigError, match=told) as caught:
-        parse_url(url)
-    assert "secret" not in caught.value.message
-
-
-@pytest.mark.slow
-async def test_what_is_there_can_be_had_before_the_start(postgres: Server) -> None:
-    url = fresh(postgres, "before")
-    assert fetch(url, "x") is None
-    table = PostgresTable(url, "a")
-    await table.open()
-    await table.put("x", {"text": "t"}, 0)
-    await table.close()
-    assert (fetch(url, "x"), fetch(url, "y")) == ({"text": "t"}, None)
-    with pytest.raises(SharedDown):
-        fetch("postgresql://router@127.0.0.1:1/x", "x")
+def test_it_is_a_postgresql_database() -> None:
+    with pytest.raises(ConfigError, match="must be a PostgreSQL database"):
+        SharedTable("sqlite:///x.db", "a")
 
 
 @pytest.mark.slow
 async def test_one_of_a_newer_version_is_refused(postgres: Server) -> None:
     url = fresh(postgres, "newer")
-    table = PostgresTable(url, "a")
+    table = SharedTable(url, "a")
     await table.open()
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("UPDATE lora_router_shared SET value = '2' WHERE revision = 0")
@@ -166,7 +126,7 @@ async def test_a_user_without_rights_is_told_what_to_grant(postgres: Server) -> 
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("REVOKE ALL ON SCHEMA public FROM public")
         connection.execute("CREATE ROLE nobodys LOGIN")
-    table = PostgresTable(url.replace("router@", "nobodys@"), "a")
+    table = SharedTable(url.replace("router@", "nobodys@"), "a")
     with pytest.raises(SharedDown, match=r"schema.*grant the user CREATE"):
         await table.open()
     await table.close()
@@ -178,7 +138,7 @@ async def test_a_server_that_is_killed_comes_back_or_stands_still(
 ) -> None:
     monkeypatch.setattr(module, "ANSWER_SECONDS", 0.7)
     url = fresh(postgres, "killed")
-    a, b = (SharedState(PostgresTable(url, name), look_seconds=0.1) for name in "ab")
+    a, b = (SharedState(SharedTable(url, name), look_seconds=0.1) for name in "ab")
     await a.start()
     await b.start()
     await a.put("x", 1)

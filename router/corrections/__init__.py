@@ -1,1 +1,0 @@
-"""Corrections: which adapter should have answered, stored so that routing can learn from it."""
