@@ -34,12 +34,10 @@ from router.extensions.experiments.model import (
 from router.extensions.experiments.names import id_problem
 from router.extensions.experiments.phases import (
     NewSalts,
-    only_secondary,
     only_wider,
     opened,
     stopped,
     widened,
-    with_secondary,
 )
 from router.extensions.experiments.plan_file import values_of
 from router.extensions.experiments.plans import Known, conflict, plan_problems
@@ -98,8 +96,7 @@ class Manager:
         self, name: str, edit: Callable[[Spec], Spec], etag: str, actor: str, *, new_phase: bool = True
     ) -> Experiment:
         """Put `edit(spec)` in place. While it runs, this opens a new phase, unless all that changes is a
-        larger enrolment share or what the secondary metrics are; those may be changed when it is stopped,
-        too, for what was counted. A warning of the result names what a new phase leaves behind.
+        larger enrolment share. A warning of the result names what a new phase leaves behind.
 
         Raises InvalidRequest, StaleEtag, FailedPrecondition (a conflict with another experiment, a new phase
         without `new_phase`)."""
@@ -111,8 +108,6 @@ class Manager:
             if spec == old:
                 return experiment
             now, detail = self.clock(), {"fields": _changed_fields(old, spec)}
-            if experiment.phase and old.secondary != spec.secondary and only_secondary(old, spec):
-                return self.keep(with_secondary(experiment, spec, now), actor, "secondary", "", detail)
             if experiment.state is not Lifecycle.RUNNING:
                 after = replace(experiment, spec=spec, updated=now)
                 return self.keep(after, actor, "update", "", detail)

@@ -356,7 +356,7 @@ class Spec:
     `unit_label`. `window` is how many seconds after exposure outcomes count; `grace` how much later they may
     arrive, in seconds: then a unit is mature, and nothing changes it any more. `shadow_share` is the share of
     matched requests that shadow arms answer too. `secondary` metrics are reported and decide
-    nothing; they may be changed at any time without a new phase. With `equal_arms` arms may be the same
+    nothing. With `equal_arms` arms may be the same
     version, as in an A/A test.
 
     Nothing is checked here: `plans.plan_problems` names all that is wrong.
@@ -417,9 +417,7 @@ class Spec:
     ] = 1.0
     secondary: Annotated[
         tuple[Metric, ...],
-        Field(
-            max_length=MAX_METRICS, description="reported too, decides nothing; may be changed at any time"
-        ),
+        Field(max_length=MAX_METRICS, description="reported too, decides nothing"),
     ] = ()
     segments: Annotated[
         tuple[SegmentSpec, ...],
