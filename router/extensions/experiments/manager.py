@@ -22,7 +22,6 @@ from router.errors import (
     StaleEtag,
 )
 from router.extensions.experiments.assignment import AssignmentSalts
-from router.extensions.experiments.completeness import chosen, shared_primary
 from router.extensions.experiments.model import (
     ArmSpec,
     AuditEntry,
@@ -30,8 +29,8 @@ from router.extensions.experiments.model import (
     Lifecycle,
     Mode,
     Spec,
+    id_problem,
 )
-from router.extensions.experiments.names import id_problem
 from router.extensions.experiments.phases import (
     NewSalts,
     only_wider,
@@ -40,7 +39,7 @@ from router.extensions.experiments.phases import (
     widened,
 )
 from router.extensions.experiments.plan_file import values_of
-from router.extensions.experiments.plans import Known, conflict, plan_problems
+from router.extensions.experiments.plans import Known, chosen, conflict, plan_problems
 from router.extensions.experiments.report.model import Report, Ruling
 from router.extensions.experiments.store.store import ExperimentStore
 from router.names import parse_version
@@ -69,8 +68,7 @@ class Manager:
 
     def problems(self, spec: Spec, before: Spec | None = None) -> list[FieldViolation]:
         """Everything that is wrong with a new plan, or with the edit of one that was kept `before`."""
-        spec = chosen(spec, before)
-        return [*plan_problems(spec, self.known), *shared_primary(spec, before)]
+        return plan_problems(chosen(spec, before), self.known)
 
     def get(self, name: str) -> Experiment:
         """Raises ExperimentNotFound."""

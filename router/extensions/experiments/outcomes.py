@@ -46,8 +46,8 @@ from router.extensions.experiments.model import (
     Spec,
     StoredOutcome,
     outcome_problem,
+    parse_experiment,
 )
-from router.extensions.experiments.names import parse_experiment
 from router.extensions.experiments.recorder import Recorder
 from router.extensions.experiments.runtime import StoreThreads
 from router.extensions.experiments.visibility import Visibility
