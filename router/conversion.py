@@ -132,7 +132,6 @@ NAMES: Mapping[str, tuple[str, ...]] = {
     "started": ("start_time",),
     "stopped": ("stop_time",),
     "ended": ("end_time",),
-    "withdrawn": ("withdraw_time",),
     "default": ("default_version",),
     "latency": ("route_latency",),
     "path": ("file",),

@@ -1,4 +1,4 @@
-"""Numbers as people read them: one form for the terminal, pages, the console and notices.
+"""Numbers as people read them: one form for the terminal, pages and the console.
 
 A share is written in percent, and a difference of shares in points: `+28.5 points (17.0 to 38.0)`. The range
 in brackets has no sign of its own unless it contains zero.

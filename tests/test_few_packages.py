@@ -23,7 +23,6 @@ from router.cli.command import CliError
 from router.engine.constrained.source import grammar_text
 from router.engine.prompt import ChatTemplate
 from router.errors import ConfigError, RouterError
-from router.extensions.experiments.notices import check_webhook
 from router.extensions.experiments.page import page
 from router.extensions.hub import make_source
 from router.models.base import fetch_base, fetch_from_hub
@@ -69,7 +68,6 @@ REFUSED: list[tuple[str, str, Callable[[], Any]]] = [
     ("cryptography", "signed", check_library),
     ("gguf", "gguf", fetch_base),
     ("httpx2", "jwt", lambda: check_issuers(fetches=True)),
-    ("httpx2", "standard", lambda: check_webhook("https://a.example/")),
     ("huggingface-hub", "hub", lambda: fetch_from_hub("a/b")),
     ("huggingface-hub", "hub", lambda: make_source("hub:a/b", "")),
     ("jinja2", "console", lambda: page(None)),

@@ -50,7 +50,6 @@ TIME_NAMES = (
         "started",
         "stopped",
         "ended",
-        "withdrawn",
         "since",
         "last_used",
         "latency",

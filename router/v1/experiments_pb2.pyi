@@ -58,16 +58,14 @@ class Experiment(_message.Message):
         values: _containers.RepeatedScalarFieldContainer[str]
         def __init__(self, label: _Optional[str] = ..., values: _Optional[_Iterable[str]] = ...) -> None: ...
     class Arm(_message.Message):
-        __slots__ = ("name", "weight", "adapter", "withdraw_time")
+        __slots__ = ("name", "weight", "adapter")
         NAME_FIELD_NUMBER: _ClassVar[int]
         WEIGHT_FIELD_NUMBER: _ClassVar[int]
         ADAPTER_FIELD_NUMBER: _ClassVar[int]
-        WITHDRAW_TIME_FIELD_NUMBER: _ClassVar[int]
         name: str
         weight: float
         adapter: str
-        withdraw_time: _timestamp_pb2.Timestamp
-        def __init__(self, name: _Optional[str] = ..., weight: _Optional[float] = ..., adapter: _Optional[str] = ..., withdraw_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+        def __init__(self, name: _Optional[str] = ..., weight: _Optional[float] = ..., adapter: _Optional[str] = ...) -> None: ...
     class Metric(_message.Message):
         __slots__ = ("name", "kind", "higher_is_better", "aggregate", "per", "covariate", "margin", "relative", "cap", "least", "window", "missing", "improve")
         class Missing(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
@@ -314,24 +312,6 @@ class StopExperimentResponse(_message.Message):
     experiment: Experiment
     def __init__(self, experiment: _Optional[_Union[Experiment, _Mapping]] = ...) -> None: ...
 
-class WithdrawArmRequest(_message.Message):
-    __slots__ = ("name", "arm", "etag", "reason")
-    NAME_FIELD_NUMBER: _ClassVar[int]
-    ARM_FIELD_NUMBER: _ClassVar[int]
-    ETAG_FIELD_NUMBER: _ClassVar[int]
-    REASON_FIELD_NUMBER: _ClassVar[int]
-    name: str
-    arm: str
-    etag: str
-    reason: str
-    def __init__(self, name: _Optional[str] = ..., arm: _Optional[str] = ..., etag: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
-
-class WithdrawArmResponse(_message.Message):
-    __slots__ = ("experiment",)
-    EXPERIMENT_FIELD_NUMBER: _ClassVar[int]
-    experiment: Experiment
-    def __init__(self, experiment: _Optional[_Union[Experiment, _Mapping]] = ...) -> None: ...
-
 class PromoteArmRequest(_message.Message):
     __slots__ = ("name", "arm", "etag", "force", "reason")
     NAME_FIELD_NUMBER: _ClassVar[int]
@@ -381,7 +361,7 @@ class GetReportRequest(_message.Message):
     def __init__(self, name: _Optional[str] = ..., phase: _Optional[int] = ...) -> None: ...
 
 class GetReportResponse(_message.Message):
-    __slots__ = ("experiment", "phase", "verdict", "arm", "arms", "checks", "numbers", "audit", "points", "notes", "time", "forecast", "planned", "missing")
+    __slots__ = ("experiment", "phase", "verdict", "arm", "arms", "checks", "numbers", "audit", "notes", "time", "units_per_day", "missing")
     class Missing(_message.Message):
         __slots__ = ("arm", "control", "treatment", "settled", "lee_low", "lee_high")
         ARM_FIELD_NUMBER: _ClassVar[int]
@@ -397,34 +377,6 @@ class GetReportResponse(_message.Message):
         lee_low: float
         lee_high: float
         def __init__(self, arm: _Optional[str] = ..., control: _Optional[float] = ..., treatment: _Optional[float] = ..., settled: _Optional[bool] = ..., lee_low: _Optional[float] = ..., lee_high: _Optional[float] = ...) -> None: ...
-    class Planned(_message.Message):
-        __slots__ = ("units", "planned_units", "reached", "chance", "chance_planned", "give_up", "text")
-        UNITS_FIELD_NUMBER: _ClassVar[int]
-        PLANNED_UNITS_FIELD_NUMBER: _ClassVar[int]
-        REACHED_FIELD_NUMBER: _ClassVar[int]
-        CHANCE_FIELD_NUMBER: _ClassVar[int]
-        CHANCE_PLANNED_FIELD_NUMBER: _ClassVar[int]
-        GIVE_UP_FIELD_NUMBER: _ClassVar[int]
-        TEXT_FIELD_NUMBER: _ClassVar[int]
-        units: int
-        planned_units: int
-        reached: bool
-        chance: float
-        chance_planned: float
-        give_up: bool
-        text: str
-        def __init__(self, units: _Optional[int] = ..., planned_units: _Optional[int] = ..., reached: _Optional[bool] = ..., chance: _Optional[float] = ..., chance_planned: _Optional[float] = ..., give_up: _Optional[bool] = ..., text: _Optional[str] = ...) -> None: ...
-    class Forecast(_message.Message):
-        __slots__ = ("units_per_day", "units", "days", "smallest_effect")
-        UNITS_PER_DAY_FIELD_NUMBER: _ClassVar[int]
-        UNITS_FIELD_NUMBER: _ClassVar[int]
-        DAYS_FIELD_NUMBER: _ClassVar[int]
-        SMALLEST_EFFECT_FIELD_NUMBER: _ClassVar[int]
-        units_per_day: float
-        units: int
-        days: float
-        smallest_effect: float
-        def __init__(self, units_per_day: _Optional[float] = ..., units: _Optional[int] = ..., days: _Optional[float] = ..., smallest_effect: _Optional[float] = ...) -> None: ...
     class Waiting(_message.Message):
         __slots__ = ("rule", "text", "units")
         RULE_FIELD_NUMBER: _ClassVar[int]
@@ -505,37 +457,24 @@ class GetReportResponse(_message.Message):
         early: bool
         def __init__(self, metric: _Optional[str] = ..., values: _Optional[_Iterable[float]] = ..., effect: _Optional[float] = ..., low: _Optional[float] = ..., high: _Optional[float] = ..., p: _Optional[float] = ..., units: _Optional[_Iterable[int]] = ..., method: _Optional[str] = ..., state: _Optional[str] = ..., relative: _Optional[float] = ..., relative_low: _Optional[float] = ..., relative_high: _Optional[float] = ..., margin: _Optional[float] = ..., margin_relative: _Optional[bool] = ..., higher_is_better: _Optional[bool] = ..., waiting: _Optional[_Union[GetReportResponse.Waiting, _Mapping]] = ..., cap: _Optional[float] = ..., alpha: _Optional[float] = ..., age: _Optional[float] = ..., early: _Optional[bool] = ...) -> None: ...
     class ArmReport(_message.Message):
-        __slots__ = ("arm", "verdict", "blocked", "primary", "adjusted_p", "guardrails", "pairs", "unadjusted", "secondary", "segments", "early")
+        __slots__ = ("arm", "verdict", "primary", "adjusted_p", "guardrails", "secondary", "segments", "early")
         ARM_FIELD_NUMBER: _ClassVar[int]
         VERDICT_FIELD_NUMBER: _ClassVar[int]
-        BLOCKED_FIELD_NUMBER: _ClassVar[int]
         PRIMARY_FIELD_NUMBER: _ClassVar[int]
         ADJUSTED_P_FIELD_NUMBER: _ClassVar[int]
         GUARDRAILS_FIELD_NUMBER: _ClassVar[int]
-        PAIRS_FIELD_NUMBER: _ClassVar[int]
-        UNADJUSTED_FIELD_NUMBER: _ClassVar[int]
         SECONDARY_FIELD_NUMBER: _ClassVar[int]
         SEGMENTS_FIELD_NUMBER: _ClassVar[int]
         EARLY_FIELD_NUMBER: _ClassVar[int]
         arm: str
         verdict: GetReportResponse.Verdict
-        blocked: GetReportResponse.Verdict
         primary: GetReportResponse.Comparison
         adjusted_p: float
         guardrails: _containers.RepeatedCompositeFieldContainer[GetReportResponse.Comparison]
-        pairs: GetReportResponse.Pairs
-        unadjusted: GetReportResponse.Comparison
         secondary: _containers.RepeatedCompositeFieldContainer[GetReportResponse.Comparison]
         segments: _containers.RepeatedCompositeFieldContainer[GetReportResponse.SegmentReport]
         early: _containers.RepeatedCompositeFieldContainer[GetReportResponse.Comparison]
-        def __init__(self, arm: _Optional[str] = ..., verdict: _Optional[_Union[GetReportResponse.Verdict, _Mapping]] = ..., blocked: _Optional[_Union[GetReportResponse.Verdict, _Mapping]] = ..., primary: _Optional[_Union[GetReportResponse.Comparison, _Mapping]] = ..., adjusted_p: _Optional[float] = ..., guardrails: _Optional[_Iterable[_Union[GetReportResponse.Comparison, _Mapping]]] = ..., pairs: _Optional[_Union[GetReportResponse.Pairs, _Mapping]] = ..., unadjusted: _Optional[_Union[GetReportResponse.Comparison, _Mapping]] = ..., secondary: _Optional[_Iterable[_Union[GetReportResponse.Comparison, _Mapping]]] = ..., segments: _Optional[_Iterable[_Union[GetReportResponse.SegmentReport, _Mapping]]] = ..., early: _Optional[_Iterable[_Union[GetReportResponse.Comparison, _Mapping]]] = ...) -> None: ...
-    class Pairs(_message.Message):
-        __slots__ = ("answers", "same")
-        ANSWERS_FIELD_NUMBER: _ClassVar[int]
-        SAME_FIELD_NUMBER: _ClassVar[int]
-        answers: int
-        same: int
-        def __init__(self, answers: _Optional[int] = ..., same: _Optional[int] = ...) -> None: ...
+        def __init__(self, arm: _Optional[str] = ..., verdict: _Optional[_Union[GetReportResponse.Verdict, _Mapping]] = ..., primary: _Optional[_Union[GetReportResponse.Comparison, _Mapping]] = ..., adjusted_p: _Optional[float] = ..., guardrails: _Optional[_Iterable[_Union[GetReportResponse.Comparison, _Mapping]]] = ..., secondary: _Optional[_Iterable[_Union[GetReportResponse.Comparison, _Mapping]]] = ..., segments: _Optional[_Iterable[_Union[GetReportResponse.SegmentReport, _Mapping]]] = ..., early: _Optional[_Iterable[_Union[GetReportResponse.Comparison, _Mapping]]] = ...) -> None: ...
     class Check(_message.Message):
         __slots__ = ("name", "failed", "text")
         NAME_FIELD_NUMBER: _ClassVar[int]
@@ -546,7 +485,7 @@ class GetReportResponse(_message.Message):
         text: str
         def __init__(self, name: _Optional[str] = ..., failed: _Optional[bool] = ..., text: _Optional[str] = ...) -> None: ...
     class ArmNumbers(_message.Message):
-        __slots__ = ("arm", "units", "matured", "degraded", "responses", "expected", "answered", "built_in", "weight")
+        __slots__ = ("arm", "units", "matured", "degraded", "responses", "expected", "answered", "weight")
         class AnsweredEntry(_message.Message):
             __slots__ = ("key", "value")
             KEY_FIELD_NUMBER: _ClassVar[int]
@@ -554,13 +493,6 @@ class GetReportResponse(_message.Message):
             key: str
             value: int
             def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
-        class BuiltInEntry(_message.Message):
-            __slots__ = ("key", "value")
-            KEY_FIELD_NUMBER: _ClassVar[int]
-            VALUE_FIELD_NUMBER: _ClassVar[int]
-            key: str
-            value: float
-            def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
         ARM_FIELD_NUMBER: _ClassVar[int]
         UNITS_FIELD_NUMBER: _ClassVar[int]
         MATURED_FIELD_NUMBER: _ClassVar[int]
@@ -568,7 +500,6 @@ class GetReportResponse(_message.Message):
         RESPONSES_FIELD_NUMBER: _ClassVar[int]
         EXPECTED_FIELD_NUMBER: _ClassVar[int]
         ANSWERED_FIELD_NUMBER: _ClassVar[int]
-        BUILT_IN_FIELD_NUMBER: _ClassVar[int]
         WEIGHT_FIELD_NUMBER: _ClassVar[int]
         arm: str
         units: int
@@ -577,9 +508,8 @@ class GetReportResponse(_message.Message):
         responses: int
         expected: float
         answered: _containers.ScalarMap[str, int]
-        built_in: _containers.ScalarMap[str, float]
         weight: float
-        def __init__(self, arm: _Optional[str] = ..., units: _Optional[int] = ..., matured: _Optional[int] = ..., degraded: _Optional[int] = ..., responses: _Optional[int] = ..., expected: _Optional[float] = ..., answered: _Optional[_Mapping[str, int]] = ..., built_in: _Optional[_Mapping[str, float]] = ..., weight: _Optional[float] = ...) -> None: ...
+        def __init__(self, arm: _Optional[str] = ..., units: _Optional[int] = ..., matured: _Optional[int] = ..., degraded: _Optional[int] = ..., responses: _Optional[int] = ..., expected: _Optional[float] = ..., answered: _Optional[_Mapping[str, int]] = ..., weight: _Optional[float] = ...) -> None: ...
     class AuditEntry(_message.Message):
         __slots__ = ("experiment", "time", "actor", "act", "reason", "detail")
         EXPERIMENT_FIELD_NUMBER: _ClassVar[int]
@@ -595,19 +525,6 @@ class GetReportResponse(_message.Message):
         reason: str
         detail: _struct_pb2.Struct
         def __init__(self, experiment: _Optional[str] = ..., time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., actor: _Optional[str] = ..., act: _Optional[str] = ..., reason: _Optional[str] = ..., detail: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ...) -> None: ...
-    class Point(_message.Message):
-        __slots__ = ("time", "arm", "effect", "low", "high")
-        TIME_FIELD_NUMBER: _ClassVar[int]
-        ARM_FIELD_NUMBER: _ClassVar[int]
-        EFFECT_FIELD_NUMBER: _ClassVar[int]
-        LOW_FIELD_NUMBER: _ClassVar[int]
-        HIGH_FIELD_NUMBER: _ClassVar[int]
-        time: _timestamp_pb2.Timestamp
-        arm: str
-        effect: float
-        low: float
-        high: float
-        def __init__(self, time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., arm: _Optional[str] = ..., effect: _Optional[float] = ..., low: _Optional[float] = ..., high: _Optional[float] = ...) -> None: ...
     EXPERIMENT_FIELD_NUMBER: _ClassVar[int]
     PHASE_FIELD_NUMBER: _ClassVar[int]
     VERDICT_FIELD_NUMBER: _ClassVar[int]
@@ -616,11 +533,9 @@ class GetReportResponse(_message.Message):
     CHECKS_FIELD_NUMBER: _ClassVar[int]
     NUMBERS_FIELD_NUMBER: _ClassVar[int]
     AUDIT_FIELD_NUMBER: _ClassVar[int]
-    POINTS_FIELD_NUMBER: _ClassVar[int]
     NOTES_FIELD_NUMBER: _ClassVar[int]
     TIME_FIELD_NUMBER: _ClassVar[int]
-    FORECAST_FIELD_NUMBER: _ClassVar[int]
-    PLANNED_FIELD_NUMBER: _ClassVar[int]
+    UNITS_PER_DAY_FIELD_NUMBER: _ClassVar[int]
     MISSING_FIELD_NUMBER: _ClassVar[int]
     experiment: Experiment
     phase: int
@@ -630,77 +545,11 @@ class GetReportResponse(_message.Message):
     checks: _containers.RepeatedCompositeFieldContainer[GetReportResponse.Check]
     numbers: _containers.RepeatedCompositeFieldContainer[GetReportResponse.ArmNumbers]
     audit: _containers.RepeatedCompositeFieldContainer[GetReportResponse.AuditEntry]
-    points: _containers.RepeatedCompositeFieldContainer[GetReportResponse.Point]
     notes: _containers.RepeatedScalarFieldContainer[str]
     time: _timestamp_pb2.Timestamp
-    forecast: GetReportResponse.Forecast
-    planned: GetReportResponse.Planned
+    units_per_day: float
     missing: _containers.RepeatedCompositeFieldContainer[GetReportResponse.Missing]
-    def __init__(self, experiment: _Optional[_Union[Experiment, _Mapping]] = ..., phase: _Optional[int] = ..., verdict: _Optional[_Union[GetReportResponse.Verdict, _Mapping]] = ..., arm: _Optional[str] = ..., arms: _Optional[_Iterable[_Union[GetReportResponse.ArmReport, _Mapping]]] = ..., checks: _Optional[_Iterable[_Union[GetReportResponse.Check, _Mapping]]] = ..., numbers: _Optional[_Iterable[_Union[GetReportResponse.ArmNumbers, _Mapping]]] = ..., audit: _Optional[_Iterable[_Union[GetReportResponse.AuditEntry, _Mapping]]] = ..., points: _Optional[_Iterable[_Union[GetReportResponse.Point, _Mapping]]] = ..., notes: _Optional[_Iterable[str]] = ..., time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., forecast: _Optional[_Union[GetReportResponse.Forecast, _Mapping]] = ..., planned: _Optional[_Union[GetReportResponse.Planned, _Mapping]] = ..., missing: _Optional[_Iterable[_Union[GetReportResponse.Missing, _Mapping]]] = ...) -> None: ...
-
-class PlanExperimentRequest(_message.Message):
-    __slots__ = ("route", "metric", "kind", "higher_is_better", "cap", "least", "baseline", "deviation", "effect", "weights", "units_per_day", "enrolment", "days", "units", "alpha", "power", "outcome_share")
-    ROUTE_FIELD_NUMBER: _ClassVar[int]
-    METRIC_FIELD_NUMBER: _ClassVar[int]
-    KIND_FIELD_NUMBER: _ClassVar[int]
-    HIGHER_IS_BETTER_FIELD_NUMBER: _ClassVar[int]
-    CAP_FIELD_NUMBER: _ClassVar[int]
-    LEAST_FIELD_NUMBER: _ClassVar[int]
-    BASELINE_FIELD_NUMBER: _ClassVar[int]
-    DEVIATION_FIELD_NUMBER: _ClassVar[int]
-    EFFECT_FIELD_NUMBER: _ClassVar[int]
-    WEIGHTS_FIELD_NUMBER: _ClassVar[int]
-    UNITS_PER_DAY_FIELD_NUMBER: _ClassVar[int]
-    ENROLMENT_FIELD_NUMBER: _ClassVar[int]
-    DAYS_FIELD_NUMBER: _ClassVar[int]
-    UNITS_FIELD_NUMBER: _ClassVar[int]
-    ALPHA_FIELD_NUMBER: _ClassVar[int]
-    POWER_FIELD_NUMBER: _ClassVar[int]
-    OUTCOME_SHARE_FIELD_NUMBER: _ClassVar[int]
-    route: str
-    metric: str
-    kind: Experiment.Metric.Kind
-    higher_is_better: bool
-    cap: float
-    least: float
-    baseline: float
-    deviation: float
-    effect: float
-    weights: _containers.RepeatedScalarFieldContainer[float]
-    units_per_day: float
-    enrolment: float
-    days: float
-    units: int
-    alpha: float
-    power: float
-    outcome_share: float
-    def __init__(self, route: _Optional[str] = ..., metric: _Optional[str] = ..., kind: _Optional[_Union[Experiment.Metric.Kind, str]] = ..., higher_is_better: _Optional[bool] = ..., cap: _Optional[float] = ..., least: _Optional[float] = ..., baseline: _Optional[float] = ..., deviation: _Optional[float] = ..., effect: _Optional[float] = ..., weights: _Optional[_Iterable[float]] = ..., units_per_day: _Optional[float] = ..., enrolment: _Optional[float] = ..., days: _Optional[float] = ..., units: _Optional[int] = ..., alpha: _Optional[float] = ..., power: _Optional[float] = ..., outcome_share: _Optional[float] = ...) -> None: ...
-
-class PlanExperimentResponse(_message.Message):
-    __slots__ = ("baseline", "deviation", "effect", "fixed_units", "units", "half_units", "factor", "least_units", "days", "units_per_day", "notes")
-    BASELINE_FIELD_NUMBER: _ClassVar[int]
-    DEVIATION_FIELD_NUMBER: _ClassVar[int]
-    EFFECT_FIELD_NUMBER: _ClassVar[int]
-    FIXED_UNITS_FIELD_NUMBER: _ClassVar[int]
-    UNITS_FIELD_NUMBER: _ClassVar[int]
-    HALF_UNITS_FIELD_NUMBER: _ClassVar[int]
-    FACTOR_FIELD_NUMBER: _ClassVar[int]
-    LEAST_UNITS_FIELD_NUMBER: _ClassVar[int]
-    DAYS_FIELD_NUMBER: _ClassVar[int]
-    UNITS_PER_DAY_FIELD_NUMBER: _ClassVar[int]
-    NOTES_FIELD_NUMBER: _ClassVar[int]
-    baseline: float
-    deviation: float
-    effect: float
-    fixed_units: int
-    units: int
-    half_units: int
-    factor: float
-    least_units: int
-    days: float
-    units_per_day: float
-    notes: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, baseline: _Optional[float] = ..., deviation: _Optional[float] = ..., effect: _Optional[float] = ..., fixed_units: _Optional[int] = ..., units: _Optional[int] = ..., half_units: _Optional[int] = ..., factor: _Optional[float] = ..., least_units: _Optional[int] = ..., days: _Optional[float] = ..., units_per_day: _Optional[float] = ..., notes: _Optional[_Iterable[str]] = ...) -> None: ...
+    def __init__(self, experiment: _Optional[_Union[Experiment, _Mapping]] = ..., phase: _Optional[int] = ..., verdict: _Optional[_Union[GetReportResponse.Verdict, _Mapping]] = ..., arm: _Optional[str] = ..., arms: _Optional[_Iterable[_Union[GetReportResponse.ArmReport, _Mapping]]] = ..., checks: _Optional[_Iterable[_Union[GetReportResponse.Check, _Mapping]]] = ..., numbers: _Optional[_Iterable[_Union[GetReportResponse.ArmNumbers, _Mapping]]] = ..., audit: _Optional[_Iterable[_Union[GetReportResponse.AuditEntry, _Mapping]]] = ..., notes: _Optional[_Iterable[str]] = ..., time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., units_per_day: _Optional[float] = ..., missing: _Optional[_Iterable[_Union[GetReportResponse.Missing, _Mapping]]] = ...) -> None: ...
 
 class Outcome(_message.Message):
     __slots__ = ("response_id", "unit", "metric", "value", "time", "idempotency_key")

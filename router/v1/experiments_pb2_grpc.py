@@ -70,11 +70,6 @@ class ExperimentServiceStub:
                 request_serializer=router_dot_v1_dot_experiments__pb2.StopExperimentRequest.SerializeToString,
                 response_deserializer=router_dot_v1_dot_experiments__pb2.StopExperimentResponse.FromString,
                 _registered_method=True)
-        self.WithdrawArm = channel.unary_unary(
-                '/router.v1.ExperimentService/WithdrawArm',
-                request_serializer=router_dot_v1_dot_experiments__pb2.WithdrawArmRequest.SerializeToString,
-                response_deserializer=router_dot_v1_dot_experiments__pb2.WithdrawArmResponse.FromString,
-                _registered_method=True)
         self.PromoteArm = channel.unary_unary(
                 '/router.v1.ExperimentService/PromoteArm',
                 request_serializer=router_dot_v1_dot_experiments__pb2.PromoteArmRequest.SerializeToString,
@@ -89,11 +84,6 @@ class ExperimentServiceStub:
                 '/router.v1.ExperimentService/GetReport',
                 request_serializer=router_dot_v1_dot_experiments__pb2.GetReportRequest.SerializeToString,
                 response_deserializer=router_dot_v1_dot_experiments__pb2.GetReportResponse.FromString,
-                _registered_method=True)
-        self.PlanExperiment = channel.unary_unary(
-                '/router.v1.ExperimentService/PlanExperiment',
-                request_serializer=router_dot_v1_dot_experiments__pb2.PlanExperimentRequest.SerializeToString,
-                response_deserializer=router_dot_v1_dot_experiments__pb2.PlanExperimentResponse.FromString,
                 _registered_method=True)
         self.RecordOutcome = channel.unary_unary(
                 '/router.v1.ExperimentService/RecordOutcome',
@@ -162,15 +152,6 @@ class ExperimentServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def WithdrawArm(self, request, context):
-        """WithdrawArm enrols no more units in one arm of a running split; those get the default. Salts, phase and
-        units of the other arms stay, and so does what was counted of the arm. Idempotent. Refused for control
-        and for the last treatment.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
     def PromoteArm(self, request, context):
         """PromoteArm makes the arm's version the default and stops the experiment. Refused unless the verdict
         is to promote it; force overrules that, on record.
@@ -188,13 +169,6 @@ class ExperimentServiceServicer:
 
     def GetReport(self, request, context):
         """GetReport judges the experiment now. Valid however often it is asked.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
-    def PlanExperiment(self, request, context):
-        """PlanExperiment tells how large an effect, how many units and how many days it takes to a verdict.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -252,11 +226,6 @@ def add_ExperimentServiceServicer_to_server(servicer, server):
                     request_deserializer=router_dot_v1_dot_experiments__pb2.StopExperimentRequest.FromString,
                     response_serializer=router_dot_v1_dot_experiments__pb2.StopExperimentResponse.SerializeToString,
             ),
-            'WithdrawArm': grpc.unary_unary_rpc_method_handler(
-                    servicer.WithdrawArm,
-                    request_deserializer=router_dot_v1_dot_experiments__pb2.WithdrawArmRequest.FromString,
-                    response_serializer=router_dot_v1_dot_experiments__pb2.WithdrawArmResponse.SerializeToString,
-            ),
             'PromoteArm': grpc.unary_unary_rpc_method_handler(
                     servicer.PromoteArm,
                     request_deserializer=router_dot_v1_dot_experiments__pb2.PromoteArmRequest.FromString,
@@ -271,11 +240,6 @@ def add_ExperimentServiceServicer_to_server(servicer, server):
                     servicer.GetReport,
                     request_deserializer=router_dot_v1_dot_experiments__pb2.GetReportRequest.FromString,
                     response_serializer=router_dot_v1_dot_experiments__pb2.GetReportResponse.SerializeToString,
-            ),
-            'PlanExperiment': grpc.unary_unary_rpc_method_handler(
-                    servicer.PlanExperiment,
-                    request_deserializer=router_dot_v1_dot_experiments__pb2.PlanExperimentRequest.FromString,
-                    response_serializer=router_dot_v1_dot_experiments__pb2.PlanExperimentResponse.SerializeToString,
             ),
             'RecordOutcome': grpc.unary_unary_rpc_method_handler(
                     servicer.RecordOutcome,
@@ -489,33 +453,6 @@ class ExperimentService:
             _registered_method=True)
 
     @staticmethod
-    def WithdrawArm(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/router.v1.ExperimentService/WithdrawArm',
-            router_dot_v1_dot_experiments__pb2.WithdrawArmRequest.SerializeToString,
-            router_dot_v1_dot_experiments__pb2.WithdrawArmResponse.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
     def PromoteArm(request,
             target,
             options=(),
@@ -586,33 +523,6 @@ class ExperimentService:
             '/router.v1.ExperimentService/GetReport',
             router_dot_v1_dot_experiments__pb2.GetReportRequest.SerializeToString,
             router_dot_v1_dot_experiments__pb2.GetReportResponse.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def PlanExperiment(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/router.v1.ExperimentService/PlanExperiment',
-            router_dot_v1_dot_experiments__pb2.PlanExperimentRequest.SerializeToString,
-            router_dot_v1_dot_experiments__pb2.PlanExperimentResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -51,7 +51,7 @@ def test_the_table_shows_the_origin(cli, file):
 
 @pytest.mark.parametrize("options", [[], ["--json"]], ids=["table", "json"])
 def test_a_secret_is_never_shown(cli, monkeypatch, options):
-    monkeypatch.setenv("LORA_ROUTER_EXPERIMENTS__WEBHOOK_SECRET", "hush-hush")
+    monkeypatch.setenv("LORA_ROUTER_REPLICA_SECRET", "hush-hush")
     done = cli("config", "show", *options)
     (line, *_) = [line for line in done.out.splitlines() if "***" in line]
     assert "environment" in done.out[done.out.index(line) :]

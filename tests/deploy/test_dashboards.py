@@ -20,7 +20,6 @@ import yaml
 from prometheus_client import generate_latest
 from prometheus_client.core import Metric
 
-from router.extensions.experiments.notices import NoticeMetrics, Notifier
 from router.extensions.experiments.runtime import LiveExperiments
 from router.extensions.experiments.service import ExperimentMetrics
 from router.extensions.sharing.sharing import EdgesCollector
@@ -43,7 +42,6 @@ def metrics() -> ServerMetrics:
     """All that a server may have on its page."""
     made = ServerMetrics()
     made.registry.register(ExperimentMetrics(LiveExperiments(MemoryStore())))
-    made.registry.register(NoticeMetrics(Notifier()))
     made.registry.register(EdgesCollector(SimpleNamespace(problem="", edges=1)))
     return made
 

@@ -36,7 +36,7 @@ ENTRIES = (b"{}", b"[]", b'""', b"0", b"null", b'{"a":1}', b"[[]]", b'"\\u0000"'
 KINDS: tuple[type[Message], ...] = (
     *(pb.GenerateRequest, pb.RouteRequest, oip.ModelInferRequest, fleet_pb2.DrainReplicaRequest),
     *(experiments_pb2.CreateExperimentRequest, experiments_pb2.UpdateExperimentRequest),
-    *(experiments_pb2.RecordOutcomesRequest, experiments_pb2.PlanExperimentRequest),
+    experiments_pb2.RecordOutcomesRequest,
 )
 
 

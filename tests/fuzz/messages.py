@@ -11,16 +11,13 @@ from router.engine.fake import FakeEngine
 from router.errors import Findings
 from router.extensions.experiments.calls import Outcome, outcome_message
 from router.extensions.experiments.messages import (
-    answer_message,
     checked_paths,
     merged,
     plan_message,
     plan_of,
-    question_of,
 )
 from router.extensions.experiments.names import parse_experiment
 from router.extensions.experiments.outcomes import Declared, outcome_of
-from router.extensions.experiments.sizing import size_of
 from router.extensions.feedback.service import request_of as feedback_of
 from router.names import parse_adapter, parse_version
 from router.server.adapters import name_and_version, page
@@ -42,7 +39,7 @@ REQUESTS: tuple[type[Message], ...] = (
 )
 PLANS: tuple[type[Message], ...] = (
     *(experiments_pb.CreateExperimentRequest, experiments_pb.UpdateExperimentRequest),
-    *(experiments_pb.PlanExperimentRequest, experiments_pb.RecordOutcomesRequest),
+    experiments_pb.RecordOutcomesRequest,
 )
 
 
@@ -76,10 +73,6 @@ def plan(data: bytes) -> None:
         parse_experiment(message.experiment.name)
         paths = checked_paths(message.update_mask.paths, found)
         merged(good_plan(), message.experiment, paths, found)
-    elif isinstance(message, experiments_pb.PlanExperimentRequest):
-        question = question_of(message, found)
-        found.check()
-        answer_message(size_of(question))
     else:
         for place, outcome in enumerate(message.outcomes):
             outcome_of(outcome, f"outcomes[{place}]", time.time(), Declared())
@@ -106,16 +99,13 @@ def good_requests() -> Sequence[bytes]:
 
 
 def good_plans() -> Sequence[bytes]:
-    """A plan, a change of it, a question, outcomes."""
+    """A plan, a change of it, outcomes."""
     made, named = plan_message(good_plan()), plan_message(good_plan())
     named.name = "experiments/trial"
     outcome = outcome_message(Outcome("solved", 1.0, response_id="r", time=1e9, key="k"))
     messages = (
         experiments_pb.CreateExperimentRequest(experiment_id="trial", experiment=made),
         experiments_pb.UpdateExperimentRequest(experiment=named, update_mask={"paths": ["enrolment"]}),
-        experiments_pb.PlanExperimentRequest(
-            metric="solved", kind=1, baseline=0.5, effect=0.1, weights=[0.5, 0.5]
-        ),
         experiments_pb.RecordOutcomesRequest(outcomes=[outcome]),
     )
     return [bytes([PLANS.index(type(one))]) + one.SerializeToString() for one in messages]

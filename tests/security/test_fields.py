@@ -55,7 +55,6 @@ TENSORS = {
 NUMBERS = {FieldDescriptor.CPPTYPE_FLOAT, FieldDescriptor.CPPTYPE_DOUBLE}
 SCHEMAS = {".tools.functions.parameters"}  # JSON Schemas of a function's arguments, which is their name
 SHARES = {  # of an experiment's arms, and the two ends of a slot: checked by number and range
-    "PlanExperimentRequest.weights",
     "CreateExperimentRequest.experiment.slot",
     "UpdateExperimentRequest.experiment.slot",
 }

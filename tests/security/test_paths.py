@@ -84,7 +84,6 @@ def experiment_calls(stubs: Any, name: str) -> Iterator[Any]:
         yield getattr(stub, f"{method}Experiment")(kind(name=name))
     yield stub.GetReport(experiments.GetReportRequest(name=name))
     yield stub.PromoteArm(experiments.PromoteArmRequest(name=name, arm="a"))
-    yield stub.WithdrawArm(experiments.WithdrawArmRequest(name=name, arm="a"))
     yield stub.RollBackPromotion(experiments.RollBackPromotionRequest(name=name))
     named = experiments.Experiment(name=name)
     yield stub.UpdateExperiment(
@@ -126,7 +125,7 @@ def test_every_field_that_names_something_is_sent_such_names() -> None:
         "DrainReplicaRequest.name",  # of a replica: compared with those that there are
         *(f"{m}ExperimentRequest.name" for m in ("Get", "Delete", "Start", "Stop")),
         *("GetReportRequest.name", "PromoteArmRequest.name", "RollBackPromotionRequest.name"),
-        *("WithdrawArmRequest.name", "UpdateExperimentRequest.experiment.name"),
+        "UpdateExperimentRequest.experiment.name",
         "CreateExperimentRequest.experiment_id",
     }
     # Texts of a plan, and names of functions, which are letters, digits, underscores and hyphens.

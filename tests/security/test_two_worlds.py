@@ -97,11 +97,6 @@ def created(name: str, **fields: Any) -> Call:
     return lambda at, m: at.experiments.CreateExperiment(create(name, **fields), metadata=m)
 
 
-def sized(**fields: Any) -> Call:
-    request = pb.PlanExperimentRequest(metric="solved", **fields)
-    return lambda at, m: at.experiments.PlanExperiment(request, metadata=m)
-
-
 def watched(at: SimpleNamespace, m: Any) -> Any:
     return first_of(at.adapters.WatchAdapters(adapters_pb2.WatchAdaptersRequest(), metadata=m), 2)
 
@@ -224,11 +219,6 @@ CASES: dict[str, list[Call]] = {
         *named("GetReport", lambda name: pb.GetReportRequest(name=name)),
         *named("GetReport", lambda name: pb.GetReportRequest(name=name, phase=7)),
     ],
-    "ExperimentService/PlanExperiment": [
-        sized(route="adapters/legal", effect=0.1),
-        sized(effect=0.1),
-        sized(route="adapters/legal", baseline=0.5, days=7),
-    ],
     "ExperimentService/CreateExperiment": [
         created("legal-tone"),
         created("legal-other"),
@@ -248,9 +238,6 @@ CASES: dict[str, list[Call]] = {
     ),
     "ExperimentService/StopExperiment": named(
         "StopExperiment", lambda name: pb.StopExperimentRequest(name=name)
-    ),
-    "ExperimentService/WithdrawArm": named(
-        "WithdrawArm", lambda name: pb.WithdrawArmRequest(name=name, arm="new")
     ),
     "ExperimentService/PromoteArm": named(
         "PromoteArm", lambda name: pb.PromoteArmRequest(name=name, arm="new", force=True)
@@ -315,7 +302,6 @@ async def answers(
     tmp_path: Path, start_server: Start, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[str], Awaitable[tuple[dict[str, Any], dict[str, Any]]]]:
     """What a client is told in all cases: beside the other tenant's things, and without them."""
-    monkeypatch.setattr("router.extensions.experiments.sizing.DAY", 1e-6)  # the worlds' traffic is of seconds
 
     async def told(client: str, theirs: bool) -> dict[str, Any]:
         async with world(tmp_path, start_server, connect, theirs) as at:

@@ -10,7 +10,6 @@ import pytest
 
 from router import errors
 from router.engine.fake import FakeEngine
-from router.extensions.experiments.notices import NoticeMetrics, Notifier
 from router.extensions.experiments.runtime import LiveExperiments
 from router.extensions.experiments.service import ExperimentMetrics
 from router.extensions.feedback.service import FeedbackCollector
@@ -39,11 +38,10 @@ def metrics() -> list[str]:
     engine = FleetEngine([LocalLink("0", FakeEngine)], FakeEngine, max_running=1, max_queue=1)
     fleet = FleetCollector(engine.members).collect()
     edges = EdgesCollector(SimpleNamespace(problem="", edges=1)).collect()
-    notices = NoticeMetrics(Notifier()).collect()
     plugins = PluginsCollector(SimpleNamespace(running=tuple)).collect()
     recorder = FeedbackRecorder(FeedbackStore.in_folder(Path("nowhere")), "labels", 90)
     feedback = FeedbackCollector(recorder).collect()
-    server = [*feedback, *fleet, *edges, *notices, *plugins]
+    server = [*feedback, *fleet, *edges, *plugins]
     collected = [*ServerMetrics().registry.collect(), *experiments, *server]
     return [f"{m.name}_total" if m.type == "counter" else m.name for m in collected]
 

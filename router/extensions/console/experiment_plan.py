@@ -10,25 +10,27 @@ from dataclasses import replace
 from typing import Any
 
 from router.errors import AlreadyExists, FieldViolation, InvalidRequest, RouterError
-from router.extensions.console.experiments import CREATE, LIST, SERVICE
+from router.extensions.console.experiments import CREATE, LIST
 from router.extensions.console.fields import BASE, MOST_OFFERED, offered, texts
 from router.extensions.console.rendering import segment
 from router.extensions.console.site import ROOT, Action, Entry, Page, PageReply, Visit, redirect
-from router.extensions.experiments.messages import answer_of, plan_message, question_message
-from router.extensions.experiments.model import FEEDBACK, Experiment, SizeAnswer, SizeQuestion, Spec
+from router.extensions.experiments.messages import plan_message
+from router.extensions.experiments.model import FEEDBACK, Experiment, Spec
 from router.extensions.experiments.plan_file import example_plan, plan_of, plan_toml, typed
 from router.extensions.experiments.plan_lines import pairs_of
 from router.server.status import INTERNAL, clip, code_of, public_message
 from router.v1 import experiments_pb2 as pb
 
-SIZE = SERVICE + "PlanExperiment"
 MOST_NAMES = 200  # experiments whose metrics are suggested
 MOST_PLAN, MOST_DOTS = (
     1 << 15,
     100,
 )  # characters of a plan, and dots in a line: a key of n parts takes n² steps
 GUESS = 0.5  # control's value of a share that nothing is known of: with it the plan takes most users
-GUESSED = "What {name} is now is not known: 50 % is assumed, which takes the most users."
+GUESSED = (
+    "What {name} is now is not known: 50 % is assumed, which takes the most users. `lora-router experiments"
+    " plan` counts with other numbers."
+)
 BEFORE: Mapping[str, str] = {  # what stands in an empty form
     "metric": FEEDBACK,
     "split": "50/50",
@@ -93,7 +95,7 @@ async def show(visit: Visit) -> dict[str, Any]:
         return await values(visit, form)
     form.setdefault("name", await _free_name(visit, form))
     begun = form.get("control") or form.get("treatment")
-    return await values(visit, form, preview=await previewed(visit, form) if begun else None)
+    return await values(visit, form, preview=previewed(form) if begun else None)
 
 
 async def values(
@@ -150,10 +152,8 @@ async def _free_name(visit: Visit, form: Mapping[str, str]) -> str:
     return next((name for name in names if name not in taken), wanted)
 
 
-async def previewed(visit: Visit, form: Mapping[str, str]) -> dict[str, Any]:
+def previewed(form: Mapping[str, str]) -> dict[str, Any]:
     """The plan in words and as a file, and what its users find; `missing` says what is wrong."""
-    from router.extensions.experiments.sizing import sentence
-
     name = form.get("name", "").strip() or "my-test"
     try:
         spec = spec_of(form)
@@ -166,31 +166,28 @@ async def previewed(visit: Visit, form: Mapping[str, str]) -> dict[str, Any]:
         "file": f"{name}.toml",
     }
     try:
-        question, answer = await _sized(visit, SizeQuestion.of(spec))
-    except RouterError as error:
-        return {**made, "missing": [public_message(error)]}
-    guessed = [GUESSED.format(name=question.metric)] if question.baseline is not None else []
-    found = [sentence(question, answer)] if answer.effect is not None else []
-    return {**made, "notes": [*found, *guessed, *answer.notes]}
-
-
-async def _sized(visit: Visit, question: SizeQuestion) -> tuple[SizeQuestion, SizeAnswer]:
-    """The planner's answer. Where control's share is not known, with the one that takes most users."""
-    try:
-        answer = await visit.ask(SIZE, question_message(question))
+        return {**made, "notes": _size(spec)}
     except InvalidRequest as error:
-        binary = question.kind is not None and question.kind.rules.binary
-        if not binary or [one.field for one in error.violations] != ["baseline"]:
-            raise
-        question = replace(question, baseline=GUESS)
-        answer = await visit.ask(SIZE, question_message(question))
-    return question, answer_of(answer)
+        return {**made, "missing": [public_message(error)]}
+
+
+def _size(spec: Spec) -> list[str]:
+    """What the planned users find, of a proportion: nothing is known of the spread of other metrics. Raises
+    InvalidRequest."""
+    from router.extensions.experiments.sizing import SizeQuestion, sentence, size_of
+
+    if not spec.primary.kind.rules.binary:
+        return []
+    question = replace(SizeQuestion.of(spec), baseline=GUESS)
+    answer = size_of(question)
+    found = [sentence(question, answer)] if answer.effect is not None else []
+    return [*found, GUESSED.format(name=spec.primary.name), *answer.notes]
 
 
 async def preview(visit: Visit) -> PageReply:
     """The plan alone, for the script that asks while somebody types."""
     form = texts(visit.form)
-    return visit.console.page(visit, PREVIEW, await previewed(visit, form))
+    return visit.console.page(visit, PREVIEW, previewed(form))
 
 
 async def create(visit: Visit) -> PageReply:
@@ -211,11 +208,11 @@ async def create(visit: Visit) -> PageReply:
     return redirect(f"{ROOT}/experiments/{segment(name)}")
 
 
-PAGE = Page("/new-experiment", SIZE, show, "experiment_plan.html", "New experiment")
-PREVIEW = Page("/new-experiment/preview", SIZE, show, "experiment_preview.html")
+PAGE = Page("/new-experiment", LIST, show, "experiment_plan.html", "New experiment")
+PREVIEW = Page("/new-experiment/preview", LIST, show, "experiment_preview.html")
 
 ENTRIES: tuple[Entry, ...] = (
     PAGE,
-    Action("/new-experiment/preview", SIZE, preview),
+    Action("/new-experiment/preview", LIST, preview),
     Action("/new-experiment/create", CREATE, create),
 )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, ConfigDict, Field
 
 from router.errors import ConfigError
 from router.hookspecs import RegisterService, RegisterSettings
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     import typer
 
-    from router.extensions.experiments.notices import Notifier
     from router.extensions.experiments.runtime import LiveExperiments
     from router.extensions.experiments.shadow import Shadows
     from router.extensions.experiments.store.store import ExperimentStore
@@ -41,12 +40,6 @@ class ExperimentSettings(BaseModel):
 
     enabled: bool = Field(True, description="run experiments; their data is in `database`")
     holdout: float = Field(0.0, ge=0, lt=1, description="share of units that takes part in no experiment")
-    webhook: str = Field(
-        "", description="URL that is called when an experiment may be promoted, harms or breaks; empty: none"
-    )
-    webhook_secret: SecretStr | None = Field(
-        None, description="secret that signs messages to the webhook; is never shown"
-    )
 
 
 @hookimpl
@@ -70,15 +63,10 @@ class Plugin:
         self._served: LiveExperiments | None = None  # whose service is registered
         self._own: LiveExperiments | None = None  # to be started and closed
         self._shadows: Shadows | None = None
-        self._notifier: Notifier | None = None
 
     @hookimpl
     async def on_startup(self, server: ServerApp, settings: ExperimentSettings) -> None:
-        """Open the store, and get ready to send notices. Raises ConfigError."""
-        from router.extensions.experiments.notices import NoticeMetrics, Notifier, notice_observer
-
-        secret = settings.webhook_secret.get_secret_value() if settings.webhook_secret is not None else ""
-        notifier = Notifier(settings.webhook, secret)
+        """Open the store. Raises ConfigError."""
         if server.experiments is None:
             server.experiments = self._own = experiments_of(server, settings)
         if server.experiments is None:
@@ -91,11 +79,6 @@ class Plugin:
 
             self._served.guardian.observers.append(server.hooks.reported)
             server.metrics.registry.register(ExperimentMetrics(self._served))
-            # In the thread of a look, and not by `on_report`: so what is claimed is sent, also at the end.
-            self._served.guardian.observers.append(notice_observer(notifier, self._served.store))
-            server.metrics.registry.register(NoticeMetrics(notifier))
-            notifier.start()
-            self._notifier = notifier
 
     @hookimpl
     async def register_service(self, register: RegisterService, server: ServerApp) -> None:
@@ -125,10 +108,7 @@ class Plugin:
 
     @hookimpl
     async def on_shutdown(self) -> None:
-        """Stop looking, send the notices that wait, for seconds at most, and write what is queued."""
-        if self._served is not None and self._notifier is not None:
-            await self._served.guardian.rest()
-            await self._notifier.close()
+        """Stop looking, and write what is queued."""
         if self._shadows is not None:
             await self._shadows.close()
         if self._own is not None:

@@ -36,7 +36,6 @@ class NotAssignedReason(StrEnum):
     HOLDOUT = "holdout"
     OTHER_EXPERIMENT = "other_experiment"
     NOT_ENROLLED = "not_enrolled"
-    ARM_WITHDRAWN = "arm_withdrawn"
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,7 +249,7 @@ class Assigner:
         outside = None
         for one in candidates:
             unit = unit_of(one, request)
-            found = one.assigned(unit)
+            found = one.allocation.assign(unit)
             if isinstance(found, Assigned):
                 self._look(one, unit, request)
                 return ArmAssignment(one, one.arms[found.arm], found.propensity, unit_hash(unit))
@@ -284,12 +283,6 @@ def unit_of(one: RunningExperiment, request: Request) -> str:
     return request.labels.get(label, "") if label else request.routing.unit
 
 
-def hash_of(one: RunningExperiment, request: Request) -> str:
-    """The hash of the request's unit; empty if it has none."""
-    unit = unit_of(one, request)
-    return "" if is_missing(unit) else unit_hash(unit)
-
-
 def _side(one: RunningExperiment, unit: str) -> ArmAssignment:
     """Control for a unit that the server keeps out of all experiments, else the other arm."""
     share = one.allocation.holdout
@@ -307,7 +300,7 @@ def place_of(one: RunningExperiment, request: Request) -> Place:
         side = _side(one, unit)
         arm, share = side.arm, side.propensity
     else:
-        found = one.assigned(unit)
+        found = one.allocation.assign(unit)
         if isinstance(found, NotAssigned):
             return replace(place, outside=found.reason.value)
         arm, share = one.arms[found.arm], found.propensity
@@ -352,14 +345,6 @@ class RunningExperiment:
     def assigns(self) -> bool:
         """Whether its units are answered by their arms."""
         return self.spec.mode is Mode.SPLIT
-
-    def assigned(self, unit: str) -> Assigned | NotAssigned:
-        """The arm of a unit. A withdrawn arm keeps its share of the hash, so that nobody else's arm
-        changes; its units have none."""
-        found = self.allocation.assign(unit)
-        if isinstance(found, Assigned) and self.arms[found.arm].withdrawn is not None:
-            return NotAssigned(NotAssignedReason.ARM_WITHDRAWN)
-        return found
 
 
 @dataclass(frozen=True, slots=True)

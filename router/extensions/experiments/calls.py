@@ -15,15 +15,13 @@ from router.client.values import CallOptions
 from router.conversion import read, timestamp
 from router.extensions.experiments.messages import (
     STATUSES,
-    answer_of,
     experiment_name,
     experiment_of,
     plan_message,
-    question_message,
     report_of,
     update_request,
 )
-from router.extensions.experiments.model import Accepted, Experiment, SizeAnswer, SizeQuestion, Spec
+from router.extensions.experiments.model import Accepted, Experiment, Spec
 from router.extensions.experiments.report.model import Report
 from router.names import bare_response_id
 from router.types import AdapterRef
@@ -135,12 +133,6 @@ def status_of(message: pb.RecordOutcomeResponse) -> Accepted | None:
 # -- the methods
 
 
-def plan(question: SizeQuestion, **options: Unpack[CallOptions]) -> Call[SizeAnswer]:
-    """How large an effect, how many units and how many days it takes to a verdict. What the question
-    leaves open is taken from the last experiment on its route that had the metric."""
-    return Call("PlanExperiment", question_message(question), options, answer_of)
-
-
 def create(name: str, spec: Spec, **options: Unpack[CallOptions]) -> Call[Experiment]:
     """Keep a plan; nothing is served by it before `start`."""
     request = pb.CreateExperimentRequest(experiment_id=name, experiment=plan_message(spec))
@@ -183,14 +175,6 @@ def stop(name: str, *, reason: str = "", etag: str = "", **options: Unpack[CallO
     """Everybody gets the default again; outcomes count until their window closes."""
     request = pb.StopExperimentRequest(name=experiment_name(name), etag=etag, reason=reason)
     return Call("StopExperiment", request, options, experiment_in)
-
-
-def withdraw(
-    name: str, arm: str, *, reason: str = "", etag: str = "", **options: Unpack[CallOptions]
-) -> Call[Experiment]:
-    """Enrol no more units in an arm, which get the default; the other arms go on as they were."""
-    request = pb.WithdrawArmRequest(name=experiment_name(name), arm=arm, etag=etag, reason=reason)
-    return Call("WithdrawArm", request, options, experiment_in)
 
 
 def promote(

@@ -24,8 +24,6 @@ from router.extensions.experiments.model import (
     MetricSpec,
     Mode,
     SegmentSpec,
-    SizeAnswer,
-    SizeQuestion,
     Spec,
 )
 from router.extensions.experiments.report.model import Report
@@ -46,8 +44,6 @@ __all__ = [
     "Recorded",
     "Report",
     "SegmentSpec",
-    "SizeAnswer",
-    "SizeQuestion",
     "Spec",
     "metric",
 ]
@@ -71,14 +67,12 @@ class Experiments(sync.Part):
     """Of a `Client`. Names are NAME or `experiments/NAME`; `etag` refuses what changed since."""
 
     service = experiments_pb2_grpc.ExperimentServiceStub
-    plan = sync.unary(calls.plan)
     create = sync.unary(calls.create)
     get = sync.unary(calls.get)
     list = sync.listed(calls.list_experiments)
     update = sync.unary(calls.update)
     start = sync.unary(calls.start)
     stop = sync.unary(calls.stop)
-    withdraw = sync.unary(calls.withdraw)
     promote = sync.unary(calls.promote)
     roll_back = sync.unary(calls.roll_back)
     delete = sync.unary(calls.delete)
@@ -91,14 +85,12 @@ class AsyncExperiments(aio.AsyncPart):
     """The same of an `AsyncClient`, awaited."""
 
     service = experiments_pb2_grpc.ExperimentServiceStub
-    plan = aio.unary(calls.plan)
     create = aio.unary(calls.create)
     get = aio.unary(calls.get)
     list = aio.listed(calls.list_experiments)
     update = aio.unary(calls.update)
     start = aio.unary(calls.start)
     stop = aio.unary(calls.stop)
-    withdraw = aio.unary(calls.withdraw)
     promote = aio.unary(calls.promote)
     roll_back = aio.unary(calls.roll_back)
     delete = aio.unary(calls.delete)

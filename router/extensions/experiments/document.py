@@ -16,7 +16,7 @@ from router.extensions.experiments import check_words, words
 from router.extensions.experiments.model import Kind, Mode
 from router.extensions.experiments.next_step import NextStep, next_step
 from router.extensions.experiments.plan_lines import pairs_of
-from router.extensions.experiments.svg import Bar, Gain, color, effect_chart, range_bars
+from router.extensions.experiments.svg import Bar, Gain, range_bars
 from router.extensions.experiments.times import WORDS, shares_queue
 from router.extensions.experiments.words import change, form_of, named
 from router.quantities import NO_RANGE, OPEN, SHARE, UNKNOWN, counted, percent
@@ -28,7 +28,7 @@ Row = tuple[str, ...]
 Columns = tuple[tuple[str, str], ...]
 TONES = {"promote": "ok", "stop for harm": "bad", "invalid": "bad", "undecided": "info"}
 MARKS = {"✓": "ok", "✗": "bad"}  # of a reading, to tones
-MOST_BARS = 40
+MOST_BARS, COLORS = 40, 4
 P_VALUES = (
     "p and every range hold however often the report is read, so p is larger than that of a test that looks"
     " once: at the planned size up to twice as large, before it and after many looks more. With several arms"
@@ -54,9 +54,8 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A report in texts. Charts are SVG: `bars` one for each row of `compared`, `course` the effect over
-    time; empty where there is nothing to draw. `checks` are (failed, name, finding). `colors` are the classes
-    of arms."""
+    """A report in texts. `bars` are SVG, one for each row of `compared`. `checks` are (failed, name,
+    finding). `colors` are the classes of arms."""
 
     name: str
     hypothesis: str
@@ -72,7 +71,6 @@ class Document:
     checked: str
     checks: tuple[tuple[bool, str, str], ...]
     notes: tuple[str, ...]
-    course: str
     more: tuple[Table, ...]
     statistics: tuple[Table, ...]
     plan: tuple[tuple[str, str], ...]
@@ -99,13 +97,19 @@ def document(report: Report) -> Document:
         checked=check_words.checks_line(report) if begun else "",
         checks=tuple(check_words.check_lines(report)),
         notes=tuple(_notes(report)),
-        course=effect_chart(report),
-        more=tuple(table for table in (missing(report), pairs(report), *segments(report)) if table),
-        statistics=(rulings(report), statistics(report), averages(report)) if begun else (),
+        more=tuple(table for table in (missing(report), *segments(report)) if table),
+        statistics=(rulings(report), statistics(report)) if begun else (),
         plan=tuple(pairs_of(replace(report.experiment, spec=report.judged.spec))),
         history=history(report),
-        colors={arm.name: color(report, arm.name) for arm in report.judged.spec.arms},
+        colors={arm.name: _color(report, arm.name) for arm in report.judged.spec.arms},
     )
+
+
+def _color(report: Report, arm: str) -> str:
+    """The arm's class; control is grey."""
+    spec = report.judged.spec
+    names = [one.name for one in spec.arms if one.name != spec.control]
+    return f"c{names.index(arm) % COLORS + 1}" if arm in names else "c0"
 
 
 # -- The first screen
@@ -133,8 +137,6 @@ def facts(report: Report) -> Iterator[tuple[str, str]]:
     for arm in measured if spec.mode is Mode.SPLIT else ():
         name = f"{arm.arm}: " if len(report.arms) > 1 else ""
         yield "Risk if promoted now", f"{name}{_risk(report, arm)}"
-    for line in words.outlook(report):
-        yield "Outlook", line
 
 
 def _sure(report: Report, arms: list[ArmReport]) -> str:
@@ -229,10 +231,9 @@ def compared_table(report: Report, found: list[Compared]) -> Table:
         )
         for one in found
     )
-    plain = (f"{arm.arm} {line}" for arm in report.arms if (line := words.unadjusted_line(report, arm)))
     pairs = [(one.arm, one.found) for one in found]
     further = [one.found for one in found if not one.decides and not one.guard]
-    notes = (*_awaited(report, pairs), *plain, *_many(report, further))
+    notes = (*_awaited(report, pairs), *_many(report, further))
     return Table(f"Differences from {spec.control}; {spec.primary.name} decides", columns, rows, notes)
 
 
@@ -305,7 +306,6 @@ def arms_table(report: Report) -> Table:
     for arm in spec.arms:
         who = str(arm.adapter) if arm.adapter else "base" if spec.route else ""
         state = " (control)" if arm.name == spec.control else ""
-        state += " (withdrawn)" if arm.withdrawn is not None else ""
         one = numbers.get(arm.name)
         counts = (
             (
@@ -348,15 +348,6 @@ def missing(report: Report) -> Table:
     return Table(title, columns, rows, (note,) if rows else ())
 
 
-def pairs(report: Report) -> Table:
-    """Shadow arms: their answers, and how many equal the served ones."""
-    rows = tuple(
-        (arm.arm, f"{found.answers:,}", f"{found.same:,}") for arm in report.arms if (found := arm.pairs)
-    )
-    columns = (("arm", "arm"), ("answers", "n"), ("same text", "n"))
-    return Table("Answers that nobody saw, beside those that were served", columns, rows)
-
-
 def segments(report: Report) -> Iterator[Table]:
     """The primary metric by label, a table for each label and arm."""
     for arm in report.arms:
@@ -391,7 +382,6 @@ def _segment(report: Report, arm: ArmReport, found: SegmentReport) -> Table:
 def rulings(report: Report) -> Table:
     """Verdicts as programs read them."""
     verdicts = [("all", report.verdict), *((arm.arm, arm.verdict) for arm in report.arms)]
-    verdicts += [(f"{arm.arm}, if the data had no fault", arm.blocked) for arm in report.arms if arm.blocked]
     rows = tuple((arm, one.decision, one.rule, one.text) for arm, one in verdicts)
     return Table("Verdicts by their rules", (("arm", "arm"), ("verdict", ""), ("rule", ""), ("", "")), rows)
 
@@ -424,8 +414,6 @@ def _measured(report: Report) -> Iterator[tuple[str, str, MetricReport, float]]:
     for arm in report.arms:
         if arm.primary:
             yield arm.arm, "decides", arm.primary, arm.adjusted_p
-        if arm.unadjusted:
-            yield arm.arm, "without the past", arm.unadjusted, math.nan
         for rail in arm.rails:
             yield arm.arm, "guardrail, early" if rail.early else "guardrail", rail, rail.p
         for one in arm.secondary:
@@ -433,23 +421,6 @@ def _measured(report: Report) -> Iterator[tuple[str, str, MetricReport, float]]:
         for segment in arm.segments:
             for value, one in segment.effects.items():
                 yield arm.arm, f"{segment.label} {value}", one, math.nan
-
-
-def averages(report: Report) -> Table:
-    """Built-in means of each arm, over its answers."""
-    columns = (("arm", "arm"), *((title, "n") for title, _, _ in words.BUILT_IN))
-    rows = tuple(
-        (
-            arm.arm,
-            *(
-                UNKNOWN if name not in arm.built_in else form.value(arm.built_in[name])
-                for _, name, form in words.BUILT_IN
-            ),
-        )
-        for arm in report.numbers
-    )
-    note = "Averages of answers have no range, and do not say whether arms differ."
-    return Table("Averages by arm", columns, rows, (note,))
 
 
 def history(report: Report) -> Table:

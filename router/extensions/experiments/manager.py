@@ -29,28 +29,21 @@ from router.extensions.experiments.model import (
     Experiment,
     Lifecycle,
     Mode,
-    SizeAnswer,
-    SizeQuestion,
     Spec,
 )
 from router.extensions.experiments.names import id_problem
 from router.extensions.experiments.phases import (
     NewSalts,
-    lost_arms,
     only_secondary,
     only_wider,
     opened,
     stopped,
     widened,
     with_secondary,
-    with_withdrawals,
-    withdrawal_problem,
-    withdrawn,
 )
 from router.extensions.experiments.plan_file import values_of
 from router.extensions.experiments.plans import Known, conflict, plan_problems
 from router.extensions.experiments.report.model import Report, Ruling
-from router.extensions.experiments.sizing import VisibleHistory, past_of, size_of
 from router.extensions.experiments.store.store import ExperimentStore
 from router.names import parse_version
 from router.ports import Force
@@ -75,7 +68,6 @@ class Manager:
         self.store, self.known, self.clock = store, known, clock
         self._salts = salts
         self.lock = threading.RLock()
-        self.rates: dict[str, Mapping[str, float]] = {}  # by experiment, of proportions as they were before
 
     def problems(self, spec: Spec, before: Spec | None = None) -> list[FieldViolation]:
         """Everything that is wrong with a new plan, or with the edit of one that was kept `before`."""
@@ -90,20 +82,14 @@ class Manager:
         """All, by name."""
         return self.store.list()
 
-    def size(self, question: SizeQuestion) -> SizeAnswer:
-        """How long an experiment takes, by what the store knows. Raises InvalidRequest."""
-        history = VisibleHistory(self.store, self.known.sees)
-        return size_of(question, history, self.clock())
-
     def create(self, name: str, spec: Spec, actor: str) -> Experiment:
         """Keep a plan. Raises InvalidRequest, AlreadyExists."""
         if problem := id_problem(name):
             raise InvalidRequest([FieldViolation("experiment_id", problem)])
-        spec = chosen(with_withdrawals(spec, {}))
+        spec = chosen(spec)
         self._check(spec)
         now = self.clock()
         with self.lock:
-            self._learn_rates(name, spec)
             kept = self.store.create(Experiment(name, spec, created=now, updated=now))
             self.store.audit(AuditEntry(name, now, actor, "create", spec.hypothesis))
         return kept
@@ -115,28 +101,21 @@ class Manager:
         larger enrolment share or what the secondary metrics are; those may be changed when it is stopped,
         too, for what was counted. A warning of the result names what a new phase leaves behind.
 
-        Raises InvalidRequest, StaleEtag, FailedPrecondition (an arm removed while it runs, a conflict with
-        another experiment, a new phase without `new_phase`)."""
+        Raises InvalidRequest, StaleEtag, FailedPrecondition (a conflict with another experiment, a new phase
+        without `new_phase`)."""
         with self.lock:
             experiment = self.read(name, etag)
             old = experiment.spec
-            spec = chosen(with_withdrawals(edit(old), old.withdrawn), old)
+            spec = chosen(edit(old), old)
             self._check(spec, old)
             if spec == old:
                 return experiment
             now, detail = self.clock(), {"fields": _changed_fields(old, spec)}
-            self._learn_rates(name, spec)
             if experiment.phase and old.secondary != spec.secondary and only_secondary(old, spec):
                 return self.keep(with_secondary(experiment, spec, now), actor, "secondary", "", detail)
             if experiment.state is not Lifecycle.RUNNING:
                 after = replace(experiment, spec=spec, updated=now)
                 return self.keep(after, actor, "update", "", detail)
-            if lost := lost_arms(old, spec):
-                text = (
-                    f"arm {', '.join(lost)} cannot be removed while the experiment runs: `lora-router"
-                    f" experiments withdraw {name} {lost[0]}` takes it out and leaves the others as they are"
-                )
-                raise FailedPrecondition(text, resource=experiment.resource)
             if only_wider(old, spec):
                 return self.keep(widened(experiment, spec, now), actor, "widen", "", detail)
             number, counted = len(experiment.phases), self._counted(experiment, now)
@@ -179,7 +158,6 @@ class Manager:
             if found := plan_problems(experiment.spec, self.known):
                 text = "; ".join(f"{v.field}: {v.description}" for v in found)
                 raise FailedPrecondition(f"it cannot start: {text}", resource=experiment.resource)
-            self._learn_rates(name, experiment.spec)
             reason = "restarted" if experiment.phases else "started"
             return self._open(experiment, experiment.spec, actor, "start", reason, {})
 
@@ -194,24 +172,6 @@ class Manager:
                 raise FailedPrecondition("it has not been started", resource=experiment.resource)
             return self.keep(stopped(experiment, self.clock(), reason), actor, "stop", reason)
 
-    def withdraw(self, name: str, arm: str, etag: str, reason: str, actor: str) -> Experiment:
-        """Enrol no more units in an arm; the same again changes nothing.
-
-        Phase, salts and the units of the other arms stay. Raises InvalidRequest for an arm that is not there,
-        FailedPrecondition where nothing runs, in a mode that has no units by arm, for control and for the
-        last treatment.
-        """
-        with self.lock:
-            experiment = self.read(name)
-            if arm in experiment.spec.withdrawn:
-                return experiment
-            check_etag(experiment, etag)
-            if problem := withdrawal_problem(experiment, arm):
-                raise FailedPrecondition(problem, resource=experiment.resource)
-            now = self.clock()
-            detail = {"phase": len(experiment.phases), "arm": arm}
-            return self.keep(withdrawn(experiment, {arm}, now), actor, "withdraw", reason, detail)
-
     def delete(self, name: str, etag: str) -> None:
         """Forget it and all that was logged of it. Raises FailedPrecondition (running), StaleEtag."""
         with self.lock:
@@ -219,7 +179,6 @@ class Manager:
             if experiment.state is Lifecycle.RUNNING:
                 raise FailedPrecondition("it runs; stop it first", resource=experiment.resource)
             self.store.delete(name, experiment.etag)
-            self.rates.pop(name, None)
 
     def read(self, name: str, etag: str = "") -> Experiment:
         """Raises ExperimentNotFound, and StaleEtag where `etag` is given and another."""
@@ -238,18 +197,6 @@ class Manager:
         """Put it in place of what was read, with an audit entry in the same transaction."""
         entry = AuditEntry(experiment.name, experiment.updated, actor, act, reason, detail or {})
         return self.store.replace(experiment, entry)
-
-    def _learn_rates(self, name: str, spec: Spec) -> None:
-        """What is known of a plan's proportions, so that it can be warned of events that are too rare."""
-        if not spec.route:
-            return
-        now = self.clock()
-        pasts = (
-            past_of(VisibleHistory(self.store, self.known.sees), spec.route, m.name, m.kind, now)
-            for m in (spec.primary, *spec.guardrails)
-            if m.kind.rules.binary
-        )
-        self.rates[name] = {past.metric.name: past.value for past in pasts if past is not None}
 
     def _open(
         self,

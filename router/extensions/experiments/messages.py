@@ -1,4 +1,4 @@
-"""Plans, experiments, reports and questions of size as messages and back, and edits by field mask.
+"""Plans, experiments and reports as messages and back, and edits by field mask.
 
 `conversion` does it by the names of fields, for the server and for clients. The server names every bad field
 of what it reads, in `Findings`; a client gives none: what a newer server says has the default.
@@ -18,8 +18,6 @@ from router.extensions.experiments.model import (
     Accepted,
     Experiment,
     ExperimentPhase,
-    SizeAnswer,
-    SizeQuestion,
     Spec,
 )
 from router.extensions.experiments.report.model import Report
@@ -115,26 +113,6 @@ def checked_paths(paths: Sequence[str], found: Findings) -> tuple[str, ...]:
         else:
             found.add("update_mask", f"{path!r} is no field of an experiment")
     return tuple(path for path in paths if path in PLANNED)
-
-
-def question_message(question: SizeQuestion) -> pb.PlanExperimentRequest:
-    """The question of a plan's size; what is None stays unset."""
-    return fill(pb.PlanExperimentRequest(), question)
-
-
-def question_of(message: pb.PlanExperimentRequest, found: Findings) -> SizeQuestion:
-    """The question; what cannot be read is noted in `found`."""
-    return read(SizeQuestion, message, found)
-
-
-def answer_message(answer: SizeAnswer) -> pb.PlanExperimentResponse:
-    """How long it takes."""
-    return fill(pb.PlanExperimentResponse(), answer)
-
-
-def answer_of(message: pb.PlanExperimentResponse) -> SizeAnswer:
-    """How long it takes, as a client has it."""
-    return read(SizeAnswer, message)
 
 
 def report_message(report: Report, experiment: pb.Experiment) -> pb.GetReportResponse:

@@ -1,4 +1,4 @@
-"""An experiment as a resource: its plan and phases, the question of its size, its names, and what is logged.
+"""An experiment as a resource: its plan and phases, and what is logged.
 
 Plain values; the store keeps them, the service shows them, and statistics and assignment are made from
 them. Clients import this, so nothing here needs numpy. The plan is a pydantic model:
@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Annotated, Self
+from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, PlainSerializer
 
@@ -264,16 +264,13 @@ Version = Annotated[
 
 @dataclass(frozen=True, slots=True)
 class ArmSpec:
-    """One arm; without an adapter it is the base. From `withdrawn` on, in unix seconds, it has no units:
-    those whose variant falls to it take no part.
-    """
+    """One arm; without an adapter it is the base."""
 
     __pydantic_config__ = Metadata
 
     name: Annotated[Word, Field(description="its name")]
     weight: Annotated[float, Field(description="its share of the units; all add up to 1")]
     adapter: Annotated[Version, Field(description="left out: the base, without an adapter")] = None
-    withdrawn: Annotated[float | None, Field(description="set by the server")] = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -441,11 +438,6 @@ class Spec:
     ] = False
 
     @property
-    def withdrawn(self) -> Mapping[str, float]:
-        """Arms that were withdrawn, and when."""
-        return {arm.name: arm.withdrawn for arm in self.arms if arm.withdrawn is not None}
-
-    @property
     def metrics(self) -> tuple[MetricSpec, ...]:
         """All of them, the primary one first."""
         return (self.primary, *self.guardrails, *self.secondary)
@@ -594,23 +586,6 @@ class Accepted(StrEnum):
     """The same, and as many of those are kept already as may be."""
 
 
-@dataclass(frozen=True, slots=True)
-class ShadowPair:
-    """A served answer and a shadow's to the same request. `same`: their texts are equal.
-
-    `unit` is the hash of the unit that asked; empty where the request had none.
-    """
-
-    experiment: str
-    phase: int
-    arm: str
-    response_id: str
-    time: float
-    same: bool
-    numbers: Mapping[str, float] = field(default_factory=dict)
-    unit: str = ""
-
-
 RULE = "rule"
 """The actor of what the server does by itself."""
 
@@ -642,73 +617,3 @@ class NoInterval:
         if self.units is None:
             return self.text
         return f"{self.text}; that is about {self.units:,} more units of both arms"
-
-
-@dataclass(frozen=True, slots=True)
-class SizeQuestion:
-    """How long does an experiment on `metric` take? What is None is taken from history.
-
-    `route` is an adapter's name or `base`; empty: whatever experiment had the metric. `kind` None: as history
-    has it, else a proportion. `weights` of the arms, control first, to any sum; empty: two equal ones.
-    `baseline` is control's value, `deviation` a unit's standard deviation, `effect` treatment minus control;
-    without one the answer is the smallest that `days` or `units` (of all arms) find. `units_per_day` come to
-    the route, of which `enrolment` takes part. `outcome_share` is the part of the units that has an outcome,
-    where those without are left out; None: as in history, else all.
-    """
-
-    metric: str
-    kind: Kind | None = None
-    higher_is_better: bool = True
-    cap: float | None = None
-    least: float = 0.0
-    route: str = ""
-    baseline: float | None = None
-    deviation: float | None = None
-    effect: float | None = None
-    weights: tuple[float, ...] = ()
-    units_per_day: float | None = None
-    enrolment: float = 1.0
-    days: float | None = None
-    units: int | None = None
-    alpha: float = 0.05
-    power: float = 0.8
-    outcome_share: float | None = None
-
-    @classmethod
-    def of(cls, spec: Spec) -> Self:
-        """What the planned units of a plan find."""
-        primary = spec.primary
-        return cls(
-            primary.name,
-            primary.kind,
-            primary.higher_is_better,
-            primary.cap,
-            primary.least,
-            spec.route,
-            weights=tuple(arm.weight for arm in spec.arms),
-            enrolment=spec.enrolment,
-            units=spec.planned_units,
-            alpha=spec.alpha,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class SizeAnswer:
-    """How large an effect, and units of all arms until `power` of such experiments have their verdict.
-
-    `fixed_units` is what one look at the end would take, `factor` what looking all the time costs;
-    `half_units` is where half of them have it, and before `least_units` there is no verdict. `effect` None:
-    no effect is found in the units that there are. `days` None: traffic is not known.
-    """
-
-    baseline: float
-    deviation: float
-    effect: float | None
-    fixed_units: int
-    units: int
-    half_units: int
-    factor: float
-    least_units: int
-    days: float | None = None
-    units_per_day: float | None = None
-    notes: tuple[str, ...] = ()

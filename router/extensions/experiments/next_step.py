@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from router.extensions.experiments.check_words import repairs
 from router.extensions.experiments.model import Lifecycle, Mode
-from router.extensions.experiments.words import at, gives_up, quantity, units_of, units_so_far
+from router.extensions.experiments.words import at, gives_up, units_of, units_so_far
 from router.quantities import counted
 
 if TYPE_CHECKING:
@@ -63,8 +63,6 @@ def next_step(report: Report) -> NextStep:
     if decision == "stop for harm":
         return NextStep("stop it", "stop", f"{stop} --reason harm")
     if gives_up(report):
-        if report.planned is not None and report.planned.give_up:
-            return NextStep("give up, or wait for the little chance that is left", "stop", stop)
         text = f"give up. All planned {units_of(report.judged)} took part, and no gain is in sight"
         return NextStep(text, "stop", stop)
     return _wait(report)
@@ -76,45 +74,22 @@ def _promote(report: Report) -> NextStep:
 
 
 def _wait(report: Report) -> NextStep:
-    """`wait until about 2026-12-12: ...`, by the forecast."""
-    spec, found = report.judged.spec, report.forecast
+    """`wait until about 2026-12-12: ...`, at the speed of now."""
+    spec, per_day, name = report.judged.spec, report.units_per_day, report.experiment.name
     if spec.mode is Mode.SHADOW:
         return NextStep("to learn what users prefer, run an experiment in which users see both")
-    if spec.mode is not Mode.SPLIT or found is None:
-        command = f"lora-router experiments report {report.experiment.name}"
+    if per_day is None:
         how_long = ". After a day of traffic the report says how long" if spec.mode is Mode.SPLIT else ""
-        return NextStep(f"wait{how_long}", "", command, "; ")
+        return NextStep(f"wait{how_long}", "", f"lora-router experiments report {name}", "; ")
     units = f"{spec.unit}s"
-    if not found.units_per_day:
-        stop = f"lora-router experiments stop {report.experiment.name}"
-        missing = f"no new {units} came in the last week"
-        return NextStep(
-            f"{missing}. Check that requests arrive and carry their unit, or stop it", "stop", stop
-        )
-    pace = f"About {counted(round(found.units_per_day), f'new {spec.unit}')} come each day."
-    if found.units is not None and found.days is not None:
-        until = _until(report)
-        more = f", more than the {spec.planned_units:,} planned" if found.units > spec.planned_units else ""
-        return NextStep(
-            f"wait until about {until}. If the difference stays as it is now, it takes about"
-            f" {_rounded(found.units):,} {units} to show it{more}. {pace}"
-        )
-    least = ""
-    if found.smallest_effect is not None:
-        least = f" They show a difference of {quantity(spec.primary).margin(found.smallest_effect)} or more."
+    if not per_day:
+        text = f"no new {units} came in the last week. Check that requests arrive and carry their unit"
+        return NextStep(f"{text}, or stop it", "stop", f"lora-router experiments stop {name}")
+    pace = f"About {counted(round(per_day), f'new {spec.unit}')} come each day."
     return NextStep(
-        f"wait until about {_until(report)}, when the planned {spec.planned_units:,} {units} had their"
-        f" time.{least} So far no gain is in sight. {pace}"
+        f"wait until about {_until(report)}, when the planned {spec.planned_units:,} {units} had their time."
+        f" {pace}"
     )
-
-
-def _rounded(units: int) -> int:
-    """Three digits: a forecast has no more.
-
-    >>> _rounded(23_676), _rounded(950)
-    (23700, 950)
-    """
-    return int(float(f"{units:.3g}"))
 
 
 def _until(report: Report) -> str:
@@ -124,13 +99,11 @@ def _until(report: Report) -> str:
 
 
 def days_left(report: Report) -> float | None:
-    """Days until a verdict by the forecast, or until all planned units had their time; None: not known."""
-    found, spec = report.forecast, report.judged.spec
-    if found is None or not found.units_per_day:
+    """Days until all planned units had their time; None: not known."""
+    if not report.units_per_day:
         return None
-    if found.days is not None:
-        return found.days
-    return max(0.0, spec.planned_units - units_so_far(report)) / found.units_per_day + spec.closing / DAY
+    spec = report.judged.spec
+    return max(0.0, spec.planned_units - units_so_far(report)) / report.units_per_day + spec.closing / DAY
 
 
 def time_left(report: Report) -> str:

@@ -1,22 +1,20 @@
 """The phases of an experiment, and what a change of it does to them.
 
 A new phase has salts of its own, and nothing of the one before counts in it. Some changes need none: a larger
-enrolment share, other secondary metrics, an arm that is withdrawn, a stop.
+enrolment share, other secondary metrics, a stop.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import replace
 
-from router.errors import FieldViolation, InvalidRequest
 from router.extensions.experiments.assignment import AssignmentSalts
 from router.extensions.experiments.model import (
     EARLY_SECONDS,
     Experiment,
     ExperimentPhase,
     Lifecycle,
-    Mode,
     Spec,
 )
 
@@ -30,9 +28,8 @@ def opened(
     reason: str,
     salts: NewSalts = AssignmentSalts.fresh,
 ) -> Experiment:
-    """Running, in a new phase with salts of its own: nothing carries over from the one before. Arms that
-    were withdrawn have no part in it."""
-    fresh, spec = salts(), without_arms(spec, spec.withdrawn)
+    """Running, in a new phase with salts of its own: nothing carries over from the one before."""
+    fresh = salts()
     phase = ExperimentPhase(
         len(experiment.phases) + 1,
         now,
@@ -66,21 +63,6 @@ def without_arms(spec: Spec, names: Collection[str]) -> Spec:
             for arm in left
         ),
     )
-
-
-def withdrawn(experiment: Experiment, names: Collection[str], now: float) -> Experiment:
-    """In the same phase, with no more units in these arms."""
-    times = {**dict.fromkeys(names, now), **experiment.spec.withdrawn}
-    *before, last = experiment.phases
-    last = replace(last, spec=with_withdrawals(last.spec, times))
-    spec = with_withdrawals(experiment.spec, times)
-    return replace(experiment, spec=spec, phases=(*before, last), updated=now)
-
-
-def with_withdrawals(spec: Spec, times: Mapping[str, float]) -> Spec:
-    """The plan with just these arms withdrawn: no client says when."""
-    arms = tuple(replace(arm, withdrawn=times.get(arm.name)) for arm in spec.arms)
-    return spec if arms == spec.arms else replace(spec, arms=arms)
 
 
 def widened(experiment: Experiment, spec: Spec, now: float) -> Experiment:
@@ -131,26 +113,3 @@ def _ended(experiment: Experiment, now: float) -> tuple[ExperimentPhase, ...]:
     if last is None:
         return ()
     return (*before, last if last.ended is not None else replace(last, ended=now))
-
-
-def lost_arms(old: Spec, new: Spec) -> list[str]:
-    """Names of the arms that are gone; one that was withdrawn may go."""
-    kept = {arm.name for arm in new.arms}
-    return [arm.name for arm in old.arms if arm.name not in kept and arm.withdrawn is None]
-
-
-def withdrawal_problem(experiment: Experiment, arm: str) -> str:
-    """Why an arm cannot be withdrawn; empty if it can. Raises InvalidRequest for one that is not there."""
-    spec = experiment.spec
-    names = [one.name for one in spec.arms if one.withdrawn is None]
-    if arm not in names:
-        raise InvalidRequest([FieldViolation("arm", f"{arm!r} is none of its arms: {', '.join(names)}")])
-    if experiment.state is not Lifecycle.RUNNING:
-        return f"it is {experiment.state.value}: arms are withdrawn while it runs"
-    if spec.mode is not Mode.SPLIT:
-        return f"an arm of a {spec.mode.value} cannot be withdrawn: only a split keeps the units of each arm"
-    if arm == spec.control:
-        return f"{arm} is control, with which the other arms are compared: stop the experiment"
-    if len(names) < 3:
-        return f"{arm} is the last arm beside control: stop the experiment"
-    return ""

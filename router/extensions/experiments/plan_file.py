@@ -39,7 +39,6 @@ PARTS: Mapping[str, type] = {
     "segments": SegmentSpec,
 }
 """Fields of a plan that are tables of a file."""
-SET_BY_THE_SERVER = {"arms": {"__all__": {"withdrawn"}}}
 MOST_SHOWN = 40  # characters of a wrong value
 FORMS = {"missing": "must be set", "tuple_type": "must be a list", "dataclass_type": "must be a table"}
 """By the type of pydantic's error, where its own text speaks of Python."""
@@ -162,7 +161,7 @@ def example_plan() -> str:
 def _lines(spec: Spec, described: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     """`described`: the fields of each table, by JSON schema. A field's description stands where it is first;
     those that no table of a kind sets stand in the last one, with their defaults."""
-    values = model().dump_python(spec, mode="json", exclude_defaults=True, exclude=SET_BY_THE_SERVER)
+    values = model().dump_python(spec, mode="json", exclude_defaults=True)
     tables = [(name, one) for name in PARTS for one in _several(values.pop(name, []))]
     kinds = [PARTS[name] for name, _ in tables]
     known = {kind: set[str]() for kind in (Spec, *kinds)}

@@ -50,8 +50,7 @@ def arm_line(arm: ArmSpec, spec: Spec) -> str:
     """What an arm is and its share."""
     what = str(arm.adapter) if arm.adapter else "base" if spec.route else ""
     control = " (control)" if arm.name == spec.control else ""
-    withdrawn = f", withdrawn at {at(arm.withdrawn)}" if arm.withdrawn is not None else ""
-    return f"{arm.weight:.4g} of units{what and f': {what}'}{control}{withdrawn}"
+    return f"{arm.weight:.4g} of units{what and f': {what}'}{control}"
 
 
 def _segment(segment: SegmentSpec) -> str:

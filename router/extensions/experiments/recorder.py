@@ -28,7 +28,6 @@ from router.extensions.experiments.model import (
     Accepted,
     Exposure,
     SegmentSpec,
-    ShadowPair,
     StoredOutcome,
 )
 from router.extensions.experiments.store.store import ExperimentStore
@@ -83,10 +82,6 @@ class Recorder:
         """Outcomes that the server itself makes. Returns at once."""
         self._later(RecordKind.OUTCOMES, outcomes)
 
-    def pairs(self, pairs: Sequence[ShadowPair]) -> None:
-        """Shadow answers beside the served ones. Returns at once."""
-        self._later(RecordKind.PAIRS, pairs)
-
     async def record(self, outcomes: Sequence[StoredOutcome]) -> tuple[Accepted, ...]:
         """What became of each, in order, once they are durable, after all that was put in before.
 
@@ -138,14 +133,12 @@ class RecordKind(Enum):
 
     EXPOSURES = "exposures"
     OUTCOMES = "outcomes"
-    PAIRS = "pairs"
     NOTHING = "nothing"  # only waited for
 
 
 CALLS = {
     RecordKind.EXPOSURES: "expose",
     RecordKind.OUTCOMES: "record",
-    RecordKind.PAIRS: "pairs",
 }
 
 

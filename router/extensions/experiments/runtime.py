@@ -56,7 +56,7 @@ from router.extensions.experiments.model import (
     Mode,
     StoredOutcome,
 )
-from router.extensions.experiments.phases import opened, stopped, withdrawn, without_arms
+from router.extensions.experiments.phases import opened, stopped, without_arms
 from router.extensions.experiments.recorder import (
     FLUSH_SECONDS,
     Availability,
@@ -191,18 +191,14 @@ class LiveExperiments:
                 self.assigner.suspect(one.name, problem)
 
     def judged(self, name: str) -> Report:
-        """The report of the last phase, without points. Blocks. Raises as `report.build.report`."""
-        return self.reported(name, points=False)
+        """The report of the last phase, without details. Blocks. Raises as `report.build.report`."""
+        return self.reported(name, details=False)
 
-    def reported(self, name: str, phase: int = 0, points: bool = True) -> Report:
+    def reported(self, name: str, phase: int = 0, details: bool = True) -> Report:
         """The report of a phase, 0 the last one. Blocks. Raises as `report.build.report`."""
-        from router.extensions.experiments.report.build import (  # numpy, only where something is judged
-            POINTS,
-            report,
-        )
+        from router.extensions.experiments.report.build import report  # numpy, only where something is judged
 
-        most = POINTS if points else 0
-        return report(self.store, name, phase, now=time.time(), points=most)
+        return report(self.store, name, phase, now=time.time(), details=details)
 
     def _salt(self, purpose: str) -> str:
         """Kept for ever by the store, so read once."""
@@ -433,9 +429,9 @@ def act_on(report: Report, now: float) -> RuleAct | None:
     """Nothing, a hold, a stop, or an arm taken out.
 
     An invalid experiment is held: nothing is stopped and nothing is believed until a person has looked. That
-    is logged once for a rule and phase. An arm that does harm is withdrawn, and the others go on as they
-    were; if no other arm is left but control, the experiment is stopped. What is not a plain split begins
-    a new phase instead, in which control has the arm's share. What a report of a holdout says is for people.
+    is logged once for a rule and phase. An arm that does harm is taken out: the others begin a new phase, in
+    which control has its share; if no other arm is left but control, the experiment is stopped. What a report
+    of a holdout says is for people.
     """
     experiment = report.experiment
     if experiment.state is not Lifecycle.RUNNING or report.phase != len(experiment.phases):
@@ -450,10 +446,8 @@ def act_on(report: Report, now: float) -> RuleAct | None:
     reason = "; ".join(f"{arm.arm}: {arm.verdict.text}" for arm in harmful)
     detail = {"phase": report.phase, "arms": [_arm_detail(arm) for arm in harmful]}
     spec, names = experiment.spec, {arm.arm for arm in harmful}
-    if len(spec.arms) - len(names | spec.withdrawn.keys()) < 2:
+    if len(spec.arms) - len(names) < 2:
         after, act = stopped(experiment, now, reason), "stop"
-    elif spec.mode is Mode.SPLIT:
-        after, act = withdrawn(experiment, names, now), "take out"
     else:
         after, act = opened(experiment, without_arms(spec, names), now, f"taken out: {reason}"), "take out"
     return RuleAct(after, AuditEntry(experiment.name, now, RULE, act, reason, detail))

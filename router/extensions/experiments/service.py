@@ -18,12 +18,10 @@ from router.errors import ExperimentNotFound, FieldViolation, Findings, RouterEr
 from router.extensions.experiments.assignment import Snapshot
 from router.extensions.experiments.manager import Manager, Promoter
 from router.extensions.experiments.messages import (
-    answer_message,
     checked_paths,
     experiment_message,
     merged,
     plan_of,
-    question_of,
     report_message,
 )
 from router.extensions.experiments.model import Experiment, Spec
@@ -50,13 +48,11 @@ ROWS: Mapping[str, Policy] = {
     SERVICE + "GetExperiment": READ,
     SERVICE + "ListExperiments": READ,
     SERVICE + "GetReport": READ,
-    SERVICE + "PlanExperiment": READ,
     SERVICE + "CreateExperiment": CHANGE,
     SERVICE + "UpdateExperiment": CHANGE,
     SERVICE + "DeleteExperiment": CHANGE,
     SERVICE + "StartExperiment": CHANGE,
     SERVICE + "StopExperiment": CHANGE,
-    SERVICE + "WithdrawArm": CHANGE,
     SERVICE + "PromoteArm": CHANGE,
     SERVICE + "RollBackPromotion": CHANGE,
 }
@@ -90,7 +86,7 @@ def experiment_service(live: LiveExperiments, registry: AdapterRegistry) -> Expe
         of_arms = arm_warnings(
             experiment.spec, lambda name, version="": registry.resolve(name, version, seen)
         )
-        of_plan = plan_warnings(experiment.spec, manager.rates.get(experiment.name))
+        of_plan = plan_warnings(experiment.spec)
         return (*live.assigner.warnings(experiment.name), *of_plan, *of_arms)
 
     return ExperimentService(
@@ -148,7 +144,7 @@ class WarmArms:
 
     def __call__(self, snapshot: Snapshot) -> None:
         """Load what was not wanted before. A version that cannot be loaded is a matter of its requests."""
-        arms = (arm for one in snapshot.all() for arm in one.arms.values() if arm.withdrawn is None)
+        arms = (arm for one in snapshot.all() for arm in one.arms.values())
         wanted = frozenset(arm.adapter for arm in arms if arm.adapter)
         for ref in sorted(wanted - self._asked, key=str):
             task = asyncio.get_running_loop().create_task(self._load(ref), name=f"load {ref}")
@@ -315,19 +311,6 @@ class ExperimentService(ExperimentServiceServicer):
         kept = await self._change(self._manager.stop, name, request.etag, reason, call.actor)
         return pb.StopExperimentResponse(experiment=self._message(kept))
 
-    async def WithdrawArm(self, request: pb.WithdrawArmRequest, call: Call) -> pb.WithdrawArmResponse:
-        """Its units get the default."""
-        found = Findings()
-        found.text("arm", request.arm, MAX_ARM_BYTES)
-        found.text("reason", request.reason, MAX_REASON_BYTES)
-        found.check()
-        name = parse_experiment(request.name)
-        await self._check_seen(name)
-        kept = await self._change(
-            self._manager.withdraw, name, request.arm, request.etag, request.reason, call.actor
-        )
-        return pb.WithdrawArmResponse(experiment=self._message(kept))
-
     async def PromoteArm(self, request: pb.PromoteArmRequest, call: Call) -> pb.PromoteArmResponse:
         """The new default and the one before."""
         found = Findings()
@@ -371,15 +354,6 @@ class ExperimentService(ExperimentServiceServicer):
         visibility = current_visibility()
         audit = tuple(replace(entry, detail=visibility.detail(entry.detail)) for entry in report.audit)
         return report_message(replace(report, audit=audit), self._message(report.judged))
-
-    async def PlanExperiment(
-        self, request: pb.PlanExperimentRequest, call: Call
-    ) -> pb.PlanExperimentResponse:
-        """By the history of its route, where it leaves something open."""
-        found = Findings()
-        question = question_of(request, found)
-        found.check()
-        return answer_message(await self._threads.run(self._manager.size, question))
 
     async def RecordOutcome(self, request: pb.RecordOutcomeRequest, call: Call) -> pb.RecordOutcomeResponse:
         """Durable when it answers."""

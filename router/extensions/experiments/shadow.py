@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass, replace
@@ -16,15 +15,15 @@ from functools import partial
 
 from router.engine.base import Delta, EngineStatus, Finished
 from router.errors import DeadlineExceeded, Overloaded, RouterError
-from router.extensions.experiments.assignment import RunningExperiment, hash_of
-from router.extensions.experiments.model import BASE, ArmSpec, ShadowPair
+from router.extensions.experiments.assignment import RunningExperiment
+from router.extensions.experiments.model import BASE, ArmSpec
 from router.extensions.experiments.runtime import LiveExperiments, leave_tasks, route_of
 from router.ports import AdapterRegistry, End, Served, Watcher
 from router.types import AdapterRef, AdapterState, Decision, FinishReason, Request, Usage
 from router.units import fraction
 
 log = logging.getLogger(__name__)
-LOGGED, UNSERVED = "logged", "unserved"
+SAME, DIFFERENT, UNSERVED = "same", "different", "unserved"
 LOAD, COLD, DEADLINE, FAILED = "load", "cold", "deadline", "failed"
 OTHER_VERSION = "other_version"
 Complete = Callable[[Request, Decision], AsyncGenerator[Delta | Finished, None]]
@@ -111,18 +110,21 @@ class Shadows:
         answer = await self._answers.answer(served.request, decision)
         if isinstance(answer, DroppedShadow):
             return answer.why
-        shown = await end
-        numbers = {
-            "served_tokens": float(shown.usage.completion_tokens),
-            "shadow_tokens": float(answer.usage.completion_tokens),
+        shown, request = await end, served.request
+        same = answer.text.strip() == shown.text.strip()
+        pair = {
+            "experiment": one.name,
+            "phase": one.phase,
+            "arm": arm.name,
+            "response_id": request.request_id,
+            "same": same,
+            "served_tokens": shown.usage.completion_tokens,
+            "shadow_tokens": answer.usage.completion_tokens,
             "served_seconds": shown.usage.total_time,
             "shadow_seconds": answer.usage.total_time,
         }
-        response, same = served.request.request_id, answer.text.strip() == shown.text.strip()
-        unit = hash_of(one, served.request)
-        pair = ShadowPair(one.name, one.phase, arm.name, response, time.time(), same, numbers, unit)
-        self._live.recorder.pairs((pair,))
-        return LOGGED
+        log.info("shadow answer", extra={"fields": pair})
+        return SAME if same else DIFFERENT
 
     def _done(self, arm: tuple[str, str], task: asyncio.Task[str]) -> None:
         self._tasks.discard(task)

@@ -156,11 +156,8 @@ class VerdictDecision(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ArmVerdict:
-    """One arm against control. `blocked` is the verdict if the experiment were valid.
-
-    `primary` is None until both arms have two units; `p` is Holm's over all arms; `gain` is the effect on
-    the primary metric, positive where it is better. `planned` is what the planned bound shows of it.
-    """
+    """One arm against control. `primary` is None until both arms have two units; `p` is Holm's over all arms;
+    `gain` is the effect on the primary metric, positive where it is better."""
 
     arm: str
     verdict: Ruling
@@ -168,9 +165,7 @@ class ArmVerdict:
     p: float
     guardrails: tuple[Guarded, ...] = ()
     early: tuple[Guarded, ...] = ()
-    blocked: Ruling | None = None
     gain: float = 0.0
-    planned: PlannedFinding | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,28 +186,22 @@ def judge(
     design: ExperimentDesign,
     outcomes: Outcomes,
     health: PipelineHealth,
-    withdrawn: Mapping[str, Outcomes] | None = None,
     course: Course | None = None,
 ) -> ExperimentVerdict:
     """The verdict at this look, from the matured units' sums by arm and metric. Without a course the planned
-    bound shows nothing.
-
-    `withdrawn`: arms that have no more units, each with the sums of the units of its time, control's among
-    them. They stay among the comparisons that Holm corrects for; the experiment's verdict is of the others.
-    """
-    apart, looks = withdrawn or {}, course or {}
-    for each in (outcomes, *apart.values()):
-        _check(design, each)
-    own = {arm: apart.get(arm, outcomes) for arm in design.treatments}
-    primaries = {arm: _primary(design, own[arm], looks, arm) for arm in design.treatments}
+    bound shows nothing."""
+    looks = course or {}
+    _check(design, outcomes)
+    primaries = {arm: _primary(design, outcomes, looks, arm) for arm in design.treatments}
     adjusted = holm({arm: found.comparison.p if found else 1.0 for arm, found in primaries.items()})
     faults = health.faults()
     arms = tuple(
-        _blocked(_arm(design, own[arm], health, looks, arm, primaries[arm], adjusted[arm]), faults)
-        for arm in design.treatments
+        _arm(design, outcomes, health, looks, arm, primaries[arm], adjusted[arm]) for arm in design.treatments
     )
-    left = tuple(arm for arm in arms if arm.arm not in apart)
-    return replace(_together(left, faults), arms=arms)
+    if faults:
+        ruling = _invalid(faults)
+        return ExperimentVerdict(ruling, None, tuple(replace(arm, verdict=ruling) for arm in arms))
+    return _together(arms)
 
 
 def _check(design: ExperimentDesign, outcomes: Outcomes) -> None:
@@ -321,7 +310,7 @@ def _arm(
     found, planned = primary or (None, None)
     gain = design.primary.sign * found.effect if found else 0.0
     ruling = _rule(design, health, health.missing.get(arm), found, p, guarded, early, planned)
-    return ArmVerdict(arm, ruling, found, p, guarded, early, gain=gain, planned=planned)
+    return ArmVerdict(arm, ruling, found, p, guarded, early, gain)
 
 
 def _guarded_early(
@@ -435,20 +424,12 @@ def _missing_in_words(found: Missing) -> str:
     return f"{shares}: if other users answer, the effect may be from {low:+.4g} to {high:+.4g} (Lee's bounds)"
 
 
-def _blocked(found: ArmVerdict, faults: list[FailedCheck]) -> ArmVerdict:
-    if not faults:
-        return found
-    return replace(found, verdict=_invalid(faults), blocked=found.verdict)
-
-
 def _invalid(faults: list[FailedCheck]) -> Ruling:
     return Ruling(VerdictDecision.INVALID, faults[0].rule, "; ".join(f.text for f in faults))
 
 
-def _together(arms: tuple[ArmVerdict, ...], faults: list[FailedCheck]) -> ExperimentVerdict:
+def _together(arms: tuple[ArmVerdict, ...]) -> ExperimentVerdict:
     """One verdict of all arms: promote the best that may be, stop if all harm, else go on."""
-    if faults:
-        return ExperimentVerdict(_invalid(faults), None, arms)
     promoted = [a for a in arms if a.verdict.decision == VerdictDecision.PROMOTE]
     if promoted:
         best = max(promoted, key=lambda a: a.gain)

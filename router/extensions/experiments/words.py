@@ -1,4 +1,4 @@
-"""A report in sentences, for readers who know no statistics: the terminal, the page, the console, notices.
+"""A report in sentences, for readers who know no statistics: the terminal, the page and the console.
 
 Rule names, p-values and methods stand nowhere here: they are in the report's fields and behind the fold.
 """
@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from router.extensions.experiments.model import Kind, Lifecycle, MetricSpec, Mode, Unanswered
-from router.extensions.experiments.times import shares_queue
+from router.extensions.experiments.times import TO_FIRST, TOTAL, shares_queue
 from router.quantities import OPEN, PLAIN, SHARE, TIME, WORSE, Quantity, counted, percent
 from router.quantities import reading as reading_of
 from router.quantities import relative as relative_change
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from router.extensions.experiments.report.model import (
         ArmReport,
         MetricReport,
-        Pairs,
         Report,
         Ruling,
         SegmentReport,
@@ -28,15 +27,14 @@ if TYPE_CHECKING:
 
 TIME_UNITS = (("day", 86_400.0), ("hour", 3600.0), ("minute", 60.0), ("second", 1.0))
 HOLDOUT = "everybody in experiments against the holdout, which is in none"
-UNSEEN = "Nobody saw these answers, so they do not say what users prefer."
-BUILT_IN: tuple[tuple[str, str, Quantity], ...] = (
-    ("first token", "time_to_first_token", TIME),
-    ("total time", "total_time", TIME),
-    ("tokens", "completion_tokens", Quantity(unit="tokens")),
-    ("cut off", "length_stop", SHARE),
-    ("errors", "error", SHARE),
-    ("cancelled", "cancelled", SHARE),
-)
+UNSEEN = "They do not say what users prefer."
+FORMS: Mapping[str, Quantity] = {
+    TO_FIRST: TIME,
+    TOTAL: TIME,
+    "completion_tokens": Quantity(unit="tokens"),
+    **dict.fromkeys(("length_stop", "error", "cancelled"), SHARE),
+}
+"""Of built-in metrics."""
 _WITHIN, _BEYOND = "within", "beyond"
 GUARDED: Mapping[str, str] = {
     _WITHIN: "✓ within what is allowed",
@@ -61,15 +59,13 @@ def quantity_of(name: str, kind: Kind) -> Quantity:
     """
     if kind.rules.binary:
         return SHARE
-    known = next((one for _, built_in, one in BUILT_IN if built_in == name), None)
-    return known or (TIME if "seconds" in name.split("_") else PLAIN)
+    return FORMS.get(name) or (TIME if "seconds" in name.split("_") else PLAIN)
 
 
 def form_of(experiment: Experiment, found: MetricReport) -> Quantity:
     """The form of a comparison's numbers; a built-in metric has one even where the plan has it no more."""
-    known = next((one for _, name, one in BUILT_IN if name == found.metric), PLAIN)
     metric = next((metric for metric in experiment.spec.metrics if metric.name == found.metric), None)
-    return known if metric is None else quantity(metric)
+    return FORMS.get(found.metric, PLAIN) if metric is None else quantity(metric)
 
 
 def change(form: Quantity, found: MetricReport) -> str:
@@ -142,14 +138,6 @@ def waiting(found: NoInterval, unit: str) -> str:
     return f"{found.text}{more}"
 
 
-def pairs_in_words(pairs: Pairs, control: str) -> str:
-    """`45 requests answered, 30 of them with the same text as control`."""
-    if not pairs.answers:
-        return "no request answered yet"
-    answered = counted(pairs.answers, "request")
-    return f"{answered} answered, {pairs.same:,} of them with the same text as {control}"
-
-
 def differs(found: SegmentReport) -> str:
     """Whether the effect differs between values of a label, in words."""
     if found.differ:
@@ -201,8 +189,6 @@ def sentence(report: Report, verdict: Ruling, arm: str) -> str:
             return f"STOP {arm}: {what}."
         case "invalid":
             return "INVALID: do not use these numbers. The data have a fault."
-    if verdict.rule == "withdrawn":
-        return f"WITHDRAWN {arm}: {verdict.text}."
     return f"{_first_word(report)}: {_undecided(report, verdict, arm)}"
 
 
@@ -242,7 +228,7 @@ def _undecided(report: Report, verdict: Ruling, arm: str) -> str:
         case "immature":
             return _open_window(report)
         case "shadow":
-            return f"{_logged(report, arm)}. {UNSEEN}"
+            return f"{verdict.text}. {UNSEEN}"
         case "holdout":
             return "all experiments together against the holdout. Nothing is promoted or stopped by this."
     return f"{verdict.text.rstrip('.')}."
@@ -255,12 +241,6 @@ def _open_window(report: Report) -> str:
     return (
         f"of {units} {many} had the whole window of {window_in_words(spec)} yet, and outcomes count after it."
     )
-
-
-def _logged(report: Report, arm: str) -> str:
-    """What a shadow experiment has logged of an arm."""
-    found = next((one.pairs for one in report.arms if one.arm == arm), None) or Pairs(0, 0)
-    return f"{arm}: {pairs_in_words(found, report.judged.spec.control)}"
 
 
 def _too_few(report: Report, arm: str) -> str:
@@ -293,8 +273,6 @@ def _arm_lines(report: Report, arm: ArmReport) -> list[str]:
     experiment, lines = report.judged, list[str]()
     if not usable(report):
         return lines
-    if arm.pairs and experiment.spec.mode is Mode.SHADOW:
-        return [f"{arm.arm}: {pairs_in_words(arm.pairs, experiment.spec.control)}."]
     if arm.verdict.decision == "stop for harm" and arm.verdict.rule == "guardrail":
         for found in arm.rails:
             if found.state == _BEYOND:
@@ -336,10 +314,8 @@ def per_unit(metric: MetricSpec, unit: str) -> str:
 
 
 def gives_up(report: Report) -> bool:
-    """Whether more waiting is of little use: all planned units had their time, or the chance is small that
-    they show a difference."""
-    plan = report.planned
-    return report.verdict.decision == "undecided" and plan is not None and (plan.give_up or plan.reached)
+    """Whether more waiting is of no use: all planned units had their time."""
+    return report.verdict.rule == "planned-size-reached"
 
 
 def short_verdict(report: Report) -> str:
@@ -348,26 +324,16 @@ def short_verdict(report: Report) -> str:
 
 
 def difference(report: Report) -> str:
-    """The primary metric's differences in one line, or what the shadows answered."""
-    form, found = quantity(report.judged.spec.primary), list[str]()
-    for arm in report.arms:
-        if arm.pairs and report.judged.spec.mode is Mode.SHADOW:
-            found.append(f"{arm.arm} {pairs_in_words(arm.pairs, report.judged.spec.control)}")
-        elif arm.primary:
-            found.append(f"{arm.arm} {form.change(arm.primary.effect, arm.primary.low, arm.primary.high)}")
-    return "; ".join(found) if usable(report) else ""
+    """The primary metric's differences in one line."""
+    form = quantity(report.judged.spec.primary)
+    found = ((arm.arm, arm.primary) for arm in report.arms if arm.primary)
+    lines = (f"{name} {form.change(one.effect, one.low, one.high)}" for name, one in found)
+    return "; ".join(lines) if usable(report) else ""
 
 
 def units_so_far(report: Report) -> int:
     """Units that take part, of all arms."""
     return sum(one.units for one in report.numbers)
-
-
-def outlook(report: Report) -> list[str]:
-    """How likely a planned experiment is to succeed, or what it leaves out; empty where there is no plan."""
-    if report.planned is None or not report.planned.text or not usable(report):
-        return []
-    return [f"{report.planned.text[:1].upper()}{report.planned.text[1:]}."]
 
 
 def progress(report: Report) -> str:
@@ -394,17 +360,6 @@ def since(report: Report) -> str:
     if experiment.stop_reason:
         parts[0] += f": {experiment.stop_reason}"
     return "; ".join([*parts, f"as of {at(report.time)}"])
-
-
-# -- Arms
-
-
-def unadjusted_line(report: Report, arm: ArmReport) -> str:
-    """An arm's effect without the past; empty where nothing adjusts it."""
-    if arm.unadjusted is None:
-        return ""
-    spec = report.judged.spec
-    return f"without what each {spec.unit} did before: {change(quantity(spec.primary), arm.unadjusted)}."
 
 
 def duration(seconds: float) -> str:

@@ -201,7 +201,6 @@ async def test_the_preview_says_what_is_missing_and_refuses_nothing(lab: SimpleN
     for change, words in (
         ({"treatment": ""}, "arms[1].adapter: must be NAME@VERSION or base"),
         ({"plan": "alpha = 2"}, "alpha: must be above 0"),
-        ({"metric": "mean:minutes"}, "deviation: is not known"),
     ):
         answer = await post(lab.http, NEW + "/preview", **(PLAN | change))
         assert (answer.status_code, words in answer.text) == (200, True), answer.text
@@ -304,12 +303,9 @@ async def test_a_report_with_something_in_every_field(
     )
     shown = (await lab.http.get(HOME + "/trial")).text
     for words in (
-        'aria-label="difference of success from control, with its interval, over time"',
         "PROMOTE new<span>: it is better than control.</span>",
         "success: +7.5 points (4.2 to 12.4) ✓ better: 57.5 % of users with new, 50.0 % with control.",
-        "new, if the data had no fault",
         '<span class="badge ok">✓ within what is allowed</span>',
-        "1.25 s",  # total time of the new one's answers
         "ticket 7",
     ):
         assert words in shown, words

@@ -44,7 +44,7 @@ def bench() -> SimpleNamespace:
         arms = tuple(_arm(arm.name, verdicts) for arm in experiment.spec.arms[1:])
         best = next((a for a in arms if a.verdict.decision == "promote"), None)
         verdict = (best or arms[0]).verdict
-        fields: Any = {"checks": (), "numbers": (), "audit": (), "points": (), "notes": ()}
+        fields: Any = {"checks": (), "numbers": (), "audit": (), "notes": ()}
         arm = best.arm if best else None
         return Report(experiment, len(experiment.phases), verdict, arm, arms=arms, time=clock.now, **fields)
 

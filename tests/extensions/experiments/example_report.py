@@ -36,7 +36,6 @@ from router.extensions.experiments.report.model import (
     MetricReport,
     Report,
     SegmentReport,
-    VerdictForecast,
 )
 from router.extensions.experiments.stats.checks import corrected, segmented
 from router.extensions.experiments.stats.compare import ArmComparison, SequencePlan, compare
@@ -50,7 +49,7 @@ STARTED = 1_793_606_400.0  # 2026-11-02 08:00 UTC
 DAYS, UNITS_PER_DAY = 10, 3000
 ARMS = ("old", "new", "no-adapter")
 LANGUAGES = ("en", "de", "fr", "(none)")
-SIZE = (1100, 1900)
+SIZE = (1100, 1395)
 THUMBS = MetricSpec("thumbs_up", Kind.PROPORTION, covariate=True)
 ERROR = MetricSpec("error", Kind.PROPORTION, higher_is_better=False, margin=0.03)
 SECONDS = MetricSpec("seconds_to_solution", Kind.MEAN, False, Aggregate.SUM, cap=300.0)
@@ -178,28 +177,25 @@ def _whole(made: Users, arm: ArmReport) -> ArmReport:
     level = SPEC.alpha / (2 * len(SPEC.secondary))
     return replace(
         arm,
-        unadjusted=compared(made, replace(THUMBS, covariate=False), number, SPEC.alpha, everybody),
         secondary=tuple(compared(made, one, number, level, everybody) for one in SPEC.secondary),
         segments=(_by_language(made, number),),
     )
 
 
-def example(forecast: VerdictForecast | None = None) -> Report:
+def example() -> Report:
     """The report."""
     made = users()
     phase = ExperimentPhase(1, STARTED, "enrolment-salt", "variant-salt", SPEC)
     experiment = Experiment("medical-v2", SPEC, Lifecycle.RUNNING, (phase,), etag="etag-1")
     answers = np.bincount(made.arm)
-    built_in = {"completion_tokens": 84.1, "time_to_first_token": 0.121, "total_time": 1.04, "error": 0.006}
     store = SumsStore(
         list(buckets(made)),
         experiment,
         responses={arm: int(answers[i] * 2.4) for i, arm in enumerate(ARMS)},
-        built_in=dict.fromkeys(ARMS, built_in),
     )
     store.acts = (AuditEntry("medical-v2", STARTED, "10.1.0.7", "start", "ticket 7", {"phase": 1.0}),)
     found = report(store, "medical-v2", now=STARTED + (DAYS + 1) * DAY)
-    return replace(found, arms=tuple(_whole(made, arm) for arm in found.arms), forecast=forecast)
+    return replace(found, arms=tuple(_whole(made, arm) for arm in found.arms))
 
 
 def picture(html: Path, png: Path, size: tuple[int, int] = SIZE) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import count
 
@@ -17,10 +17,9 @@ from router.extensions.experiments.model import (
     Experiment,
     ExperimentPhase,
     Exposure,
-    ShadowPair,
     StoredOutcome,
 )
-from router.extensions.experiments.store.series import PairCounts, PhaseData
+from router.extensions.experiments.store.series import PhaseData
 from router.extensions.experiments.store.store import ExperimentStore
 from tests.extensions.experiments.memory_sums import Kept, Place, Rows, counts, phase_data, windows
 
@@ -165,11 +164,6 @@ class MemoryStore:
         read = windows(phase, outcome.metric) or [phase.spec.window]
         return any(counts(outcome, phase, first, window) for window in read)
 
-    def pairs(self, pairs: Sequence[ShadowPair]) -> None:
-        for pair in pairs:
-            if rows := self.rows.get((pair.experiment, pair.phase)):
-                rows.pairs.setdefault((pair.arm, pair.response_id), pair)
-
     def data(self, name: str, phase: int) -> PhaseData:
         place, rows = self._of(name, phase)
         return phase_data(self._phase(name, phase), place, rows, self.outcomes.values())
@@ -185,13 +179,6 @@ class MemoryStore:
     def _of(self, name: str, number: int) -> tuple[Place, Rows]:
         self._phase(name, number)
         return (name, number), self.rows[name, number]
-
-    def paired(self, name: str, phase: int) -> Mapping[str, PairCounts]:
-        _, rows = self._of(name, phase)
-        same: dict[str, list[bool]] = {}
-        for (arm, _), pair in rows.pairs.items():
-            same.setdefault(arm, []).append(pair.same)
-        return {arm: PairCounts(len(of), sum(of)) for arm, of in sorted(same.items())}
 
     def set_peak(self, name: str, phase: int, peak: float) -> None:
         _, rows = self._of(name, phase)

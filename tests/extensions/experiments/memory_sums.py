@@ -13,7 +13,6 @@ from router.extensions.experiments.model import (
     ExperimentPhase,
     Exposure,
     MetricSpec,
-    ShadowPair,
     Spec,
     StoredOutcome,
     Unanswered,
@@ -44,7 +43,6 @@ class Rows:
     firsts: dict[str, Exposure] = field(default_factory=dict)
     segments: dict[str, dict[str, str]] = field(default_factory=dict)
     apart: dict[str, list[str]] = field(default_factory=dict)
-    pairs: dict[tuple[str, str], ShadowPair] = field(default_factory=dict)
     peak: float = 0.0
 
 

@@ -82,12 +82,6 @@ class ScriptedExperiments(experiments_pb2_grpc.ExperimentServiceServicer):
         kept.state, kept.stop_reason = State.STATE_STOPPED, request.reason
         return pb.StopExperimentResponse(experiment=kept)
 
-    def WithdrawArm(self, request, context):
-        self.requests.append(request)
-        kept = self._get(request.name, context)
-        next(arm for arm in kept.arms if arm.name == request.arm).withdraw_time.FromSeconds(60)
-        return pb.WithdrawArmResponse(experiment=kept)
-
     def PromoteArm(self, request, context):
         self.requests.append(request)
         kept = self._get(request.name, context)
@@ -114,13 +108,6 @@ class ScriptedExperiments(experiments_pb2_grpc.ExperimentServiceServicer):
     def GetReport(self, request, context):
         self.requests.append(request)
         return report_message(self.report, self._get(request.name, context))
-
-    def PlanExperiment(self, request, context):
-        self.requests.append(request)
-        if self.planned is None:
-            info = error_info("INVALID_ARGUMENT")
-            refuse(context, grpc.StatusCode.INVALID_ARGUMENT, "baseline: is not known", info)
-        return self.planned
 
     def RecordOutcome(self, request, context):
         self.outcomes.append(request.outcome)

@@ -29,7 +29,6 @@ from router.extensions.experiments.assignment import (
     fraction,
     holdout_problem,
     never_repeats,
-    place_of,
     running_of,
     unit_hash,
 )
@@ -182,16 +181,6 @@ def test_a_unit_keeps_its_arm_and_both_arms_are_used():
     assert first == again
     assert set(first) == set(PEOPLE)
     assert 150 < Counter(first.values())["new"] < 250
-
-
-def test_a_withdrawn_arm_has_no_units_and_nobody_else_moves():
-    three = replace(SPEC, arms=(*(replace(arm, weight=0.4) for arm in SPEC.arms), ArmSpec("base", 0.2)))
-    arms = tuple(replace(arm, withdrawn=5.0 if arm.name == "new" else None) for arm in three.arms)
-    withdrawn = running(spec=replace(three, arms=arms))
-    before, after = arms_of(assigner(running(spec=three))), arms_of(assigner(withdrawn))
-    assert after == {unit: arm for unit, arm in before.items() if arm != "new"}
-    unit = next(unit for unit, arm in before.items() if arm == "new")
-    assert place_of(withdrawn, request(unit)).outside == "arm_withdrawn"
 
 
 def test_what_an_assignment_says():

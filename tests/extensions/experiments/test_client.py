@@ -15,21 +15,16 @@ from router.extensions.experiments.client import (
     ArmSpec,
     AsyncExperiments,
     Experiments,
-    Kind,
     Lifecycle,
     Outcome,
     Recorded,
     SegmentSpec,
-    SizeAnswer,
-    SizeQuestion,
     Spec,
     metric,
 )
 from router.extensions.experiments.messages import (
-    answer_message,
     plan_message,
     plan_of,
-    question_of,
     update_request,
 )
 from router.extensions.experiments.model import Mode
@@ -48,7 +43,7 @@ SPEC = Spec(
 )
 FULL = replace(
     SPEC,
-    arms=(ArmSpec("a", 0.3), ArmSpec("b", 0.7, AdapterRef("medical", "1.1.0"), withdrawn=60.0)),
+    arms=(ArmSpec("a", 0.3), ArmSpec("b", 0.7, AdapterRef("medical", "1.1.0"))),
     guardrails=(
         metric(
             "total_time", "mean", higher_is_better=False, aggregate="mean", missing="excluded", margin=0.1
@@ -104,7 +99,6 @@ def test_an_experiment_lives_from_plan_to_rollback(client, remote):
     assert started.state is Lifecycle.RUNNING
     assert started.phase is not None
     assert (started.phase.variant_salt, started.phase.spec.arms) == ("b", SPEC.arms)
-    assert Experiments(client).withdraw("medical-v2", "b", reason="slow").spec.withdrawn == {"b": 60.0}
     promoted = Experiments(client).promote("medical-v2", reason="ticket 8")
     assert (promoted.default, promoted.previous) == (
         AdapterRef("medical", "1.1.0"),
@@ -144,19 +138,6 @@ def test_a_report_comes_whole(client):
     assert replace(found, experiment=REPORT.experiment) == REPORT
 
 
-PLANNED = SizeAnswer(0.5, 0.5, 0.05, 2760, 4830, 2800, 1.75, 1000, 6.0, 800.0, ("from experiments/a",))
-
-
-def test_a_question_is_answered(client, remote):
-    remote.experiments.planned = answer_message(PLANNED)
-    question = SizeQuestion("thumbs_up", Kind.PROPORTION, route="medical", weights=(0.9, 0.1), days=14.0)
-    assert Experiments(client).plan(question) == PLANNED
-    assert question_of(remote.experiments.requests[-1], Findings()) == question
-    remote.experiments.planned = None
-    with pytest.raises(ClientError, match="baseline: is not known"):
-        Experiments(client).plan(question)
-
-
 def test_an_outcome_has_a_key_that_makes_retries_safe(client, remote):
     outcome = Outcome("thumbs_up", 1.0, response_id="r-1", time=5.5)
     assert Experiments(client).record_outcome(outcome) is Accepted.COUNTED
@@ -192,18 +173,12 @@ async def test_an_experiment_lives_from_plan_to_rollback_with_asyncio(experiment
     assert (await experiments.start("medical-v2")).state is Lifecycle.RUNNING
     found = await experiments.report("medical-v2")
     assert replace(found, experiment=REPORT.experiment) == REPORT
-    assert (await experiments.withdraw("medical-v2", "b")).spec.withdrawn == {"b": 60.0}
     assert (await experiments.promote("medical-v2")).default == AdapterRef("medical", "1.1.0")
     assert (await experiments.roll_back("medical-v2")).default == AdapterRef("medical", "1.0.0")
     assert (await experiments.stop("medical-v2", reason="done")).stop_reason == "done"
     assert (await experiments.get("medical-v2")).state is Lifecycle.STOPPED
     await experiments.delete("medical-v2")
     assert await experiments.list() == ()
-
-
-async def test_a_question_is_answered_with_asyncio(experiments, remote):
-    remote.experiments.planned = answer_message(PLANNED)
-    assert await experiments.plan(SizeQuestion("thumbs_up")) == PLANNED
 
 
 async def test_outcomes_one_by_one_and_many_with_asyncio(experiments):

@@ -22,7 +22,6 @@ from router.errors import ConfigError, ExperimentNotFound, FailedPrecondition, R
 from router.extensions.experiments import export as exporting
 from router.extensions.experiments.assignment import unit_hash
 from router.extensions.experiments.export import export
-from router.extensions.experiments.model import ShadowPair
 from router.extensions.experiments.store import tables
 from router.extensions.experiments.store.schema import VERSION, VIEWS
 from router.extensions.experiments.store.store import ExperimentStore
@@ -54,7 +53,7 @@ def url(request, tmp_path) -> str:
 
 @pytest.fixture
 def store(url) -> Iterator[ExperimentStore]:
-    """Two phases; in the first three units, four outcomes of which one is late, and a pair."""
+    """Two phases; in the first three units, four outcomes of which one is late."""
     found = ExperimentStore(url)
     found.create(experiment(phases=(START, START + 9000)))
     found.create(experiment("other"))
@@ -64,7 +63,6 @@ def store(url) -> Iterator[ExperimentStore]:
     found.record(
         [outcome("r1"), outcome("r3", value=0.1), late, outcome("r3", "ü=1", 5.0, key='a "quoted", ü\nkey')]
     )
-    found.pairs([ShadowPair("x", 1, "b", "r1", START + 1, False, {"shadow_tokens": 3.0})])
     yield found
     found.close()
 
@@ -130,7 +128,7 @@ def test_a_file_is_of_one_snapshot_and_has_the_columns_of_its_view(store, url, t
 
     done = export(store, "x", 1, what, tmp_path / f"all.{form}", progress)
     other.close()
-    assert done.rows == {"units": 3, "outcomes": 4, "values": 2, "pairs": 1}[what]
+    assert done.rows == {"units": 3, "outcomes": 4, "values": 2}[what]
     rows = rows_of(done.path)
     assert list(rows[0]) == [c.name for c in VIEWS[what].columns]
     assert "u4" not in {row.get("unit") for row in rows}
@@ -139,7 +137,7 @@ def test_a_file_is_of_one_snapshot_and_has_the_columns_of_its_view(store, url, t
 
 def test_nothing_in_a_phase_is_a_file_with_columns(store, tmp_path):
     for form in FORMS:
-        done = export(store, "x", 2, "pairs", tmp_path / f"p.{form}")
+        done = export(store, "x", 2, "outcomes", tmp_path / f"p.{form}")
         assert done.rows == 0
         assert rows_of(done.path) == []
     assert (tmp_path / "p.csv").read_text().startswith("experiment,phase,arm")
@@ -170,7 +168,7 @@ def test_what_is_not_there(store, tmp_path):
 @pytest.mark.parametrize(
     ("what", "name", "error"),
     [
-        ("users", "u.csv", "'users' cannot be exported; known are units, outcomes, values, pairs"),
+        ("users", "u.csv", "'users' cannot be exported; known are units, outcomes, values"),
         ("units", "u.xlsx", "must end with .parquet, .csv, .jsonl"),
         ("units", "u", "must end with"),
     ],

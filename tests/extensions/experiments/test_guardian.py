@@ -35,7 +35,7 @@ class Bench:
         self.go.wait(10)
         of, arm = self.store.get(name), ArmReport("new", self.ruling, None)
         return Report(
-            of, len(of.phases), self.ruling, "new", (arm,), (), (), self.store.trail(name), (), (), 50.0
+            of, len(of.phases), self.ruling, "new", (arm,), (), (), self.store.trail(name), (), 50.0
         )
 
 
@@ -108,7 +108,7 @@ def arm(name: str, ruling: Ruling = OPEN) -> ArmReport:
 
 
 def report(of: Experiment, *arms: ArmReport, verdict: Ruling = OPEN, audit=(), phase: int = 1) -> Report:
-    return Report(of, phase, verdict, None, arms, (), (), tuple(audit), (), (), 0.0)
+    return Report(of, phase, verdict, None, arms, (), (), tuple(audit), (), 0.0)
 
 
 def test_nothing_to_do():
@@ -129,22 +129,21 @@ def test_harm_by_the_only_treatment_stops_the_experiment():
     assert numbers["metrics"][0]["values"] == [0.01, 0.2]
 
 
-def test_harm_by_one_of_two_withdraws_it_and_leaves_the_others_alone():
+def test_harm_by_one_of_two_takes_it_out_and_the_others_begin_a_phase():
     before = experiment(spec=THREE)
     act = act_on(report(before, arm("new", HARM), arm("base")), 50.0)
     assert act is not None
     after = act.experiment
     assert after is not None
     assert after.state is Lifecycle.RUNNING
-    assert after.spec.withdrawn == {"new": 50.0}
-    (phase,) = after.phases
-    assert replace(phase, spec=THREE) == before.phases[0]
-    assert phase.spec == after.spec
+    first, second = after.phases
+    assert (first.ended, second.started) == (50.0, 50.0)
+    assert [one.name for one in second.spec.arms] == [one.name for one in THREE.arms if one.name != "new"]
+    assert sum(one.weight for one in second.spec.arms) == pytest.approx(1)
+    assert second.reason.startswith("taken out: new")
+    assert after.spec == second.spec
     assert act.entry.act == "take out"
-    again = act_on(report(after, arm("new"), arm("base", HARM)), 60.0)
-    assert again is not None
-    assert again.experiment is not None
-    assert again.experiment.state is Lifecycle.STOPPED  # nothing is left beside control
+    assert act_on(report(after, arm("base", HARM)), 60.0) is None  # of the phase before
 
 
 def test_harm_by_all_stops():
@@ -155,7 +154,7 @@ def test_harm_by_all_stops():
 
 
 def test_an_invalid_experiment_is_held_once_for_a_rule_and_phase():
-    blocked = replace(arm("new", BROKEN), blocked=HARM)
+    blocked = arm("new", BROKEN)
     act = act_on(report(experiment(), blocked, verdict=BROKEN), 50.0)
     assert act is not None
     assert act.experiment is None

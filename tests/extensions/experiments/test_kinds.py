@@ -14,13 +14,11 @@ from router.errors import Findings, InvalidRequest
 from router.extensions.console import experiment_plan
 from router.extensions.experiments import plan_file
 from router.extensions.experiments.client import metric
-from router.extensions.experiments.messages import plan_message, plan_of, question_message, question_of
-from router.extensions.experiments.model import Aggregate, ExperimentPhase, Kind, MetricSpec, SizeQuestion
+from router.extensions.experiments.messages import plan_message, plan_of
+from router.extensions.experiments.model import Aggregate, ExperimentPhase, Kind, MetricSpec
 from router.extensions.experiments.plan_lines import metric_line
 from router.extensions.experiments.plans import metric_problems
 from router.extensions.experiments.report.source import metric_of
-from router.extensions.experiments.self_test import Drawn
-from router.extensions.experiments.stats.moments import Moments, estimate
 from router.extensions.experiments.store.series import info_of
 from router.v1 import experiments_pb2 as pb
 from tests.extensions.experiments.plans import plan
@@ -55,9 +53,8 @@ def test_a_plan_has_a_cap_only_where_the_kind_may(kind: Kind) -> None:
 
 @kinds
 def test_messages_carry_it(kind: Kind) -> None:
-    spec, question = plan(primary=metric("cost", kind)), SizeQuestion("cost", kind)
+    spec = plan(primary=metric("cost", kind))
     assert plan_of(plan_message(spec), Findings()) == spec
-    assert question_of(question_message(question), Findings()) == question
     bare = pb.Experiment(primary={"name": "cost", "kind": f"KIND_{kind.name}"})
     assert plan_of(bare, Findings()).primary == spec.primary
 
@@ -90,16 +87,6 @@ def test_the_example_and_the_docs_explain_it(kind: Kind) -> None:
 def test_the_consoles_form_takes_it(kind: Kind) -> None:
     form = {"control": "a@1", "treatment": "base", "metric": f"{kind}:cost"}
     assert experiment_plan.spec_of(form).primary == metric("cost", kind)
-
-
-@kinds
-def test_values_drawn_for_an_aa_test_have_its_columns_and_range(kind: Kind) -> None:
-    drawn = Drawn.of(metric("cost", kind))
-    values = drawn.values(500, 1)
-    low, high = drawn.metric.range
-    assert values.shape == (drawn.metric.columns, 500)
-    assert low <= values.min() < values.max() <= high
-    assert low < estimate(drawn.metric, Moments.of(*values)).value < high
 
 
 @kinds

@@ -25,14 +25,12 @@ from router.extensions.experiments.model import (
     ArmSpec,
     AuditEntry,
     Experiment,
-    Exposure,
     Kind,
     Lifecycle,
     MetricSpec,
     Mode,
     SegmentSpec,
     Spec,
-    StoredOutcome,
 )
 from router.extensions.experiments.phases import opened, stopped
 from router.types import AdapterRef, AdapterState, Override
@@ -257,78 +255,13 @@ def test_an_edit_of_nothing_changes_nothing(bench: SimpleNamespace) -> None:
     assert bench.manager.update("trial", to(), "", ME) == running
 
 
-def test_an_arm_cannot_be_removed_while_it_runs(bench: SimpleNamespace) -> None:
+def test_an_arm_is_removed_in_a_new_phase(bench: SimpleNamespace) -> None:
     bench.manager.create("trial", plan(), ME)
     bench.manager.start("trial", "", ME)
     arms = (plan().arms[0], replace(plan().arms[1], name="newer"))
-    with pytest.raises(FailedPrecondition, match="arm new cannot be removed"):
-        bench.manager.update("trial", to(arms=arms), "", ME)
-    bench.manager.stop("trial", "", "", ME)
-    assert bench.manager.update("trial", to(arms=arms), "", ME).spec.arms == arms
-
-
-BASE_TOO = plan(
-    arms=(replace(plan().arms[0], weight=0.4), replace(plan().arms[1], weight=0.4), ArmSpec("base", 0.2))
-)
-
-
-@pytest.fixture
-def three(bench: SimpleNamespace) -> SimpleNamespace:
-    """The bench, with an experiment of three arms that runs."""
-    bench.manager.create("trial", BASE_TOO, ME)
-    bench.manager.start("trial", "", ME)
-    bench.clock.now = 2000.0
-    return bench
-
-
-def test_a_withdrawn_arm_leaves_phase_and_salts_alone(three: SimpleNamespace) -> None:
-    before = three.manager.get("trial")
-    after = three.manager.withdraw("trial", "base", before.etag, "too slow", ME)
-    assert after.spec.withdrawn == after.phases[-1].spec.withdrawn == {"base": 2000.0}
-    assert replace(after.phases[-1], spec=before.spec) == before.phases[-1]
-    assert three.manager.withdraw("trial", "base", "stale", "", ME) == after
-    entry = three.store.trail("trial")[-1]
-    assert (entry.act, entry.reason, entry.detail) == ("withdraw", "too slow", {"phase": 1, "arm": "base"})
-
-
-def test_what_cannot_be_withdrawn(three: SimpleNamespace) -> None:
-    withdraw = three.manager.withdraw
-    with pytest.raises(InvalidRequest, match="old, new, base"):
-        withdraw("trial", "bass", "", "", ME)
-    with pytest.raises(FailedPrecondition, match="old is control"):
-        withdraw("trial", "old", "", "", ME)
-    with pytest.raises(StaleEtag):
-        withdraw("trial", "base", "stale", "", ME)
-    withdraw("trial", "base", "", "", ME)
-    with pytest.raises(FailedPrecondition, match="new is the last arm beside control"):
-        withdraw("trial", "new", "", "", ME)
-    three.manager.stop("trial", "", "", ME)
-    with pytest.raises(FailedPrecondition, match="it is stopped"):
-        withdraw("trial", "new", "", "", ME)
-    three.manager.create("shadow", replace(BASE_TOO, mode=Mode.SHADOW), ME)
-    three.manager.start("shadow", "", ME)
-    with pytest.raises(FailedPrecondition, match="arm of a shadow"):
-        withdraw("shadow", "base", "", "", ME)
-
-
-def test_no_client_withdraws_an_arm_by_an_edit(three: SimpleNamespace) -> None:
-    three.manager.withdraw("trial", "base", "", "", ME)
-
-    def edit(spec: Spec) -> Spec:
-        arms = tuple(replace(arm, withdrawn=None if arm.withdrawn else 5.0) for arm in spec.arms)
-        return replace(spec, arms=arms, secondary=(MetricSpec("tokens", Kind.MEAN),))
-
-    after = three.manager.update("trial", edit, "", ME, new_phase=False)
-    assert after.spec.withdrawn == {"base": 2000.0}
-    assert len(after.phases) == 1
-
-
-def test_a_new_phase_is_without_withdrawn_arms(three: SimpleNamespace) -> None:
-    three.manager.withdraw("trial", "base", "", "", ME)
-    after = three.manager.update("trial", to(window=60.0), "", ME)
-    assert [(arm.name, arm.weight) for arm in after.spec.arms] == [("old", 0.6), ("new", 0.4)]
-    assert after.phases[0].spec.withdrawn == {"base": 2000.0}
-    assert after.phases[1].spec == after.spec
+    with pytest.raises(FailedPrecondition, match="ends phase 1"):
+        bench.manager.update("trial", to(arms=arms), "", ME, new_phase=False)
+    assert [p.spec.arms for p in bench.manager.update("trial", to(arms=arms), "", ME).phases][1] == arms
 
 
 def test_an_edit_must_be_right_and_in_nobodys_way(bench: SimpleNamespace) -> None:
@@ -387,24 +320,6 @@ def test_a_running_one_cannot_be_deleted(bench: SimpleNamespace) -> None:
     bench.manager.delete("trial", "")
     with pytest.raises(ExperimentNotFound):
         bench.manager.get("trial")
-
-
-def test_rates_of_earlier_experiments_are_learnt(bench: SimpleNamespace) -> None:
-    bench.manager.create("first", plan(window=60.0), ME)
-    started = bench.manager.start("first", "", ME)
-    assert bench.manager.rates["first"] == {}
-    for i in range(80):
-        arm = ("old", "new")[i % 2]
-        bench.store.expose([Exposure("first", 1, f"u{i}", arm, started.phase.started + 1, f"r{i}")])
-        bench.store.record(
-            [StoredOutcome(f"k{i}", "solved", float(i < 8), started.phase.started + 1, f"r{i}")]
-        )
-    bench.manager.stop("first", "", "", ME)
-    bench.clock.now += 1e6
-    bench.manager.create("second", plan(), ME)
-    assert bench.manager.rates["second"] == {"solved": 0.1}
-    bench.manager.delete("second", "")
-    assert "second" not in bench.manager.rates
 
 
 OLD, NEW = AdapterRef("medical", "1.0.0"), AdapterRef("medical", "1.1.0")

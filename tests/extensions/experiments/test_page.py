@@ -16,12 +16,11 @@ from router.extensions.experiments.page import page
 from router.extensions.experiments.plan_file import plan_of
 from router.extensions.experiments.plans import Known, plan_problems
 from router.extensions.experiments.report.build import report
-from router.extensions.experiments.report.model import MetricReport, SegmentReport, VerdictForecast
+from router.extensions.experiments.report.model import MetricReport, SegmentReport
 from router.types import AdapterInfo, AdapterRef, AdapterState
 from tests.commands import cli, own_folder, remote
 from tests.extensions.experiments.example_report import example
 from tests.extensions.experiments.report.sums import (
-    DAY,
     LONG_AFTER,
     REPORT,
     SPEC,
@@ -39,8 +38,8 @@ MOST_BYTES = 400_000
 
 @pytest.fixture(scope="module")
 def whole():
-    """A report with every part but shadow pairs."""
-    return example(VerdictForecast(3000.0, 40_000, 4.0, 0.02))
+    """A report with every part."""
+    return example()
 
 
 class Page(HTMLParser):
@@ -81,7 +80,7 @@ def test_the_page_needs_nothing_else(cli, remote, tmp_path):
     done = cli("experiments", "report", "medical-v2", "--html", tmp_path / "report.html")
     assert done.out.splitlines()[-1] == f"page: {tmp_path / 'report.html'}"
     stands_alone(text := (tmp_path / "report.html").read_text(encoding="utf-8"))
-    assert Page(text).tags.count("svg") == 3  # the effect over time, and two ranges
+    assert Page(text).tags.count("svg") == 2  # two ranges
 
 
 @pytest.mark.slow
@@ -115,8 +114,6 @@ def test_the_page_tells_all_parts():
         "PROMOTE new",
         "Differences from control; success decides",
         "Arms",
-        "Difference over time",
-        "Answers that nobody saw, beside those that were served",
     ]
 
 
@@ -166,16 +163,7 @@ def test_several_arms_have_their_rulings_and_colours():
     assert '<span class="badge bad">✗ worse</span>' in text  # a mark and a word, not a colour alone
 
 
-@pytest.mark.slow
-def test_points_within_the_window_are_not_drawn():
-    found = report(SumsStore(both(500, 510, hours=48)), "medical-v2", now=STARTED + 2 * DAY)
-    text = page(found)
-    points = re.search(r'class="line c1" points="([^"]*)"', text)
-    assert points is not None
-    assert len(points[1].split()) == 24
-
-
-def crowded(treatments=3, values=12, labels=3, metrics=10, points=200):
+def crowded(treatments=3, values=12, labels=3, metrics=10):
     """As much as a report may hold."""
     spec = replace(
         SPEC,
@@ -187,29 +175,13 @@ def crowded(treatments=3, values=12, labels=3, metrics=10, points=200):
     segments = tuple(SegmentReport(f"label-{i}", effects, 0.5, False) for i in range(labels))
     named = tuple(replace(one, metric=metric.name) for metric in spec.secondary)
     arms = tuple(
-        replace(REPORT.arms[0], arm=arm.name, secondary=named, segments=segments, unadjusted=one)
-        for arm in spec.arms[1:]
+        replace(REPORT.arms[0], arm=arm.name, secondary=named, segments=segments) for arm in spec.arms[1:]
     )
-    made = [
-        replace(
-            REPORT.points[-1],
-            time=STARTED + 3600.0 * i,
-            arm=arm.name,
-            effect=math.sin(i * 1.234) / 3,
-            low=-math.sqrt(i + 1),
-            high=math.inf if i < 3 else math.sqrt(i + 1),
-        )
-        for i in range(points)
-        for arm in spec.arms[1:]
-    ]
-    return replace(
-        REPORT, experiment=running(spec), arms=arms, points=tuple(made), time=LONG_AFTER, arm="treatment-0"
-    )
+    return replace(REPORT, experiment=running(spec), arms=arms, time=LONG_AFTER, arm="treatment-0")
 
 
 def test_a_page_of_three_arms_with_all_there_may_be_is_small():
     text = page(crowded())
-    assert text.count("<polyline") == 3  # an arm each
     assert len(text.encode()) < MOST_BYTES
     assert not re.search(r"\b(nan|inf)\b", text)
 
@@ -224,7 +196,6 @@ def test_a_missing_interval_says_why_and_how_long():
         primary=young,
         guardrails=(replace(young, state="open", margin=0.03),),
         secondary=(young,),
-        unadjusted=young,
         segments=(SegmentReport("language", {"en": young}, 1.0, False),),
     )
     text = page(replace(REPORT, arms=(arm,)))
@@ -233,7 +204,7 @@ def test_a_missing_interval_says_why_and_how_long():
     assert not re.search(r"\b(nan|inf)\b", text)
 
 
-def test_secondary_metrics_segments_and_the_past_are_told(whole):
+def test_secondary_metrics_and_segments_are_told(whole):
     text = page(whole)
     headings = Page(text).headings
     assert "thumbs_up by language: new against old" in headings
@@ -241,7 +212,6 @@ def test_secondary_metrics_segments_and_the_past_are_told(whole):
         "seconds_to_solution (capped at 300; less is better)",
         "98.8%, for 4",
         "99.4%, for 8",
-        "without what each user did before",
     ):
         assert part in text
 

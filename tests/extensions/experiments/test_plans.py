@@ -259,22 +259,12 @@ def test_an_arm_too_small_for_what_has_no_cap() -> None:
     spec = plan(arms=weighted(0.02), primary=replace(SECONDS, cap=None, least=0.0), min_units=100)
     (found,) = plan_warnings(spec)
     assert found == (
-        "new gets 2 % of 5,000 planned units, 100; seconds has no cap and needs 750 in each arm: "
-        "plan 37,500 units, give it more weight, or set a cap"
+        "new gets 2 % of 5,000 planned units, 100; without a cap seconds needs 750 in each arm: "
+        "plan 37,500 units, or give it more weight"
     )
     assert not list(plan_warnings(replace(spec, planned_units=37_500)))
     assert not list(plan_warnings(replace(spec, primary=SECONDS)))
     assert not list(plan_warnings(replace(spec, mode=Mode.SHADOW)))
-
-
-def test_what_cannot_have_a_cap_is_not_told_to_set_one() -> None:
-    cost = MetricSpec("cost", Kind.RATIO, aggregate=Aggregate.SUM)
-    even = plan(primary=cost, guardrails=(LENGTH,), planned_units=1000)
-    (found,) = plan_warnings(even)
-    assert found == (
-        "new gets 50 % of 1,000 planned units, 500; cost and length have no cap and need 750 in each arm: "
-        "plan 1,500 units"
-    )
 
 
 def test_an_arm_that_will_not_have_its_least_units() -> None:
@@ -283,16 +273,6 @@ def test_an_arm_that_will_not_have_its_least_units() -> None:
         "new gets 1 % of 5,000 planned units, 50; nothing is promoted before 100 in each arm: "
         "plan 10,000 units, or give it more weight"
     )
-
-
-@pytest.mark.parametrize(("rate", "which"), [(0.0005, "ones"), (0.9995, "zeros")])
-def test_events_that_are_too_rare(rate: float, which: str) -> None:
-    (found,) = plan_warnings(plan(arms=weighted(0.1)), {"solved": rate})
-    assert found == (
-        f"solved is {rate:g} in control: 5,000 planned units bring about 2.5 {which} to new and control "
-        "together, and 10 are needed before its interval is narrow: plan 20,000 units"
-    )
-    assert not list(plan_warnings(plan(arms=weighted(0.1)), {"solved": 0.1, "other": 0.0}))
 
 
 SLOW = MetricSpec("total_time_over_4s", Kind.PROPORTION, False, margin=0.02)

@@ -203,7 +203,7 @@ async def test_units_that_never_come_again_are_warned_about(begin, store):
         ArmNumbers("new", 600, 0, 0, 600, 600.0, 0.5),
     )
     open_ = Ruling("undecided", "primary-open", "")
-    told = Report(store.get("trial"), 1, open_, None, (), (), numbers, (), (), (), 0.0)
+    told = Report(store.get("trial"), 1, open_, None, (), (), numbers, (), (), 0.0)
     live = await begin(judge=lambda name: told)
     assert live.assigner.warnings("trial") == ()
     await live.guardian.look()

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from router.extensions.experiments.export import Exported
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The experiment.")]
-What = Annotated[str, typer.Argument(metavar="units|outcomes|values|pairs", help="What of it.")]
+What = Annotated[str, typer.Argument(metavar="units|outcomes|values", help="What of it.")]
 Target = Annotated[Path, typer.Argument(metavar="FILE", help="A new file: .parquet, .csv or .jsonl.")]
 Phase = Annotated[int | None, typer.Option("--phase", metavar="N", help="The phase; default: the last.")]
 Store = Annotated[

@@ -1,4 +1,4 @@
-"""A phase over time: sums at the end of each stretch, which the planned bound is read from, and plots.
+"""A phase over time: sums at the end of each stretch, which the planned bound is read from.
 
 Units are added up in the order of their first exposure, and a mature unit's value is final. So the course of
 a phase until some day is the same whenever it is looked at, and what the planned bound has shown stays shown.
@@ -6,15 +6,11 @@ a phase until some day is the same whenever it is looked at, and what the planne
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from router.extensions.experiments.model import Mode
-from router.extensions.experiments.report.model import PlotPoint
 from router.extensions.experiments.report.source import (
     PhaseEvidence,
     moments_by_bucket,
@@ -22,50 +18,37 @@ from router.extensions.experiments.report.source import (
     rows_of,
     usable_moments,
 )
-from router.extensions.experiments.stats.compare import ArmPair
 from router.extensions.experiments.stats.moments import Array, ComparedMetric, Moments, Real
-from router.extensions.experiments.stats.planned import Looks, better_end, edges_by_plan
-from router.extensions.experiments.stats.sequences import Line
+from router.extensions.experiments.stats.planned import Looks
 from router.extensions.experiments.store.series import TimeBucket
 from router.extensions.experiments.verdict import Course
 
 
 def course_of(source: PhaseEvidence) -> Course:
     """The mature units' sums of the primary metric and the guardrails, by arm but control."""
-    return {arm: _course_of(source.beside(arm), arm) for arm in source.design.treatments}
+    return {arm: _course_of(source, arm) for arm in source.design.treatments}
 
 
 def _course_of(source: PhaseEvidence, arm: str) -> dict[str, Looks]:
     design = source.design
     metrics = {design.primary: source.mature}
     metrics |= {rail.metric: source.older(source.ages[rail.metric.name]) for rail in design.guardrails}
-    found = {metric.name: _course(source, arm, metric, buckets).looks for metric, buckets in metrics.items()}
+    found = {metric.name: _course(source, arm, metric, buckets) for metric, buckets in metrics.items()}
     return {name: looks for name, looks in found.items() if looks is not None}
 
 
-class _Course(NamedTuple):
-    """The ends of stretches from which on both arms can be compared, and their sums then; None: no end."""
-
-    times: Array
-    looks: Looks | None
-
-
 def _course(
-    source: PhaseEvidence,
-    arm: str,
-    metric: ComparedMetric,
-    buckets: Sequence[TimeBucket],
-    times: Array | None = None,
-) -> _Course:
-    """At the ends of all stretches, or at some times."""
-    times = np.unique(_ends(buckets)) if times is None else times
-    both = [_sums_until(buckets, one, metric, times) for one in (source.design.control, arm)]
-    usable = [i for i, pair in enumerate(zip(*both, strict=True)) if min(m.n for m in pair) >= 2]
+    source: PhaseEvidence, arm: str, metric: ComparedMetric, buckets: Sequence[TimeBucket]
+) -> Looks | None:
+    """At the ends of the stretches from which on both arms can be compared; None: there is none."""
+    times, pair = np.unique(_ends(buckets)), (source.design.control, arm)
+    both = [_sums_until(buckets, one, metric, times) for one in pair]
+    usable = [i for i, sums in enumerate(zip(*both, strict=True)) if min(m.n for m in sums) >= 2]
     if not usable:
-        return _Course(times[:0], None)
+        return None
     first, second = (_stacked([of[i] for i in usable]) for of in both)
-    before, after = (_exposed(buckets, one, times)[usable] for one in (source.design.control, arm))
-    return _Course(times[usable], Looks(first, second, (before, after)))
+    before, after = (_exposed(buckets, one, times)[usable] for one in pair)
+    return Looks(first, second, (before, after))
 
 
 def _sums_until(
@@ -75,61 +58,6 @@ def _sums_until(
     rows = rows_of(moments_by_bucket(buckets, arm, metric), metric.columns)
     found = _cumulative(rows, *_until(buckets, times))
     return [usable_moments(metric, moments_of_row(row, metric.columns)) for row in found]
-
-
-class _Effect(NamedTuple):
-    """An effect with its interval."""
-
-    effect: float
-    low: float
-    high: float
-
-
-_UNKNOWN = _Effect(math.nan, -math.inf, math.inf)
-
-
-def points_of(source: PhaseEvidence, most: int) -> tuple[PlotPoint, ...]:
-    """At most `most` points of each arm, the last bucket's among them. None of shadow arms, which nobody is
-    exposed to."""
-    if source.spec.mode is Mode.SHADOW or not source.data.buckets or most < 1:
-        return ()
-    times = _thinned(np.unique(_ends(source.data.buckets)), most)
-    found = []
-    for arm in source.design.treatments:
-        effects = _effects_over_time(source.beside(arm), arm, times)
-        found += [PlotPoint(float(time), arm, *effect) for time, effect in zip(times, effects, strict=True)]
-    return tuple(found)
-
-
-def _effects_over_time(source: PhaseEvidence, arm: str, times: Array) -> list[_Effect]:
-    """Effect and interval at each time."""
-    found = [_UNKNOWN] * len(times)
-    if not source.mature:
-        return found
-    metric = source.design.primary
-    known, looks = _course(source, arm, metric, source.mature, times)
-    if looks is None:
-        return found
-    arms = ArmPair(metric, looks.control, looks.treatment, source.design.plan_for(arm))
-    effects = np.asarray(arms.difference())
-    lows, highs = _interval_ends(source, arm, arms, known, effects)
-    for at, i in enumerate(np.searchsorted(times, known)):
-        found[i] = _Effect(float(effects[at]), float(lows[at]), float(highs[at]))
-    return found
-
-
-def _interval_ends(
-    source: PhaseEvidence, arm: str, arms: ArmPair, times: Array, effects: Array
-) -> tuple[Array, Array]:
-    """Ends of the interval of the difference, as the verdict has them."""
-    metric, plan = arms.metric, arms.plan
-    whole = _course(source, arm, metric, source.mature)
-    if whole.looks is None:
-        return arms.bounds()
-    line = Line(offset=-metric.sign * source.design.margin)
-    edges = edges_by_plan(metric, whole.looks, plan, line, metric.sign)
-    last = np.searchsorted(whole.times, times, side="right") - 1
-    return better_end(metric.sign, arms.bounds(), edges[last], effects)
 
 
 def _stacked(looks: Sequence[Moments]) -> Moments:
@@ -144,12 +72,6 @@ def _stacked(looks: Sequence[Moments]) -> Moments:
 
 def _ends(buckets: Sequence[TimeBucket]) -> Array:
     return np.array([b.start + b.seconds for b in buckets], np.float64)
-
-
-def _thinned(times: Array, most: int) -> Array:
-    if len(times) <= most:
-        return times
-    return times[np.unique(np.linspace(0, len(times) - 1, most).round().astype(np.int64))]
 
 
 def _until(buckets: Sequence[TimeBucket], times: Array) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -60,14 +60,6 @@ class MetricReport:
 
 
 @dataclass(frozen=True, slots=True)
-class Pairs:
-    """How many answers of a shadow arm there are, and how many equal the served one. Nobody saw them."""
-
-    answers: int
-    same: int
-
-
-@dataclass(frozen=True, slots=True)
 class SegmentReport:
     """The primary metric by the values of one label, `effects` by value with intervals corrected for all.
 
@@ -81,45 +73,12 @@ class SegmentReport:
 
 
 @dataclass(frozen=True, slots=True)
-class VerdictForecast:
-    """How long it may still take at the speed of now: a projection, which is not corrected for looking often.
-
-    `units` of all arms have a verdict at 80 % power if the effect is as it looks now, in `days` from now;
-    `smallest_effect` is what the planned units show.
-    """
-
-    units_per_day: float
-    units: int | None
-    days: float | None
-    smallest_effect: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class PlannedProgress:
-    """How far a planned experiment is.
-
-    `units` are those of all arms that had their time, with a value of the primary metric or without. `chance`
-    is that the planned size shows an arm to be better (or not worse) if it goes on as now, `chance_planned`
-    with the effect that it finds with 80 % power; None where they are not known, or the end is `reached`.
-    `give_up` is advice, not corrected for looking often.
-    """
-
-    units: int
-    planned_units: int
-    reached: bool
-    chance: float | None
-    chance_planned: float | None
-    give_up: bool
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
 class ArmReport:
-    """One arm against control. `blocked` is the verdict if the experiment were valid.
+    """One arm against control.
 
-    `primary` is None until both arms have two units; `unadjusted` is primary without its covariate. `early`
-    are built-in guardrails of what was recorded soon after the first exposure: they stop an arm for harm, and
-    `guardrails` let it be promoted. `secondary` and `segments` decide nothing.
+    `primary` is None until both arms have two units. `early` are built-in guardrails of what was recorded
+    soon after the first exposure: they stop an arm for harm, and `guardrails` let it be promoted. `secondary`
+    and `segments` decide nothing.
     """
 
     arm: str
@@ -127,9 +86,6 @@ class ArmReport:
     primary: MetricReport | None
     adjusted_p: float = 1.0
     guardrails: tuple[MetricReport, ...] = ()
-    blocked: Ruling | None = None
-    pairs: Pairs | None = None
-    unadjusted: MetricReport | None = None
     secondary: tuple[MetricReport, ...] = ()
     segments: tuple[SegmentReport, ...] = ()
     early: tuple[MetricReport, ...] = ()
@@ -168,10 +124,7 @@ class PipelineCheck:
 
 @dataclass(frozen=True, slots=True)
 class ArmNumbers:
-    """Counts of an arm, control included. `built_in` are means over responses, as far as they are kept.
-
-    `responses` counts requests that had no answer, too.
-    """
+    """Counts of an arm, control included. `responses` counts requests that had no answer, too."""
 
     arm: str
     units: int
@@ -181,23 +134,12 @@ class ArmNumbers:
     expected: float
     weight: float
     answered: Mapping[str, int] = field(default_factory=dict)
-    built_in: Mapping[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class PlotPoint:
-    """The primary metric of an arm but control over mature units exposed until `time`."""
-
-    time: float
-    arm: str
-    effect: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A judgement with all that it rests on. `phase` 0: not started. `arm`: the one the verdict is about."""
+    """A judgement with all that it rests on. `phase` 0: not started. `arm`: the one the verdict is about.
+    `units_per_day`: new ones, None where nothing is waited for or nothing is known of a day yet."""
 
     experiment: Experiment
     phase: int
@@ -207,11 +149,9 @@ class Report:
     checks: tuple[PipelineCheck, ...]
     numbers: tuple[ArmNumbers, ...]
     audit: tuple[AuditEntry, ...]
-    points: tuple[PlotPoint, ...]
     notes: tuple[str, ...]
     time: float
-    forecast: VerdictForecast | None = None
-    planned: PlannedProgress | None = None
+    units_per_day: float | None = None
     missing: tuple[MissingReport, ...] = ()
 
     @property

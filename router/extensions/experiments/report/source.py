@@ -10,10 +10,9 @@ evidence after every bucket, and the shares at which it raises its alarm.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -93,15 +92,6 @@ class PhaseEvidence:
         if seconds == self.spec.closing:
             return self.mature
         return mature_buckets(self.data.buckets, self.now, seconds)
-
-    def beside(self, arm: str) -> PhaseEvidence:
-        """What an arm is compared by. For one that was withdrawn, the units until then: the others' of later
-        days would be another time's."""
-        end = self.spec.withdrawn.get(arm)
-        if end is None:
-            return self
-        buckets = tuple(b for b in self.data.buckets if b.start < end)
-        return replace(self, data=replace(self.data, buckets=buckets))
 
     def outcomes(self) -> dict[str, dict[str, Moments]]:
         """Arm, then metric, to the sums that `judge` takes: of units whose values are final."""
@@ -236,9 +226,7 @@ def health_of(source: PhaseEvidence, course: Course | None = None) -> PipelineHe
     total = sum(b.exposed for b in data.buckets)
     ends = ((b.start + b.seconds, b.exposed) for b in data.buckets)
     return PipelineHealth(
-        sample_ratio=ratio_of(data.buckets, weights, data.peak, spec.withdrawn)
-        if _splits(source)
-        else _untested(source),
+        sample_ratio=ratio_of(data.buckets, weights, data.peak) if _splits(source) else _untested(source),
         maturity=maturity(ends, source.now, spec.closing),
         missing=dict(_missing(source, course or {})),
         crossed=data.crossed / total if total else 0.0,
@@ -262,8 +250,7 @@ def _missing(source: PhaseEvidence, course: Course) -> Iterator[tuple[str, Missi
         return
     design = source.design
     for arm in design.treatments:
-        own = source.beside(arm)
-        both, plan = (_answers(own, spec.control), _answers(own, arm)), design.plan_for(arm)
+        both, plan = (_answers(source, spec.control), _answers(source, arm)), design.plan_for(arm)
         looks = course.get(arm, {}).get(design.primary.name)
         yield arm, missing_outcomes(design.primary, *both, plan, design.margin, looks)
 
@@ -346,44 +333,13 @@ def short_digest(digest: str) -> str:
 # -- Do arms get the shares of units that they should, over time?
 
 
-def ratio_of(
-    buckets: Sequence[TimeBucket],
-    weights: Mapping[str, float],
-    peak: float = 0.0,
-    withdrawn: Mapping[str, float] = MappingProxyType({}),
-) -> SampleRatio:
-    """The test on all units, with its largest evidence at the end of any bucket or any look before.
-
-    `withdrawn`: since when an arm has no more units. Each stretch of time between withdrawals is tested with
-    the shares of the arms that it has, among those alone: evidence of independent stretches adds up. In the
-    bucket of a withdrawal the arm's units are left out of the test, as are those that were under way.
-    """
-    arms, log_evidence, most = list(weights), 0.0, peak
-    counts, expected = np.zeros(len(arms)), np.zeros(len(arms))
-    for stretch, left in stretches(buckets, arms, withdrawn):
-        here, shares = _counts(stretch, arms), np.array([weights[arm] * (arm in left) for arm in arms])
-        shares /= shares.sum()
-        tested = here * (shares > 0)
-        running = np.cumsum(tested, axis=0)[_last_of_each(np.array([b.start for b in stretch]))]
-        if len(running):
-            among = shares > 0
-            path = log_evidence + ratio_evidence(running[:, among], list(shares[among]))
-            log_evidence, most = float(path[-1]), max(most, float(path.max()))
-        counts += here.sum(axis=0)
-        expected += shares * tested.sum() + (here - tested).sum(axis=0)
-    whole = tuple(int(n) for n in counts)
-    return SampleRatio(whole, tuple(map(float, expected)), log_evidence, max(most, log_evidence))
-
-
-def stretches(
-    buckets: Sequence[TimeBucket], arms: Sequence[str], withdrawn: Mapping[str, float]
-) -> Iterator[tuple[list[TimeBucket], Collection[str]]]:
-    """Buckets between withdrawals, and the arms that had units throughout. A bucket in which an arm was
-    withdrawn belongs to the stretch after it."""
-    begun, left = -math.inf, list(arms)
-    for end in (*sorted(set(withdrawn.values())), math.inf):
-        yield [b for b in buckets if begun < b.start + b.seconds <= end], left
-        begun, left = end, [arm for arm in left if withdrawn.get(arm, math.inf) > end]
+def ratio_of(buckets: Sequence[TimeBucket], weights: Mapping[str, float], peak: float = 0.0) -> SampleRatio:
+    """The test on all units, with its largest evidence at the end of any bucket or any look before."""
+    shares, counts = tuple(weights.values()), _counts(buckets, list(weights))
+    ends = _last_of_each(np.array([b.start for b in buckets]))
+    path = ratio_evidence(np.cumsum(counts, axis=0)[ends], shares)
+    whole = [int(n) for n in counts.sum(axis=0)]
+    return sample_ratio(whole, shares, max(peak, float(path.max(initial=0.0))))
 
 
 def _counts(buckets: Sequence[TimeBucket], arms: Sequence[str]) -> Array:

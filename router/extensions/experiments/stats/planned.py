@@ -216,17 +216,14 @@ class PlannedFinding:
     """What is shown of a line by any look until the planned size, for the side that is asked about.
 
     `p` is the smallest of any look; `edge` and `relative_edge` are the ends on the other side of the
-    intervals at that look (infinite where there is none), so that they agree with it. `z` (positive on the
-    side) and `part`, of the planned units, are those of the last look; `ready` tells whether it could show
-    anything.
+    intervals at that look (infinite where there is none), so that they agree with it. `part` of the planned
+    units are there at the last look.
     """
 
     p: float
     edge: float
     relative_edge: float
-    z: float
     part: float
-    ready: bool
 
     @property
     def reached(self) -> bool:
@@ -241,25 +238,13 @@ def found_by_plan(
     arms = _until_planned(metric, looks, plan)
     found = arms.evidence(line, side)
     most, end = int(np.flatnonzero(found == found.max())[-1]), 0 if side > 0 else 1
-    shown, ready = arms.at(most), bool(arms.ready[-1])
+    shown = arms.at(most)
     return PlannedFinding(
         p=p_of(found[most]),
         edge=float(shown.bounds()[end][0]),
         relative_edge=float(shown.relative_bounds()[end][0]),
-        z=float(arms.z(line)[-1]) * side if ready else 0.0,
         part=float(looks.units[min(len(looks.units), len(found)) - 1]) / plan.units,
-        ready=ready,
     )
-
-
-def edges_by_plan(metric: ComparedMetric, looks: Looks, plan: SequencePlan, line: Line, side: int) -> Array:
-    """`edge` as it was known at each look, [looks]."""
-    arms, count = _until_planned(metric, looks, plan), len(looks.units)
-    found, end = arms.evidence(line, side), 0 if side > 0 else 1
-    highest = np.maximum.accumulate(found)
-    most = np.maximum.accumulate(np.where(found >= highest, np.arange(len(found)), 0))
-    most = np.pad(most, (0, count - len(most)), mode="edge")
-    return arms.bounds()[end][most]
 
 
 def _until_planned(metric: ComparedMetric, looks: Looks, plan: SequencePlan) -> PlannedPair:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from statistics import NormalDist
 
 import numpy as np
@@ -136,38 +135,6 @@ def measured_factors(alpha: float, power: float, smaller: float) -> tuple[float,
     half, most = planned_factors(alpha, power)
     more = float(np.interp(smaller, MEASURED_SHARES, MEASURED_FACTORS)) / planned_factors()[1]
     return half * more, most * more
-
-
-def chance_left(z: float, part: float, alpha: float, drift: float | None = None) -> float:
-    """The chance that `planned_bound` is still passed until the planned size, on the side of positive z.
-
-    `z` is the difference in standard errors at this part of the planned units. `drift` is the z that is
-    expected at the planned size; None: where z leads if it goes on as it did.
-    """
-    reached = z * math.sqrt(part)
-    barrier, left = NormalDist().inv_cdf(1 - alpha / 4) - reached, 1 - part
-    if barrier <= 0:
-        return 1.0
-    if left <= 0:
-        return 0.0
-    return min(1.0, _passed(barrier, reached / part if drift is None else drift, left))
-
-
-GIVE_UP = 0.1
-"""Below this chance of success it is reasonable to give up."""
-
-
-def chances(z: float, part: float, alpha: float, power: float = 0.8) -> tuple[float, float]:
-    """`chance_left` if it goes on as it did, and with the effect that the planned size finds with a power."""
-    normal = NormalDist()
-    fixed = normal.inv_cdf(1 - alpha / 2) + normal.inv_cdf(power)
-    drift = fixed * math.sqrt(_planned_most(alpha, power))
-    return chance_left(z, part, alpha), chance_left(z, part, alpha, drift)
-
-
-@lru_cache(maxsize=64)
-def _planned_most(alpha: float, power: float) -> float:
-    return planned_factors(alpha, power)[1]
 
 
 def _passed(barrier: float, drift: float, by: float) -> float:

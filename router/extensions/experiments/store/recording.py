@@ -4,7 +4,7 @@ Each response is kept once in a phase, each unit once, each outcome key once. Th
 fixes its arm, its time and its segments, in the transaction that writes it, so that servers agree. An
 outcome belongs to the units of its response, or to the unit that it names; where there is none yet, it waits
 for its exposure. An outcome from before a phase is the unit's past in it, which a covariate may read, in
-whatever experiment it was recorded. Pairs of shadow arms come with them.
+whatever experiment it was recorded.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from sqlalchemy import ColumnElement, Connection, delete, func, select
+from sqlalchemy import ColumnElement, delete, func, select
 
 from router.extensions.experiments.model import (
     BUILT_IN,
@@ -27,10 +27,9 @@ from router.extensions.experiments.model import (
     Accepted,
     Exposure,
     SegmentSpec,
-    ShadowPair,
     StoredOutcome,
 )
-from router.extensions.experiments.store.series import EVERYTHING, RESPONSES, PairCounts, PhaseInfo
+from router.extensions.experiments.store.series import EVERYTHING, RESPONSES, PhaseInfo
 from router.extensions.experiments.store.session import Unit, WriteSession, recall_past
 from router.extensions.experiments.store.tables import (
     LATE,
@@ -40,7 +39,6 @@ from router.extensions.experiments.store.tables import (
     experiments,
     exposures,
     outcomes,
-    pairs,
     phases,
     segment_values,
     units,
@@ -418,22 +416,3 @@ def _segment_value(segment: SegmentSpec, e: Exposure, there: Collection[str]) ->
         return value if value in segment.values else OTHER_VALUE
     room = len(there) < MAX_SEGMENT_VALUES and len(value) <= LONGEST
     return value if value in there or room else OTHER_VALUE
-
-
-def keep_pairs(session: WriteSession, found: Sequence[ShadowPair]) -> None:
-    """The same arm and response again changes nothing."""
-    infos = session.phases.named(session.conn, {p.experiment for p in found})
-    rows = {}
-    for p in reversed(found):
-        if info := infos.get((p.experiment, p.phase)):
-            key = (info.id, p.arm, p.response_id)
-            rows[key] = (*key, p.time, int(p.same), json.dumps(dict(p.numbers)), p.unit)
-    session.bulk.write(session.conn, pairs, (rows[key] for key in sorted(rows)), Clash.KEEP)
-
-
-def count_pairs(conn: Connection, info: PhaseInfo) -> dict[str, PairCounts]:
-    """By arm."""
-    of = pairs.c
-    counts = select(of.arm, func.count(), func.sum(of.same)).where(of.phase == info.id)
-    rows = conn.execute(counts.group_by(of.arm))
-    return {arm: PairCounts(*map(int, found)) for arm, *found in sorted(rows)}

@@ -32,7 +32,6 @@ from router.extensions.experiments.store.tables import (
     PREFIX,
     experiments,
     outcomes,
-    pairs,
     phases,
     units,
     values,
@@ -205,23 +204,7 @@ _VALUES = View(
     ),
     _joined(values.join(units, values.c.unit_id == units.c.id), units.c.phase),
 )
-_PAIRS = View(
-    PREFIX + "v_pairs",
-    "a served answer and a shadow arm's to the same request",
-    _where(
-        ViewColumn("arm", ColumnType.TEXT, "the shadow arm", pairs.c.arm),
-        ViewColumn("response_id", ColumnType.TEXT, "the served answer's", pairs.c.response_id),
-        ViewColumn("time", ColumnType.TIME, "when both were there", pairs.c.time),
-        ViewColumn("same", ColumnType.INTEGER, "1: their texts are equal", pairs.c.same),
-        ViewColumn("numbers", ColumnType.TEXT, "tokens and seconds of both, as JSON", pairs.c.numbers),
-        ViewColumn(
-            "unit", ColumnType.TEXT, "the hash of the unit that asked; empty if there was none", pairs.c.unit
-        ),
-    ),
-    _joined(pairs, pairs.c.phase),
-)
-
-VIEWS: Mapping[str, View] = {"units": _UNITS, "outcomes": _OUTCOMES, "values": _VALUES, "pairs": _PAIRS}
+VIEWS: Mapping[str, View] = {"units": _UNITS, "outcomes": _OUTCOMES, "values": _VALUES}
 """What a reader calls it -> the view."""
 
 

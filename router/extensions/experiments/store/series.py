@@ -396,13 +396,6 @@ class TimeBucket:
     segments: Mapping[tuple[str, str], Moments] = field(default_factory=dict)
 
 
-class PairCounts(NamedTuple):
-    """A shadow arm's answers, and how many equal the served ones."""
-
-    answers: int = 0
-    same: int = 0
-
-
 @dataclass(frozen=True, slots=True)
 class PhaseData:
     """Everything a report needs of a phase: read in milliseconds, whatever the number of units."""

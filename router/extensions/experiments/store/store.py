@@ -20,7 +20,7 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -43,14 +43,12 @@ from router.extensions.experiments.model import (
     Experiment,
     ExperimentPhase,
     Exposure,
-    ShadowPair,
     StoredOutcome,
 )
 from router.extensions.experiments.store import tables
-from router.extensions.experiments.store.recording import count_pairs, expose, keep_pairs, record
+from router.extensions.experiments.store.recording import expose, record
 from router.extensions.experiments.store.schema import check_version, migrate
 from router.extensions.experiments.store.series import (
-    PairCounts,
     PhaseData,
     PhaseInfos,
     covariates_of,
@@ -75,10 +73,7 @@ CHUNK = 2000  # rows that one step removes
 RESPONSE_WAITS, UNIT_WAITS = 86_400.0, 35 * 86_400.0  # seconds
 MAX_WAITING = 1_000_000  # rows, each of about a kilobyte
 COUNT_SECONDS, FULL_SECONDS = 60.0, 5.0  # between two counts; where none more may wait
-_OF_PHASES = (
-    *(tables.digests, tables.segment_values, tables.cohorts, tables.sums, tables.built_in),
-    tables.pairs,
-)
+_OF_PHASES = (tables.digests, tables.segment_values, tables.cohorts, tables.sums, tables.built_in)
 
 
 class ExperimentStore:
@@ -273,22 +268,12 @@ class ExperimentStore:
         self.tidy()
         return found
 
-    def pairs(self, pairs: Sequence[ShadowPair]) -> None:
-        """Keep judged pairs of shadow arms."""
-        with self._session() as session:
-            keep_pairs(session, pairs)
-
     # -- the sums of a phase
 
     def data(self, name: str, phase: int) -> PhaseData:
         """The sums of one phase."""
         with self.reading() as conn:
             return read_phase_data(conn, self._phases.one(conn, name, phase))
-
-    def paired(self, name: str, phase: int) -> Mapping[str, PairCounts]:
-        """Pairs by shadow arm."""
-        with self.reading() as conn:
-            return count_pairs(conn, self._phases.one(conn, name, phase))
 
     def set_peak(self, name: str, phase: int, peak: float) -> None:
         """Remember the largest evidence of the sample-ratio test: an alarm stays."""

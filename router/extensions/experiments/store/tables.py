@@ -212,18 +212,6 @@ built_in = _table(
     clustered=True,
 )
 
-pairs = _table(
-    "pairs",
-    _count("phase"),
-    _text("arm"),
-    _text("response_id"),
-    _real("time"),
-    Column("same", SmallInteger, nullable=False),  # 1: the texts are equal
-    _text("numbers"),  # JSON
-    _text("unit", server_default=""),
-    PrimaryKeyConstraint("phase", "arm", "response_id"),
-)
-
 
 @cache
 def _adapter() -> TypeAdapter[Experiment]:

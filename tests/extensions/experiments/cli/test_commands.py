@@ -7,10 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from router.errors import Findings
-from router.extensions.experiments.messages import answer_message, question_of
-from router.extensions.experiments.model import Kind, SizeAnswer
-
 
 @pytest.fixture
 def planned(cli, remote):
@@ -51,12 +47,6 @@ def test_show_tells_the_plan_and_the_salts(cli, planned):
     assert shown["decides"] == "thumbs_up: proportion, more is better"
     assert shown["phase 1"].endswith("salts: enrolment a, variant b")
     assert shown["window"] == "1 day for outcomes"
-
-
-def test_withdraw_says_since_when(cli, planned):
-    done = cli("experiments", "withdraw", "medical-v2", "new", "--reason", "slow")
-    assert "medical@1.1.0, withdrawn at 1970-01-01 00:01 UTC" in done.out
-    assert (planned.requests[-1].arm, planned.requests[-1].reason) == ("new", "slow")
 
 
 def test_stop_says_why(cli, planned):
@@ -141,27 +131,12 @@ def test_a_mean_with_and_without_a_cap(cli):
     assert "98/2 at 800 units a day: +2.79 is" in done.out
 
 
-def test_what_is_not_given_is_asked_of_the_server(cli, remote):
-    answer = SizeAnswer(0.4, 0.49, 0.04, 2760, 4830, 2800, 1.75, 1000, 6.0, 800.0, ("baseline 0.4 from a",))
-    remote.experiments.planned = answer_message(answer)
-    file = a_plan("name = 'total_time_over_4s'", "enrolment = 0.5\nalpha = 0.01\nplanned_units = 900")
-    done = cli("experiments", "plan", file, "--effect", "+10%")
-    assert done.code == 0, done.err
-    assert "note: baseline 0.4 from a" in done.out
-    first, second = (question_of(request, Findings()) for request in remote.experiments.requests)
-    assert (first.route, first.metric, first.kind) == ("medical", "total_time_over_4s", Kind.PROPORTION)
-    assert (first.higher_is_better, first.effect, first.units) == (False, None, None)
-    assert (first.weights, first.enrolment, first.alpha) == ((0.98, 0.02), 0.5, 0.01)
-    assert second.effect == pytest.approx(0.04)
-    cli("experiments", "plan", file, "--split", "90/10")
-    asked = question_of(remote.experiments.requests[2], Findings())
-    assert (asked.weights, asked.units) == ((0.9, 0.1), 900)
-
-
-def test_what_the_server_does_not_know_is_told(cli, remote):
-    done = cli("experiments", "plan", a_plan("name = 'solved'\nkind = 'mean'"))
-    assert (done.code, done.out) == (1, "")
-    assert "baseline: is not known" in done.err
+def test_a_plan_gives_what_it_has(cli):
+    file = a_plan("name = 'total_time_over_4s'", "enrolment = 0.5\nplanned_units = 9000")
+    done = cli("experiments", "plan", file, "--baseline", "0.1", "--effect", "+10%", "--per-day", "800")
+    assert "98/2 at 800 units a day, 0.5 of which take part: +1 points are" in done.out
+    wide = cli("experiments", "plan", file, "--baseline", "0.1", "--split", "50/50", "--json")
+    assert json.loads(wide.out)["answer"]["units"] <= 9000
 
 
 @pytest.mark.parametrize(
@@ -172,7 +147,7 @@ def test_what_the_server_does_not_know_is_told(cli, remote):
         (("--effect", "0"), "effect: must be a finite number other than 0"),
         (("--effect", "0.7"), "effect: is impossible: 0.5 and +0.7 make 1.2"),
         (("--split", "100"), "split: must be shares above 0"),
-        (("--baseline", "1.5"), "baseline: of a proportion lies within 0 and 1"),
+        (("--baseline", "1.5"), "baseline: of thumbs_up must lie within 0 and 1"),
         (("--days", "-1"), "days: must be above 0"),
         (("--deviation", "1"), "deviation: of a proportion follows from"),
     ],
@@ -183,7 +158,9 @@ def test_what_is_wrong_is_told(cli, arguments, told):
     assert told in done.err
 
 
-def test_a_share_of_what_is_not_known(cli):
+def test_what_is_needed_is_asked_for(cli):
     done = cli("experiments", "plan", a_plan("name = 's'\nkind = 'mean'"), "--effect", "10%")
-    assert done.code == 1  # a server is asked for the baseline, and there is none
-    assert "no server answers" in done.err
+    assert (done.code, done.out) == (2, "")
+    assert "Give the --baseline, too" in done.err
+    done = cli("experiments", "plan", a_plan("name = 's'\nkind = 'mean'"))
+    assert "deviation: is needed" in done.err

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from router.extensions.experiments.model import (
@@ -17,9 +16,9 @@ from router.extensions.experiments.model import (
     Spec,
 )
 from router.extensions.experiments.report.build import report
-from router.extensions.experiments.report.model import MetricReport, Pairs, Report, Ruling
+from router.extensions.experiments.report.model import Report
 from router.extensions.experiments.stats.moments import Moments
-from router.extensions.experiments.store.series import PairCounts, PhaseData, TimeBucket
+from router.extensions.experiments.store.series import PhaseData, TimeBucket
 from router.types import AdapterRef
 
 STARTED = 1_000_000.0
@@ -86,13 +85,11 @@ class SumsStore:
         self,
         buckets: Sequence[TimeBucket],
         experiment: Experiment | None = None,
-        pairs: Mapping[str, PairCounts] | None = None,
         **data,
     ) -> None:
         self.experiment = experiment or running()
         whole = {"crossed": 0, "digests": {}, "responses": {}, "peak": 0.0}
         self.found = PhaseData(tuple(buckets), **whole | data)
-        self.counts = pairs or {}
         self.peaks: list[float] = []
         self.acts = ()
 
@@ -105,22 +102,12 @@ class SumsStore:
     def data(self, name, phase):
         return self.found
 
-    def paired(self, name, phase):
-        return self.counts
-
     def set_peak(self, name, phase, peak):
         self.peaks.append(peak)
 
 
 NOW = STARTED + 40 * 3600.0
-STORE = SumsStore(
-    both(1000, 1150, hours=12),
-    responses={"control": 3000, "new": 3100},
-    built_in={
-        "control": {"completion_tokens": 80.0, "time_to_first_token": 0.12, "total_time": 1.0},
-        "new": {"completion_tokens": 95.5, "time_to_first_token": 0.125, "total_time": 1.25},
-    },
-)
+STORE = SumsStore(both(1000, 1150, hours=12), responses={"control": 3000, "new": 3100})
 TRAIL = (
     AuditEntry("medical-v2", STARTED, "127.0.0.1", "start", "ticket 7", {"phase": 1.0}),
     AuditEntry("medical-v2", STARTED + 60, "rule", "note", "<script>alert(1)</script>", {}),
@@ -129,16 +116,7 @@ TRAIL = (
 
 def _whole() -> Report:
     made = report(STORE, "medical-v2", now=NOW)
-    (arm,) = made.arms
-    assert arm.primary is not None
-    unadjusted = MetricReport("success", (1, 2), (0.5, 0.5), 0.0, -math.inf, math.inf, 1.0, "burn-in")
-    whole = replace(
-        arm,
-        blocked=Ruling("promote", "primary-better", "blocked"),
-        unadjusted=unadjusted,
-        pairs=Pairs(30, 5),
-    )
-    return replace(made, arms=(whole,), audit=TRAIL, notes=("not counted: 2 outcomes that came too late",))
+    return replace(made, audit=TRAIL, notes=("not counted: 2 outcomes that came too late",))
 
 
 REPORT = _whole()

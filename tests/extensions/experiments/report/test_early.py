@@ -70,7 +70,7 @@ def stopped(store: ExperimentStore, broken: str, minutes: int = 60) -> tuple[flo
         store.expose(shown)
         store.record(outcomes)
         now = BEGIN + (minute + 1) * MINUTE
-        found = act_on(report(store, "canary", now=now, points=0), now)
+        found = act_on(report(store, "canary", now=now, details=False), now)
         if found is not None:
             assert found.entry.act == "stop"
             return minute + 1, units, found.entry.reason

@@ -12,7 +12,7 @@ import pytest
 
 from router.errors import StoreDown
 from router.extensions.experiments.messages import plan_message, update_request
-from router.extensions.experiments.model import Aggregate, ArmSpec, Kind, MetricSpec, SegmentSpec
+from router.extensions.experiments.model import Aggregate, Kind, MetricSpec, SegmentSpec
 from router.v1 import adapters_pb2
 from router.v1 import experiments_pb2 as pb
 from tests.extensions.experiments.plans import SOLVED, plan
@@ -120,23 +120,6 @@ async def test_started_is_served_at_once(lab: SimpleNamespace) -> None:
         "enough",
     )
     assert (await answer(lab, "user-1")).decision.experiment == ""
-
-
-async def test_a_withdrawn_arm_is_served_no_more_at_once(lab: SimpleNamespace) -> None:
-    arms = (*(replace(arm, weight=0.4) for arm in plan().arms), ArmSpec("base", 0.2))
-    await running(lab, arms=arms)
-    units = [f"user-{i}" for i in range(20)]
-    before = {unit: (await answer(lab, unit)).decision.arm for unit in units}
-    asked = pb.WithdrawArmRequest(name=NAME, arm="new", reason="slow")
-    after = (await lab.experiments.WithdrawArm(asked)).experiment
-    assert [arm.HasField("withdraw_time") for arm in after.arms] == [False, True, False]
-    assert [arm.HasField("withdraw_time") for arm in after.phases[0].arms] == [False, True, False]
-    for unit in units:
-        decision = (await answer(lab, unit)).decision
-        assert decision.arm == ("" if before[unit] == "new" else before[unit])
-        if before[unit] == "new":
-            assert (decision.experiment, decision.adapter) == ("", MEDICAL)
-    await refused(lab.experiments.WithdrawArm(pb.WithdrawArmRequest(name=NAME)), "INVALID_ARGUMENT")
 
 
 @pytest.mark.parametrize(
@@ -293,42 +276,6 @@ async def test_two_changes_at_once_are_one_after_the_other(lab: SimpleNamespace)
     assert {len(one.experiment.phases) for one in both} == {1}
 
 
-METRIC: dict[str, Any] = {"metric": "solved", "kind": pb.Experiment.Metric.KIND_PROPORTION}
-
-
-async def test_a_size_needs_no_history(lab: SimpleNamespace) -> None:
-    asked = pb.PlanExperimentRequest(
-        **METRIC, baseline=0.5, effect=0.05, weights=(0.9, 0.1), units_per_day=800
-    )
-    found = await lab.experiments.PlanExperiment(asked)
-    assert (found.baseline, found.effect, found.least_units) == (0.5, 0.05, 1000)
-    assert found.units > found.fixed_units > 0
-    assert found.factor == pytest.approx(found.units / found.fixed_units, rel=0.01)
-    assert found.days == pytest.approx(found.units / 800)
-
-
-async def test_history_of_a_running_experiment(lab: SimpleNamespace) -> None:
-    await running(lab, window=1.0)
-    for i in range(5):
-        await answer(lab, f"u{i}")
-    asked = pb.PlanExperimentRequest(route="adapters/medical", **METRIC, baseline=0.5, effect=0.05)
-    found = await lab.experiments.PlanExperiment(asked)
-    assert not found.HasField("units_per_day")  # seconds of traffic tell nothing of a day
-    assert not found.HasField("days")
-
-
-async def test_bad_questions_are_named(lab: SimpleNamespace) -> None:
-    asked = pb.PlanExperimentRequest(**METRIC, weights=(1.0,), alpha=3.0)
-    assert fields_of(await refused(lab.experiments.PlanExperiment(asked), "INVALID_ARGUMENT")) == [
-        "weights",
-        "alpha",
-    ]
-    unknown = await refused(
-        lab.experiments.PlanExperiment(pb.PlanExperimentRequest(**METRIC)), "INVALID_ARGUMENT"
-    )
-    assert "no experiment has had solved yet" in unknown["text"]
-
-
 SECONDS = MetricSpec("seconds", Kind.MEAN, aggregate=Aggregate.SUM)
 
 
@@ -336,7 +283,7 @@ async def test_a_plan_out_of_reach_is_warned_of_with_numbers(lab: SimpleNamespac
     arms = tuple(replace(arm, weight=w) for arm, w in zip(plan().arms, (0.98, 0.02), strict=True))
     made = await lab.experiments.CreateExperiment(create(arms=arms, primary=SECONDS))
     (warning,) = made.experiment.warnings
-    assert warning.startswith("new gets 2 % of 5,000 planned units, 100; seconds has no cap and needs 750")
+    assert warning.startswith("new gets 2 % of 5,000 planned units, 100; without a cap seconds needs 750")
 
 
 async def test_other_secondary_metrics_keep_the_phase(lab: SimpleNamespace) -> None:

@@ -14,7 +14,6 @@ from router.extensions.experiments.stats.planned import (
     Looks,
     PlannedPair,
     better_end,
-    edges_by_plan,
     found_by_plan,
     looks_bound,
     looks_evidence,
@@ -106,7 +105,6 @@ def test_what_was_shown_by_the_planned_size_stays_whatever_comes_later(source):
     assert found[-1].p <= 0.05
     assert found[-1].edge > 0
     assert len({one.relative_edge for one in found[19:]}) == 1
-    np.testing.assert_allclose(edges_by_plan(source.metric, whole, plan, EQUAL, 1), edges)
 
 
 def until(whole: Looks, end: int) -> Looks:
@@ -132,7 +130,6 @@ def test_only_the_side_that_is_asked_about_is_shown():
     )
     assert above.p < 0.05
     assert below.p > 0.5
-    assert above.z == -below.z > 0
 
 
 def test_an_interval_gets_its_better_end_from_whichever_shows_more():

@@ -15,7 +15,6 @@ from router.extensions.experiments.model import (
     Kind,
     MetricSpec,
     SegmentSpec,
-    ShadowPair,
 )
 from router.extensions.experiments.store.recording import LONGEST
 from router.extensions.experiments.store.store import ExperimentStore
@@ -231,18 +230,7 @@ def test_an_outcome_of_a_unit_belongs_to_the_last_phase_it_was_exposed_in(store)
 def test_nothing_changes_nothing(running):
     running.expose([])
     assert running.record([]) == ()
-    running.pairs([])
     assert running.data("x", 1).buckets == ()
-
-
-def pair(response: str, same: bool, arm: str = "b", unit: str = "") -> ShadowPair:
-    return ShadowPair("x", 1, arm, response, START, same, {"shadow_tokens": 3.0}, unit)
-
-
-def test_pairs_are_counted_once(running):
-    running.pairs([pair("r1", True), pair("r2", True), pair("r3", False), pair("r1", True, "c")])
-    running.pairs([pair("r1", False), pair("r5", False), ShadowPair("gone", 1, "b", "r", START, True)])
-    assert running.paired("x", 1) == {"b": (4, 2), "c": (1, 1)}
 
 
 NAMED, OPEN = SegmentSpec("plan", ("free", "paid")), SegmentSpec("country")

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import inspect, update
 
 from router.errors import ConfigError, StoreDown
-from router.extensions.experiments.model import Aggregate, Kind, MetricSpec, SegmentSpec, ShadowPair
+from router.extensions.experiments.model import Aggregate, Kind, MetricSpec, SegmentSpec
 from router.extensions.experiments.store import schema as migrating
 from router.extensions.experiments.store import tables
 from router.extensions.experiments.store.schema import VERSION, VIEWS, View, migrate
@@ -107,7 +107,6 @@ def viewed(sql_store) -> ExperimentStore:
     sql_store.record(
         [*said_of, unit_outcome("u3", "minutes", 4.0, at=20, name="x"), outcome("r9"), outcome("r1", "other")]
     )
-    sql_store.pairs([ShadowPair("x", 1, "b", "r1", START + 1, False, {"shadow_tokens": 3.0}, "u1")])
     sql_store.delete("gone")
     return sql_store
 
@@ -174,12 +173,6 @@ def test_a_unit_with_nothing_but_a_past_has_no_largest_and_no_last(sql_store):
     assert (found["n"], found["total"], found["before_n"], found["before_total"]) == (0, 0.0, 1, 7.0)
     assert found["largest"] is None
     assert found["last"] is None
-
-
-def test_pairs(viewed):
-    (found,) = read(viewed, "pairs", "response_id")
-    told_of = {"arm": "b", "response_id": "r1", "time": START + 1, "same": 0, "unit": "u1"}
-    assert found == PLACE | told_of | {"numbers": '{"shadow_tokens": 3.0}'}
 
 
 def test_columns_are_those_that_are_told(viewed):

@@ -19,7 +19,6 @@ from router.extensions.experiments.model import (
     MetricSpec,
     Mode,
     SegmentSpec,
-    ShadowPair,
     Unanswered,
 )
 from router.extensions.experiments.store import store as resources
@@ -52,7 +51,7 @@ def rich():
     found = experiment("rich", metric)
     arms = (
         ArmSpec("a", 0.25, AdapterRef("medical", "1.2.0")),
-        ArmSpec("b", 0.75, withdrawn=7.5),
+        ArmSpec("b", 0.75),
     )
     spec = replace(found.spec, arms=arms, mode=Mode.SHADOW, slot=(0.1, 1 / 3), enrolment=1e-3)
     return replace(found, spec=spec, created=1.5, stopped=2.5, stop_reason="harm", promoted="b")
@@ -82,7 +81,6 @@ def test_unknown_names_are_not_found(store):
         lambda: store.get("nobody"),
         lambda: store.delete("nobody"),
         lambda: store.data("nobody", 1),
-        lambda: store.paired("nobody", 1),
         lambda: store.set_peak("nobody", 1, 1.0),
         lambda: store.replace(experiment("nobody"), act("nobody")),
     )
@@ -191,7 +189,6 @@ def test_nothing_of_a_deleted_experiment_stays(sql_store, monkeypatch):
         labels = {"segments": {"plan": "free"}}
         sql_store.expose([exposed(f"u{i}", f"{name}{i}", name=name, **labels) for i in range(8)])
         sql_store.record([outcome(f"{name}{i}") for i in range(8)])
-        sql_store.pairs([ShadowPair(name, 1, "b", "r", START, True)])
     before = rows(sql_store)
     sql_store.delete("x")
     assert remove_all(sql_store) == 4
@@ -328,7 +325,7 @@ def test_a_store_that_is_opened_anew_knows_what_waits(bounded, url):
 
 
 WAITING_INDEX = "INDEX lora_router_waiting_received"  # outcomes that wait, once a minute and as many as may
-LARGE = ("units", "exposures", "outcomes", "values", "pairs")
+LARGE = ("units", "exposures", "outcomes", "values")
 
 
 @pytest.mark.parametrize("url", ["sqlite"], indirect=True)
@@ -348,8 +345,6 @@ def test_every_large_table_is_searched_by_an_index(sql_store):
     sql_store.expose([exposed("u", "r1", name="y"), exposed("u", "r2", name="y")])
     sql_store.record([outcome("r1", "n"), unit_outcome("u", "n"), unit_outcome("u", "n", at=-5)])
     sql_store.data("x", 1)
-    sql_store.pairs([ShadowPair("x", 1, "b", "r1", START, True, {}, "u")])
-    sql_store.paired("x", 1)
     later = MetricSpec("later", Kind.MEAN, covariate=True)
     sql_store.replace(with_secondary(sql_store.get("x"), later), act())
     event.remove(sql_store._engine, "after_cursor_execute", keep)

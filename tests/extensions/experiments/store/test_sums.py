@@ -14,7 +14,6 @@ from router.extensions.experiments.model import (
     Kind,
     MetricSpec,
     SegmentSpec,
-    ShadowPair,
     Unanswered,
 )
 from router.extensions.experiments.stats.moments import Moments
@@ -69,11 +68,10 @@ def some(kind: str, *parts: st.SearchStrategy) -> st.SearchStrategy:
 EXPOSE = some("expose", PHASES, UNITS, RESPONSES, ARMS, TIMES, WHY, LABELS)
 RECORD = some("record", st.integers(0, 12), RESPONSES, NAMES, VALUES, TIMES, CAME)
 TELL = some("tell", st.integers(0, 12), UNITS, NAMES, VALUES, TIMES, CAME, PHASES)
-PAIR = some("pair", PHASES, ARMS, RESPONSES, st.booleans(), st.sampled_from(["u", "v", ""]))
 CHANGE = some("change", st.sampled_from("xy"), st.lists(st.sampled_from(SECONDARY), max_size=3, unique=True))
 BATCHES = st.lists(
     st.one_of(
-        *(st.lists(found, min_size=1, max_size=6) for found in (EXPOSE, RECORD | TELL, PAIR)),
+        *(st.lists(found, min_size=1, max_size=6) for found in (EXPOSE, RECORD | TELL)),
         st.lists(CHANGE, min_size=1, max_size=1),
     ),
     max_size=14,
@@ -94,17 +92,12 @@ def event(run: str, kind: str, *parts):
         key, unit, metric, value, at, came, (name, _) = parts
         made = unit_outcome(run + unit, metric, value, at, run + name)
         return replace(made, key=f"{run}{key}", received=START + came if came else 0.0)
-    if kind == "pair":
-        (name, phase), arm, response, same, unit = parts
-        return ShadowPair(run + name, phase, arm, response, START, same, {}, unit)
     return run + parts[0], parts[1]  # a change
 
 
 def apply(store, batch: list):
     if batch[0][0] == "expose":
         return store.expose([found for _, found in batch])
-    if batch[0][0] == "pair":
-        return store.pairs([found for _, found in batch])
     if batch[0][0] == "change":
         ((_, (name, secondary)),) = batch
         store.replace(with_secondary(store.get(name), *secondary), act(name))
@@ -149,7 +142,6 @@ def check(store: ExperimentStore, batches: list) -> None:
         assert apply(store, made) == apply(oracle, made)
     for name, phase in (("x", 1), ("x", 2), ("y", 1)):
         same(store.data(run + name, phase), oracle.data(run + name, phase))
-        assert store.paired(run + name, phase) == oracle.paired(run + name, phase)
 
 
 PHASES_RUN = (Phase.explicit, Phase.generate)  # what fails is printed; making it smaller takes minutes
