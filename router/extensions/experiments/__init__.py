@@ -79,14 +79,14 @@ class Plugin:
 
         secret = settings.webhook_secret.get_secret_value() if settings.webhook_secret is not None else ""
         notifier = Notifier(settings.webhook, secret)
-        if server.experiments is None:
-            server.experiments = self._own = experiments_of(server, settings)
-        if server.experiments is None:
+        if server.pipeline.experiments is None:
+            server.pipeline.experiments = self._own = experiments_of(server, settings)
+        if server.pipeline.experiments is None:
             return
         from router.extensions.experiments.runtime import LiveExperiments
 
-        if isinstance(server.experiments, LiveExperiments):
-            self._served = server.experiments
+        if isinstance(server.pipeline.experiments, LiveExperiments):
+            self._served = server.pipeline.experiments
             from router.extensions.experiments.service import ExperimentMetrics
 
             self._served.guardian.observers.append(server.hooks.reported)

@@ -29,9 +29,9 @@ async def test_a_webhook_is_told_by_the_whole_server(serve, monkeypatch):
         said = {"experiments.webhook": receiver.url, "experiments.webhook_secret": SECRET}
         composition, stop = await serve(**said)
         of = experiment()
-        composition.app.experiments.store.create(of)
+        composition.app.pipeline.experiments.store.create(of)
         arm = ArmReport("new", BETTER, None)
-        for observer in composition.app.experiments.guardian.observers:
+        for observer in composition.app.pipeline.experiments.guardian.observers:
             observer(Report(of, 1, BETTER, "new", (arm,), (), (), (), (), (), 50.0))
         await stop()
         ((_, headers, body),) = receiver.got
