@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from router.built_in import built_in_folders
 from router.cli import output
+from router.cli.output import print_pairs, print_table
 from router.config import Settings
 from router.engine.base import BaseInfo
 
@@ -31,7 +32,6 @@ MOST_OF_QUESTION = 120  # characters of an adapter's example that the summary su
 def print_summary(app: ServerApp, plugins: Sequence[PluginStatus], calibration: str = "") -> None:
     """Base, adapters, plugins, addresses and three lines to paste."""
     from router import __version__
-    from router.cli.output import print_pairs, print_table
     from router.feedback.recorder import FeedbackRecorder
 
     settings, feedback = app.settings, app.part(FeedbackRecorder)
