@@ -242,8 +242,8 @@ def on_startup(server: Server, settings: Any) -> Awaitable[None] | None:
     """Called before the server listens and loads the base, at most 30 s long; may be `async`.
 
     `server.settings`, `.engine`, `.registry`, `.metrics` and `.state_dir` are there. It may set what the
-    server is to use: `server.experiments` (`router.ports.Experiments`: who decides on arms), `.tracing`
-    (`router.server.call.Tracing`). A function that is not `async` runs in a thread.
+    server is to use: `server.pipeline.experiments` (`router.ports.Experiments`: who decides on arms),
+    `server.tracing` (`router.server.call.Tracing`). A function that is not `async` runs in a thread.
     """
 
 

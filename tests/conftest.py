@@ -120,8 +120,10 @@ async def start_server(tmp_path: Path) -> AsyncIterator[Start]:
             if hooks is None:  # the built-in plugins, as every server has them
                 hooks = Hooks(PluginHost([], tables=said.tables, built_in=True))
             app = ServerApp(said, engine, registry, router, startup, hooks=hooks, encoder=encoder)
-            app.experiments, router.on_vote = experiments, app.metrics.vote
-            app.feedback, app.state_dir = feedback, tmp_path / ".state"
+            app.pipeline.experiments, router.on_vote = experiments, app.metrics.vote
+            app.state_dir = tmp_path / ".state"
+            if feedback is not None:
+                app.provide(feedback)
             app.state_dir.mkdir(exist_ok=True)
             if before is not None:
                 before(app)

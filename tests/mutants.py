@@ -1,9 +1,9 @@
 """How many small faults the fast tests find: `python -m tests.mutants [--revision REVISION] [--count 60]`.
 
 Each mutant is a checkout with one fault in one file: a comparison turned or moved by one, a constant changed,
-`and` for `or`, a call dropped. The test file of the module runs first, then all fast tests. A mutant with a
-failing test is killed. Some mutants behave like the original and cannot be killed, so a share means something
-beside the share of another revision only.
+`and` for `or`, a call dropped. The test file of the module runs first, then the fast tests of its folder. A
+mutant with a failing test is killed. Some mutants behave like the original and cannot be killed, so a share
+means something beside the share of another revision only.
 """
 
 from __future__ import annotations
@@ -123,9 +123,7 @@ def _fails(tree: Path, tests: list[str], workers: int) -> str | None:
     ]
     environment = os.environ | {"PYTHONPATH": str(tree)}
     try:
-        done = subprocess.run(
-            command, cwd=tree, env=environment, capture_output=True, text=True, timeout=1200
-        )
+        done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, timeout=600)
     except subprocess.TimeoutExpired:
         return "no end"
     if done.returncode in (0, 5):  # 5: no test was selected
@@ -134,11 +132,15 @@ def _fails(tree: Path, tests: list[str], workers: int) -> str | None:
     return failed[0].split(" - ")[0] if failed else f"pytest ended with {done.returncode}"
 
 
-def _own_tests(tree: Path, path: str) -> list[str]:
-    """Return the test file that mirrors a module, where there is one."""
+def tests_of(tree: Path, path: str) -> list[list[str]]:
+    """Return what runs for a module, in turn: the test file that mirrors it, and the tests of its folder."""
     parts = Path(path).parts[1:]
     mirror = Path("tests", *parts[:-1], f"test_{parts[-1].removeprefix('_')}")
-    return [str(mirror)] if (tree / mirror).is_file() else []
+    depth = 2 if parts[0] == "extensions" else 1
+    folder = Path("tests", *parts[:-1][:depth])
+    beside = [folder] if parts[:-1] else sorted(tree.glob("tests/test_*.py"))
+    own = [str(mirror)] if (tree / mirror).is_file() else []
+    return [own, [str(one) for one in beside]] if own else [[str(one) for one in beside]]
 
 
 def main() -> int:
@@ -164,23 +166,24 @@ def _run(tree: Path, options: argparse.Namespace) -> int:
     everything = [
         mutant
         for path in sorted((tree / "router").rglob("*.py"))
-        if not OUTSIDE & set(path.relative_to(tree).parts)
+        if "experiments" in path.parts or not OUTSIDE & set(path.relative_to(tree).parts)
         for mutant in mutants(str(path.relative_to(tree)), path.read_text(encoding="utf-8"))
     ]
     drawn = random.Random(options.seed).sample(everything, options.count)
     print(
         f"{options.count} of {len(everything)} mutants of {options.revision}, seed {options.seed}", flush=True
     )
-    if failing := _fails(tree, [], options.workers):
-        print(f"the fast tests fail without a mutant: {failing}")
-        return 1
+    for folder in sorted({tuple(tests_of(tree, mutant.path)[-1]) for mutant in drawn}):
+        if failing := _fails(tree, list(folder), options.workers):
+            print(f"the fast tests fail without a mutant: {failing}")
+            return 1
     killed = 0
     for number, mutant in enumerate(drawn, start=1):
         began, file = time.monotonic(), tree / mutant.path
         original = file.read_bytes()
         file.write_bytes(original[: mutant.start] + mutant.new.encode() + original[mutant.end :])
-        own = _own_tests(tree, mutant.path)
-        by = (own and _fails(tree, own, 0)) or _fails(tree, [], options.workers)
+        *own, folder = tests_of(tree, mutant.path)
+        by = (own and _fails(tree, own[0], 0)) or _fails(tree, folder, options.workers)
         file.write_bytes(original)
         killed += by is not None
         print(f"{number:3} {time.monotonic() - began:4.0f} s  {mutant}\n      {by or 'SURVIVED'}", flush=True)

@@ -18,7 +18,6 @@ import pytest
 
 from router.access.certificates import check_library
 from router.access.issuers import check_library as check_issuers
-from router.cli import output
 from router.cli.command import CliError
 from router.engine.constrained.source import grammar_text
 from router.engine.prompt import ChatTemplate
@@ -92,17 +91,6 @@ def test_a_jinja2_with_a_hole_renders_no_chat_template(monkeypatch: pytest.Monke
     monkeypatch.setattr("router.engine.prompt.version", lambda package: "3.1.5")
     with pytest.raises(ConfigError, match=r"needs the package jinja2, 3\.1\.6 or newer: pip install"):
         ChatTemplate(None)
-
-
-def test_tables_need_no_rich(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    hide(monkeypatch, "rich")
-    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    output.has_rich.cache_clear()
-    try:
-        output.print_table(["A", "B"], [("long", "x"), ("y", "z")])
-    finally:
-        output.has_rich.cache_clear()
-    assert capsys.readouterr().out == "A     B\nlong  x\ny     z\n"
 
 
 BIKES = """

@@ -14,8 +14,9 @@ import typer
 
 from router.built_in import is_built_in
 from router.classifiers.contract import Classifier
-from router.cli import flags
+from router.cli import flags, output
 from router.cli.command import MISUSED, CliError
+from router.cli.output import one_line, print_json
 
 if TYPE_CHECKING:
     from router.config import Settings
@@ -82,7 +83,6 @@ def add(
       lora-router adapters add hub:ORG/NAME@COMMIT --digest sha256:HEX --name contracts --version 1.0.0
       lora-router adapters add s3://BUCKET/adapters/contracts/1.2.0/
     """
-    from router.cli.output import print_json
     from router.cli.plugins import plugins_with
     from router.cli.settings import load_settings
     from router.progress import progress_bars
@@ -184,8 +184,6 @@ def _plain(added: Added) -> dict[str, object]:
 
 
 def _print_added(added: Added) -> None:
-    from router.cli import output
-    from router.cli.output import one_line
     from router.sources.adding import AddOutcome
     from router.sources.transfer import left_out
 
@@ -240,7 +238,6 @@ def validate(
       lora-router adapters validate my-adapter --beside adapters
       lora-router adapters validate --json adapters/*
     """
-    from router.cli.output import print_json
     from router.cli.plugins import plugins_with
     from router.cli.settings import load_settings
     from router.registry.format.artifact import FolderRules, validate_folder
@@ -341,8 +338,6 @@ def _pins_digest(path: Path) -> bool:
 
 
 def _print_report(report: Validation) -> None:
-    from router.cli import output
-    from router.cli.output import one_line
 
     seen = report.inspection
     sites = f"{len(seen.sites)} sites: {', '.join(seen.target_modules)}"

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from router.cli import flags
+from router.cli import flags, output
+from router.cli.connect import connected, override_line
+from router.cli.output import print_json, print_pairs, print_table
 
 if TYPE_CHECKING:
     from router.client import Adapter
@@ -40,9 +42,6 @@ def list_(server: flags.Server = "", timeout: flags.Timeout = 30.0, json: flags.
     Example:
       lora-router adapters list
     """
-    from router.cli.connect import connected
-    from router.cli.output import print_json, print_table
-
     with connected(server, timeout) as client:
         found = client.adapters.list(page_size=PAGE)
     if json:
@@ -57,8 +56,6 @@ def list_(server: flags.Server = "", timeout: flags.Timeout = 30.0, json: flags.
 
 def row(adapter: Adapter) -> tuple[str, ...]:
     """One line of the table."""
-    from router.cli import output
-
     overruled = adapter.override is not None and adapter.routable
     marks = (
         ["built in"] * adapter.built_in
@@ -89,9 +86,6 @@ def show(
     Example:
       lora-router adapters show medical@1.0.0 --json
     """
-    from router.cli.connect import connected
-    from router.cli.output import print_json, print_pairs
-
     with connected(server, timeout) as client:
         found = client.adapters.get(name)
     if json:
@@ -101,8 +95,6 @@ def show(
 
 
 def _pairs(adapter: Adapter) -> list[tuple[str, str]]:
-    from router.cli import output
-    from router.cli.connect import override_line
 
     pairs = [
         ("name", adapter.ref.resource),
@@ -146,10 +138,6 @@ def load(
     Example:
       lora-router adapters load medical --pin
     """
-    from router.cli import output
-    from router.cli.connect import connected
-    from router.cli.output import print_json
-
     with connected(server, timeout) as client:
         loaded = client.adapters.load(name, pinned=pin)
     if json:
@@ -169,10 +157,6 @@ def unload(
     Example:
       lora-router adapters unload medical@1.0.0
     """
-    from router.cli import output
-    from router.cli.connect import connected
-    from router.cli.output import print_json
-
     with connected(server, timeout) as client:
         dropped = client.adapters.unload(name)
     if json:
@@ -205,8 +189,6 @@ def default(
       lora-router adapters default medical --auto
     """
     from router.cli.command import MISUSED, CliError
-    from router.cli.connect import connected
-    from router.cli.output import print_json
 
     if auto and (force or reason or "@" in name):
         raise CliError("--auto takes NAME alone: it takes back whatever version was chosen", MISUSED)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from router.cli import connect, flags
+from router.cli.connect import connected, decision_line, usage_line
+from router.cli.output import clean, print_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -86,8 +88,6 @@ def ask(
       lora-router ask --mix medical=0.7,legal=0.3 "May a doctor tell an employer of a diagnosis?"
       lora-router ask "Is the sky blue?" --choice yes --choice no
     """
-    from router.cli.connect import connected
-
     said: dict[str, Any] = {
         "adapter": adapter,
         "mixture": connect.read_mixture(mix),
@@ -148,14 +148,11 @@ def _is_said(value: object) -> bool:
 
 
 def _print_whole(client: Client, text: str, options: Any) -> None:
-    from router.cli.output import print_json
 
     print_json(client.generate(text, **options))
 
 
 def _print_stream(events: Iterable[Event], labels: bool) -> None:
-    from router.cli.connect import decision_line, usage_line
-    from router.cli.output import clean
     from router.client import Delta, Started
 
     on_terminal = sys.stdout.isatty()

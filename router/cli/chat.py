@@ -11,6 +11,8 @@ import typer
 
 from router.cli import connect, flags
 from router.cli.ask import MaxTokens, Temperature, Unit
+from router.cli.connect import connected, decision_line, explain_call, usage_line
+from router.cli.output import clean, print_pairs
 
 if TYPE_CHECKING:
     from router.client import Client
@@ -20,10 +22,7 @@ PROMPT, MORE = "> ", "… "
 CONTINUES = "\\"  # at the end of a line: the next one belongs to it
 HELP = {
     "/adapter [NAME]": "name who answers: NAME, NAME@VERSION, base, or auto; without a name, list adapters",
-    "/why": "show the votes for the last answer",
-    "/good": "say that the last answer is good",
-    "/bad [TEXT]": "say that it is bad, and why",
-    "/correct TEXT": "say what it should have been",
+    "/why": "show the votes for the last answer, and its id for `lora-router feedback`",
     "/system [TEXT]": "give an instruction for all turns; without a text, none",
     "/clear": "begin a new conversation",
     "/help": "show this",
@@ -55,8 +54,6 @@ def chat(
       lora-router chat
       lora-router chat --adapter medical --system "Be brief."
     """
-    from router.cli.connect import connected
-
     options: dict[str, Any] = {"unit": unit, "max_tokens": max_tokens, "temperature": temperature}
     given = {name: value for name, value in options.items() if value not in ("", None)}
     with connected(server, timeout) as client:
@@ -78,9 +75,6 @@ class Conversation:
         self._commands: Mapping[str, Callable[[str], None]] = {
             "/adapter": self._choose,
             "/why": self._explain,
-            "/good": lambda _: self._judge("good"),
-            "/bad": lambda text: self._judge("bad", comment=text),
-            "/correct": self._correct,
             "/system": self._instruct,
             "/clear": self._clear,
             "/help": lambda _: print_help(),
@@ -124,7 +118,6 @@ class Conversation:
     def _take(self, text: str) -> None:
         """Carry out a command, or ask. An error ends neither the conversation nor the turns before."""
         from router.cli.command import CliError
-        from router.cli.connect import explain_call
         from router.client import ClientError
 
         name, _, rest = text.partition(" ")
@@ -144,8 +137,6 @@ class Conversation:
 
     def _ask(self, text: str) -> None:
         """Stream one answer. What came before Ctrl-C stays a turn of the conversation."""
-        from router.cli.connect import decision_line, usage_line
-        from router.cli.output import clean
         from router.client import Delta, Started
         from router.types import Turn
 
@@ -191,20 +182,7 @@ class Conversation:
             _note("nothing was answered yet")
         else:
             print_decision(self._decision)
-
-    def _judge(self, verdict: str, **more: str) -> None:
-        if not self._response_id:
-            _note("nothing was answered yet")
-            return
-        given = {name: text for name, text in more.items() if text}
-        done = self._client.feedback.record(self._response_id, verdict, **given)  # type: ignore[arg-type]
-        _note("kept, with texts" if done.kept == "texts" else "kept, without texts")
-
-    def _correct(self, text: str) -> None:
-        if text:
-            self._judge("", corrected=text)
-        else:
-            _note("say what the answer should have been: /correct TEXT")
+            print(f"response {self._response_id}")
 
     def _instruct(self, text: str) -> None:
         self._system = text
@@ -217,8 +195,6 @@ class Conversation:
 
 def print_help() -> None:
     """Every command."""
-    from router.cli.output import print_pairs
-
     print_pairs(list(HELP.items()))
 
 

@@ -1,4 +1,4 @@
-"""`lora-router clients new|list|check|revoke`: the file of those who may call a server."""
+"""`lora-router clients new|list|revoke`: the file of those who may call a server."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from router.cli import flags
+from router.cli.output import print_json, print_table
 from router.errors import ConfigError
 
 DEFAULT_FILE = Path("clients.toml")
@@ -94,14 +95,13 @@ def new(
 
 
 def list_(json: flags.Json = False) -> None:
-    """List the clients.
+    """List the clients. Exit code 2 and one line for a file that a server would not take.
 
     \b
     Example:
       lora-router clients list
     """
     from router.access.clients import read_clients
-    from router.cli.output import print_json, print_table
 
     found = read_clients(clients_file()).all
     now = time.time()
@@ -128,33 +128,6 @@ def list_(json: flags.Json = False) -> None:
         print_table(COLUMNS, [_row(row) for row in rows])
     else:
         print("no clients; `lora-router clients new ID --role infer --adapter '*'` adds one")
-
-
-def check() -> None:
-    """Check the clients file.
-
-    Exit code 2 and one line if it is not: a server that runs would go on with what it said before.
-
-    \b
-    Example:
-      lora-router clients check
-    """
-    from router.access.clients import read_clients
-
-    path = clients_file()
-    whole, now = read_clients(path), time.time()
-    belonging = {client.tenant for client in whole.all}
-    print(f"{path} is right: {_number(len(whole.all), 'client')} of {_number(len(belonging), 'tenant')}")
-    for tenant in whole.tenants:
-        if tenant.id not in belonging:
-            print(f"nobody belongs to the tenant {tenant.id}")
-    for client in whole.all:
-        if client.expired(now):
-            print(f"{client.id} has expired")
-        if not client.roles:
-            print(f"{client.id} has no role, so it may only ask for health")
-        elif not client.adapters.globs:
-            print(f"{client.id} may know of no adapter, so the base answers")
 
 
 def revoke(name: Name) -> None:

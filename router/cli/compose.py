@@ -59,7 +59,7 @@ class Composition:
         if model is not None:
             options = replace(options, equals_base=equals_base(model))
         templates = ConstraintTemplates(plugins.constraint_templates)
-        self.registry = Registry(engine, settings.adapters_dir, options, templates=templates, caught_up=keep)
+        self.registry = Registry(engine, settings.adapters_dir, options, templates=templates)
         if settings.replica_bounds[0]:
             from router.replicas.engine import FleetEngine
 

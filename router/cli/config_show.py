@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from router.cli import flags
+from router.cli.output import print_json, print_table
 from router.cli.settings import ConfigFile, Sets, load_settings, origin, parse_sets
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ def show(config: ConfigFile = None, set_: Sets = None, json: flags.Json = False)
       lora-router config show
       LORA_ROUTER_SLOTS=8 lora-router config show --json
     """
-    from router.cli.output import print_json, print_table
     from router.config import CONFIG_FILE, Settings
 
     sets = parse_sets(set_ or [])

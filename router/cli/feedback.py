@@ -13,6 +13,8 @@ import typer
 
 from router.cli import flags
 from router.cli.command import MISUSED, CliError
+from router.cli.connect import connected
+from router.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
     from router.feedback.examples import Example
@@ -66,9 +68,6 @@ def record(
       lora-router feedback 9f86d081884c7d659a2feaa0c55ad015 --corrected right.txt
       lora-router feedback 9f86d081884c7d659a2feaa0c55ad015 --should-have-been legal
     """
-    from router.cli.connect import connected
-    from router.cli.output import print_json
-
     if good + bad + bool(corrected) + bool(should_have_been) != 1:
         raise CliError("say one of --good, --bad, --corrected FILE and --should-have-been NAME", MISUSED)
     right = _text(corrected) if corrected else ""
@@ -97,9 +96,6 @@ def list_(
     Example:
       lora-router feedback list medical
     """
-    from router.cli.connect import connected
-    from router.cli.output import print_json, print_table
-
     with connected(server, timeout) as client:
         found = list(client.feedback.list(adapter))
     shown = found[-MOST_SHOWN:]
@@ -127,7 +123,6 @@ def export(
     Example:
       lora-router feedback export medical > rows.jsonl
     """
-    from router.cli.connect import connected
     from router.feedback.examples import Example, example_of
 
     left: Counter[str] = Counter()
@@ -158,8 +153,6 @@ def delete(
       lora-router feedback delete --unit user-7
       lora-router feedback delete --tenant acme
     """
-    from router.cli.connect import connected
-
     if not (unit or tenant):
         raise CliError("say whose: --unit UNIT, --tenant ID, or both", MISUSED)
     with connected(server, timeout) as client:

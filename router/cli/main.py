@@ -95,7 +95,6 @@ app.add_typer(
         "Who may call a server: the file that `serve --clients` reads.",
         new=clients.new,
         list=clients.list_,
-        check=clients.check,
         revoke=clients.revoke,
     ),
     name="clients",

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from router.cli import flags
+from router.cli.output import print_json, print_pairs, size
 
 
 def fetch(
@@ -27,7 +28,6 @@ def fetch(
       lora-router models fetch
       lora-router models fetch multilingual-e5-small
     """
-    from router.cli.output import print_json
     from router.models import (
         DEFAULT_BASE,
         DEFAULT_ENCODER,
@@ -56,7 +56,6 @@ def list_(json: flags.Json = False) -> None:
     Example:
       lora-router models list
     """
-    from router.cli.output import print_json, print_pairs, size
     from router.models.base import known_models
 
     found = known_models()

@@ -1,4 +1,4 @@
-"""Tables, colour and JSON. Without a terminal or with NO_COLOR, plain text of any width."""
+"""Tables, JSON, and numbers for people."""
 
 from __future__ import annotations
 
@@ -6,13 +6,10 @@ import dataclasses
 import json
 import math
 import os
-import sys
 import time
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from enum import Enum
-from functools import cache
-from importlib.util import find_spec
 from itertools import zip_longest
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -20,7 +17,7 @@ from typing import IO, TYPE_CHECKING, Any
 from router.types import AdapterRef
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    pass
 
 
 PLAIN_WIDTH = 10_000
@@ -28,43 +25,23 @@ MOST_FOLDED = 500  # rows of a table; laying out each takes half a millisecond
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Columns aligned as `ps` does; on a terminal the header is bold and what is too wide is folded."""
-    cells = [tuple(map(one_line, row)) for row in rows]
-    if not sys.stdout.isatty() or len(cells) > MOST_FOLDED or not has_rich():
-        _print_aligned(columns, cells)
-        return
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in cells:
-        table.add_row(*row)
-    out = console()
-    with out.capture() as captured:
-        out.print(table)
-    print("\n".join(line.rstrip() for line in captured.get().splitlines()))
-
-
-def _print_aligned(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    cell_len = _measure()
-    lines = [columns, *rows]
-    widths = [max(map(cell_len, column)) for column in zip_longest(*lines, fillvalue="")]
+    """Columns aligned as `ps` does; never wrapped or cut."""
+    lines = [tuple(columns), *(tuple(map(one_line, row)) for row in rows)]
+    widths = [max(map(_cells, column)) for column in zip_longest(*lines, fillvalue="")]
 
     def aligned(line: Sequence[str]) -> str:
-        padded = (cell + " " * (width - cell_len(cell)) for cell, width in zip(line, widths, strict=False))
+        padded = (cell + " " * (width - _cells(cell)) for cell, width in zip(line, widths, strict=False))
         return "  ".join(padded).rstrip()
 
     print("\n".join(map(aligned, lines)))
 
 
-def _measure() -> Callable[[str], int]:
-    """Counts cells; without rich characters, so that those of two cells move what follows them."""
-    if not has_rich():
-        return len
-    from rich.cells import cell_len
-
-    return cell_len
+def _cells(text: str) -> int:
+    """How many columns of a terminal a text takes."""
+    if text.isascii():
+        return len(text)
+    wide = sum(unicodedata.east_asian_width(letter) in "WF" for letter in text)
+    return len(text) + wide - sum(unicodedata.combining(letter) > 0 for letter in text)
 
 
 def print_pairs(pairs: Sequence[tuple[str, str]]) -> None:
@@ -111,31 +88,8 @@ def one_line(text: str) -> str:
 
 
 def is_plain(stream: IO[str]) -> bool:
-    """No colour and no redrawing: not a terminal, a dumb one, NO_COLOR is set, or rich is not installed."""
-    if not stream.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
-        return True
-    return not has_rich()
-
-
-@cache
-def has_rich() -> bool:
-    """Whether anything can be drawn."""
-    return find_spec("rich") is not None
-
-
-def console(stderr: bool = False) -> Console:
-    """A console for stdout or stderr."""
-    from rich.console import Console
-
-    stream = sys.stderr if stderr else sys.stdout
-    return Console(
-        stderr=stderr,
-        color_system=None if is_plain(stream) else "auto",
-        width=None if stream.isatty() else PLAIN_WIDTH,
-        highlight=False,
-        markup=False,
-        emoji=False,
-    )
+    """No redrawing and no block characters: not a terminal, a dumb one, or NO_COLOR is set."""
+    return not stream.isatty() or os.environ.get("TERM") == "dumb" or bool(os.environ.get("NO_COLOR"))
 
 
 def size(count: int) -> str:

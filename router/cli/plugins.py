@@ -7,7 +7,6 @@ import re
 import sys
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from importlib import import_module
-from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,12 +16,13 @@ from typer.core import TyperGroup
 from router.built_in import built_in_modules, name_of
 from router.cli import flags
 from router.cli.command import MISUSED, CliError
+from router.cli.connect import connected
+from router.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
     from router.client import Plugin
     from router.config import Settings
     from router.plugins import PluginHost, PluginStatus
-    from router.plugins.loader import Hook
 
 BUILT_IN = "built-in"
 SHOWN_BELOW = ("register_classifiers",)  # by what they register
@@ -42,8 +42,6 @@ def list_(
     Example:
       lora-router plugins list
     """
-    from router.cli.output import print_json, print_table
-
     found = plugins_of(server, timeout)
     if json:
         print_json(found)
@@ -58,8 +56,6 @@ def list_(
 
 def plugins_of(server: str, timeout: float) -> Sequence[PluginStatus | Plugin]:
     """What the server has; what is here, with a note on stderr, where none is named and none answers."""
-    from router.cli.connect import connected
-
     try:
         with connected(server, timeout) as client:
             return client.adapters.plugins()
@@ -104,7 +100,6 @@ def doctor(json: flags.Json = False) -> None:
     Example:
       lora-router plugins doctor
     """
-    from router.cli.output import print_json, print_table
     from router.plugins.doctor import doctor as examine
 
     host = load_plugins()
@@ -224,8 +219,6 @@ class WithPlugins(TyperGroup):
                 continue
             try:
                 hook = import_module(module).register_commands
-                if "settings" in signature(hook).parameters:
-                    hook = _with_settings(module)
             except Exception as error:
                 print(f"plugin {name_of(module)} is broken: {error}", file=sys.stderr)
             else:
@@ -240,15 +233,6 @@ class WithPlugins(TyperGroup):
             merge(self.commands, typer.main.get_group(own).commands)
         except Exception as error:
             print(f"commands of the plugin {name} are left out: {error}", file=sys.stderr)
-
-
-def _with_settings(module: str) -> Hook:
-    """The hook of a built-in plugin that takes its settings. Raises LoadError, ConfigError."""
-    from router.plugins.loader import load_built_in
-    from router.plugins.tables import canonical, read_tables
-
-    tables = read_tables(Path(SETTINGS_FILE), os.environ, {})
-    return load_built_in(module, tables.get(canonical(name_of(module)))).hooks[COMMANDS]
 
 
 def merge(commands: MutableMapping[str, Any], more: Mapping[str, Any]) -> None:

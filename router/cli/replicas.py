@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from router.cli import flags
+from router.cli import flags, output
+from router.cli.connect import connected
+from router.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
     from router.client import Replica
@@ -22,9 +24,6 @@ def list_(server: flags.Server = "", timeout: flags.Timeout = 30.0, json: flags.
     Example:
       lora-router replicas list
     """
-    from router.cli.connect import connected
-    from router.cli.output import print_json, print_table
-
     with connected(server, timeout) as client:
         replicas = client.replicas.list()
     if json:
@@ -47,15 +46,12 @@ def drain(
     Example:
       lora-router replicas drain 10.0.0.7:50060
     """
-    from router.cli.connect import connected
-
     with connected(server, timeout) as client:
         client.replicas.drain(name)
     print(f"{name} drains; `lora-router replicas list` shows it")
 
 
 def _row(replica: Replica) -> list[str]:
-    from router.cli import output
 
     counts = map(str, (replica.running, replica.waiting, replica.adapters))
     return [replica.name, replica.state, output.ago(replica.since), *counts, replica.device, replica.problem]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from router.cli import connect, flags
+from router.cli import connect, flags, output
+from router.cli.connect import connected, decision_line
+from router.cli.output import is_plain, print_json, print_table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,9 +34,6 @@ def route(
       lora-router route "Which ICD-10-CM chapter does Beard ringworm belong to?"
       lora-router route --json - < question.txt
     """
-    from router.cli.connect import connected
-    from router.cli.output import print_json
-
     text = connect.read_prompt(prompt)
     with connected(server, timeout) as client:
         decision = client.route(text, explain=True)
@@ -46,10 +45,6 @@ def route(
 
 def print_decision(decision: Decision) -> None:
     """Every vote, then who answers."""
-    from router.cli import output
-    from router.cli.connect import decision_line
-    from router.cli.output import is_plain, print_table
-
     if decision.votes:
         plain = is_plain(sys.stdout)
         rows = [row for vote in decision.votes for row in _vote_rows(vote, plain)]
@@ -63,7 +58,6 @@ def _calibration(decision: Decision) -> str:
 
 
 def _vote_rows(vote: Vote, plain: bool) -> Sequence[tuple[str, ...]]:
-    from router.cli import output
     from router.types import VoteError
 
     took = output.duration(vote.latency)

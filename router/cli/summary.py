@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from router.built_in import built_in_folders
 from router.cli import output
+from router.cli.output import print_pairs, print_table
 from router.config import Settings
 from router.engine.base import BaseInfo
 
@@ -31,9 +32,9 @@ MOST_OF_QUESTION = 120  # characters of an adapter's example that the summary su
 def print_summary(app: ServerApp, plugins: Sequence[PluginStatus], calibration: str = "") -> None:
     """Base, adapters, plugins, addresses and three lines to paste."""
     from router import __version__
-    from router.cli.output import print_pairs, print_table
+    from router.feedback.recorder import FeedbackRecorder
 
-    settings = app.settings
+    settings, feedback = app.settings, app.part(FeedbackRecorder)
     adapters, shown = app.registry.count(), list(islice(app.registry.listed(), MOST_SHOWN))
     print(f"\nlora-router {__version__} is ready\n")
     print_pairs(
@@ -48,7 +49,7 @@ def print_summary(app: ServerApp, plugins: Sequence[PluginStatus], calibration: 
             *(("plugin", f"{p.name} is broken: {p.error}") for p in plugins if p.error),
             ("calibration", calibration or "none: `lora-router route calibrate` makes one"),
             ("experiments", _experiments_line(app)),
-            ("feedback", app.feedback.answers.keeping if app.feedback is not None else "off"),
+            ("feedback", feedback.answers.keeping if feedback is not None else "off"),
             ("gRPC", app.address),
             ("access", _access_line(settings)),
             *_web_lines(app),
@@ -163,4 +164,4 @@ def _classifiers_line(plugins: Sequence[PluginStatus]) -> str:
 
 
 def _experiments_line(app: ServerApp) -> str:
-    return app.experiments.summary if app.experiments is not None else "off"
+    return app.pipeline.experiments.summary if app.pipeline.experiments is not None else "off"

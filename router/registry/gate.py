@@ -7,51 +7,40 @@ replace it needs a report, an experiment that it won, or an operator who overrul
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
 import logging
-import os
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from router.engine.base import BaseInfo
+from router.engine.base import BaseInfo, Engine
 from router.errors import GateNotPassed
 from router.names import version_key
 from router.paired import ALPHA, difference
 from router.ports import Force
-from router.registry.folders import FoundFolder, unchanged, weights_sha256
-from router.registry.format.folder import MANIFEST, REPORT, WEIGHTS, FolderError
+from router.registry.choices import DefaultChoices
+from router.registry.format.folder import MANIFEST, REPORT
 from router.registry.format.manifest import ReportCard
 from router.registry.format.untrusted import show
-from router.registry.record import NO_GATE, UNJUDGED, GateVerdict, ReportJudgement, Standing, VersionRecord
-from router.registry.state import DefaultChoices, Hashed, Workers, yield_if_long
-from router.types import AdapterRef, Override
+from router.registry.version import NO_GATE, AdapterVersion, GateVerdict, Judgement
+from router.types import Override
 
 # replacements: the first version of a name needs no report, a version that replaces one that serves does;
 # strict: every version needs one; off: no version does.
 GateMode: TypeAlias = Literal["replacements", "strict", "off"]
 
 
-def judge(report: ReportCard | str | None, weights: str, base: BaseInfo) -> ReportJudgement:
+def judge(report: ReportCard | str | None, weights: str, base: BaseInfo) -> Judgement:
     """The rule. `report` is what was read, or why it cannot be used, or None where there is none."""
     if report is None:
-        return ReportJudgement(Standing.FAILED, f"no {REPORT}", again=True, weights=weights)
+        return Judgement(f"no {REPORT}", again=True, weights=weights)
     if isinstance(report, str):
-        return ReportJudgement(Standing.FAILED, f"{REPORT}: {report}", again=True, weights=weights)
-    finding, again = _not_about(report, weights, base), True
-    if not finding:
-        finding, again = _not_enough(report), False
-    if finding:
-        return ReportJudgement(Standing.FAILED, finding, again, weights, report)
-    if not weights:
-        finding = f"its weights have not been compared with its {REPORT} yet"
-        return ReportJudgement(Standing.PENDING, finding, report=report)
-    return ReportJudgement(Standing.PASSED, weights=weights, report=report)
+        return Judgement(f"{REPORT}: {report}", again=True, weights=weights)
+    if finding := _not_about(report, weights, base):
+        return Judgement(finding, again=True, weights=weights, report=report)
+    return Judgement(_not_enough(report), weights=weights, report=report)
 
 
 def _not_about(report: ReportCard, weights: str, base: BaseInfo) -> str:
@@ -62,7 +51,7 @@ def _not_about(report: ReportCard, weights: str, base: BaseInfo) -> str:
             f"{REPORT} was measured on another base: {show(report.base_model)} with digest "
             f"{show(theirs)}, here is {base.name} with {ours}"
         )
-    if weights and report.weights_sha256 != weights:
+    if report.weights_sha256 != weights:
         return (
             f"{REPORT} is about other weights: sha256 {report.weights_sha256[:12]}, these have {weights[:12]}"
         )
@@ -112,9 +101,8 @@ WAY_BACK = "the rule for going back"  # in place of who, where no force was need
 class Gate:
     """Used on the event loop only; nothing here reads a disk."""
 
-    def __init__(self, base: Callable[[], BaseInfo], choices: DefaultChoices, mode: GateMode) -> None:
-        self._base, self._choices, self._mode = base, choices, mode
-        self._reports: dict[Path, ReportCard | str | None] = {}
+    def __init__(self, engine: Engine, choices: DefaultChoices, mode: GateMode) -> None:
+        self._engine, self._choices, self._mode = engine, choices, mode
         self._firsts: dict[str, str] = {}  # by name, the version that passes as the first one
 
     @property
@@ -122,89 +110,83 @@ class Gate:
         """Whether any version has to pass."""
         return self._mode != "off"
 
-    def reported(self, reports: Mapping[Path, ReportCard | str | None]) -> None:
-        """These reports were read; None stands for a folder without one."""
-        self._reports.update(reports)
-
-    def forget(self, folder: Path) -> None:
-        """The folder is gone."""
-        self._reports.pop(folder, None)
-
     def name_gone(self, name: str) -> None:
         """No version of that name is left."""
         self._firsts.pop(name, None)
 
-    def settle(self, records: Collection[VersionRecord]) -> list[VersionRecord]:
-        """Judge all versions of one name again; gives those of which the gate says something else now."""
+    def settle(self, name: str, versions: Collection[AdapterVersion]) -> list[AdapterVersion]:
+        """Judge all versions of a name again; gives those of which the gate says something else now."""
         changed = []
-        for record, verdict in self._verdicts(records).items():
-            before = record.verdict
+        for version, verdict in self._verdicts(name, versions).items():
+            before = version.verdict
             if verdict != before:
-                record.ruled(verdict)
-                changed.append(record)
-                if self.on and (before.standing, before.finding) != (verdict.standing, verdict.finding):
-                    _log_verdict(record)
+                version.ruled(verdict)
+                changed.append(version)
+                if self.on and (before.passed, before.finding) != (verdict.passed, verdict.finding):
+                    _log_verdict(version)
         return changed
 
-    def _verdicts(self, records: Collection[VersionRecord]) -> dict[VersionRecord, GateVerdict]:
+    def _verdicts(self, name: str, versions: Collection[AdapterVersion]) -> dict[AdapterVersion, GateVerdict]:
         if not self.on:
-            return dict.fromkeys(records, NO_GATE)
-        judgements: dict[VersionRecord, ReportJudgement] = {}
-        best: VersionRecord | None = None
-        usable = [r for r in records if r.usable]
-        for record in sorted(usable, key=lambda r: version_key(r.ref.version)):
-            judgement = self._judge(record)
-            record.judged(judgement)
-            if judgement.standing is Standing.PASSED:
-                if best is not None and (finding := _behind(record, best)):
-                    judgement = replace(judgement, standing=Standing.FAILED, finding=finding)
+            return dict.fromkeys(versions, NO_GATE)
+        judgements: dict[AdapterVersion, Judgement] = {}
+        best: AdapterVersion | None = None
+        for version in sorted((v for v in versions if v.usable), key=lambda v: version_key(v.ref.version)):
+            judgement = self._judge(version)
+            version.judged(judgement)
+            if judgement.passed:
+                if best is not None and (finding := _behind(version, best)):
+                    judgement = replace(judgement, finding=finding)
                 else:
-                    best = record
-            judgements[record] = judgement
-        verdicts = {record: self._verdict(record, judgement) for record, judgement in judgements.items()}
+                    best = version
+            judgements[version] = judgement
+        verdicts = {version: self._verdict(version, judgement) for version, judgement in judgements.items()}
         if self._mode == "replacements":
-            self._let_the_first_pass(judgements, verdicts)
+            self._let_the_first_pass(name, judgements, verdicts)
         return verdicts
 
+    def _judge(self, version: AdapterVersion) -> Judgement:
+        held, weights = version.judgement, version.weights_sha256
+        if held is not None and weights and held.weights == weights and version.awaits_files:
+            return held  # the report on disk is about the files on disk, which do not serve yet
+        return judge(version.report, weights, self._engine.info)
+
     def _let_the_first_pass(
-        self, judgements: Mapping[VersionRecord, ReportJudgement], verdicts: dict[VersionRecord, GateVerdict]
+        self,
+        name: str,
+        judgements: Mapping[AdapterVersion, Judgement],
+        verdicts: dict[AdapterVersion, GateVerdict],
     ) -> None:
         """Let one version pass without a report where no other one may be routed to. Others that would
         replace it, or that have no examples, get what they lack as finding and advice. `judgements` are in
         the order of versions.
         """
-        able = [record for record, judgement in judgements.items() if _may_be_first(record, judgement)]
-        first = self._first(able, verdicts)
-        for record, verdict in verdicts.items():
-            if record is first:
-                reason = f"it is the first version of this adapter, and has {_examples(record)}"
-                verdicts[record] = replace(
-                    verdict, standing=Standing.PASSED, open=True, reason=reason, finding="", advice=""
-                )
-            elif not verdict.open and first is not None and judgements[record].again:
+        able = [version for version, judgement in judgements.items() if _may_be_first(version, judgement)]
+        first = self._first(name, able, verdicts)
+        for version, verdict in verdicts.items():
+            if version is first:
+                reason = f"it is the first version of this adapter, and has {_examples(version)}"
+                verdicts[version] = GateVerdict(True, open=True, reason=reason, override=verdict.override)
+            elif not verdict.open and first is not None and judgements[version].again:
                 replaced = f"it would replace {first.ref.version}, which is routed to, without proof"
-                verdicts[record] = replace(verdict, finding=f"{replaced}: {verdict.finding}")
-            elif not verdict.open and record not in able and judgements[record].again:
+                verdicts[version] = replace(verdict, finding=f"{replaced}: {verdict.finding}")
+            elif not verdict.open and version not in able and judgements[version].again:
                 finding = "its adapter.toml has no [routing] examples"
                 advice = (
-                    f"write 6 to 12 requests for it as [routing] examples into {_folder(record)}/{MANIFEST}"
+                    f"write 6 to 12 requests for it as [routing] examples into {_folder(version)}/{MANIFEST}"
                 )
-                seen = record.serving
+                seen = version.serving
                 if seen is not None and seen.manifest.routing.keywords:  # else a report does not help it
                     advice += f", or {verdict.advice}"
-                verdicts[record] = replace(verdict, finding=finding, advice=advice)
+                verdicts[version] = replace(verdict, finding=finding, advice=advice)
 
     def _first(
-        self, able: Sequence[VersionRecord], verdicts: Mapping[VersionRecord, GateVerdict]
-    ) -> VersionRecord | None:
+        self, name: str, able: Sequence[AdapterVersion], verdicts: Mapping[AdapterVersion, GateVerdict]
+    ) -> AdapterVersion | None:
         """The version that passes as the first one; the same as before while it is there."""
-        name = next((record.ref.name for record in verdicts), "")
-        known = self._firsts.get(name) or self._choices.first(name)
-        first = next((record for record in able if record.ref.version == known), None)
-        others = [
-            verdict for verdict in verdicts.values() if verdict.open or verdict.standing is Standing.PENDING
-        ]
-        if first is None and able and not others:
+        known = self._firsts.get(name) or self._choices.get(name).first
+        first = next((version for version in able if version.ref.version == known), None)
+        if first is None and able and not any(verdict.open for verdict in verdicts.values()):
             first = able[0]
         if first is None:
             return None
@@ -213,103 +195,78 @@ class Gate:
             self._choices.note_first(name, first.ref.version)
         return first
 
-    def _judge(self, record: VersionRecord) -> ReportJudgement:
-        held, weights = record.judgement, record.weights_sha256
-        if held is not None and weights and held.weights == weights and record.awaits_files:
-            return held  # the report on disk is about the files on disk, which do not serve yet
-        folder = record.found.place.folder
-        if folder not in self._reports:
-            return ReportJudgement(Standing.PENDING, UNJUDGED.finding)
-        return judge(self._reports[folder], weights, self._base())
-
-    def _verdict(self, record: VersionRecord, judgement: ReportJudgement) -> GateVerdict:
-        weights = record.weights_sha256
-        override = self._override(record.ref, weights)
-        if judgement.standing is Standing.PASSED:
+    def _verdict(self, version: AdapterVersion, judgement: Judgement) -> GateVerdict:
+        override = self._choices.get(version.ref.name).override
+        if override is not None and override.version != version.ref.version:
+            override = None
+        if judgement.passed:
             gain = (
                 f"its report shows a gain over the base of {judgement.report.gain}"
                 if judgement.report
                 else ""
             )
-            return GateVerdict(Standing.PASSED, open=True, reason=gain, override=override)
-        only_weights_missing = judgement.standing is Standing.PENDING and judgement.report is not None
-        covers = override is not None and weights in ("", override.weights_sha256)
-        overruled = covers and bool(weights)
+            return GateVerdict(True, open=True, reason=gain, override=override)
         finding = judgement.finding
-        if override is not None and not covers:
+        if override is None:
+            return GateVerdict(False, finding=finding, advice=_advice(version, judgement))
+        if version.weights_sha256 != override.weights_sha256:
             finding += "; it was overruled for other weights"
-        return GateVerdict(
-            judgement.standing,
-            open=overruled,
-            reason=_overruled(override) if overruled and override is not None else "",
-            finding=finding,
-            advice="" if overruled else _advice(record, judgement),
-            override=override,
-            needs_weights=not weights and (covers or only_weights_missing),
-        )
-
-    def _override(self, ref: AdapterRef, weights: str) -> Override | None:
-        """The override of a version; one made before its weights were read is about the first ones read."""
-        override = self._choices.override(ref.name)
-        if override is None or override.version != ref.version:
-            return None
-        if not override.weights_sha256 and weights:
-            override = self._choices.bind(ref.name, weights)
-        return override
+            return GateVerdict(False, finding=finding, advice=_advice(version, judgement), override=override)
+        return GateVerdict(False, open=True, reason=_overruled(override), finding=finding, override=override)
 
     def overruling(
-        self, record: VersionRecord, force: Force | None, serving: VersionRecord | None
+        self, version: AdapterVersion, force: Force | None, serving: AdapterVersion | None
     ) -> Override | None:
-        """The override to record when `record` is made the default in place of `serving`: none if it passed,
+        """The override to record when `version` is made the default in place of `serving`: none if it passed,
         else as `force` says; going back needs no force. With the mode `strict` a won experiment is no force.
 
         Raises GateNotPassed if it needs force and there is none.
         """
-        verdict = record.verdict
-        if verdict.standing is Standing.PASSED:
+        verdict = version.verdict
+        if verdict.passed:
             return None
         if force is not None and force.won and self._mode == "strict":
             force = None
         if force is None:  # open: as it is already
-            return verdict.override if verdict.open else self._going_back(record, serving)
-        weights = record.weights_sha256
-        return Override(record.ref.version, force.by, time.time(), force.reason, verdict.finding, weights)
+            return verdict.override if verdict.open else self._going_back(version, serving)
+        weights = version.weights_sha256
+        return Override(version.ref.version, force.by, time.time(), force.reason, verdict.finding, weights)
 
-    def _going_back(self, record: VersionRecord, serving: VersionRecord | None) -> Override | None:
+    def _going_back(self, version: AdapterVersion, serving: AdapterVersion | None) -> Override | None:
         """A way back is never harder than the way forward was: to a version that was the default before, on
         these weights, and is then routed to if it was; or from one that did not pass either, to none that is
         routed to.
         """
-        ref, weights, finding = record.ref, record.weights_sha256, record.verdict.finding
-        before = self._choices.served(ref.name, ref.version)
-        if before is not None and weights in ("", before.weights_sha256):  # "" until they are read
-            reason, weights = "it was the default before", before.weights_sha256
-        elif serving is not None and serving.verdict.standing is Standing.FAILED:
-            reason = f"{serving.ref.version}, the default until then, did not pass either"
+        ref, weights, finding = version.ref, version.weights_sha256, version.verdict.finding
+        before = self._choices.get(ref.name).served.get(ref.version)
+        if before is not None and weights == before.weights_sha256:
+            reason = "it was the default before"
+        elif serving is not None and not serving.verdict.passed:
+            before, reason = None, f"{serving.ref.version}, the default until then, did not pass either"
         else:
-            advice = f"; {record.verdict.advice}" if record.verdict.advice else ""
+            advice = f"; {version.verdict.advice}" if version.verdict.advice else ""
             raise GateNotPassed(
                 f"adapter {ref} did not pass the gate: {finding}{advice}",
                 resource=ref.resource,
                 finding=finding,
             )
         entry = Override(ref.version, WAY_BACK, time.time(), reason, finding, weights)
-        if before is not None and before.routed and before.weights_sha256 == weights:
+        if before is not None and before.routed:
             return entry
-        self._choices.went_back(ref.name, entry)
+        self._choices.went_back(entry)
         return None
 
 
-def _may_be_first(record: VersionRecord, judgement: ReportJudgement) -> bool:
+def _may_be_first(version: AdapterVersion, judgement: Judgement) -> bool:
     """Whether it has routing examples, and no report about these weights speaks against it."""
-    seen = record.serving
+    seen = version.serving
     if seen is None or not seen.manifest.routing.examples:
         return False
-    return judgement.standing is Standing.FAILED and judgement.again
+    return not judgement.passed and judgement.again
 
 
-def _examples(record: VersionRecord) -> str:
-    seen = record.serving
+def _examples(version: AdapterVersion) -> str:
+    seen = version.serving
     count = len(seen.manifest.routing.examples) if seen is not None else 0
     return f"{count} routing example{'s' if count != 1 else ''}"
 
@@ -320,8 +277,8 @@ def _overruled(override: Override) -> str:
     return f"{override.by} overruled the gate"
 
 
-def _behind(record: VersionRecord, best: VersionRecord) -> str:
-    mine, theirs = (r.judgement.report if r.judgement else None for r in (record, best))
+def _behind(version: AdapterVersion, best: AdapterVersion) -> str:
+    mine, theirs = (r.judgement.report if r.judgement else None for r in (version, best))
     if mine is None or theirs is None or not (how := fallen_behind(mine, theirs)):
         return ""
     return (
@@ -330,115 +287,25 @@ def _behind(record: VersionRecord, best: VersionRecord) -> str:
     )
 
 
-def _advice(record: VersionRecord, judgement: ReportJudgement) -> str:
-    overrule = f"overrule with `lora-router adapters default {record.ref} --force`"
-    if judgement.standing is Standing.PENDING:
-        return "that is under way; look again in a moment"
+def _advice(version: AdapterVersion, judgement: Judgement) -> str:
+    overrule = f"overrule with `lora-router adapters default {version.ref} --force`"
     if not judgement.again:
         return overrule
-    run, rows = f"run `lora-router adapters evaluate {_folder(record)}", "--data FILE --metric METRIC"
-    if any(file[0] == MANIFEST for file in record.found.stamp.files):
+    run, rows = f"run `lora-router adapters evaluate {_folder(version)}", "--data FILE --metric METRIC"
+    if any(file[0] == MANIFEST for file in version.found.files):
         return f"{run}`, with `{rows}` if it has no recipe, or {overrule}"
     return f"{run} {rows}` on rows of your own, or {overrule}"
 
 
-def _folder(record: VersionRecord) -> Path:
+def _folder(version: AdapterVersion) -> Path:
     """Its folder as one would type it beside the adapters folder."""
-    place, root = record.found.place.folder, record.found.root
+    place, root = version.found.place.folder, version.found.root
     return root.name / place.relative_to(root) if place.is_relative_to(root) else Path(place.name)
 
 
-def _log_verdict(record: VersionRecord) -> None:
-    verdict = record.verdict
-    if verdict.standing is Standing.FAILED:
-        log.info("adapter %s is not routed to by itself: %s", record.ref, verdict.finding)
-    elif verdict.standing is Standing.PASSED:
-        log.info("adapter %s passes the gate: %s", record.ref, verdict.reason)
-
-
-MOST_AT_ONCE = 64  # weights files hashed in one visit to a worker thread
-HASH_SECONDS = 0.1  # of one visit, after the first file
-
-
-class WeightHasher:
-    """Reads weights for their sha256 only, one version after another in a task of its own: a report counts
-    before the adapter is ever loaded.
-    """
-
-    def __init__(self, workers: Workers, hashed: Hashed) -> None:
-        self._workers, self._hashed = workers, hashed
-        self._due: OrderedDict[VersionRecord, None] = OrderedDict()
-        self._task: asyncio.Task[None] | None = None
-
-    def request(self, record: VersionRecord) -> None:
-        """Read its weights soon. One that was not examined yet is asked for again when it was."""
-        if record.live is not None or record.quarantined:  # a load hashes by itself
-            return
-        if record.inspection is None or not record.inspection.rank:
-            return
-        self._due[record] = None
-        if self._task is None or self._task.done():
-            self._task = asyncio.get_running_loop().create_task(self._work())
-
-    async def settled(self, timeout: float) -> bool:
-        """Wait until nothing is due; False if that takes longer than `timeout` seconds."""
-        if self._task is not None:
-            await asyncio.wait({self._task}, timeout=timeout)
-        return self._task is None or self._task.done()
-
-    async def close(self) -> None:
-        """Stop."""
-        self._due.clear()
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-
-    async def _work(self) -> None:
-        began = time.monotonic()
-        while self._due:
-            unknown: list[tuple[VersionRecord, FoundFolder]] = []
-            while self._due and len(unknown) < MOST_AT_ONCE:
-                record, _ = self._due.popitem(last=False)
-                if record.removed or record.weights_sha256:
-                    continue
-                if (known := self._hashed.get(weights_key(record.found))) is None:
-                    unknown.append((record, record.found))
-                else:
-                    record.weights_read(record.found, known)
-                began = await yield_if_long(began)
-            await self._hash(unknown)
-
-    async def _hash(self, unknown: Sequence[tuple[VersionRecord, FoundFolder]]) -> None:
-        """As many as there is time for; the others are due again."""
-        read = await self._workers.run(_hashes, [(record.ref, found) for record, found in unknown])
-        for record, _ in unknown[len(read) :]:
-            self._due[record] = None
-        known = [(record, found, sha) for (record, found), sha in zip(unknown, read, strict=False) if sha]
-        await self._workers.in_order(self._hashed.note, {weights_key(found): sha for _, found, sha in known})
-        began = time.monotonic()
-        for record, found, sha in known:
-            if not record.removed:
-                record.weights_read(found, sha)
-            began = await yield_if_long(began)
-
-
-def _hashes(unknown: Sequence[tuple[AdapterRef, FoundFolder]]) -> list[str]:
-    """The sha256 of the weights of the first few, one at least; '' for what cannot be read, or changed."""
-    end = time.monotonic() + HASH_SECONDS
-    read: list[str] = []
-    for ref, found in unknown:
-        if read and time.monotonic() >= end:
-            break
-        try:
-            sha = weights_sha256(found.place.folder)
-            read.append(sha if unchanged(found) else "")
-        except FolderError as error:
-            log.info("the weights of adapter %s are not compared with its report: %s", ref, error)
-            read.append("")
-    return read
-
-
-def weights_key(found: FoundFolder) -> str:
-    """Names a weights file as it looks now: another one, or the same after a write, has another key."""
-    weights = [file for file in found.stamp.files if file[0].rpartition("/")[2] == WEIGHTS]
-    return hashlib.sha256(os.fsencode(f"{found.place.folder} {weights}")).hexdigest()[:32]
+def _log_verdict(version: AdapterVersion) -> None:
+    verdict = version.verdict
+    if verdict.passed:
+        log.info("adapter %s passes the gate: %s", version.ref, verdict.reason)
+    else:
+        log.info("adapter %s is not routed to by itself: %s", version.ref, verdict.finding)

@@ -3,32 +3,37 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
 from router.config import Settings
 from router.engine.base import Engine
 from router.engine.constrained.templates import ConstraintTemplates
-from router.errors import AdapterNotFound, AdapterRejected, Draining
+from router.errors import AdapterNotFound, Draining
 from router.ports import Force, Lease, Measured, SharedDocuments
-from router.registry.folders import FolderReader, Scanner
+from router.registry.choices import DefaultChoices
+from router.registry.chooser import Chooser
+from router.registry.folders import Scanner, Settling
 from router.registry.format.artifact import FolderRules
 from router.registry.format.checks import EqualsBase
 from router.registry.format.folder import read_document
 from router.registry.format.trust import Trust
-from router.registry.gate import Gate, GateMode, WeightHasher
-from router.registry.index import Chooser, EventHub, Index
-from router.registry.loading import Loader, LoadPlanner, Prover
+from router.registry.gate import Gate, GateMode
+from router.registry.loading import Loader, LoadPlanner
+from router.registry.looks import Looks
 from router.registry.mixtures import Mixtures
-from router.registry.reconcile import Reconciler
-from router.registry.record import Live, VersionRecord
-from router.registry.residency import Residency, ResidentPhase
-from router.registry.state import DefaultChoices, Hashed, Proven, Workers, state_dir
-from router.registry.watching import LookLoop
+from router.registry.probes import Prover
+from router.registry.residency import Residency
+from router.registry.state import Agenda, Workers, hashes_in, proven_in, state_dir
+from router.registry.table import Table
+from router.registry.version import AdapterVersion, Live
+from router.registry.watching import FolderWatcher
+from router.reread import problem_of
 from router.types import (
     EVERYTHING,
     AdapterEvent,
@@ -39,7 +44,10 @@ from router.types import (
     Visible,
 )
 
-JUDGED_SECONDS = 2.0  # a start waits so long for weights to be compared with reports
+log = logging.getLogger(__name__)
+
+LEAST_GAP = 0.1  # seconds between two looks, however often the kernel reports something
+SHARE = 0.05  # of the time that may go into scans of every file when nothing happens
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +83,10 @@ class Registry:
 
     Everything but `start` and `close` may be called at any time on the event loop that ran `start`; the
     engine must have started. Duplicates of a version: the folder that comes first in `dirs` and by name wins.
-    `caught_up` is called there when all of a mass of folders was examined.
+
+    One task looks at the folders, takes over what other edges chose, and begins loads in the background: what
+    the agenda says, and at intervals. Everything it changes is a method of AdapterVersion or Table, called on
+    the event loop and done when the call returns, so a request sees one state or the next.
     """
 
     def __init__(
@@ -84,58 +95,39 @@ class Registry:
         dirs: Sequence[Path],
         options: RegistryOptions | None = None,
         *,
-        reader: FolderReader | None = None,
         templates: ConstraintTemplates | None = None,
-        caught_up: Callable[[], None] = lambda: None,
     ) -> None:
-        options = options or RegistryOptions()
-        self._workers, self._hub, self._trust = Workers(), EventHub(), options.trust
+        self._options = options = options or RegistryOptions()
+        self._engine, self._trust = engine, options.trust
+        self._workers, self._agenda = Workers(), Agenda()
         state = state_dir(dirs, options.state_dir)
-        self._choices, self._proven = DefaultChoices(state, dirs), Proven(state)
+        choices = DefaultChoices(state, dirs)
+        self._proven, self._hashes = proven_in(state), hashes_in(state)
         self._residency = Residency(engine, options.host_memory_bytes, options.room_seconds)
-        self._gate = Gate(lambda: engine.info, self._choices, options.gate)
-        self._hashed = Hashed(state)
-        self._hasher = WeightHasher(self._workers, self._hashed)
-        self._index = Index(
-            self._hub,
-            self._choices,
-            self._gate,
-            options.preload,
-            self._hasher.request,
-            lambda: self._planner.plan_soon(),
-        )
-        self._chooser = Chooser(self._index, self._choices, self._gate)
-        rules = FolderRules(None, options.max_rank, options.equals_base, options.trust)
-        reader = reader or FolderReader(engine, rules)
-        prover = Prover(engine, lambda p: self._workers.run(engine.encode, p), templates)
-        self._loader = Loader(
-            reader,
-            self._residency,
-            prover,
-            self._proven,
-            self._workers,
-            changed=lambda folder: self._look_loop.look_soon(folder),
-            ended=lambda: self._planner.load_ended(),
-        )
-        self._planner = LoadPlanner(self._index, self._loader, self._residency)
-        self._patience, self._closed = options.room_seconds, False
-        self._mixtures = Mixtures(
-            self._index, self._hold, self._residency, options.max_mixtures, options.max_rank
-        )
-        self._reconciler = Reconciler(
+        gate = Gate(engine, choices, options.gate)
+        self._table = Table(choices, gate, self._agenda, options.preload)
+        self._looks = Looks(
             Scanner(dirs),
-            options.settle_seconds,
-            reader,
+            Settling(options.settle_seconds),
+            FolderRules(None, options.max_rank, options.equals_base, options.trust),
             self._workers,
-            self._index,
-            self._gate,
-            self._planner.remove,
+            self._table,
+            self._residency,
+            self._hashes,
             options.grace_seconds,
-            caught_up,
         )
-        self._look_loop = LookLoop(
-            dirs, self._reconciler, self._planner.plan, options.poll_seconds, options.settle_seconds
+        prover = Prover(engine, self._workers, templates)
+        self._loader = Loader(self._looks, self._residency, prover, self._proven, self._workers, self._agenda)
+        self._planner = LoadPlanner(self._table, self._looks, self._loader, self._residency)
+        self._chooser = Chooser(self._table, choices, gate, self._agenda, self._looks.read_weights)
+        self._mixtures = Mixtures(
+            self._table, self._hold, self._residency, options.max_mixtures, options.max_rank
         )
+        self._watcher = FolderWatcher(dirs, self._agenda)
+        self._due = 0.0  # when the next scan of every file is due, monotonic
+        self._problem = ""  # why the last look failed; empty if it did not
+        self._task: asyncio.Task[None] | None = None
+        self._closed = False
 
     # -- life
 
@@ -144,18 +136,70 @@ class Registry:
         self._chooser.shared = documents
 
     async def start(self) -> None:
-        """Find what is there, then watch. Defaults are loaded in the background; see `settled`."""
-        await self._workers.in_order(self._choices.read)
+        """Examine what is there, then watch. Defaults are loaded in the background; see `settled`."""
+        self._looks.rules = replace(self._looks.rules, base=self._engine.info)
         await self._chooser.start()
         await self._workers.in_order(self._proven.read)
-        await self._workers.in_order(self._hashed.read)
-        await self._look_loop.start()
-        await self._hasher.settled(JUDGED_SECONDS)
+        await self._workers.in_order(self._hashes.read)
+        self._watcher.start()
+        if await self._look(every_file=True):
+            await asyncio.sleep(self._options.settle_seconds)
+            await self._look(every_file=False)
+        self._plan()
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    async def _run(self) -> None:
+        """Do what the agenda says, for ever."""
+        last, unsettled = time.monotonic(), True
+        while True:
+            now = time.monotonic()
+            try:
+                if now >= self._next_look(last, unsettled):
+                    last, unsettled = now, True
+                    unsettled = await self._look(every_file=now >= self._due)
+                    self._problem = ""
+                await self._chooser.catch_up()
+                self._plan()
+            except Exception as error:
+                self._failed(error)
+            pause = self._next_look(last, unsettled) - time.monotonic()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(max(pause, 0.0)):
+                    await self._agenda.wake.wait()
+            self._agenda.wake.clear()
+
+    def _next_look(self, last: float, unsettled: bool) -> float:
+        """When to look, after a look at the time `last`."""
+        soon = last + self._options.settle_seconds if unsettled else self._due
+        return max(last + LEAST_GAP, min(self._due, last if self._agenda.dirty else soon))
+
+    async def _look(self, every_file: bool) -> bool:
+        dirty, self._agenda.dirty = self._agenda.dirty, set()
+        try:
+            return await self._looks.look(dirty, every_file)
+        except BaseException:
+            self._agenda.dirty |= dirty
+            raise
+        finally:
+            if every_file:
+                rest = max(self._options.poll_seconds, self._looks.scan_seconds / SHARE)
+                self._due = time.monotonic() + rest
+
+    def _failed(self, error: Exception) -> None:
+        """Note it, with one traceback for each problem: looks go on, several a second."""
+        problem = f"adapter folders cannot be looked at: {problem_of(error)}"
+        if problem != self._problem:
+            log.error("looking at adapter folders failed; it is tried again", exc_info=error)
+        self._problem = problem
+
+    def _plan(self) -> None:
+        names, self._agenda.names = self._agenda.names, {}
+        self._planner.plan(names)
 
     async def settled(self, timeout: float) -> bool:
         """Wait until no load is under way or planned; False if that takes longer than `timeout` seconds."""
         deadline = time.monotonic() + timeout
-        while self._loader.busy or self._planner.busy:
+        while self._loader.busy or self._planner.busy or self._agenda.names:
             if time.monotonic() >= deadline:
                 return False
             await asyncio.sleep(0.02)
@@ -165,20 +209,21 @@ class Registry:
     def flaws(self) -> list[str]:
         """What is wrong and holds up no request: the list of digests, looks at the folders, defaults of other
         edges that this one cannot serve."""
-        own = [self._trust.problem if self._trust is not None else "", self._look_loop.problem]
+        own = [self._trust.problem if self._trust is not None else "", self._problem]
         return [*filter(None, own), *self._chooser.flaws]
 
     async def close(self) -> None:
         """Stop watching and loading; leases that are held stay good until the engine closes."""
         self._closed = True
         await self._mixtures.close()
-        await self._look_loop.close()
-        await self._hasher.close()
-        self._planner.close()
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        await self._watcher.close()
         await self._loader.close()
         await self._residency.close()
         await self._chooser.close()
-        self._hub.close()
+        self._table.close()
         await self._workers.close()
 
     # -- what there is
@@ -187,19 +232,19 @@ class Registry:
         """The version, or the default version of `name`. Raises AdapterNotFound, or AdapterRejected with the
         reason.
         """
-        return self._index.info(self._index.find_usable(name, version, visible))
+        return self._table.info(self._table.find_usable(name, version, visible))
 
     def profiles(self) -> tuple[AdapterProfile, ...]:
         """Default versions that may be routed to: the same objects while nothing changed."""
-        return self._index.profiles()
+        return self._table.profiles()
 
     def why_none(self, visible: Visible = EVERYTHING) -> str:
         """Why no adapter can be routed to: one sentence, '' where one can."""
-        return self._index.why_none(visible)
+        return self._table.why_none(visible)
 
     def subscribe(self, changed: Callable[[], None]) -> None:
         """Call `changed` on the event loop when `profiles` may have changed."""
-        self._hub.subscribe(changed)
+        self._table.subscribe(changed)
 
     def check_mixture(self, parts: Sequence[MixturePart]) -> None:
         """Raises FailedPrecondition where these cannot be mixed, as far as one can see without loading."""
@@ -217,20 +262,19 @@ class Registry:
 
     def list(self) -> tuple[AdapterInfo, ...]:
         """Every version, quarantined ones too, by name and version."""
-        return tuple(self._index.listed())
+        return tuple(self._table.listed())
 
     def listed(self, after: AdapterRef | None = None) -> Iterator[AdapterInfo]:
         """The versions behind `after`; nothing may change meanwhile."""
-        return self._index.listed(after)
+        return self._table.listed(after)
 
     def count(self) -> int:
         """How many versions there are."""
-        return len(self._index)
+        return len(self._table)
 
     def resident(self) -> Iterator[AdapterInfo]:
         """The versions that are in memory, in no order."""
-        owners = (owner for resident in self._residency for owner in resident.owners)
-        return (self._index.info(owner) for owner in owners if isinstance(owner, VersionRecord))
+        return (self._table.info(version) for version in self._table if version.live is not None)
 
     def keeps(self, digest: str) -> bool:
         """Whether it is loaded and must stay so: it is pinned, or somebody waits for it."""
@@ -238,15 +282,15 @@ class Registry:
 
     def get(self, name: str, version: str = "", visible: Visible = EVERYTHING) -> AdapterInfo:
         """Like `resolve`, but a quarantined version is returned too."""
-        return self._index.info(self._index.find(name, version, visible))
+        return self._table.info(self._table.find(name, version, visible))
 
     def etag(self, ref: AdapterRef) -> str:
         """Changes with every change of that version."""
-        return self._index.etag(self._index.find(ref.name, ref.version))
+        return self._table.etag(self._table.find(ref.name, ref.version))
 
     def measured(self, ref: AdapterRef) -> Measured | None:
         """The score and gain of the report that was read of it; None without one."""
-        judgement = self._index.find(ref.name, ref.version).judgement
+        judgement = self._table.find(ref.name, ref.version).judgement
         if judgement is None or judgement.report is None:
             return None
         score, gain = judgement.report.score, judgement.report.gain
@@ -256,7 +300,7 @@ class Registry:
 
     async def document(self, ref: AdapterRef, name: str) -> bytes | None:
         """A file of its folder that is for people; None where there is none, or it is refused."""
-        record = self._index.find(ref.name, ref.version)
+        record = self._table.find(ref.name, ref.version)
         if record.quarantined:
             return None
         return await asyncio.to_thread(read_document, record.found.place.folder, name)
@@ -279,7 +323,7 @@ class Registry:
         """The present set as ADDED, then every change. A slow reader gets the last event of each version,
         never all.
         """
-        return self._hub.watch(self._index.refs, self._index.look_up)
+        return self._table.watch()
 
     # -- leases: a version stays in memory while a request uses it
 
@@ -299,43 +343,28 @@ class Registry:
             )
 
     @asynccontextmanager
-    async def _hold(self, ref: AdapterRef) -> AsyncIterator[tuple[VersionRecord, Live]]:
+    async def _hold(self, ref: AdapterRef) -> AsyncIterator[tuple[AdapterVersion, Live]]:
         """Like `lease`; gives the version, and what it serves from."""
-        record, live = await self._acquire(ref)
+        while True:
+            version = self._table.find_usable(ref.name, ref.version)
+            if (live := version.live) is not None:
+                break
+            await self._loaded(version)
+        # Lookup and increment in one step: nothing can unload it in between.
+        self._residency.acquire(live.resident)
         try:
-            yield record, live
+            with version.leased():
+                yield version, live
         finally:
-            record.released()
             self._residency.release(live.resident)
 
-    async def _acquire(self, ref: AdapterRef) -> tuple[VersionRecord, Live]:
-        while True:
-            record = self._index.find_usable(ref.name, ref.version)
-            live = record.live or await self._not_unloading(record)
-            if live is not None:  # lookup and increment in one step: nothing can unload it in between
-                self._residency.acquire(live.resident)
-                record.leased()
-                return record, live
-            await self._loaded(record)
-
-    async def _not_unloading(self, record: VersionRecord) -> Live | None:
-        """Wait for an unload under way, but not for ever: who holds a lease may need another to finish."""
-        unloading = record.unloading
-        if unloading is None or unloading.freed.done():
-            return None
-        await asyncio.wait({unloading.freed}, timeout=self._patience)
-        resident = unloading.live.resident
-        if unloading.freed.done() or resident.phase is not ResidentPhase.READY or record.removed:
-            return None
-        return record.live or unloading.live
-
-    async def _loaded(self, record: VersionRecord) -> None:
+    async def _loaded(self, version: AdapterVersion) -> None:
         """Wait until it was loaded. Raises why it was not, the same to all that wait."""
         if self._closed:
             raise Draining("the server is stopping")
-        task = self._loader.begin(record)
+        task = self._loader.begin(version)
         try:
-            with record.awaited():
+            with version.awaited():
                 await asyncio.shield(task)
         except asyncio.CancelledError:
             if self._closed and task.cancelled():
@@ -344,34 +373,29 @@ class Registry:
 
     async def load(self, ref: AdapterRef, pinned: bool | None = None) -> AdapterInfo:
         """Bring a version into memory, also one that was refused before (its files may be mended)."""
-        record = self._index.find(ref.name, ref.version)
-        if record.duplicate:
-            raise AdapterRejected(f"adapter {record.ref} is quarantined: {record.error}")
-        before = record.pinned
-        record.pin(before if pinned is None else pinned)
+        version = self._table.find(ref.name, ref.version)
+        before = version.pinned
+        version.pin(before if pinned is None else pinned)
         try:
-            while record.live is None:
-                if record.removed:
+            while version.live is None:
+                if version.removed:
                     raise AdapterNotFound(str(ref), "; its folder was removed")
-                await self._loaded(record)
+                await self._loaded(version)
         except BaseException:
-            record.pin(before)
+            version.pin(before)
             raise
-        return self._index.info(record)
+        return self._table.info(version)
 
     async def unload(self, ref: AdapterRef) -> tuple[AdapterInfo, int]:
-        """Drop a version from memory and wait until it is gone; gives the bytes freed.
-
-        It loses its pin. New leases wait for the end of this and load it again. Cancelling the wait does not
-        take it back.
+        """Drop a version from memory and wait until it is gone; gives the bytes freed, 0 if a request has
+        brought it back meanwhile. It loses its pin. Cancelling the wait does not take it back.
         """
-        record = self._index.find(ref.name, ref.version)
-        if record.task is not None:
-            await asyncio.wait({record.task})
-        unloading = record.unloading
-        if record.live is not None:
-            unloading = record.unloaded(self._residency.retire(record.live.resident, record))
-        elif unloading is None or unloading.freed.done():
-            return self._index.info(record), 0
-        freed = await asyncio.shield(unloading.freed)
-        return self._index.info(record), freed
+        version = self._table.find(ref.name, ref.version)
+        if version.task is not None:
+            await asyncio.wait({version.task})
+        if version.live is None:
+            return self._table.info(version), 0
+        resident = version.unloaded().resident
+        self._residency.detach(resident, version)
+        freed = await self._residency.left(resident)
+        return self._table.info(version), freed

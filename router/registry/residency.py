@@ -10,16 +10,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from router.engine.base import AdapterArtifact, Engine
 from router.errors import ResourceExhausted
-
-if TYPE_CHECKING:
-    pass
 
 log = logging.getLogger(__name__)
 
@@ -46,28 +43,30 @@ class ResidentPhase(Enum):
     LOADING = auto()
     READY = auto()
     UNLOADING = auto()
+    GONE = auto()
 
 
 @dataclass(eq=False, slots=True)
 class Resident:
-    """A digest in host memory. `size` counts against the budget from before the load until it is gone."""
+    """A digest in host memory. `size` counts against the budget from before the load until it is gone.
+
+    One with `parts` is a mixture of these digests: it stays when nobody uses it, is let go before all others,
+    and goes with its parts.
+    """
 
     digest: str
     size: int
+    parts: frozenset[str] = frozenset()
     phase: ResidentPhase = ResidentPhase.LOADING
     owners: set[Owner] = field(default_factory=set)
     leases: int = 0
+    freed: int = 0  # bytes, once it is gone
     last_used: float = field(default_factory=time.monotonic)
-    spare: bool = False  # is let go before all others: it can be made again from what stays
-    retiring: asyncio.Future[int] | None = None  # an unload waits; its result is the bytes freed
-    moved: asyncio.Event = field(default_factory=asyncio.Event)  # set when the phase is left
 
-
-@dataclass(slots=True)
-class Room:
-    """Bytes set aside for a load."""
-
-    size: int
+    @property
+    def evictable(self) -> bool:
+        """Whether nobody uses it or wants it kept."""
+        return self.phase is ResidentPhase.READY and not self.leases and not any(o.keeps for o in self.owners)
 
 
 class Residency:
@@ -78,7 +77,6 @@ class Residency:
         self._table: dict[str, Resident] = {}
         self._changed = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
-        self.gone: Callable[[str], None] = lambda digest: None  # called with what has left
         self.used = 0
 
     def __iter__(self) -> Iterator[Resident]:
@@ -86,6 +84,11 @@ class Residency:
 
     def __len__(self) -> int:
         return len(self._table)
+
+    def ready(self, digest: str) -> Resident | None:
+        """The digest, if it can be leased at once."""
+        resident = self._table.get(digest)
+        return resident if resident is not None and resident.phase is ResidentPhase.READY else None
 
     def keeps(self, digest: str) -> bool:
         """Whether it is here and must not be evicted now, though nobody uses it."""
@@ -98,7 +101,7 @@ class Residency:
 
     # -- room
 
-    async def reserve(self, size: int) -> Room:
+    async def reserve(self, size: int) -> None:
         """Set `size` bytes aside, evicting what was used least recently. Raises ResourceExhausted."""
         if size > self.budget:
             raise ResourceExhausted(
@@ -110,14 +113,11 @@ class Residency:
             if not await self._change(deadline):
                 raise ResourceExhausted(self._full(size))
         self.used += size
-        return Room(size)
 
-    def give_back(self, room: Room) -> None:
-        """Return what is left of a reservation; harmless after it was used."""
-        if room.size:
-            self.used -= room.size
-            room.size = 0
-            self._notify()
+    def give_back(self, size: int) -> None:
+        """Return bytes that were set aside."""
+        self.used -= size
+        self._notify()
 
     def _full(self, size: int) -> str:
         busy = sum(r.leases > 0 for r in self)
@@ -127,34 +127,19 @@ class Residency:
             "pinned or loading"
         )
 
-    def _evict(self, wanted: int) -> bool:
-        """Begin to drop as many unused digests as `wanted` bytes need; whether any is on its way out."""
+    def _evict(self, wanted: int) -> None:
+        """Begin to drop as many unused digests as `wanted` bytes need."""
         leaving = sum(r.size for r in self if r.phase is ResidentPhase.UNLOADING)
-        for victim in self._unused() if leaving < wanted else ():
-            if leaving >= wanted:
-                break
-            leaving += victim.size
-            for owner in tuple(victim.owners):
-                owner.evicted()
-            victim.owners.clear()
-            self._unload_if_unused(victim)
-        return leaving > 0
-
-    def _unused(self) -> list[Resident]:
-        """What may go, used least recently first."""
-        unused = [
-            r
-            for r in self
-            if r.phase is ResidentPhase.READY and not r.leases and not any(o.keeps for o in r.owners)
-        ]
-        return sorted(unused, key=lambda r: (not r.spare, r.last_used))
+        for victim in sorted(self, key=lambda r: (not r.parts, r.last_used)):
+            if leaving < wanted and victim.evictable:
+                leaving += victim.size
+                self.drop(victim)
 
     async def _change(self, deadline: float) -> bool:
         """Wait until a lease or bytes were given back; False at the deadline."""
-        changed = self._changed
         try:
             async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
-                await changed.wait()
+                await self._changed.wait()
         except TimeoutError:
             return False
         return True
@@ -165,32 +150,29 @@ class Residency:
 
     # -- loading
 
-    async def admit(self, artifact: AdapterArtifact, room: Room) -> Resident:
-        """The digest in host memory, with one lease taken for the caller. `room` is used up by a real load.
-
-        Raises what Engine.load raises.
+    async def admit(self, artifact: AdapterArtifact, reserved: int) -> Resident:
+        """The digest in host memory, with one lease taken for the caller. The `reserved` bytes are used for
+        it, or given back. Raises what Engine.load raises.
         """
-        outlasts = False
-        while (resident := self._table.get(artifact.digest)) is not None:
-            if resident.phase is not ResidentPhase.READY:
-                await resident.moved.wait()
-            elif resident.retiring is not None and not outlasts:
-                outlasts = await self._outlasts(resident)
-            else:
-                self._revive(resident)
-                self.acquire(resident)
-                return resident
-        resident = Resident(artifact.digest, room.size, spare=bool(artifact.parts))
+        try:
+            while (resident := self._table.get(artifact.digest)) is not None:
+                if resident.phase is ResidentPhase.READY:
+                    self.give_back(reserved)
+                    return self.acquire(resident)
+                await self._changed.wait()
+        except asyncio.CancelledError:
+            self.give_back(reserved)
+            raise
+        resident = Resident(artifact.digest, reserved, frozenset(part for part, _ in artifact.parts))
         self._table[artifact.digest] = resident
-        room.size = 0
         try:
             size = await self._into_engine(artifact)
         except BaseException:
             self._forget(resident)
             raise
         self.used += size - resident.size
-        resident.size = size
-        self._enter(resident, ResidentPhase.READY)
+        resident.size, resident.phase = size, ResidentPhase.READY
+        self._notify()
         self.acquire(resident)
         self._evict(self.used - self.budget)  # where the estimate was too low
         return resident
@@ -206,26 +188,13 @@ class Residency:
                     raise
         return await self._engine.load(artifact)
 
-    async def _outlasts(self, resident: Resident) -> bool:
-        """Wait a while for an unload that waits for leases; True if the leases last longer."""
-        try:
-            async with asyncio.timeout(self._patience):
-                await resident.moved.wait()
-        except TimeoutError:
-            return True
-        return False
-
-    def _revive(self, resident: Resident) -> None:
-        if resident.retiring is not None:
-            resident.retiring.set_result(0)
-            resident.retiring = None
-
     # -- use
 
-    def acquire(self, resident: Resident) -> None:
+    def acquire(self, resident: Resident) -> Resident:
         """Take a lease. The caller saw it READY in this very step of the event loop."""
         resident.leases += 1
         resident.last_used = time.monotonic()
+        return resident
 
     def release(self, resident: Resident) -> None:
         """Give a lease back; the last one of a digest that no version serves from drops it."""
@@ -238,57 +207,50 @@ class Residency:
     def attach(self, resident: Resident, owner: Owner) -> None:
         """`owner` serves from it now."""
         resident.owners.add(owner)
+        self._notify()
 
     def detach(self, resident: Resident, owner: Owner) -> None:
         """`owner` serves from it no longer: it is dropped after its last lease."""
         resident.owners.discard(owner)
         self._unload_if_unused(resident)
 
-    def retire(self, resident: Resident, owner: Owner) -> asyncio.Future[int]:
-        """Like `detach`; the future gives the bytes freed once it is gone (0 if it is used further).
-
-        It may be awaited by several callers; shield it.
-        """
-        if resident.retiring is None:
-            resident.retiring = asyncio.get_running_loop().create_future()
-        future = resident.retiring
-        resident.owners.discard(owner)
-        if resident.owners:
-            self._revive(resident)
-        self._unload_if_unused(resident)
-        return future
+    async def left(self, resident: Resident) -> int:
+        """Wait until a digest without owners is gone; gives the bytes freed, 0 if it is served from again."""
+        while resident.phase is not ResidentPhase.GONE and not resident.owners:
+            await self._changed.wait()
+        return resident.freed
 
     # -- leaving
 
+    def drop(self, resident: Resident) -> None:
+        """Begin to unload what nobody uses."""
+        for owner in tuple(resident.owners):
+            owner.evicted()
+        resident.owners.clear()
+        resident.phase = ResidentPhase.UNLOADING
+        task = asyncio.get_running_loop().create_task(self._unload(resident))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
     def _unload_if_unused(self, resident: Resident) -> None:
-        if resident.phase is ResidentPhase.READY and not resident.leases and not resident.owners:
-            self._enter(resident, ResidentPhase.UNLOADING)
-            task = asyncio.get_running_loop().create_task(self._unload(resident))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+        if resident.evictable and not resident.owners and not resident.parts:
+            self.drop(resident)
 
     async def _unload(self, resident: Resident) -> None:
-        freed = 0
         try:
-            freed = await self._engine.unload(resident.digest)
+            resident.freed = await self._engine.unload(resident.digest)
         except Exception:
             log.exception("the engine could not unload %s", resident.digest[:12])
         finally:
             self._forget(resident)
-            if resident.retiring is not None and not resident.retiring.done():
-                resident.retiring.set_result(freed)
 
     def _forget(self, resident: Resident) -> None:
-        self._table.pop(resident.digest, None)
+        resident.phase = ResidentPhase.GONE
+        del self._table[resident.digest]
         self.used -= resident.size
-        resident.moved.set()
         self._notify()
-        self.gone(resident.digest)
-
-    def _enter(self, resident: Resident, phase: ResidentPhase) -> None:
-        resident.phase = phase
-        resident.moved.set()
-        resident.moved = asyncio.Event()
+        for mixture in [r for r in self if resident.digest in r.parts and r.evictable]:
+            self.drop(mixture)
 
     async def close(self) -> None:
         """Wait for unloads under way."""

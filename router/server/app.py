@@ -7,7 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from grpc_health.v1.health import SERVICE_NAME
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
@@ -19,9 +19,8 @@ from router.config import Settings
 from router.engine.base import Engine
 from router.engine.constrained.templates import ConstraintTemplates
 from router.errors import ConfigError, NotLoaded
-from router.feedback.recorder import FeedbackRecorder
 from router.plugins import Hooks, PluginHost
-from router.ports import AdapterRegistry, Experiments, TextEncoder
+from router.ports import AdapterRegistry, TextEncoder
 from router.registry.state import state_dir
 from router.server import home
 from router.server.adapters import AdapterService
@@ -56,6 +55,7 @@ if TYPE_CHECKING:
     from router.server.call import Tracing
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 ENGINE_SECONDS = 2.0  # for a step to end at shutdown
 AT_ONCE_SECONDS = 1.0  # for the tasks to end when a second signal came
 REFUSING_SECONDS = 0.5  # from the first refusal of a drain until connections are told to close
@@ -65,8 +65,8 @@ class ServerApp:
     """One server in one event loop. `run` is its whole life; tests use `start` and `stop`.
 
     It listens before the base is loaded, so that health can say NOT_SERVING. `startup` loads everything
-    (default: the engine); `on_ready` is called once when requests are let in. `experiments`, `feedback` and
-    `tracing` are there where a plugin sets them in `on_startup`.
+    (default: the engine); `on_ready` is called once when requests are let in. In `on_startup` a plugin may
+    set `tracing` and `pipeline.experiments`, and `provide` what others ask for.
     """
 
     def __init__(
@@ -84,8 +84,7 @@ class ServerApp:
         self.hooks = hooks if hooks is not None else Hooks(PluginHost([]))
         self.plugins, self.state_dir = self.hooks.host, state_dir(settings.adapters_dir)
         self._startup, self._on_ready = startup or partial(in_daemon_thread, engine.start), on_ready
-        self.experiments: Experiments | None = None
-        self.feedback: FeedbackRecorder | None = None
+        self._parts: dict[type, Any] = {}
         self.tracing: Tracing | None = None
         self.paths: frozenset[str] = frozenset()  # of the HTTP address
         self.tls, self.lifecycle = Tls.of(settings), PhaseGate()
@@ -118,6 +117,14 @@ class ServerApp:
         self.ending = Ending()
         self.engine_hangs = False
 
+    def provide(self, part: object) -> None:
+        """Let extensions find it by its class."""
+        self._parts[type(part)] = part
+
+    def part(self, kind: type[T]) -> T | None:
+        """What was provided of that class; None where nothing was."""
+        return self._parts.get(kind)
+
     async def run(self, end_by: Callable[[float], None] | None = None) -> None:
         """Serve until a signal or `request_stop`; raises what stopped the server before that.
 
@@ -143,8 +150,6 @@ class ServerApp:
         self.follow("checks of plugins", self.hooks.check)
         settings = self.settings
         self.access = Access(settings.clients)
-        self.pipeline.experiments = self.experiments
-        self.pipeline.answers = self.feedback.answers if self.feedback is not None else None
         self.interceptors = Interceptors(
             self.access, self.admission, self.lifecycle, self.metrics, settings, self.audit
         )

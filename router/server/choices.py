@@ -22,6 +22,7 @@ from router.server.inference import (
     InferenceService,
     StreamedAnswer,
     deliver,
+    gather,
     started_message,
 )
 from router.types import Decision, Request, Usage
@@ -50,23 +51,6 @@ async def stream_all(
     """The same as events, each with the place of its answer in that order."""
     with _Group(service, messages, n, call, write, EACH) as group:
         await group.run(call.begin)
-
-
-def gather(answer: pb.GenerateResponse, event: pb.StreamGenerateResponse) -> None:
-    """Add an event of a stream to the whole answer."""
-    kind = event.WhichOneof("event")
-    if kind == "started":
-        answer.response_id = event.started.response_id
-        answer.decision.CopyFrom(event.started.decision)
-    elif kind == "delta":
-        answer.text += event.delta.text
-        answer.logprobs.extend(event.delta.logprobs)
-    else:
-        answer.finish_reason = event.finished.reason
-        answer.usage.CopyFrom(event.finished.usage)
-        answer.tool_calls.extend(event.finished.tool_calls)
-        answer.labels.extend(event.finished.labels)
-        answer.labels_calibrated = event.finished.labels_calibrated
 
 
 @contextmanager

@@ -12,17 +12,15 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from functools import partial
-from heapq import heappop, heappush
-from itertools import chain, count
-from typing import Any, TypeVar
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TypeVar
 
 from router.engine.base import Prompt
 from router.engine.fairness import VirtualCounters
-from router.errors import DeadlineExceeded, Overloaded
+from router.errors import Overloaded
 from router.server.admission import SHARE_OF_FREE
 from router.server.call import check_time
 
@@ -66,23 +64,14 @@ class Encoding:
         return await pool.run(lambda check: self._encode(prompt, most, check), size, deadline, tenant)
 
 
-@dataclass(slots=True, order=True)
+@dataclass(slots=True, eq=False)
 class _Waiting:
-    """One text in the queue of its tenant, the first of which is the least; then the one being read."""
+    """A text that waits for a thread. `turn` is when it goes before shorter ones that come then."""
 
     turn: float
-    number: int
-    work: Callable[[Check], Any] | None = field(compare=False)  # None: it left, or its turn came
-    size: int = field(compare=False)
-    tenant: str = field(compare=False)
-    deadline: float | None = field(compare=False)
-    done: asyncio.Future[Any] = field(compare=False)
-
-    def check(self) -> None:
-        """For the encoding thread. Raises DeadlineExceeded, or _Abandoned if the caller left."""
-        if self.done.done():
-            raise _Abandoned
-        check_time(self.deadline)
+    size: int
+    tenant: str
+    ready: asyncio.Future[None]
 
 
 class _Abandoned(Exception):
@@ -90,7 +79,7 @@ class _Abandoned(Exception):
 
 
 class TextPool:
-    """Some threads that read texts, and the queues before them, in characters at most `most`.
+    """Some threads that read texts, and the queue before them, in characters at most `most`.
 
     Where tenants have names, none may hold more than three times the characters that are free.
     """
@@ -98,18 +87,16 @@ class TextPool:
     def __init__(self, threads: int, name: str, most: int) -> None:
         self._threads, self._most = threads, most
         self._pool = ThreadPoolExecutor(threads, name)
-        self._queues: dict[str, list[_Waiting]] = {}  # none is empty
+        self._queue: list[_Waiting] = []
         self._counters = VirtualCounters()  # in characters
-        self._numbers = count()
         self._busy = self._waiting = 0  # threads; characters
         self._held: Counter[str] = Counter()  # of these characters, by tenant
 
     def close(self) -> None:
         """Let the threads go; what waits is cancelled."""
         self._pool.shutdown(wait=False, cancel_futures=True)
-        for entry in chain.from_iterable(self._queues.values()):
-            entry.done.cancel()
-        self._queues.clear()
+        for entry in self._queue:
+            entry.ready.cancel()
 
     async def run(self, work: Callable[[Check], T], size: int, deadline: float | None, tenant: str) -> T:
         """What `work` returns, in a thread, of a text of `size` characters; cancelling ends it.
@@ -117,70 +104,57 @@ class TextPool:
         `work` gets a function to call between pieces, which raises where nothing more is wanted. Raises what
         `work` raises, Overloaded, DeadlineExceeded.
         """
-        self._check_room(size, tenant)
-        done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        turn = time.monotonic() + size / PASSING
-        entry = _Waiting(turn, next(self._numbers), work, size, tenant, deadline, done)
-        self._counters.enter(tenant)
-        heappush(self._queues.setdefault(tenant, []), entry)
-        self._waiting += size
-        self._held[tenant] += size
-        self._start()
-        try:
-            return await done
-        finally:
-            self._take(entry)
+        left = False
 
-    def _take(self, entry: _Waiting) -> Callable[[Check], Any] | None:
-        """Its work, if nobody has taken it yet."""
-        work, entry.work = entry.work, None
-        if work is not None:
-            self._waiting -= entry.size
-            self._held[entry.tenant] -= entry.size
-            self._counters.leave(entry.tenant)
-        return work
+        def check() -> None:
+            if left:
+                raise _Abandoned
+            check_time(deadline)
 
-    def _check_room(self, size: int, tenant: str) -> None:
-        """Raises Overloaded; one alone always may wait."""
+        async with self._turn(size, tenant):
+            check_time(deadline)
+            try:
+                return await asyncio.get_running_loop().run_in_executor(self._pool, work, check)
+            finally:
+                left = True
+
+    @asynccontextmanager
+    async def _turn(self, size: int, tenant: str) -> AsyncIterator[None]:
+        """Wait until a thread is for this text. Raises Overloaded; one alone always may wait."""
         held, free = self._held[tenant], self._most - self._waiting
         if (self._waiting and size > free) or (tenant and held and held + size > SHARE_OF_FREE * free):
             later = self._waiting / (READ * self._threads)
             text = "too much text waits to be read"
             raise Overloaded(text, retry_after=max(1.0, later), bound="encoding")
+        ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        entry = _Waiting(time.monotonic() + size / PASSING, size, tenant, ready)
+        self._queue.append(entry)
+        self._counters.enter(tenant)
+        self._waiting += size
+        self._held[tenant] += size
+        self._start()
+        try:
+            await ready
+            yield
+        finally:
+            if entry in self._queue:
+                self._leave(entry)
+            elif not ready.cancelled():
+                self._busy -= 1
+                self._start()
 
-    def _next(self) -> _Waiting:
-        """The first of the tenant of which least was read."""
-        tenant = min(self._queues, key=lambda t: (self._counters.served(t), self._queues[t][0]))
-        entry = heappop(self._queues[tenant])
-        if not self._queues[tenant]:
-            del self._queues[tenant]
-        return entry
+    def _leave(self, entry: _Waiting) -> None:
+        self._queue.remove(entry)
+        self._waiting -= entry.size
+        self._held[entry.tenant] -= entry.size
+        self._counters.leave(entry.tenant)
 
     def _start(self) -> None:
-        """Begin as many as there are threads for."""
-        while self._queues and self._busy < self._threads:
-            entry = self._next()
-            work = self._take(entry)
-            if work is None:
-                continue
-            try:
-                entry.check()
-            except DeadlineExceeded as error:
-                entry.done.set_exception(error)
-                continue
-            self._busy += 1
-            self._counters.charge(entry.tenant, entry.size)
-            running = asyncio.get_running_loop().run_in_executor(self._pool, work, entry.check)
-            running.add_done_callback(partial(self._finished, entry.done))
-
-    def _finished(self, done: asyncio.Future[Any], running: asyncio.Future[Any]) -> None:
-        self._busy -= 1
-        error = None if running.cancelled() else running.exception()
-        if not done.done():
-            if running.cancelled():
-                done.cancel()
-            elif error is not None:
-                done.set_exception(error)
-            else:
-                done.set_result(running.result())
-        self._start()
+        """Give free threads to the tenant of which least was read, and of its texts to the first."""
+        while self._queue and self._busy < self._threads:
+            entry = min(self._queue, key=lambda one: (self._counters.served(one.tenant), one.turn))
+            self._leave(entry)
+            if not entry.ready.done():  # else its caller has left, and not been told yet
+                self._busy += 1
+                self._counters.charge(entry.tenant, entry.size)
+                entry.ready.set_result(None)

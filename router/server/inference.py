@@ -54,6 +54,7 @@ from router.types import (
 from router.v1 import inference_pb2 as pb
 from router.v1.inference_pb2_grpc import InferenceServiceServicer
 
+Write = Callable[[pb.StreamGenerateResponse], Awaitable[None]]
 EACH, ALL = 1, 1 << 31  # events joined in one message: every step has its own, or more than any answer has
 # Texts are at most half of a message: the rest is for schemas, tools and the form around them.
 PROMPT_PART = 2
@@ -79,56 +80,36 @@ class InferenceService(InferenceServiceServicer):
 
     async def Generate(self, request: pb.GenerateRequest, call: Call) -> pb.GenerateResponse:
         """The whole answer in one message."""
-        asked = self._asked(generate_request, request, call)
-        texts: list[str] = []
-        logprobs: list[TokenLogprob] = []
-        end = Finished(FinishReason.ERROR)
-        async with self.answer(asked, call) as (decision, generation):
-            try:
-                async with aclosing(batches(generation, ALL)) as each:
-                    async for batch in each:
-                        delta, last = joined(batch)
-                        if delta is not None:
-                            counted(delta, call)
-                            texts.append(delta.text)
-                            logprobs.extend(delta.logprobs)
-                        end = last or end
-            except asyncio.CancelledError:
-                with suppress(RouterError):
-                    delta, _ = joined(generation.ready())
-                    if delta is not None:
-                        counted(delta, call)
-                raise
-            completed(end, call)
-        answer = AnswerWithCalls(asked.tools)
-        pieces = [*answer.push("".join(texts)), *answer.end(end.reason)]
-        call.answer.finish = answer.reason.value
-        message = pb.GenerateResponse(
-            response_id=call.response_id,
-            text="".join(piece for piece in pieces if isinstance(piece, str)),
-            decision=decision_message(decision, asked.routing.explain),
-            **label_fields(end.labels),
-        )
-        ended = {"finish_reason": answer.reason, "usage": end.usage}
-        return fill(message, ended | {"logprobs": logprobs, "tool_calls": answer.calls})
+        answer = pb.GenerateResponse()
+
+        async def write(event: pb.StreamGenerateResponse) -> None:
+            gather(answer, event)
+
+        await self._answer(request, call, ALL, write)
+        return answer
 
     async def StreamGenerate(self, request: pb.StreamGenerateRequest, call: Call) -> None:
         """Headers and Started once the engine has taken it, then deltas, then Finished."""
         await self.stream(request, call, call.write)
 
-    async def stream(
-        self,
-        request: pb.StreamGenerateRequest,
-        call: Call,
-        write: Callable[[pb.StreamGenerateResponse], Awaitable[None]],
-    ) -> None:
+    async def stream(self, request: pb.StreamGenerateRequest, call: Call, write: Write) -> None:
         """The same, each event given to `write`, which sends it in the form that the caller reads."""
+        await self._answer(request, call, EACH, write, call.begin)
+
+    async def _answer(
+        self,
+        request: pb.GenerateRequest | pb.StreamGenerateRequest,
+        call: Call,
+        every: int,
+        write: Write,
+        begin: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
         asked = self._asked(generate_request, request, call)
-        answer = StreamedAnswer(asked.tools)
         async with self.answer(asked, call) as (decision, generation):
-            await call.begin()
+            if begin is not None:
+                await begin()
             await write(started_message(call.response_id, decision, asked.routing.explain))
-            await deliver(generation, EACH, answer, call, write)
+            await deliver(generation, every, StreamedAnswer(asked.tools), call, write)
 
     async def Route(self, request: pb.RouteRequest, call: Call) -> pb.RouteResponse:
         """The decision alone, explained."""
@@ -410,20 +391,51 @@ async def deliver(
     every: int,
     answer: StreamedAnswer,
     call: Call,
-    write: Callable[[pb.StreamGenerateResponse], Awaitable[None]],
+    write: Write,
 ) -> None:
-    """Give each event of an answer to `write`; `every` is that of `batches`. `call` keeps what came."""
-    async with aclosing(batches(generation, every)) as each:
-        async for batch in each:
-            delta, end = joined(batch)
+    """Give each event of an answer to `write`; `every` is that of `batches`. `call` keeps what came, also
+    where it is cut off."""
+    try:
+        async with aclosing(batches(generation, every)) as each:
+            await _give(each, answer, call, write)
+    except asyncio.CancelledError:
+        with suppress(RouterError):
+            delta, _ = joined(generation.ready())
             if delta is not None:
                 counted(delta, call)
-            if end is not None:
-                completed(end, call)
-            for message in answer.events(delta, end):
-                await write(message)
-            if end is not None:
-                call.answer.finish = answer.reason.value
+        raise
+
+
+async def _give(
+    each: AsyncIterator[Sequence[Delta | Finished]], answer: StreamedAnswer, call: Call, write: Write
+) -> None:
+    async for batch in each:
+        delta, end = joined(batch)
+        if delta is not None:
+            counted(delta, call)
+        if end is not None:
+            completed(end, call)
+        for message in answer.events(delta, end):
+            await write(message)
+        if end is not None:
+            call.answer.finish = answer.reason.value
+
+
+def gather(answer: pb.GenerateResponse, event: pb.StreamGenerateResponse) -> None:
+    """Add an event of a stream to the whole answer."""
+    kind = event.WhichOneof("event")
+    if kind == "started":
+        answer.response_id = event.started.response_id
+        answer.decision.CopyFrom(event.started.decision)
+    elif kind == "delta":
+        answer.text += event.delta.text
+        answer.logprobs.extend(event.delta.logprobs)
+    else:
+        answer.finish_reason = event.finished.reason
+        answer.usage.CopyFrom(event.finished.usage)
+        answer.tool_calls.extend(event.finished.tool_calls)
+        answer.labels.extend(event.finished.labels)
+        answer.labels_calibrated = event.finished.labels_calibrated
 
 
 def _add_piece(delta: pb.Delta, piece: CallPiece) -> None:

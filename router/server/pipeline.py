@@ -3,14 +3,14 @@ whatever happens."""
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+from router.access.clients import Client
 from router.access.quotas import UsageMeter
 from router.config import Settings
 from router.engine.base import (
@@ -37,7 +37,6 @@ from router.errors import (
     ResourceExhausted,
     RouterError,
 )
-from router.feedback.recent import AnswersGiven
 from router.ports import AdapterRegistry, Assignment, End, Experiments, Lease, Served, Watcher
 from router.server.call import ENCODE, LEASE, ROUTE, Answer, Call, check_time
 from router.server.encoding import Encoding
@@ -63,7 +62,7 @@ if TYPE_CHECKING:
     from router.plugins import Hooks
     from router.routing.router import Router
 
-log = logging.getLogger(__name__)
+Begun = Callable[[Request, Decision, Client], Watcher | None]
 FAULTS = (NotFound, FailedPrecondition, DataLoss)  # of the version: gone, quarantined, damaged
 UNFIT = (ResourceExhausted, PromptTooLong, NotActivated)  # the request for this version; not for another
 REST_SECONDS = 5.0
@@ -94,7 +93,7 @@ class Submitted:
 class Pipeline:
     """What all inference methods share. Nothing here waits for the engine's thread or the disk.
 
-    `experiments` and `answers` may be set until the first request.
+    `experiments` may be set, and `begun` extended, until the first request.
     """
 
     def __init__(
@@ -111,7 +110,7 @@ class Pipeline:
         self.experiments, self._resting = experiments, Resting()
         self._hooks = hooks
         self._templates = templates or ConstraintTemplates()
-        self.answers: AnswersGiven | None = None  # remembered for feedback
+        self.begun: list[Begun] = []  # called for each answer; a watcher hears how it goes on
         self._max_tokens = settings.max_tokens_limit
         self._encoding = Encoding(lambda prompt, most, check: engine.encode(prompt, most, check))
         self.draining = False  # cancelled from now on is cancelled by the server
@@ -214,13 +213,10 @@ class Pipeline:
         return await hooks.rewrite(request) if hooks is not None and hooks.rewrites else request
 
     async def _routed(self, request: Request, call: Call, counted: bool) -> Candidates:
-        """Who may answer, by routing and experiments. `counted`: an answer will be generated.
-
-        Who names a mixture takes part in no experiment: no arm has asked for it.
-        """
-        live, assignment = self.experiments, None
+        """Who may answer, by routing and experiments. `counted`: an answer will be generated."""
+        live, assignment = self._live(request), None
         with call.answer.during(ROUTE):
-            if live is not None and live.running and not request.routing.mixture:
+            if live is not None:
                 decision, assignment = await live.choose(request, self._router, counted)
             else:
                 decision = await self._router.route(request)
@@ -335,30 +331,32 @@ class Pipeline:
     def _watchers(
         self, request: Request, taken: Submitted, choices: Candidates, call: Call
     ) -> Sequence[Watcher]:
-        found: list[Watcher] = []
-        if self._hooks is not None and (watcher := self._hooks.watcher(request, taken.decision)) is not None:
-            found.append(watcher)
-        if self.answers is not None and (
-            completion := self.answers.begun(request, taken.decision, call.client)
-        ):
-            found.append(completion)
-        live = self.experiments
-        if live is not None and live.running and not request.routing.mixture:
-            arm, exposed = (choices.assignment, choices.degraded), call.answer.exposures.append
-            served = Served(request, taken.decision, *arm, exposed=exposed, since=choices.since)
-            found += live.watchers(served)
-        return found
+        hooks = self._hooks
+        found = [begun(request, taken.decision, call.client) for begun in self.begun]
+        found.append(hooks.watcher(request, taken.decision) if hooks is not None else None)
+        if (live := self._live(request)) is not None:
+            found += live.watchers(self._served(request, taken.decision, choices, call))
+        return [watcher for watcher in found if watcher is not None]
 
     def _unserved(self, request: Request, choices: Candidates, call: Call, error: BaseException) -> None:
         """Tell experiments of a request that was routed and that the engine did not take."""
-        live = self.experiments
-        if live is None or not live.running or request.routing.mixture or call.answer.decision is None:
+        live, decision = self._live(request), call.answer.decision
+        if live is None or decision is None:
             return
         failed, left = how_it_failed(error, self._stopped(call))
         waited = Usage(total_time=time.monotonic() - choices.since)
         end = End(None, "", waited, failed, left, call.answer.untaken)
+        live.unserved(self._served(request, decision, choices, call), end)
+
+    def _live(self, request: Request) -> Experiments | None:
+        """Experiments, where any run and the request may take part: who names a mixture does not, since no
+        arm has asked for it."""
+        live = self.experiments
+        return live if live is not None and live.running and not request.routing.mixture else None
+
+    def _served(self, request: Request, decision: Decision, choices: Candidates, call: Call) -> Served:
         arm, exposed = (choices.assignment, choices.degraded), call.answer.exposures.append
-        live.unserved(Served(request, call.answer.decision, *arm, exposed=exposed, since=choices.since), end)
+        return Served(request, decision, *arm, exposed=exposed, since=choices.since)
 
     def _stopped(self, call: Call) -> str:
         """Why a cancellation would not be the user's."""

@@ -21,7 +21,7 @@ from router.names import (
     looks_like_version,
     name_from_folder,
 )
-from router.registry.folders import AdapterPlace, FoundFolder, Scanner, identity, sketch
+from router.registry.folders import FoundFolder, Place, Scanner, identity
 from router.registry.format.artifact import Validation, digest_of_folder
 from router.registry.format.folder import CONFIG, MANIFEST, OURS, REPORT, WEIGHTS
 from router.registry.format.manifest import Manifest, parse_manifest
@@ -123,8 +123,9 @@ def ref_of(says: Manifest | None, folder: str, source: AdapterSource, wanted: Na
 
 
 def _identity(found: FoundFolder) -> AdapterRef:
-    seen = sketch(found)
-    return seen.ref if seen is not None else identity(found.place, None)
+    return identity(
+        found.place, None if found.refused else _manifest(found.place.folder, found.place.folder.name)
+    )
 
 
 def _is_adapter(top: Path) -> bool:
@@ -289,10 +290,8 @@ def _check_identity(target: TargetFolder, files: Path, adapters: Path) -> None:
     """Raise ConfigError if these files in that folder would be called otherwise."""
     folder = target.folder
     inside = folder.parent != adapters
-    place = (
-        AdapterPlace(folder, folder.parent.name, folder.name) if inside else AdapterPlace(folder, folder.name)
-    )
-    would = identity(place, _manifest(files, folder.name) or Manifest(name="", version="0"))
+    place = Place(folder, folder.parent.name, folder.name) if inside else Place(folder, folder.name)
+    would = identity(place, _manifest(files, folder.name))
     if would != target.ref:
         raise ConfigError(
             f"in {folder} it would be {would}, not {target.ref}, since it has no {MANIFEST} that says so: "

@@ -2,42 +2,22 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 from pydantic import ValidationError
 
 from router.cli.fleet import membership_and_links
 from router.config import Settings
-from router.errors import ConfigError
-from router.extensions.sharing.sharing import Sharing, edge_name
+from router.extensions.sharing.sharing import edge_name
 from router.replicas.membership import FixedMembership
 from router.replicas.ray import RayLink
-from tests.shared.memory import MemoryDatabase, MemoryTable
-
-URL = "postgresql://router@db/router"
 
 
 def settings(**said: object) -> Settings:
     return Settings(**said)  # type: ignore[arg-type]
 
 
-def test_a_url_that_cannot_be_is_told_at_once(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="begins with 'sqlite'"):
-        Sharing(settings(database="sqlite:///x.db"), tmp_path)
-
-
 def test_no_two_processes_have_one_name() -> None:
     assert edge_name() != edge_name()
-
-
-async def test_what_is_wrong_with_it_is_a_flaw(tmp_path: Path) -> None:
-    database = MemoryDatabase()
-    database.down = True
-    sharing = Sharing(settings(database=URL), tmp_path, MemoryTable(database, "a"))
-    await sharing.start()
-    assert "what edges share cannot be read or changed" in sharing.flaws[0]
-    await sharing.close()
 
 
 @pytest.mark.parametrize(

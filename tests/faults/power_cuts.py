@@ -87,7 +87,9 @@ def cut(folder: Path, image: Path, told: Acknowledged) -> int:
 def kept(what: str, folder: Path) -> int:
     """As the writer counts."""
     if what == "choices":
-        return int(json.loads((folder / "state/defaults.json").read_bytes())["defaults"]["medical"])
+        return int(
+            json.loads((folder / "state/defaults.json").read_bytes())["defaults"]["medical"]["version"]
+        )
     if what == "audit":
         from tests.audited import entries
 

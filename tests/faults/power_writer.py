@@ -37,13 +37,13 @@ def outcomes(folder: Path, careful: bool) -> Iterator[int]:
 
 def choices(folder: Path, careful: bool) -> Iterator[int]:
     """Default versions of medical, which are numbers here."""
-    from router.registry.state import DefaultChoices
+    from router.registry.choices import DefaultChoices
 
     found = DefaultChoices(folder / "state", [folder])
     for number in range(1, 1 << 30):
-        change = found.planned("medical", str(number))
-        found.save(change)
-        found.take(change)
+        choice = found.with_default("medical", str(number))
+        found.save("medical", choice)
+        found.take("medical", choice)
         yield number
 
 

@@ -26,6 +26,7 @@ from router.engine.constrained.source import grammar_text
 from router.errors import MOST_FINDINGS, ConfigError, FieldViolation, InvalidRequest, RouterError
 from router.extensions.experiments.cli.create import read_plan_file
 from router.extensions.experiments.plan_file import example_plan, plan_of, typed
+from router.registry.choices import DefaultChoices
 from router.registry.format.checks import check_base, check_invocation, check_targets, plan_sites
 from router.registry.format.lora_config import LoraSettings, parse_lora_config
 from router.registry.format.manifest import BasePin, ReportError, parse_manifest, parse_probes, parse_report
@@ -33,7 +34,6 @@ from router.registry.format.tensors import LENGTH_BYTES, TensorEntry, header_len
 from router.registry.format.trust import BadSignature, PublicKey, Signature, parse_lock
 from router.registry.format.untrusted import FolderFinding, FolderFindings
 from router.registry.gate import judge
-from router.registry.state import DefaultChoices
 from router.routing.calibration import Calibration, read_calibration
 from router.server.call import caller_of, request_id_of
 from router.server.grpc_adapter import status_of
@@ -397,15 +397,10 @@ def _audit_lines() -> list[bytes]:
 
 
 def _defaults() -> list[bytes]:
-    served = {"medical": {"1.0.0": {"weights_sha256": "ab" * 32, "routed": True}}}
+    served = {"1.0.0": {"weights_sha256": "ab" * 32, "routed": True}}
     override = {"version": "1", "by": "a", "time": 1.5, "reason": "", "finding": "", "weights_sha256": ""}
-    document = {
-        "format": 1,
-        "defaults": {"medical": "1.0.0"},
-        "overrides": {"medical": override},
-        "served": served,
-    }
-    return [json.dumps(document).encode()]
+    choice = {"version": "1.0.0", "override": override, "served": served, "first": "1.0.0"}
+    return [json.dumps({"format": 2, "defaults": {"medical": choice}}).encode()]
 
 
 def _report_seeds() -> list[bytes]:

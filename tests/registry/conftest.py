@@ -37,14 +37,13 @@ async def engine():
 
 @pytest.fixture
 async def start_registry(engine, root, tmp_path):
-    """Start registries over `root`; options, `dirs` and `reader` may be given."""
+    """Start registries over `root`; options and `dirs` may be given."""
     async with AsyncExitStack() as stack:
 
         async def start(settle: float = 10.0, **given: Any) -> Registry:
-            own = {key: given.pop(key) for key in ("reader", "caught_up") if key in given}
             dirs = given.pop("dirs", [root])
             options = replace(FAST, state_dir=tmp_path / "state", **given)
-            registry = Registry(engine, dirs, options, **own)
+            registry = Registry(engine, dirs, options)
             engine.in_use = lambda digest: any(r.digest == digest and r.leases for r in registry._residency)
             stack.push_async_callback(registry.close)
             await registry.start()

@@ -54,8 +54,8 @@ class Churn(RuleBasedStateMachine):
         self.engine.in_use = lambda digest: any(lease.digest == digest for _, lease in self.held)
 
     async def _look(self) -> None:
-        await self.registry._reconciler.look()
-        self.registry._planner.plan()
+        await self.registry._look(every_file=True)
+        self.registry._plan()
         await asyncio.sleep(0)
 
     async def _lease(self, name: str) -> None:

@@ -6,23 +6,29 @@ import shutil
 
 import pytest
 
-from router.errors import AdapterRejected
 from tests.registry.cards import hand_in, routed, version
-from tests.registry.life import drop, eventually, is_ready, ref, states
+from tests.registry.life import drop, eventually, is_ready, states
 
 
 @pytest.mark.slow
-async def test_duplicates_are_quarantined(root, start_registry):
+async def test_the_later_of_two_folders_is_ignored_and_told_until_it_is_alone(root, start_registry):
     drop(root, "m", "1.0", 1, folder="a")
     drop(root, "m", "1.0", 2, folder="c")
     registry = await start_registry()
-    await eventually(lambda: states(registry) == {"m@1.0": "ready", "m@1.0+double.1": "quarantined"})
-    assert "folder 'c' claims m@1.0, which folder 'a' holds" in registry.get("m", "1.0+double.1").error
-    assert registry.resolve("m").ref.version == "1.0"
-    with pytest.raises(AdapterRejected, match="remove one of them"):
-        await registry.load(ref("m", "1.0+double.1"))
+    await eventually(lambda: "folder 'c' claims m@1.0, which folder 'a' holds" in registry.get("m").error)
+    assert states(registry) == {"m@1.0": "ready"}
+    first = registry.get("m").digest
     shutil.rmtree(root / "a")
-    await eventually(lambda: states(registry) == {"m@1.0": "ready"})
+    await eventually(lambda: registry.get("m").error == "")
+    await eventually(lambda: registry.get("m").digest not in ("", first))
+
+
+@pytest.mark.slow
+async def test_of_two_folders_a_good_one_stands_for_the_version(root, start_registry):
+    (drop(root, "m", "1.0", 1, folder="m/1.0") / "adapter_config.json").write_text("{")
+    drop(root, "m", "1.0", 2, folder="z")
+    registry = await start_registry()
+    await eventually(is_ready(registry, "m", "1.0"))
 
 
 async def test_one_dir_over_another(root, tmp_path, start_registry):

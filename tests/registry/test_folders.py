@@ -11,18 +11,14 @@ import pytest
 
 from router.registry.folders import (
     LONG_UNTOUCHED,
-    AdapterPlace,
-    Changes,
-    Debouncer,
-    DueFolders,
     FoundFolder,
+    Place,
     Scan,
     Scanner,
-    Stamp,
+    Settling,
     is_ignored,
+    look_at,
     places,
-    report_stamp_of,
-    stamp_of,
     weights_sha256,
 )
 from router.registry.format.folder import FolderError
@@ -35,6 +31,10 @@ def folder(path: Path, *files: str) -> Path:
     for name in files:
         (path / name).write_text(name)
     return path
+
+
+def stamp_of(path: Path, root: Path) -> FoundFolder:
+    return look_at(Place(path, path.name), root)
 
 
 def layout(top: Path) -> list[tuple[str, str, str]]:
@@ -90,7 +90,7 @@ def test_what_a_trainer_keeps_writing_beside_an_adapter_does_not_count(tmp_path)
     folder(top / "checkpoint-500", "adapter_model.safetensors")
     for name in ("trainer_state.json", "events.out.tfevents.1", "report.json", "README.md"):
         (top / name).write_text("")
-    assert stamp_of(top, tmp_path) == before
+    assert stamp_of(top, tmp_path).same_files(before)
 
 
 def test_links_are_refused_wherever_they_lead(tmp_path):
@@ -153,7 +153,7 @@ def test_new_removed_renamed_and_rewritten_files_are_found(tmp_path):
         file.write("x")
     second = scanner.scan()
     assert names(second) == ["a", "b", "d", "e"]
-    assert all(second.found[tmp_path / n].stamp != first.found[tmp_path / n].stamp for n in "abe")
+    assert not any(second.found[tmp_path / n].same_files(first.found[tmp_path / n]) for n in "abe")
 
 
 def test_versions_inside_a_name_are_watched_too(tmp_path):
@@ -164,7 +164,7 @@ def test_versions_inside_a_name_are_watched_too(tmp_path):
     (tmp_path / "m/2.0/adapter.toml").write_text("")
     after = scanner.scan()
     assert names(after) == ["1.0", "2.0"]
-    assert before.found[tmp_path / "m/2.0"].stamp != after.found[tmp_path / "m/2.0"].stamp
+    assert not before.found[tmp_path / "m/2.0"].same_files(after.found[tmp_path / "m/2.0"])
 
 
 def test_a_dir_that_cannot_be_listed_keeps_what_it_had(tmp_path, monkeypatch):
@@ -196,19 +196,24 @@ def test_a_link_as_adapters_dir_is_followed_each_time(tmp_path):
     assert names(scanner.scan()) == ["b"]
 
 
+def changed(before: Scan, after: Scan) -> list[str]:
+    """What is new or another object."""
+    return [path.name for path, found in after.found.items() if before.found.get(path) is not found]
+
+
 def test_a_scan_gives_the_same_object_for_what_did_not_change(tmp_path):
     for name in "abc":
         adapter(tmp_path / name)
     scanner = Scanner([tmp_path])
     first = scanner.scan()
-    assert [f.place.name for f in first.since(Scan({})).there] == ["a", "b", "c"]
-    assert scanner.scan().since(first) == Changes()  # every file was looked at
+    assert changed(first, scanner.scan()) == []  # every file was looked at
     (tmp_path / "a/probes.jsonl").write_text("")
     (tmp_path / "b").rename(tmp_path / "d")
     hand_in(tmp_path / "c")  # a report alone is a change, too
-    changes = scanner.scan().since(first)
-    assert [f.place.name for f in changes.there] == ["a", "c", "d"]
-    assert changes.missing == (tmp_path / "b",)
+    second = scanner.scan()
+    assert changed(first, second) == ["a", "c", "d"]
+    assert tmp_path / "b" not in second.found
+    assert second.found[tmp_path / "c"].same_files(first.found[tmp_path / "c"])
 
 
 def test_a_scan_by_names_looks_into_what_is_new_or_named_and_no_other(tmp_path, monkeypatch):
@@ -218,8 +223,8 @@ def test_a_scan_by_names_looks_into_what_is_new_or_named_and_no_other(tmp_path, 
     scanner, real, seen = Scanner([tmp_path]), os.scandir, list[str]()
     first = scanner.scan()
     (tmp_path / "a00").rename(tmp_path / "b")
-    for changed in ("a01", "a02", "m/1.0"):
-        (tmp_path / changed / "probes.jsonl").write_text("")
+    for name in ("a01", "a02", "m/1.0"):
+        (tmp_path / name / "probes.jsonl").write_text("")
 
     def counting(path: os.PathLike[str]) -> object:
         seen.append(Path(path).name)
@@ -227,9 +232,9 @@ def test_a_scan_by_names_looks_into_what_is_new_or_named_and_no_other(tmp_path, 
 
     monkeypatch.setattr(os, "scandir", counting)
     dirty = {tmp_path / "a01/probes.jsonl", tmp_path / "m/1.0/probes.jsonl", Path("/elsewhere/a02")}
-    changes = scanner.scan(dirty, every_file=False).since(first)
-    assert [f.place.folder.relative_to(tmp_path).as_posix() for f in changes.there] == ["a01", "b", "m/1.0"]
-    assert changes.missing == (tmp_path / "a00",)
+    second = scanner.scan(dirty, every_file=False)
+    assert changed(first, second) == ["a01", "b", "1.0"]
+    assert tmp_path / "a00" not in second.found
     assert set(seen) == {tmp_path.name, "a01", "b", "m", "1.0"}
 
 
@@ -238,73 +243,57 @@ A, B = Path("/x/a"), Path("/x/b")
 
 def found(path: Path, size: int, age: float = 0.0) -> FoundFolder:
     changed = int((time.time() - age) * 1e9)
-    return FoundFolder(AdapterPlace(path, path.name), path.parent, Stamp((("w", size, changed, changed, 1),)))
+    return FoundFolder(Place(path, path.name), path.parent, (("w", size, changed, changed, 1),))
 
 
-def scan(*there: FoundFolder) -> Scan:
-    return Scan({f.place.folder: f for f in there})
-
-
-class Watched(Debouncer):
-    """Is given whole scans."""
-
-    seen = Scan({})
-
-    def look_at(self, scan: Scan, now: float) -> DueFolders:
-        changes, self.seen = scan.since(self.seen), scan
-        return self.look(changes, now)
+class Watched(Settling):
+    def look(self, now: float, *there: FoundFolder) -> tuple[list[FoundFolder], list[Path]]:
+        """Folders to be examined and gone ones, where these are there now."""
+        self.note(Scan({f.place.folder: f for f in there}, {}), now)
+        return self.due(now)
 
 
 def test_a_folder_is_due_once_after_it_was_the_same_for_two_looks():
-    debouncer, one, two = Watched(0.3), found(A, 1), found(A, 2)
-    assert debouncer.look_at(scan(one), 10.0).unsettled
-    assert not debouncer.look_at(scan(two), 10.4).ready  # changed in between
-    due = debouncer.look_at(scan(two), 10.8)
-    assert (due.ready, due.unsettled) == ([two], False)
-    assert debouncer.look_at(scan(two), 11.0).ready == [two]  # until it was examined
-    debouncer.done([two])
-    assert not debouncer.look_at(scan(two), 12.0).ready
-    debouncer.again(A)
-    assert debouncer.look_at(scan(two), 13.0).ready == [two]
-    assert debouncer.quiet(two, 13.4) == 13.4 - 10.4
-    assert debouncer.quiet(one, 13.4) == 0
+    settling, one, two = Watched(0.3), found(A, 1), found(A, 2)
+    assert settling.look(10.0, one) == ([], [])
+    assert settling.awaited() == {A}
+    assert settling.look(10.4, two) == ([], [])  # changed in between
+    assert settling.look(10.8, two) == ([two], [])
+    assert settling.look(11.0, two) == ([two], [])  # until it was examined
+    settling.done(two)
+    assert (settling.look(12.0, two), settling.awaited()) == (([], []), set())
+    settling.again(A)
+    assert settling.look(13.0, two) == ([two], [])
+    assert settling.quiet(two, 13.4) == 13.4 - 10.4
+    assert settling.quiet(one, 13.4) == 0
 
 
 def test_what_was_examined_while_it_changed_is_not_done():
-    debouncer, one, two = Watched(0.3), found(A, 1), found(A, 2)
-    debouncer.look_at(scan(one), 10.0)
-    debouncer.look_at(scan(two), 10.1)
-    debouncer.done([one])
-    assert debouncer.look_at(scan(two), 11.0).ready == [two]
+    settling, one, two = Watched(0.3), found(A, 1), found(A, 2)
+    settling.look(10.0, one)
+    settling.look(10.1, two)
+    settling.done(one)
+    assert settling.look(11.0, two) == ([two], [])
 
 
 def test_at_the_start_what_is_old_need_not_be_waited_for():
-    debouncer, old, new = Watched(0.3), found(A, 1, LONG_UNTOUCHED + 5), found(B, 1)
-    due = debouncer.look_at(scan(old, new), 10.0)
-    assert (due.ready, due.unsettled) == ([old], True)
-    moved_in = replace(found(Path("/x/c"), 1), stamp=old.stamp)
-    assert not debouncer.look_at(scan(old, new, moved_in), 10.1).ready[1:]
+    settling, old, new = Watched(0.3), found(A, 1, LONG_UNTOUCHED + 5), found(B, 1)
+    assert settling.look(10.0, old, new) == ([old], [])
+    assert B in settling.awaited()
+    moved_in = replace(found(Path("/x/c"), 1), files=old.files)
+    assert settling.look(10.1, old, new, moved_in) == ([old], [])
 
 
 def test_a_folder_is_gone_after_it_was_missing_for_two_looks():
-    debouncer, one = Watched(0.3), found(A, 1, 100)
-    debouncer.look_at(scan(one), 10.0)
-    debouncer.done([one])
-    assert debouncer.look_at(scan(), 11.0).unsettled
-    assert not debouncer.look_at(scan(one), 11.2).gone
-    assert not debouncer.look_at(scan(), 11.4).gone
-    assert debouncer.look_at(scan(), 11.8).gone == [A]
-    assert not debouncer.look_at(scan(), 12.2).gone
-
-
-def test_a_report_is_watched_on_its_own(tmp_path):
-    folder = drop(tmp_path, "m")
-    assert not report_stamp_of(folder).files
-    hand_in(folder)
-    first = report_stamp_of(folder)
-    (folder / "report.json").write_text("another")
-    assert first.files
-    assert report_stamp_of(folder) != first
+    settling, one = Watched(0.3), found(A, 1, 100)
+    settling.look(10.0, one)
+    settling.done(one)
+    assert settling.look(11.0) == ([], [])
+    assert settling.awaited() == {A}
+    assert settling.look(11.2, one) == ([], [])
+    assert settling.look(11.4) == ([], [])
+    assert settling.look(11.8) == ([], [A])
+    assert settling.look(12.2) == ([], [])
 
 
 # -- reading

@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import shutil
-import threading
 from pathlib import Path
 
 import pytest
 
 from router.errors import GateNotPassed
 from router.ports import Force
-from router.registry import gate
-from router.registry.folders import Scanner
-from router.registry.format.artifact import FolderRules, inspect_folder
+from router.registry import looks
 from router.registry.format.untrusted import REPORT_BYTES
-from router.registry.gate import WeightHasher
-from router.registry.record import VersionRecord
-from router.registry.state import Hashed, Workers
-from tests.registry.cards import card, hand_in, routed, version, weights_of, worse
+from tests.registry.cards import card, hand_in, routed, version, worse
 from tests.registry.life import drop, eventually, is_ready, ref, states
-from tests.registry.tiny import BASE
 
 pytestmark = pytest.mark.slow
 
@@ -188,116 +180,57 @@ async def test_off_lets_everything_through(root, start_registry):
     assert (registry.get("m").routable, registry.get("m").gate) == (True, "")
 
 
-def record(folder: Path, told: list[str] | None = None, problem: str = "") -> VersionRecord:
-    """A version as it is after it was examined; the weights that it tells of go to `told`."""
-    (found,) = Scanner([folder.parent]).scan().found.values()
-    told = told if told is not None else []
-    seen = inspect_folder(folder, FolderRules(BASE, max_rank=8))
-    return VersionRecord(ref("m"), found, seen, lambda r: told.append(r.weights_sha256), problem=problem)
+# -- hashes of weights, which a report is compared with
 
 
-async def hash_weights(
-    one: VersionRecord, *, twice: bool = False, state: Path = Path("/dev/null/none")
-) -> None:
-    workers, hashed = Workers(), Hashed(state)
-    hashed.read()
-    hasher = WeightHasher(workers, hashed)
-    hasher.request(one)
-    if twice:
-        hasher.request(one)
-    assert await hasher.settled(10)
-    await hasher.close()
-    await workers.close()
-
-
-async def test_weights_are_read_once_and_told(tmp_path):
-    folder = drop(tmp_path, "m")
-    told: list[str] = []
-    one = record(folder, told)
-    await hash_weights(one, twice=True)
-    assert told == [weights_of(folder)]
-    assert one.weights_sha256 == weights_of(folder)
-
-
-async def test_what_was_hashed_before_a_restart_is_not_read_again(tmp_path, monkeypatch):
-    folder, read = drop(tmp_path / "adapters", "m"), list[Path]()
-    real = gate.weights_sha256
+@pytest.fixture
+def hashed(monkeypatch):
+    """Folders whose weights were read for their hash."""
+    read, real = list[Path](), looks.weights_sha256
 
     def counting(path: Path) -> str:
         read.append(path)
         return real(path)
 
-    monkeypatch.setattr(gate, "weights_sha256", counting)
+    monkeypatch.setattr(looks, "weights_sha256", counting)
+    return read
+
+
+async def test_weights_are_read_once_and_not_again_after_a_restart(root, start_registry, hashed, tmp_path):
+    folder = version(root, "1.0", gain=0.3)
     for _ in range(2):
-        one = record(folder)
-        await hash_weights(one, state=tmp_path)
-        assert one.weights_sha256 == weights_of(folder)
-    assert len(read) == 1
-    (folder / "adapter.toml").write_text('[adapter]\nname = "m"\ndescription = "new"\n')
-    await hash_weights(one := record(folder), state=tmp_path)  # the weights are the same
-    assert (one.weights_sha256, len(read)) == (weights_of(folder), 1)
-    before = weights_of(folder)
-    with (folder / "adapter_model.safetensors").open("r+b") as file:
-        file.seek(-1, os.SEEK_END)
-        file.write(b"\x3c")
-    await hash_weights(one := record(folder), state=tmp_path)
-    assert one.weights_sha256 == weights_of(folder) != before
-    lines = (tmp_path / "weights").read_text().splitlines()
-    (tmp_path / "weights").write_text("\n".join(line[:-1] + "x" for line in lines))  # damaged
-    await hash_weights(one := record(folder), state=tmp_path)
-    assert one.weights_sha256 == weights_of(folder)
-    assert len(read) == 3
+        registry = await start_registry(gate="strict", preload=False)
+        assert routed(registry) == ["m@1.0"]
+        await registry.close()
+    assert hashed == [folder]
+    (lock,) = tmp_path.glob("state/registry/*/weights")
+    lock.write_text(lock.read_text()[:-3])  # damaged
+    assert routed(await start_registry(gate="strict", preload=False)) == ["m@1.0"]
+    assert len(hashed) == 2
 
 
-async def test_files_that_change_meanwhile_say_nothing(tmp_path, monkeypatch):
-    folder = drop(tmp_path, "m")
-    real = gate.weights_sha256
+async def test_weights_without_a_report_are_not_read_for_it(root, start_registry, hashed):
+    version(root, "1.0")
+    registry = await start_registry(gate="strict", preload=False)
+    assert "no report.json" in registry.get("m").gate
+    assert hashed == []
+
+
+async def test_weights_that_change_while_they_are_hashed_say_nothing(root, start_registry, monkeypatch):
+    version(root, "1.0", gain=0.3)
+    real, changed = looks.weights_sha256, list[str]()
 
     def meanwhile(path: Path) -> str:
-        found = real(path)
-        drop(tmp_path, "m", value=2)
-        return found
+        sha = real(path)
+        if not changed:
+            changed.append(sha)
+            drop(root, "m", "1.0", 7.0, folder="m/1.0")
+        return sha
 
-    told: list[str] = []
-    one = record(folder, told)
-    monkeypatch.setattr(gate, "weights_sha256", meanwhile)
-    await hash_weights(one)
-    assert told == []
-    assert one.weights_sha256 == ""
-
-
-async def test_weights_that_cannot_be_read_are_said(tmp_path, caplog):
-    caplog.set_level("INFO")
-    folder = drop(tmp_path, "m")
-    told: list[str] = []
-    one = record(folder, told)
-    (folder / "adapter_model.safetensors").unlink()
-    await hash_weights(one)
-    assert told == []
-    assert "adapter m@0 are not compared with its report" in caplog.text
-
-
-async def test_what_was_refused_or_not_examined_is_left_alone(tmp_path):
-    told: list[str] = []
-    refused = record(drop(tmp_path, "m"), told, problem="refused")
-    unexamined = VersionRecord(ref("m"), refused.found, None, lambda r: told.append(r.weights_sha256))
-    await hash_weights(refused)
-    await hash_weights(unexamined)
-    assert told == []
-
-
-async def test_closing_does_not_wait_for_what_is_due(tmp_path, monkeypatch):
-    go_on = threading.Event()
-    monkeypatch.setattr(gate, "weights_sha256", lambda path: go_on.wait(20) and "ab")
-    workers, told = Workers(), list[str]()
-    hasher = WeightHasher(workers, Hashed(tmp_path / "state"))
-    hasher.request(record(drop(tmp_path, "m"), told))
-    assert await hasher.settled(0.05) is False
-    async with asyncio.timeout(5):
-        await hasher.close()
-    go_on.set()
-    await workers.close()
-    assert told == []
+    monkeypatch.setattr(looks, "weights_sha256", meanwhile)
+    registry = await start_registry(gate="strict", preload=False)
+    await eventually(lambda: bool(registry.list()))
+    assert "about other weights" in registry.get("m").gate
 
 
 # -- the gate as it is by default: the first version of a name needs no report, one that replaces it does

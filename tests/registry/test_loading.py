@@ -22,7 +22,7 @@ from router.errors import (
 )
 from router.registry import loading
 from router.registry.format.manifest import Match, Probe
-from router.registry.loading import MOST_PROBES, PROBES_AT_ONCE, Prover, check_answers
+from router.registry.probes import MOST_PROBES, PROBES_AT_ONCE, Prover, check_answers
 from router.registry.registry import Registry
 from tests.registry.life import (
     BASE_ANSWER,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -17,14 +16,6 @@ from router.extensions.experiments.plans import Known
 from router.extensions.experiments.report.model import ArmReport, Report, Ruling
 from router.extensions.experiments.service import RegistryOnLoop
 from router.ports import Force
-from router.registry.state import (
-    MOST_SERVED,
-    BookLine,
-    DefaultChoices,
-    FormerDefault,
-    override_from_json,
-    write_override,
-)
 from router.types import Override
 from tests.extensions.experiments.memory_store import MemoryStore
 from tests.extensions.experiments.plans import plan
@@ -120,8 +111,7 @@ async def test_forced_before_the_weights_were_read(root, engine, start_registry)
     folder = version(root, "1.0")
     registry = await start_registry(gate="strict", preload=False)
     info, _ = await registry.set_default(ref("m", "1.0"), force=ME)
-    assert not info.routable  # first they are read
-    await eventually(lambda: routed(registry) == ["m@1.0"])
+    assert (info.routable, routed(registry)) == (True, ["m@1.0"])  # they were read for that
     assert registry.get("m").override.weights_sha256 == weights_of(folder)  # type: ignore[union-attr]
     assert engine.loads == []
 
@@ -147,26 +137,6 @@ async def test_without_force_a_choice_does_not_outlive_its_report(root, start_re
     (root / "m/1.0/report.json").unlink()
     await eventually(lambda: routed(registry) == [])
     assert registry.resolve("m").ref.version == "1.0"  # what was chosen is not replaced in silence
-
-
-@pytest.mark.parametrize("damage", [{"time": "now"}, {"by": 3}, {"version": None}, {"time": True}])
-def test_a_damaged_override_is_no_override(damage):
-    good = asdict(Override("1.0", "me", 1.5))
-    assert override_from_json(good) == Override("1.0", "me", 1.5)
-    with pytest.raises(ValueError, match="override"):
-        override_from_json(good | damage)
-    with pytest.raises(ValueError, match="not a table"):
-        override_from_json([])
-
-
-def test_what_cannot_be_written_is_in_the_log(tmp_path, caplog):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match="file"):
-        write_override(
-            tmp_path / "file/x",
-            BookLine("overruled", "m", Override("1.0", "me", 1.5, finding="no report"), 1.5),
-        )
-    assert caplog.messages == ["gate of m@1.0 overruled (by me: no reason given); it found: no report"]
 
 
 async def test_back_from_a_version_that_did_not_pass_either(root, start_registry, tmp_path):
@@ -225,26 +195,6 @@ async def test_what_stood_in_while_others_were_judged_was_no_default(root, start
     await eventually(lambda: routed(registry) == ["m@1.0"])
     with pytest.raises(GateNotPassed, match="other weights"):
         await registry.set_default(ref("m", "1.1"))
-
-
-def test_what_was_the_default_survives_and_is_bounded(tmp_path, caplog):
-    choices = DefaultChoices(tmp_path, [])
-    for number in range(MOST_SERVED + 2):
-        choices.replaced("m", str(number), FormerDefault("ab", number % 2 == 0))
-    assert choices.unsaved
-    choices.write(choices.document())
-    again = DefaultChoices(tmp_path, [])
-    again.read()
-    assert again.served("m", "1") is None
-    assert again.served("m", "2") == FormerDefault("ab", True)
-    assert again.served("other", "2") is None
-    document = json.loads((tmp_path / "defaults.json").read_text())
-    document["served"]["m"]["2"] = {"weights_sha256": 3, "routed": True}
-    (tmp_path / "defaults.json").write_text(json.dumps(document))
-    damaged = DefaultChoices(tmp_path, [])
-    damaged.read()
-    assert damaged.served("m", "3") is None
-    assert "an earlier default is damaged" in caplog.text
 
 
 # -- an experiment's arm becomes the default of a real registry, called from a thread, and goes back

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from router.errors import AdapterRejected
-from router.registry import reconcile
+from router.registry import folders, looks
 from router.registry.format.artifact import digest_of_folder
 from router.registry.format.trust import Lock, Trust
 from router.types import AdapterState
@@ -62,21 +62,9 @@ async def test_an_unsigned_folder_cannot_take_a_signed_ones_place(root, start_re
     assert registry.get("a-first").state is AdapterState.QUARANTINED
 
 
-async def test_many_new_folders_are_not_known_by_manifests_that_nobody_signed(
-    root, start_registry, monkeypatch
-):
-    monkeypatch.setattr(reconcile, "BATCH", 2)
-    monkeypatch.setattr(reconcile, "sketch", lambda found: pytest.fail("parsed"))
-    for number in range(6):
-        drop(root, f"m{number}", "1.0.0")
-    registry = await start_registry(trust=TRUST)
-    await eventually(lambda: len(registry.list()) == 6)
-    assert {info.state for info in registry.list()} == {AdapterState.QUARANTINED}
-
-
 async def test_a_report_is_read_only_beside_what_may_be_served(root, start_registry, monkeypatch):
     parsed: list[str] = []
-    monkeypatch.setattr(reconcile, "read_report", lambda path: parsed.append(path.name))
+    monkeypatch.setattr(folders, "read_report", lambda path: parsed.append(path.name))
     for name in ("good", "unsigned"):
         (drop(root, name) / "report.json").write_text("{}")
     signed(root / "good")
@@ -88,7 +76,7 @@ async def test_a_report_is_read_only_beside_what_may_be_served(root, start_regis
 
 
 async def test_one_that_comes_onto_the_list_is_taken(root, tmp_path, start_registry, monkeypatch):
-    monkeypatch.setattr(reconcile, "RETRY_SECONDS", 0.1)
+    monkeypatch.setattr(looks, "RETRY_SECONDS", 0.1)
     folder, path = drop(root, "m"), tmp_path / "adapters.lock"
     path.write_text("# none yet\n")
     registry = await start_registry(trust=Trust(lock=Lock(path)))

@@ -3,25 +3,14 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import stat
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from router.errors import NotSaved
 from router.registry import state
-from router.registry.state import DefaultChoices, Hashed, Proven, append_durably, state_dir, write_atomically
-from router.types import Override
-
-
-def choose(choices: DefaultChoices, name: str, version: str = "", override: Override | None = None) -> None:
-    """Planned, saved and taken, as the registry does it."""
-    change = choices.planned(name, version, override)
-    choices.save(change)
-    choices.take(change)
+from router.registry.state import append_durably, hashes_in, proven_in, state_dir, write_atomically
 
 
 def test_each_set_of_folders_has_its_own_state(tmp_path):
@@ -31,91 +20,6 @@ def test_each_set_of_folders_has_its_own_state(tmp_path):
     (tmp_path / "link").symlink_to("a")
     assert state_dir([tmp_path / "link"], tmp_path) == one
     assert state_dir([tmp_path]).is_absolute()
-
-
-def chosen(choices: DefaultChoices) -> object:
-    """Every choice, as the file would have it."""
-    return json.loads(choices.document().encoded())["defaults"]
-
-
-def test_choices_survive(tmp_path):
-    choose(DefaultChoices(tmp_path / "s", [tmp_path]), "medical", "1.0.0")
-    again = DefaultChoices(tmp_path / "s", [tmp_path])
-    again.read()
-    assert again.get("medical") == "1.0.0"
-    assert again.get("legal") == ""
-    assert chosen(again) == {"medical": "1.0.0"}
-    assert json.loads((tmp_path / "s/defaults.json").read_text())["adapters_dirs"] == [str(tmp_path)]
-
-
-@pytest.mark.parametrize("damage", ["", "{", "[]", '{"defaults": []}', '{"defaults": {"a": 1}}', "\xff"])
-def test_a_damaged_file_counts_as_empty_and_is_said(tmp_path, damage, caplog):
-    (tmp_path / "defaults.json").write_text(damage, "latin-1")
-    choices = DefaultChoices(tmp_path, [])
-    choices.read()
-    assert not chosen(choices)
-    assert "lost" in caplog.text
-    choose(choices, "a", "1")
-    choices.read()
-    assert choices.get("a") == "1"
-
-
-def test_overrides_go_with_the_choice(tmp_path):
-    made = Override("1.1", "me", 1.5, "why", "no report")
-    choices = DefaultChoices(tmp_path, [])
-    choose(choices, "a", "1.1", made)
-    choose(choices, "b", "2.0", replace(made, version="2.0", weights_sha256="ab"))
-    assert choices.bind("a", "cd").weights_sha256 == "cd"
-    choices.write(choices.document())
-    again = DefaultChoices(tmp_path, [])
-    again.read()
-    assert again.override("a") == replace(made, weights_sha256="cd")
-    choose(again, "a", "1.0")
-    choose(again, "b")
-    choose(again, "never chosen")
-    last = DefaultChoices(tmp_path, [])
-    last.read()
-    assert (chosen(last), last.override("a"), last.override("b")) == ({"a": "1.0"}, None, None)
-
-
-def test_an_override_that_is_damaged_is_not_believed(tmp_path, caplog):
-    choose(DefaultChoices(tmp_path, []), "a", "1.1", Override("1.1", "me", 1.5))
-    text = (tmp_path / "defaults.json").read_text().replace("1.5", "null")
-    (tmp_path / "defaults.json").write_text(text)
-    choices = DefaultChoices(tmp_path, [])
-    choices.read()
-    assert (choices.get("a"), choices.override("a")) == ("1.1", None)
-    assert "overrides of the gate made earlier are lost" in caplog.text
-
-
-def test_a_choice_that_cannot_be_saved_is_no_choice(tmp_path, caplog):
-    (tmp_path / "file").write_text("")
-    choices = DefaultChoices(tmp_path / "file/x", [])
-    with pytest.raises(NotSaved, match=r"defaults\.json"):
-        choose(choices, "a", "1")
-    assert choices.get("a") == ""
-    assert "default a@1 is not set: cannot write" in caplog.text
-
-
-def test_the_book_says_what_was_not_saved(tmp_path, monkeypatch, caplog):
-    choices, made = DefaultChoices(tmp_path, []), Override("1.1", "me", 1.5)
-    choose(choices, "a", "1.0")
-    monkeypatch.setattr(state, "write_atomically", full)
-    choices.went_back("a", made)
-    with pytest.raises(NotSaved, match="No space"):
-        choose(choices, "a", "1.1", made)
-    assert (choices.get("a"), choices.override("a")) == ("1.0", None)
-    lines = [json.loads(line)["action"] for line in (tmp_path / "overrides.jsonl").read_text().splitlines()]
-    said = ["not overruled: went back", "overruled"]
-    assert lines == [*said, *(f"not saved: {action}" for action in said)]
-    monkeypatch.setattr(state.os, "fsync", full)
-    with pytest.raises(NotSaved):
-        choose(choices, "a", "1.1", made)
-    assert "the book may have lines of what was not saved" in caplog.text
-
-
-def full(*_: object) -> None:
-    raise OSError(28, "No space left on device")
 
 
 @pytest.fixture
@@ -192,22 +96,22 @@ def test_the_built_in_folder_beside_others_changes_nothing(tmp_path, monkeypatch
 
 def test_what_is_proven_is_remembered_without_a_disk_too(tmp_path, caplog):
     (tmp_path / "file").write_text("")
-    proven = Proven(tmp_path / "file/x")
-    proven.add("k1")
-    proven.add("k2")
+    proven = proven_in(tmp_path / "file/x")
+    proven.note("k1")
+    proven.note("k2")
     assert "k2" in proven
     assert [r.getMessage().split(":")[0] for r in caplog.records] == ["probes run again after a restart"]
 
 
 def test_proven_digests_survive_and_stay_bounded(tmp_path, monkeypatch):
     monkeypatch.setattr(state, "MAX_ENTRIES", 3)
-    proven = Proven(tmp_path)
+    proven = proven_in(tmp_path)
     proven.read()
     for i in range(8):
-        proven.add(f"k{i}")
-        proven.add(f"k{i}")
+        proven.note(f"k{i}")
+        proven.note(f"k{i}")
     assert ("k7" in proven, "k5" in proven, "k4" in proven) == (True, True, False)
-    again = Proven(tmp_path)
+    again = proven_in(tmp_path)
     again.read()
     assert ("k7" in again, "k4" in again) == (True, False)
     assert (tmp_path / "proven").read_text().split() == ["k5", "k6", "k7"]
@@ -215,16 +119,17 @@ def test_proven_digests_survive_and_stay_bounded(tmp_path, monkeypatch):
 
 def test_proven_that_cannot_be_read_is_said(tmp_path, caplog):
     (tmp_path / "proven").write_bytes(b"\xff\xfe")
-    Proven(tmp_path).read()
+    proven_in(tmp_path).read()
     assert "probes run again" in caplog.text
 
 
 def test_a_later_value_stands_and_a_damaged_line_counts_as_none(tmp_path):
-    hashed = Hashed(tmp_path)
-    hashed.note({"a": "1" * 64, "b": "2" * 64})
-    hashed.note({"a": "3" * 64})
+    hashed = hashes_in(tmp_path)
+    hashed.note("a", "1" * 64)
+    hashed.note("b", "2" * 64)
+    hashed.note("a", "3" * 64)
     with (tmp_path / "weights").open("a") as file:
         file.write("c not-a-hash\n\nb " + "2" * 63)  # the last line was cut off
-    again = Hashed(tmp_path)
+    again = hashes_in(tmp_path)
     again.read()
-    assert [again.get(key) for key in "abcd"] == ["3" * 64, None, None, None]
+    assert [again.get(key) for key in "abcd"] == ["3" * 64, "", "", ""]

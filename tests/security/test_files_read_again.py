@@ -27,8 +27,8 @@ from router.errors import ConfigError
 from router.extensions.oidc import JwtAuthenticator
 from router.extensions.oidc.jwt import Tokens, Unusable, keys_in
 from router.plugins import PluginHost
+from router.registry.choices import DefaultChoices
 from router.registry.format.trust import Lock
-from router.registry.state import DefaultChoices
 from router.routing.calibration import read_calibration
 from router.server.app import ServerApp
 from router.server.tls import read_pems

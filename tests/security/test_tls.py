@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import shlex
 import socket
 import ssl
@@ -465,10 +464,3 @@ def test_an_expired_certificate_is_an_error_at_start(files: Files) -> None:
     files.renew(not_before=LAST_YEAR, not_after=LAST_YEAR + timedelta(days=90))
     with pytest.raises(ConfigError, match="certificate has expired"):
         Tls(files.cert, files.key, None)
-
-
-def test_a_certificate_that_only_other_clients_take_is_used(
-    files: Files, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("router.server.tls.ssl.SSLContext.load_verify_locations", lambda *_: None)
-    assert Tls(files.cert, files.key, None).expires == math.inf  # nobody's, to the client here

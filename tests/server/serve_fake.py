@@ -49,7 +49,7 @@ async def serve(options: argparse.Namespace) -> None:
     live = await experiments(options.experiments)
     hooks = Hooks(PluginHost([], tables=settings.tables, built_in=True))
     app = ServerApp(settings, engine, registry, FakeRouter(registry), hooks=hooks)
-    app.experiments = live
+    app.pipeline.experiments = live
     running = asyncio.ensure_future(app.run())
     up = app.listening if options.start else app.ready  # who wants a long start wants to meet it
     await asyncio.wait((running, asyncio.ensure_future(up.wait())), return_when="FIRST_COMPLETED")

@@ -266,7 +266,7 @@ def test_nothing_is_lost_whatever_comes_and_leaves(coming: list[tuple[int, bool,
             assert end == [size] or (leaves and isinstance(end, asyncio.CancelledError))
         for pool in (room._short, room._long):
             await until(lambda pool=pool: pool._busy == 0)  # type: ignore[misc]
-            assert (pool._waiting, +pool._held, pool._queues) == (0, Counter(), {})
+            assert (pool._waiting, +pool._held, pool._queue) == (0, Counter(), [])
         room.close()
 
     asyncio.run(play())
@@ -339,7 +339,7 @@ async def test_a_short_prompt_is_answered_while_long_ones_are_read(
     stubs: SimpleNamespace = connect(server)
     asked = ask("word " * 20_000, sampling={"max_tokens": 1})
     long_ones = [asyncio.ensure_future(stubs.inference.Generate(asked)) for _ in range(40)]
-    await until(lambda: len(server.pipeline._encoding._long._queues.get("", [])) == 39)
+    await until(lambda: len(server.pipeline._encoding._long._queue) == 39)
     for _ in range(5):
         assert (await stubs.inference.Generate(ask("how are you"))).text
     late = await failure(stubs.inference.Generate(asked, timeout=0.2))

@@ -21,6 +21,7 @@ from router.extensions.console.adapters_list import requested, version_row
 from router.extensions.console.rendering import segment
 from router.extensions.console.report_card import Card, at, card_of, tables, text
 from router.extensions.console.site import ROOT, Action, Entry, Page, PageReply, Visit, redirect
+from router.feedback.recorder import FeedbackRecorder
 from router.ports import AdapterRegistry
 from router.server.adapters import adapter_message
 from router.types import AdapterInfo, AdapterRef
@@ -185,7 +186,7 @@ async def show_version(visit: Visit) -> dict[str, Any]:
         else "",
         "ref": ref,
         "acts": [act for act, why_not in acts if why_not == ""],
-        "feedback": server.feedback is not None,
+        "feedback": server.part(FeedbackRecorder) is not None,
         "refused": next((why_not for _, why_not in acts if why_not), ""),
         "may_default": not visit.why_not(ACTS[0].method),
         "did": next((act for act in ACTS if act.path == visit.query.get("did")), None),
@@ -232,7 +233,7 @@ def scores_of(
 async def opinions_of(visit: Visit, ref: AdapterRef) -> Mapping[str, int]:
     """Feedback on a version in the last 30 days by verdict; empty where none is kept, or it cannot be read
     now. All tenants' only for a client that may know of all adapters."""
-    recorder, client = visit.console.server.feedback, visit.client
+    recorder, client = visit.console.server.part(FeedbackRecorder), visit.client
     if recorder is None:
         return {}
     tenant = None if client.adapters.everything else client.tenant

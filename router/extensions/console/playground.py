@@ -20,6 +20,7 @@ from router.extensions.console.playground_code import Addresses
 from router.extensions.console.playground_code import code_of as code_of_request
 from router.extensions.console.playground_request import PLACES, SHAPES, stream_request
 from router.extensions.console.site import Action, Entry, Page, PageReply, SiteStream, Visit, data
+from router.feedback.recorder import FeedbackRecorder
 from router.server.admission import ServerPhase
 from router.server.policy import Policy
 from router.types import CONTINUITIES, Keeping, weaker
@@ -56,7 +57,7 @@ async def show(visit: Visit) -> dict[str, Any]:
 
 def keeping(visit: Visit) -> Keeping:
     """What would be kept of the client's feedback."""
-    recorder = visit.console.server.feedback
+    recorder = visit.console.server.part(FeedbackRecorder)
     if recorder is None or visit.why_not(FEEDBACK):
         return "off"
     return weaker(recorder.answers.keeping, visit.client.feedback)

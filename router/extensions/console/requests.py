@@ -16,6 +16,7 @@ from router.extensions.console.fields import options, page_number
 from router.extensions.console.request_log import TONES, Outcome, PastRequest
 from router.extensions.console.site import Entry, Page, Visit
 from router.feedback.model import VERDICTS, Feedback
+from router.feedback.recorder import FeedbackRecorder
 from router.server.inference import decision_message
 from router.server.policy import Policy
 
@@ -45,7 +46,7 @@ async def show(visit: Visit) -> dict[str, Any]:
         "adapter": options((one.adapter[0] for one in every), wanted["adapter"]),
         "client": options((one.client for one in every), wanted["client"]),
     }
-    if visit.console.server.feedback is not None:
+    if visit.console.server.part(FeedbackRecorder) is not None:
         choices["feedback"] = VERDICTS
     return {
         "rows": shown,
@@ -74,7 +75,7 @@ async def feedback_on(visit: Visit, requests: Iterable[PastRequest]) -> dict[str
 
 async def opinions(visit: Visit, requests: Iterable[PastRequest]) -> Sequence[Feedback]:
     """Feedback on these requests."""
-    recorder = visit.console.server.feedback
+    recorder = visit.console.server.part(FeedbackRecorder)
     keys = [(one.tenant, one.response_id) for one in requests if one.response_id]
     if recorder is None or not keys:
         return ()
@@ -116,8 +117,8 @@ async def text(visit: Visit) -> dict[str, Any]:
     one, server = request_of(visit), visit.console.server
     visit.call.resource = one.response_id
     texts: list[tuple[str, str]] = []
-    if server.feedback is not None:
-        given = server.feedback.answers.recent.get(one.response_id, one.tenant)
+    if (recorder := server.part(FeedbackRecorder)) is not None:
+        given = recorder.answers.recent.get(one.response_id, one.tenant)
         said = next(iter(await opinions(visit, [one])), None)
         messages = (given.messages if given is not None else ()) or (
             said.messages if said is not None else ()

@@ -292,12 +292,17 @@ class Console:
     def __init__(self, server: ServerApp, entries: Sequence[Entry]) -> None:
         self.server, self.settings, self.interceptors = server, server.settings, server.interceptors
         self.started = time.time()
-        self.no_experiments = "" if server.experiments is not None else NO_EXPERIMENTS
+        experiments = server.pipeline.experiments
+        self.no_experiments = "" if experiments is not None else NO_EXPERIMENTS
         self.live: LiveExperiments | None = None  # experiments whose guardian is in this process
-        if server.experiments is not None:
+        if experiments is not None:
             from router.extensions.experiments.runtime import LiveExperiments
 
-            self.live = server.experiments if isinstance(server.experiments, LiveExperiments) else None
+            self.live = (
+                server.pipeline.experiments
+                if isinstance(server.pipeline.experiments, LiveExperiments)
+                else None
+            )
         address, settings = server.http_address, server.settings
         self.guard = Guard(Hosts(address, settings.tls_cert is not None, settings.http_hosts))
         # Cookies know no ports: servers side by side on one machine would take each other's.

@@ -67,14 +67,14 @@ class Plugin:
     @hookimpl
     async def on_startup(self, server: ServerApp, settings: ExperimentSettings) -> None:
         """Open the store. Raises ConfigError."""
-        if server.experiments is None:
-            server.experiments = self._own = experiments_of(server, settings)
-        if server.experiments is None:
+        if server.pipeline.experiments is None:
+            server.pipeline.experiments = self._own = experiments_of(server, settings)
+        if server.pipeline.experiments is None:
             return
         from router.extensions.experiments.runtime import LiveExperiments
 
-        if isinstance(server.experiments, LiveExperiments):
-            self._served = server.experiments
+        if isinstance(server.pipeline.experiments, LiveExperiments):
+            self._served = server.pipeline.experiments
             from router.extensions.experiments.service import ExperimentMetrics
 
             self._served.guardian.observers.append(server.hooks.reported)

@@ -47,7 +47,7 @@ def export(
     phase: int | None,
     what: str,
     path: Path,
-    progress: Callable[[int], None] = lambda rows: None,
+    progress: Callable[[int], None] | None = None,
 ) -> Exported:
     """Write units, outcomes or values (`what`) to a new file.
 
@@ -69,7 +69,8 @@ def export(
         for batch in batches:
             yield _csv(_plain(columns, batch))
             rows += len(batch)
-            progress(rows)
+            if progress is not None:
+                progress(rows)
 
     with _snapshot(source) as conn:
         key = _phase(conn, experiment.removeprefix("experiments/"), phase)

@@ -42,28 +42,31 @@ async def on_startup(server: ServerApp, settings: FeedbackSettings) -> None:
     from router.extensions.feedback.service import FeedbackCollector
     from router.feedback.recorder import FeedbackRecorder
 
-    if server.feedback is None and settings.keep != "off":
+    recorder = server.part(FeedbackRecorder)
+    if recorder is None and settings.keep != "off":
 
         def outcome(response_id: str, value: float) -> None:
-            if server.experiments is not None:
-                server.experiments.feedback(response_id, value)
+            if server.pipeline.experiments is not None:
+                server.pipeline.experiments.feedback(response_id, value)
 
         store = store_of(server)
-        server.feedback = FeedbackRecorder(store, settings.keep, settings.days, outcome)
-    if server.feedback is not None:
-        server.metrics.registry.register(FeedbackCollector(server.feedback))
-        server.follow("old feedback", server.feedback.follow)
+        server.provide(recorder := FeedbackRecorder(store, settings.keep, settings.days, outcome))
+    if recorder is not None:
+        server.pipeline.begun.append(recorder.answers.begun)
+        server.metrics.registry.register(FeedbackCollector(recorder))
+        server.follow("old feedback", recorder.follow)
 
 
 @hookimpl
 def register_service(register: RegisterService, server: ServerApp) -> None:
     """FeedbackService; where feedback is off it refuses."""
     from router.extensions.feedback.service import OFF, ROWS, FeedbackService
+    from router.feedback.recorder import FeedbackRecorder
     from router.server.policy import ServiceSpec
     from router.server.registration import Refusing
     from router.v1.feedback_pb2_grpc import add_FeedbackServiceServicer_to_server
 
-    kept = server.feedback
+    kept = server.part(FeedbackRecorder)
     servicer = FeedbackService(kept, server.registry) if kept is not None else Refusing(OFF)
     register(ServiceSpec(add_FeedbackServiceServicer_to_server, servicer, ROWS))
 
@@ -71,8 +74,10 @@ def register_service(register: RegisterService, server: ServerApp) -> None:
 @hookimpl
 async def on_shutdown(server: ServerApp) -> None:
     """Write what is left."""
-    if server.feedback is not None:
-        await asyncio.to_thread(server.feedback.close)
+    from router.feedback.recorder import FeedbackRecorder
+
+    if (recorder := server.part(FeedbackRecorder)) is not None:
+        await asyncio.to_thread(recorder.close)
 
 
 def store_of(server: ServerApp) -> FeedbackStore:

@@ -33,4 +33,4 @@ def register_http(register: RegisterHttp, server: ServerApp, settings: OfrepSett
     from router.extensions.ofrep.flags import ROWS, routes
 
     if settings.enabled:
-        register(routes(server.experiments), ROWS)
+        register(routes(server.pipeline.experiments), ROWS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from types import SimpleNamespace
 
-from router.feedback.recorder import FeedbackRequest
+from router.feedback.recorder import FeedbackRecorder, FeedbackRequest
 from tests.extensions.console.conftest import Roled, audited
 from tests.server.http_helpers import asking
 
@@ -79,7 +79,7 @@ async def test_texts_and_feedback_are_for_administrators(roled: Roled) -> None:
     said = FeedbackRequest(
         answer, "corrected", corrected="Chapter XII", comment="of the skin", should_have_been="legal"
     )
-    await site.server.feedback.record(said, ivan)
+    await site.server.part(FeedbackRecorder).record(said, ivan)
     listed = (await site.olga.get(HOME)).text
     assert (numbers(listed), "corrected</td>" in listed) == ([2, 1], True)
     assert numbers((await site.olga.get(f"{HOME}?feedback=corrected")).text) == [1]

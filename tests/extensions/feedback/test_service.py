@@ -324,7 +324,7 @@ async def test_pages_are_bounded_by_number_and_by_bytes(
 
 async def test_off_says_how_to_change_that(start_server: Start, connect: Connect) -> None:
     app = await start_server(feedback="off")
-    assert app.pipeline.answers is None
+    assert app.part(FeedbackRecorder) is None
     service = feedback_pb2_grpc.FeedbackServiceStub(connect(app).channel)
     error = await failure(service.RecordFeedback(on("0" * 32)))
     assert (error.code().name, "setting `feedback.keep`" in error.details()) == ("FAILED_PRECONDITION", True)

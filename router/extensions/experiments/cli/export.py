@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -56,8 +56,8 @@ def export(
     if phase is not None and phase < 1:
         raise CliError(f"--phase is the number of a phase, from 1, not {phase}", MISUSED)
     url = store or _store_here()
-    with _nothing_written(), _progress() as progress:
-        done = write(url, name, phase, what, path, progress)
+    with _nothing_written():
+        done = write(url, name, phase, what, path, _print_rows if sys.stderr.isatty() else None)
     _print(done, json)
 
 
@@ -88,20 +88,9 @@ def _nothing_written() -> Iterator[None]:
         raise CliError("interrupted: nothing was written", INTERRUPTED) from None
 
 
-@contextmanager
-def _progress() -> Iterator[Callable[[int], None]]:
-    """Rows so far, on a terminal."""
-    from router.cli.output import console, is_plain
-
-    if is_plain(sys.stderr):
-        yield lambda rows: None
-        return
-    from rich.progress import Progress, TextColumn, TimeElapsedColumn
-
-    columns = (TextColumn("{task.completed:,} rows"), TimeElapsedColumn())
-    with Progress(*columns, console=console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=None)
-        yield lambda rows: bar.update(task, completed=rows)
+def _print_rows(rows: int) -> None:
+    """Rows so far; the next text takes the line."""
+    print(f"{rows:,} rows", end="\r", file=sys.stderr, flush=True)
 
 
 def _print(done: Exported, json: bool) -> None:

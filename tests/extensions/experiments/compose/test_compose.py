@@ -103,7 +103,7 @@ async def test_from_plan_to_report_over_two_lives_of_a_server(serve):
     async with AsyncClient(composition.app.address, timeout=10) as client:
         again = [await client.generate("hello", max_tokens=3, unit=f"user-{i}") for i in range(12)]
         assert [a.decision.arm for a in again] == [a.decision.arm for a in answers]
-        await composition.app.experiments.recorder.flush()
+        await composition.app.pipeline.experiments.recorder.flush()
         report = await AsyncExperiments(client).report("same")
     assert sum(n.units for n in report.numbers) == 12
     assert sum(n.responses for n in report.numbers) == 24
@@ -113,7 +113,7 @@ async def test_from_plan_to_report_over_two_lives_of_a_server(serve):
 
 async def test_off_says_how_to_turn_it_on(serve):
     composition, stop = await serve(**{"experiments.enabled": False})
-    assert composition.app.experiments is None
+    assert composition.app.pipeline.experiments is None
     async with AsyncClient(composition.app.address, timeout=10) as client:
         with pytest.raises(ClientError, match="experiments are off"):
             await AsyncExperiments(client).list()

@@ -92,7 +92,7 @@ async def client(running):
 
 async def started(running: Composition, spec: Spec, age: float = 0.0):
     """The store, with the experiment running since `age` seconds."""
-    live = running.app.experiments
+    live = running.app.pipeline.experiments
     phase = ExperimentPhase(1, time.time() - age, "enrolment", "variant", spec)
     live.store.create(Experiment("trial", spec, Lifecycle.RUNNING, (phase,)))
     await live.refresh()
@@ -113,7 +113,7 @@ async def test_a_shadow_answers_beside_and_is_logged(running, client):
     answer = await client.generate("which chapter", max_tokens=8, unit="ann")
     assert answer.decision.adapter is not None
     assert (str(answer.decision.adapter), answer.decision.experiment) == ("medical@1.3.0", "")
-    counts = running.app.experiments.counts.shadows
+    counts = running.app.pipeline.experiments.counts.shadows
     await eventually(lambda: counts["trial", "old", "different"] == 1)
     assert store.data("trial", 1).buckets == ()
 
@@ -124,6 +124,6 @@ async def test_a_shadow_is_dropped_when_requests_need_its_row(running, client):
     running.app.engine.max_running = 1
     answer = await client.generate("which chapter", max_tokens=8, unit="ann")
     assert str(answer.decision.adapter) == "medical@1.3.0"
-    counts = running.app.experiments.counts.shadows
+    counts = running.app.pipeline.experiments.counts.shadows
     await eventually(lambda: counts["trial", "old", "load"])
     assert set(counts) == {("trial", "old", "load")}

@@ -29,7 +29,7 @@ async def serve(url: str) -> None:
     router = FakeRouter(registry)
     hooks = Hooks(PluginHost([], built_in=True))
     app = ServerApp(settings, engine, registry, router, startup, hooks=hooks)
-    app.experiments = live
+    app.pipeline.experiments = live
     app_ready = asyncio.ensure_future(app.ready.wait())
     running = asyncio.ensure_future(app.run())
     await asyncio.wait((running, app_ready), return_when="FIRST_COMPLETED")
