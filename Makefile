@@ -126,7 +126,7 @@ $(TOOLS_STAMP): deploy/tools.txt
 	@touch $@
 
 lock: $(TOOLS_STAMP) ## write requirements.lock (the image) and requirements-dev.lock (tests); UPGRADE=--upgrade for newer ones
-	$(LOCK) pyproject.toml --extra standard --extra export --extra jwt --extra native --extra otel --extra postgres -o requirements.lock
+	$(LOCK) pyproject.toml --extra standard --extra jwt --extra native --extra otel --extra postgres -o requirements.lock
 	$(LOCK) pyproject.toml deploy/build.txt --extra dev --extra standard --extra native --extra train --extra pictures -c requirements.lock -o requirements-dev.lock
 	$(LOCK) deploy/build.txt -c requirements-dev.lock -o deploy/build.lock
 

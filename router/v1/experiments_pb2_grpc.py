@@ -124,8 +124,7 @@ class ExperimentServiceServicer:
 
     def UpdateExperiment(self, request, context):
         """UpdateExperiment edits the fields of the mask. On a running experiment this opens a new phase with
-        new salts; nothing of the old phase counts in the new one. Raising the enrolment share and other
-        secondary metrics do not.
+        new salts; nothing of the old phase counts in the new one. Raising the enrolment share does not.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

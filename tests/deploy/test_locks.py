@@ -13,7 +13,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = {
-    "requirements.lock": ("standard", "export", "jwt", "native", "otel", "postgres"),
+    "requirements.lock": ("standard", "jwt", "native", "otel", "postgres"),
     "requirements-dev.lock": ("dev", "standard", "native", "train", "pictures"),
 }
 # What advisories ask for: no later edit may lower them.

@@ -16,7 +16,7 @@ from router.extensions.experiments.messages import (
     plan_message,
     plan_of,
 )
-from router.extensions.experiments.names import parse_experiment
+from router.extensions.experiments.model import parse_experiment
 from router.extensions.experiments.outcomes import Declared, outcome_of
 from router.extensions.feedback.service import request_of as feedback_of
 from router.names import parse_adapter, parse_version

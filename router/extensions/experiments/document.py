@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from router.extensions.experiments import check_words, words
+from router.extensions.experiments import words
 from router.extensions.experiments.model import Kind, Mode
 from router.extensions.experiments.next_step import NextStep, next_step
 from router.extensions.experiments.plan_lines import pairs_of
@@ -88,14 +88,14 @@ def document(report: Report) -> Document:
         state=words.since(report),
         heading=words.heading(report),
         tone=TONES.get(report.verdict.decision, "") if report.phase else "",
-        faults=tuple(check_words.failed_checks(report)),
+        faults=tuple(words.failed_checks(report)),
         facts=tuple(facts(report)),
         step=next_step(report),
         compared=compared_table(report, compared),
         bars=range_bars([_bar_of(report, one) for one in compared[:MOST_BARS]]),
         arms=arms_table(report),
-        checked=check_words.checks_line(report) if begun else "",
-        checks=tuple(check_words.check_lines(report)),
+        checked=words.checks_line(report) if begun else "",
+        checks=tuple((one.failed, words.check_title(one), words.check_finding(one)) for one in report.checks),
         notes=tuple(_notes(report)),
         more=tuple(table for table in (missing(report), *segments(report)) if table),
         statistics=(rulings(report), statistics(report)) if begun else (),
@@ -405,8 +405,7 @@ def statistics(report: Report) -> Table:
         for arm in report.arms
         for found in arm.segments
     )
-    raw = (f"{check.name}: {check.text}" for check in report.checks)
-    return Table("Statistics", columns, rows, (*spread, *raw, P_VALUES))
+    return Table("Statistics", columns, rows, (*spread, P_VALUES))
 
 
 def _measured(report: Report) -> Iterator[tuple[str, str, MetricReport, float]]:

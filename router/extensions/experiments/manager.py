@@ -22,7 +22,6 @@ from router.errors import (
     StaleEtag,
 )
 from router.extensions.experiments.assignment import AssignmentSalts
-from router.extensions.experiments.completeness import chosen, shared_primary
 from router.extensions.experiments.model import (
     ArmSpec,
     AuditEntry,
@@ -30,19 +29,17 @@ from router.extensions.experiments.model import (
     Lifecycle,
     Mode,
     Spec,
+    id_problem,
 )
-from router.extensions.experiments.names import id_problem
 from router.extensions.experiments.phases import (
     NewSalts,
-    only_secondary,
     only_wider,
     opened,
     stopped,
     widened,
-    with_secondary,
 )
 from router.extensions.experiments.plan_file import values_of
-from router.extensions.experiments.plans import Known, conflict, plan_problems
+from router.extensions.experiments.plans import Known, chosen, conflict, plan_problems
 from router.extensions.experiments.report.model import Report, Ruling
 from router.extensions.experiments.store.store import ExperimentStore
 from router.names import parse_version
@@ -71,8 +68,7 @@ class Manager:
 
     def problems(self, spec: Spec, before: Spec | None = None) -> list[FieldViolation]:
         """Everything that is wrong with a new plan, or with the edit of one that was kept `before`."""
-        spec = chosen(spec, before)
-        return [*plan_problems(spec, self.known), *shared_primary(spec, before)]
+        return plan_problems(chosen(spec, before), self.known)
 
     def get(self, name: str) -> Experiment:
         """Raises ExperimentNotFound."""
@@ -98,8 +94,7 @@ class Manager:
         self, name: str, edit: Callable[[Spec], Spec], etag: str, actor: str, *, new_phase: bool = True
     ) -> Experiment:
         """Put `edit(spec)` in place. While it runs, this opens a new phase, unless all that changes is a
-        larger enrolment share or what the secondary metrics are; those may be changed when it is stopped,
-        too, for what was counted. A warning of the result names what a new phase leaves behind.
+        larger enrolment share. A warning of the result names what a new phase leaves behind.
 
         Raises InvalidRequest, StaleEtag, FailedPrecondition (a conflict with another experiment, a new phase
         without `new_phase`)."""
@@ -111,8 +106,6 @@ class Manager:
             if spec == old:
                 return experiment
             now, detail = self.clock(), {"fields": _changed_fields(old, spec)}
-            if experiment.phase and old.secondary != spec.secondary and only_secondary(old, spec):
-                return self.keep(with_secondary(experiment, spec, now), actor, "secondary", "", detail)
             if experiment.state is not Lifecycle.RUNNING:
                 after = replace(experiment, spec=spec, updated=now)
                 return self.keep(after, actor, "update", "", detail)

@@ -17,10 +17,36 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, PlainSerializer
 
-from router.extensions.experiments.names import WORD_FORM, id_problem, is_word
+from router.errors import FieldViolation, InvalidRequest
 from router.extensions.experiments.times import TO_FIRST, TOTAL, UNSERVED, is_meant_as_share, slow_share
 from router.names import resource_of, split_adapter
 from router.types import AdapterRef
+
+ID_FORM = "1 to 63 small letters, digits and hyphens, with a letter first and no hyphen last"
+WORD_FORM = "1 to 63 letters, digits, and _ . -, with a letter or digit first"
+_ID = r"[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?"
+_EXPERIMENT = re.compile(rf"experiments/({_ID})")
+_NAME = re.compile(_ID)
+_WORD = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,62})")
+
+
+def parse_experiment(resource: str, field: str = "name") -> str:
+    """NAME of `experiments/NAME`; raises InvalidRequest naming `field`."""
+    match = _EXPERIMENT.fullmatch(resource)
+    if match is None:
+        raise InvalidRequest([FieldViolation(field, f"must be experiments/NAME, NAME being {ID_FORM}")])
+    return match[1]
+
+
+def id_problem(name: str) -> str:
+    """Why an experiment or a namespace cannot be called so; empty if it can."""
+    return "" if _NAME.fullmatch(name) else f"must be {ID_FORM}"
+
+
+def is_word(name: str) -> bool:
+    """Whether an arm or a metric may be called so."""
+    return _WORD.fullmatch(name) is not None
+
 
 BASE = "base"
 """The route of requests that no adapter is for; the base model has no name of its own."""
@@ -280,7 +306,7 @@ class MetricSpec:
     `name` is the outcome it reads, or a built-in one (`BUILT_IN`). A ratio is the sum of its outcomes
     over the sum of `per`: another outcome's name, or `responses` (answers given, the default) or
     `outcomes` (values recorded). Where a plan does not say `aggregate` or `missing`, the server chooses
-    (`completeness.chosen`). `margin` belongs to guardrails, as does `improve`: an arm is promoted only
+    (`plans.chosen`). `margin` belongs to guardrails, as does `improve`: an arm is promoted only
     if the metric is shown to be better than control's. A mean with a `cap` counts a unit's value as at most
     that, and as at least `least`. Outcomes count for `window` seconds after a unit's first exposure; 0 is the
     plan's window.
@@ -356,7 +382,7 @@ class Spec:
     `unit_label`. `window` is how many seconds after exposure outcomes count; `grace` how much later they may
     arrive, in seconds: then a unit is mature, and nothing changes it any more. `shadow_share` is the share of
     matched requests that shadow arms answer too. `secondary` metrics are reported and decide
-    nothing; they may be changed at any time without a new phase. With `equal_arms` arms may be the same
+    nothing. With `equal_arms` arms may be the same
     version, as in an A/A test.
 
     Nothing is checked here: `plans.plan_problems` names all that is wrong.
@@ -417,9 +443,7 @@ class Spec:
     ] = 1.0
     secondary: Annotated[
         tuple[Metric, ...],
-        Field(
-            max_length=MAX_METRICS, description="reported too, decides nothing; may be changed at any time"
-        ),
+        Field(max_length=MAX_METRICS, description="reported too, decides nothing"),
     ] = ()
     segments: Annotated[
         tuple[SegmentSpec, ...],

@@ -9,9 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from router.extensions.experiments.check_words import repairs
 from router.extensions.experiments.model import Lifecycle, Mode
-from router.extensions.experiments.words import at, gives_up, units_of, units_so_far
+from router.extensions.experiments.words import at, gives_up, repairs, units_of, units_so_far
 from router.quantities import counted
 
 if TYPE_CHECKING:

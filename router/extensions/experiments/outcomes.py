@@ -46,8 +46,8 @@ from router.extensions.experiments.model import (
     Spec,
     StoredOutcome,
     outcome_problem,
+    parse_experiment,
 )
-from router.extensions.experiments.names import parse_experiment
 from router.extensions.experiments.recorder import Recorder
 from router.extensions.experiments.runtime import StoreThreads
 from router.extensions.experiments.visibility import Visibility
@@ -255,7 +255,7 @@ class PlannedNames:
         what = f"the plan of experiments/{experiment} has no" if experiment else "no plan has a"
         near = difflib.get_close_matches(metric, known, 1)
         hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(sorted(known)[:MAX_NAMES])}."
-        return f"{what} metric {metric!r}; {hint} The outcome is kept, and counts for a plan that names it"
+        return f"{what} metric {metric!r}; {hint} The outcome is kept, and in no report"
 
 
 def _names(experiment: Experiment) -> Iterator[str]:

@@ -1,7 +1,7 @@
 """The phases of an experiment, and what a change of it does to them.
 
-A new phase has salts of its own, and nothing of the one before counts in it. Some changes need none: a larger
-enrolment share, other secondary metrics, a stop.
+A new phase has salts of its own, and nothing of the one before counts in it. A larger
+enrolment share and a stop need none.
 """
 
 from __future__ import annotations
@@ -71,20 +71,6 @@ def widened(experiment: Experiment, spec: Spec, now: float) -> Experiment:
     return replace(experiment, spec=spec, phases=phases, updated=now)
 
 
-def with_secondary(experiment: Experiment, spec: Spec, now: float) -> Experiment:
-    """With other secondary metrics, and perhaps a larger share: the last phase has them, too.
-
-    The plan of a stopped one may differ from that of its phase by now: the phase gets what it can tell.
-    """
-    *before, last = experiment.phases
-    if experiment.state is Lifecycle.RUNNING:
-        return widened(experiment, spec, now)
-    deciding = {m.name for m in (last.spec.primary, *last.spec.guardrails)}
-    secondary = tuple(m for m in spec.secondary if m.name not in deciding)
-    after = replace(last, spec=replace(last.spec, secondary=secondary))
-    return replace(experiment, spec=spec, phases=(*before, after), updated=now)
-
-
 def stopped(experiment: Experiment, now: float, reason: str) -> Experiment:
     """No unit is assigned any more; outcomes of the last phase still count until its window closes."""
     return replace(
@@ -100,12 +86,6 @@ def stopped(experiment: Experiment, now: float, reason: str) -> Experiment:
 def only_wider(old: Spec, new: Spec) -> bool:
     """Whether nothing changed but the enrolment share, and that grew."""
     return new.enrolment > old.enrolment and replace(new, enrolment=old.enrolment) == old
-
-
-def only_secondary(old: Spec, new: Spec) -> bool:
-    """Whether nothing changed but the secondary metrics, and perhaps the enrolment share, that grew."""
-    alike = replace(new, secondary=old.secondary)
-    return alike == old or only_wider(old, alike)
 
 
 def _ended(experiment: Experiment, now: float) -> tuple[ExperimentPhase, ...]:

@@ -1,7 +1,7 @@
 """Plans: all that is wrong with one, what deserves a second look, and which may run side by side.
 
 The model checks single fields, `UnitAllocation`, `ExperimentDesign` and `SequencePlan` weights, shares and
-thresholds, `metric_plans` metrics. What fields say together and what the server has is checked here.
+thresholds. What fields say together and what the server has is checked here.
 Warnings tell whether the smallest arm can have a verdict at all.
 """
 
@@ -10,33 +10,43 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from router.errors import AdapterNotFound, FailedPrecondition, FieldViolation, InvalidRequest
 from router.extensions.experiments.assignment import AssignmentSalts, UnitAllocation, WeightedArm
-from router.extensions.experiments.completeness import shared_warnings
-from router.extensions.experiments.metric_plans import (
-    guardrails_that_hold,
-    metric_problems,
-    metric_warnings,
-    uncapped,
-)
 from router.extensions.experiments.model import (
     BASE,
+    DENOMINATORS,
     ArmSpec,
     Experiment,
+    Kind,
     Lifecycle,
     MetricSpec,
     Mode,
     Spec,
+    Unanswered,
+    listed,
 )
 from router.extensions.experiments.plan_file import field_problems
+from router.extensions.experiments.report.source import metric_of
+from router.extensions.experiments.stats.checks import Guardrail
 from router.extensions.experiments.stats.compare import SequencePlan
+from router.extensions.experiments.stats.moments import ComparedMetric
+from router.extensions.experiments.times import (
+    SHARE_EXAMPLE,
+    SHARE_FORM,
+    TIMES,
+    WORDS,
+    is_meant_as_share,
+    shares_queue,
+    slow_share,
+)
 from router.extensions.experiments.verdict import ExperimentDesign
 from router.types import AdapterInfo, AdapterRef
 
 WHOLE = (0.0, 1.0)
+RARE = ("error", "cancelled", "length_stop")
 HIDDEN = "another experiment that runs is in its way: choose another route, or a slot of its namespace"
 
 
@@ -72,6 +82,30 @@ class Known:
         return ""
 
 
+def chosen(spec: Spec, before: Spec | None = None) -> Spec:
+    """The plan with what it does not say of its metrics: how outcomes are combined, as is usual for the kind,
+    and what a missing one counts as.
+
+    An edited metric keeps what it had. In a new plan what clients record counts as 0, as conversions and
+    amounts do, so that a mean is per user; what the server records is left out.
+    """
+    old = {} if before is None else {metric.name: metric for metric in before.metrics}
+
+    def choose(metric: MetricSpec) -> MetricSpec:
+        known = old.get(metric.name)
+        usual = Unanswered.EXCLUDED if metric.built_in else Unanswered.ZERO
+        if known is not None and known.kind is metric.kind and known.missing is not None:
+            usual = known.missing
+        return replace(metric, aggregate=metric.combined, missing=metric.missing or usual)
+
+    return replace(
+        spec,
+        primary=choose(spec.primary),
+        guardrails=tuple(map(choose, spec.guardrails)),
+        secondary=tuple(map(choose, spec.secondary)),
+    )
+
+
 def plan_problems(spec: Spec, known: Known) -> list[FieldViolation]:
     """Fields by their names in the resource; empty if the plan can be kept and started."""
     return [
@@ -81,7 +115,8 @@ def plan_problems(spec: Spec, known: Known) -> list[FieldViolation]:
         *_arm_problems(spec, known),
         *_allocation(spec),
         *metric_problems(spec),
-        *segment_problems(spec),
+        *_shared_primary(spec),
+        *_segments(spec),
         *_design(spec),
         *_holdout(spec),
     ]
@@ -101,11 +136,11 @@ def _allocation(spec: Spec) -> Iterator[FieldViolation]:
 def _design(spec: Spec) -> Iterator[FieldViolation]:
     yield from _found(lambda: SequencePlan(alpha=spec.alpha), {"plan.alpha": "alpha"})
     yield from _found(lambda: SequencePlan(units=spec.planned_units), {"plan.units": "planned_units"})
-    primary = uncapped(spec.primary)
+    primary = _uncapped(spec.primary)
     weights = {arm.name: arm.weight for arm in spec.arms}
 
     def build() -> ExperimentDesign:
-        rails = guardrails_that_hold(spec)
+        rails = _guardrails_that_hold(spec)
         return ExperimentDesign(
             spec.control,
             weights,
@@ -236,9 +271,8 @@ def _overlap(one: tuple[float, float], other: tuple[float, float]) -> bool:
 
 def plan_warnings(spec: Spec) -> Iterator[str]:
     """What the plan itself makes hard to show."""
-    yield from out_of_reach(spec)
-    yield from shared_warnings(spec)
-    yield from metric_warnings(spec)
+    yield from _out_of_reach(spec)
+    yield from _metric_warnings(spec)
 
 
 def arm_warnings(spec: Spec, resolve: Resolve) -> Iterator[str]:
@@ -258,7 +292,7 @@ def arm_warnings(spec: Spec, resolve: Resolve) -> Iterator[str]:
 RULES = SequencePlan()
 
 
-def segment_problems(spec: Spec) -> Iterator[FieldViolation]:
+def _segments(spec: Spec) -> Iterator[FieldViolation]:
     """Labels by whose values the effect is reported: distinct, and none that names units."""
     for label, count in Counter(segment.label for segment in spec.segments).items():
         if count > 1:
@@ -271,7 +305,7 @@ def segment_problems(spec: Spec) -> Iterator[FieldViolation]:
             yield FieldViolation(f"segments[{i}].label", text)
 
 
-def out_of_reach(spec: Spec) -> Iterator[str]:
+def _out_of_reach(spec: Spec) -> Iterator[str]:
     """What the planned units of the smallest arm do not suffice for, with numbers."""
     if spec.mode is not Mode.SPLIT or not spec.arms:
         return
@@ -295,3 +329,156 @@ def _capped(metric: MetricSpec) -> bool:
 def _plan(arm: ArmSpec, need: int) -> str:
     """What to do about it."""
     return f"plan {math.ceil(need / arm.weight - 1e-9):,} units, or give it more weight"
+
+
+# -- Metrics
+
+
+def metric_problems(spec: Spec) -> Iterator[FieldViolation]:
+    """Primary metric, guardrails and secondary metrics, each by itself, and names that are there twice."""
+    yield from _metric_problems(spec.primary, "primary")
+    yield from _no_margin(spec.primary, "primary", "how much worse primary may be is the plan's own margin")
+    for i, metric in enumerate(spec.guardrails):
+        yield from _metric_problems(metric, f"guardrails[{i}]")
+        yield from _margin_problems(metric, f"guardrails[{i}]")
+    for i, metric in enumerate(spec.secondary):
+        yield from _metric_problems(metric, f"secondary[{i}]")
+        yield from _no_margin(metric, f"secondary[{i}]", "secondary metrics are reported and decide nothing")
+    yield from _twice_named(spec)
+    yield from _window_problems(spec)
+
+
+def _guardrails_that_hold(spec: Spec) -> tuple[Guardrail, ...]:
+    """Those with which a design can be built and checked further."""
+    return tuple(_guardrail(m) for m in spec.guardrails if not list(_margin_problems(m, "")))
+
+
+def _uncapped(metric: MetricSpec) -> ComparedMetric:
+    """The metric of the statistics, without what is reported by itself: an empty name, a cap."""
+    return metric_of(replace(metric, name=metric.name or "unnamed", cap=None, least=0.0))
+
+
+def _metric_problems(metric: MetricSpec, field: str) -> Iterator[FieldViolation]:
+    if metric.name in DENOMINATORS:
+        yield FieldViolation(f"{field}.name", "is a denominator that the server counts, not an outcome")
+    elif is_meant_as_share(metric.name):
+        yield from _share_problems(metric, field)
+    rules = metric.kind.rules
+    if metric.combined not in rules.aggregates:
+        text = f"a {metric.kind} is {rules.words}: {listed(rules.aggregates)}, not {metric.combined}"
+        yield FieldViolation(f"{field}.aggregate", text)
+    if rules.has_denominator:
+        yield from _denominator_problems(metric, field)
+    yield from _cap_problems(metric, f"{field}.")
+
+
+def _share_problems(metric: MetricSpec, field: str) -> Iterator[FieldViolation]:
+    """What is wrong with a share of slow units, beside what may be wrong with any metric."""
+    if slow_share(metric.name) is None:
+        yield FieldViolation(f"{field}.name", f"must be {SHARE_FORM}, such as {SHARE_EXAMPLE}")
+    if metric.kind is not Kind.PROPORTION:
+        text = f"{metric.name} is a {Kind.PROPORTION}: 1 for a unit that had a slow answer, else 0"
+        yield FieldViolation(f"{field}.kind", f"{text}; not a {metric.kind}")
+    elif metric.combined is not Kind.PROPORTION.rules.usual:
+        text = f"must be {Kind.PROPORTION.rules.usual}: one slow answer makes a unit 1"
+        yield FieldViolation(f"{field}.aggregate", text)
+    if metric.higher_is_better:
+        yield FieldViolation(f"{field}.higher_is_better", f"must be false: more of {metric.name} is worse")
+    if metric.covariate:
+        yield FieldViolation(f"{field}.covariate", "a share of slow units has none: set it to false")
+
+
+def _denominator_problems(metric: MetricSpec, field: str) -> Iterator[FieldViolation]:
+    if metric.per == metric.name:
+        yield FieldViolation(f"{field}.per", "must be another outcome: over itself a ratio is always 1")
+
+
+def _cap_problems(metric: MetricSpec, within: str) -> Iterator[FieldViolation]:
+    """What is wrong with a cap and the least value; only a mean has them."""
+    if metric.cap is None:
+        if metric.least != 0:
+            yield FieldViolation(f"{within}least", "counts only with a cap: set one, or clear this")
+        return
+    if why := metric.kind.rules.uncappable:
+        cappable = listed(f"a {k}" for k in Kind if not k.rules.uncappable)
+        yield FieldViolation(f"{within}cap", f"belongs to {cappable}, not to a {metric.kind}: {why}")
+    elif not math.isfinite(metric.least):
+        yield FieldViolation(f"{within}least", f"must be a finite number, got {metric.least:g}")
+    elif not (math.isfinite(metric.cap) and metric.cap > metric.least):
+        text = f"must be a finite number above {metric.least:g}, the least value, got {metric.cap:g}"
+        yield FieldViolation(f"{within}cap", text)
+
+
+def _margin_problems(metric: MetricSpec, field: str) -> Iterator[FieldViolation]:
+    try:
+        _guardrail(metric)
+    except InvalidRequest as error:
+        yield from (FieldViolation(f"{field}.margin", v.description) for v in error.violations)
+
+
+def _guardrail(metric: MetricSpec) -> Guardrail:
+    return Guardrail(_uncapped(metric), metric.margin, metric.relative, metric.improve)
+
+
+def _no_margin(metric: MetricSpec, field: str, why: str) -> Iterator[FieldViolation]:
+    if metric.margin or metric.relative:
+        yield FieldViolation(f"{field}.margin", f"belongs to guardrails; {why}")
+    if metric.improve:
+        yield FieldViolation(f"{field}.improve", f"belongs to guardrails; {why}")
+
+
+def _twice_named(spec: Spec) -> Iterator[FieldViolation]:
+    """Secondary metrics have names of their own. The design checks those of guardrails."""
+    taken = {m.name: "a guardrail" for m in spec.guardrails} | {spec.primary.name: "the primary"}
+    for i, metric in enumerate(spec.secondary):
+        if metric.name in taken:
+            text = (
+                f"secondary metric named like {taken[metric.name]}: {metric.name!r} is reported there already"
+            )
+            yield FieldViolation(f"secondary[{i}].name", text)
+        taken.setdefault(metric.name, "another secondary one")
+
+
+def _window_problems(spec: Spec) -> Iterator[FieldViolation]:
+    """Windows of metrics are parts of the plan's, which the primary metric has."""
+    if spec.primary.window:
+        yield FieldViolation(
+            "primary.window", "belongs to other metrics: the primary one has the plan's window"
+        )
+    for field, metrics in (("guardrails", spec.guardrails), ("secondary", spec.secondary)):
+        for i, seconds in enumerate(metric.window for metric in metrics):
+            if seconds and not (math.isfinite(seconds) and 1 <= seconds <= spec.window):
+                text = (
+                    f"must be between a second and the plan's window of {spec.window:g} s, got {seconds:g} s"
+                )
+                yield FieldViolation(f"{field}[{i}].window", text)
+
+
+def _shared_primary(spec: Spec) -> Iterator[FieldViolation]:
+    """A time decides nothing where arms share a queue."""
+    if shares_queue(spec.primary.name) and not spec.equal_arms:
+        text = (
+            f"{spec.primary.name} cannot decide here: requests of all arms wait in one queue, so a slower arm"
+            " slows the others just as much. Make it a guardrail, which stops an arm that is slow by itself"
+        )
+        yield FieldViolation("primary.name", text)
+
+
+def _metric_warnings(spec: Spec) -> Iterator[str]:
+    """Guardrails that stop harm late, that stand in the way of a promotion, or that compare little."""
+    for rail in spec.guardrails:
+        if rail.name in TIMES:
+            yield (
+                f"guardrail {rail.name}: {WORDS} to learn what a roll-out does; here it stops an arm that is"
+                " slow by itself"
+            )
+        if rail.name in RARE and not rail.kind.rules.binary:
+            yield (
+                f"guardrail {rail.name} shows nothing while no answer has any, and then nothing is promoted: "
+                "as a proportion, the share of units that had one, it is exact from the first unit"
+            )
+        if rail.name in TIMES and rail.kind is Kind.MEAN and rail.cap is None:
+            yield (
+                f"guardrail {rail.name} is a mean without a cap, and shows no harm before 750 units in each "
+                f"arm: as the share of slow units, such as {rail.name}_over_4s, it does from the first unit"
+            )

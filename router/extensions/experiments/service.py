@@ -24,8 +24,7 @@ from router.extensions.experiments.messages import (
     plan_of,
     report_message,
 )
-from router.extensions.experiments.model import Experiment, Spec
-from router.extensions.experiments.names import id_problem, parse_experiment
+from router.extensions.experiments.model import Experiment, Spec, id_problem, parse_experiment
 from router.extensions.experiments.outcomes import Intake, OutcomeSender, answers_in_order, paced
 from router.extensions.experiments.plans import Known, arm_warnings, plan_warnings
 from router.extensions.experiments.report.model import Report

@@ -127,10 +127,11 @@ class PipelineHealth:
 
     def _faults(self) -> Iterator[FailedCheck]:
         if (ratio := self.sample_ratio).alarm:
-            wanted = ", ".join(f"{n:.0f}" for n in ratio.expected)
-            got = ", ".join(map(str, ratio.counts))
+            wanted = ", ".join(f"{n:,.0f}" for n in ratio.expected)
+            got = ", ".join(f"{n:,}" for n in ratio.counts)
             level = f"p = {ratio.p:.2g}, alarm at {ratio.alpha:g}"
-            yield FailedCheck("sample-ratio", f"units by arm are {got}, expected are {wanted} ({level})")
+            text = f"the arms do not have their planned shares of units: {got} instead of {wanted} ({level})"
+            yield FailedCheck("sample-ratio", text)
         for arm, found in self.missing.items():
             if found.alarm:
                 shares = percent(1 - found.treatment), percent(1 - found.control)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from router.extensions.experiments.report.model import (
         ArmReport,
         MetricReport,
+        PipelineCheck,
         Report,
         Ruling,
         SegmentReport,
@@ -360,6 +361,62 @@ def since(report: Report) -> str:
     if experiment.stop_reason:
         parts[0] += f": {experiment.stop_reason}"
     return "; ".join([*parts, f"as of {at(report.time)}"])
+
+
+# -- Checks of the data
+
+CHECKS: Mapping[str, tuple[str, str]] = {
+    "sample-ratio": (
+        "Shares of the arms",
+        "Look for requests that fail, are sent twice or carry no unit in one arm",
+    ),
+    "missing-outcomes": (
+        "Missing outcomes",
+        'Find out why outcomes of that arm do not arrive, or count a missing outcome as 0 (missing = "zero")',
+    ),
+    "crossed-units": ("One arm for each of them", "Send the same unit with every request of one {unit}"),
+    "mixed-digests": (
+        "Arms that stay the same",
+        "Keep the adapter, the base and the router of each arm as they are",
+    ),
+    "maturity": ("Time for outcomes", "Wait"),
+}
+"""What each check is called, and what to do when it fails."""
+
+
+def check_title(check: PipelineCheck) -> str:
+    """The name of a check for people."""
+    return CHECKS[check.name][0] if check.name in CHECKS else check.name.replace("-", " ").capitalize()
+
+
+def check_finding(check: PipelineCheck) -> str:
+    """What a check found, as a sentence."""
+    return f"{check.text[:1].upper()}{check.text[1:].rstrip('.')}."
+
+
+def failed_checks(report: Report) -> list[str]:
+    """What is wrong: a sentence for each check that failed."""
+    return [check_finding(check) for check in report.checks if check.failed]
+
+
+def checks_line(report: Report) -> str:
+    """How many checks are fine, and which are not; empty where nothing is checked yet."""
+    failed = [check_title(check) for check in report.checks if check.failed]
+    many = len(report.checks)
+    if failed:
+        return f"✗ {len(failed)} of {many} checks failed: {', '.join(failed)}."
+    return f"✓ All {many} checks of the data are fine." if many else ""
+
+
+def repairs(report: Report) -> str:
+    """What to do about all that failed."""
+    failed = [check.name for check in report.checks if check.failed and check.name in CHECKS]
+    found = [CHECKS[name][1].format(unit=report.judged.spec.unit) for name in failed]
+    text = ". ".join(found) or "Repair what the failed check names"
+    return f"{text[:1].lower()}{text[1:]}"
+
+
+# -- Times
 
 
 def duration(seconds: float) -> str:

@@ -95,6 +95,7 @@ class MemoryStore:
                 del self.outcomes[key]
 
     def expose(self, exposures: Sequence[Exposure]) -> None:
+        fresh: list[tuple[Place, str]] = []
         for exposure in exposures:
             place = (exposure.experiment, exposure.phase)
             rows = self.rows.get(place)
@@ -106,7 +107,20 @@ class MemoryStore:
                 rows.firsts.setdefault(exposure.unit, exposure)
                 if new:
                     rows.segments[exposure.unit] = self._segments(rows, self._phase(*place), exposure)
+                    fresh.append((place, exposure.unit))
                 self._adopt(place, exposure, new)
+        for place, unit in fresh:
+            self.rows[place].past[unit] = self._past(self._phase(*place), unit)
+
+    def _past(self, phase: ExperimentPhase, unit: str) -> list[StoredOutcome]:
+        return [
+            kept.outcome
+            for kept in self.outcomes.values()
+            if kept.outcome.time < phase.started and unit in self._units(kept)
+        ]
+
+    def _units(self, kept: Kept) -> set[str]:
+        return set(kept.places.values()) or {kept.outcome.unit}
 
     def _segments(self, rows: Rows, phase: ExperimentPhase, exposure: Exposure) -> dict[str, str]:
         found = {}

@@ -36,13 +36,14 @@ class Kept:
 
 @dataclass
 class Rows:
-    """What is logged of one phase. `firsts`: the exposure of each unit that was kept first; `apart`: values
-    of labels that are told apart."""
+    """What is logged of one phase. `firsts`: the exposure of each unit that was kept first; `past`: what was
+    recorded of it by then; `apart`: values of labels that are told apart."""
 
     exposures: dict[str, Exposure] = field(default_factory=dict)
     firsts: dict[str, Exposure] = field(default_factory=dict)
     segments: dict[str, dict[str, str]] = field(default_factory=dict)
     apart: dict[str, list[str]] = field(default_factory=dict)
+    past: dict[str, list[StoredOutcome]] = field(default_factory=dict)
     peak: float = 0.0
 
 
@@ -61,8 +62,7 @@ def counts(said: StoredOutcome, phase: ExperimentPhase, first: Exposure, window:
 def windows(phase: ExperimentPhase, name: str) -> list[float]:
     """Those of the metrics that read an outcome."""
     spec = phase.spec
-    plain = (*BUILT_IN, *series.covariates_of(spec))
-    found = [spec.window] if name in plain else []
+    found = [spec.window] if name in series.covariates_of(spec) else []
     for metric in (*spec.metrics, *phase.early_guardrails):
         share = slow_share(metric.name)
         read = share.outcomes if share else (metric.name,)
@@ -90,13 +90,12 @@ class Unit:
         self.responses = sum(e.time <= end for e in self.shown)
         self.counted: dict[str, list[StoredOutcome]] = defaultdict(list)
         self.before: dict[str, list[float]] = defaultdict(list)
+        for said in rows.past[first.unit]:
+            self.before[said.metric].append(said.value)
         for found in kept:
             said = found.outcome
             if found.places.get(place) == first.unit and counts(said, phase, first):
                 self.counted[said.metric].append(said)
-            known = first.unit in {said.unit, *found.places.values()}
-            if known and said.time < phase.started and came_in_time(said, phase, first):
-                self.before[said.metric].append(said.value)
 
     def answered(self, metric: MetricSpec) -> bool:
         if metric.window not in (0, self.window):
@@ -174,30 +173,22 @@ def phase_data(phase: ExperimentPhase, place: Place, rows: Rows, kept: Iterable[
         digests={arm: tuple(found) for arm, found in sorted(digests.items())},
         responses=dict(sorted(responses.items())),
         peak=rows.peak,
-        built_in=_built_in(units.values()),
-        unserved=dict(Counter(unit.arm for unit in units.values() for _ in unit.values(UNSERVED))),
-        **_aside(phase, place, rows, kept),
+        unserved=dict(Counter(units[k.places[place]].arm for k in kept if _unserved(k, place))),
+        late=_late(phase, place, rows, kept),
     )
 
 
-def _aside(phase: ExperimentPhase, place: Place, rows: Rows, kept: Iterable[Kept]) -> dict[str, int]:
-    found = {"late": 0, "unplanned": 0}
+def _unserved(kept: Kept, place: Place) -> bool:
+    return kept.outcome.metric == UNSERVED and place in kept.places
+
+
+def _late(phase: ExperimentPhase, place: Place, rows: Rows, kept: Iterable[Kept]) -> int:
+    found = 0
     for said, first in ((k.outcome, rows.firsts[k.places[place]]) for k in kept if place in k.places):
         read = windows(phase, said.metric)
-        if not read:
-            found["unplanned"] += 1
-        elif said.metric not in BUILT_IN and not any(counts(said, phase, first, w) for w in read):
-            found["late"] += 1
+        late = bool(read) and not any(counts(said, phase, first, w) for w in read)
+        found += late and said.metric not in BUILT_IN
     return found
-
-
-def _built_in(units: Iterable[Unit]) -> dict[str, dict[str, float]]:
-    found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for unit in units:
-        for name in BUILT_IN:
-            found[unit.arm][name] += unit.values(name)
-    means = {arm: {n: sum(v) / len(v) for n, v in of.items() if v} for arm, of in sorted(found.items())}
-    return {arm: of for arm, of in means.items() if of}
 
 
 def _buckets(phase: ExperimentPhase, rows: Rows, units: dict[str, Unit]) -> Iterable[TimeBucket]:

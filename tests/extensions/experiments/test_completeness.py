@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from router.extensions.experiments.completeness import chosen
 from router.extensions.experiments.model import Aggregate, Kind, MetricSpec, Unanswered
+from router.extensions.experiments.plans import chosen
 from tests.extensions.experiments.plans import plan
 
 SCORE = MetricSpec("score", Kind.MEAN, aggregate=Aggregate.SUM)

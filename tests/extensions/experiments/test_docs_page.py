@@ -34,7 +34,7 @@ WINDOW = 3.0  # the page has 20 seconds
 def arguments(line: str) -> list[str]:
     """Of a command of the page, in a form that takes seconds."""
     words = shlex.split(line.replace("window=20s", f"window={WINDOW:g}s"))[1:]
-    more = {"aa": ["--units", "120", "--window", "2"], "watch": ["--looks", "1"]}
+    more = {"aa": ["--units", "120"]}
     return [*words, *more.get(words[1], [])]
 
 

@@ -93,5 +93,5 @@ def test_the_consoles_form_takes_it(kind: Kind) -> None:
 @pytest.mark.parametrize("covariate", [False, True])
 def test_the_store_keeps_the_columns_that_statistics_read(kind: Kind, covariate: bool) -> None:
     made = replace(metric("cost", kind), covariate=covariate)
-    first, *_ = info_of(1, "trial", ExperimentPhase(1, 0.0, "", "", plan(primary=made))).series
+    first, *_ = info_of(1, ExperimentPhase(1, 0.0, "", "", plan(primary=made))).series
     assert first.columns == metric_of(made).columns

@@ -10,11 +10,10 @@ from pathlib import Path
 import pytest
 
 from router.extensions.experiments.assignment import holdout_problem
-from router.extensions.experiments.completeness import chosen
 from router.extensions.experiments.model import ArmSpec, Experiment, MetricSpec, Mode, NoInterval
 from router.extensions.experiments.page import page
 from router.extensions.experiments.plan_file import plan_of
-from router.extensions.experiments.plans import Known, plan_problems
+from router.extensions.experiments.plans import Known, chosen, plan_problems
 from router.extensions.experiments.report.build import report
 from router.extensions.experiments.report.model import MetricReport, SegmentReport
 from router.types import AdapterInfo, AdapterRef, AdapterState
@@ -149,7 +148,7 @@ def test_a_failed_check_stands_at_the_top():
     buckets = [*both(1000, 1150), bucket("new", 600, 300, at=1)]
     text = page(report(SumsStore(buckets), "medical-v2", now=LONG_AFTER))
     verdict = text.split('class="card ruling bad"')[1].split("</section>")[0]
-    assert "The arms do not have their planned shares of users" in verdict
+    assert "The arms do not have their planned shares of units" in verdict
 
 
 def test_several_arms_have_their_rulings_and_colours():

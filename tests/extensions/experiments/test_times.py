@@ -5,25 +5,24 @@ from __future__ import annotations
 from dataclasses import replace
 
 from router.extensions.experiments import words
-from router.extensions.experiments.completeness import shared_primary, shared_warnings
 from router.extensions.experiments.document import document
 from router.extensions.experiments.model import Kind, MetricSpec
+from router.extensions.experiments.plans import plan_problems, plan_warnings
 from router.extensions.experiments.report.build import report
 from router.extensions.experiments.stats.moments import Moments
 from tests.extensions.experiments.plans import plan
 from tests.extensions.experiments.report.sums import LONG_AFTER, SPEC, SumsStore, both, running
+from tests.extensions.experiments.test_plans import KNOWN
 
 FIRST = MetricSpec("time_to_first_token", Kind.MEAN, higher_is_better=False, cap=10.0)
 
 
-def test_a_new_split_cannot_be_decided_by_a_time_and_an_old_one_is_warned():
-    spec = plan(primary=FIRST)
-    assert [v.field for v in shared_primary(spec)] == ["primary.name"]
-    assert list(shared_warnings(spec))
-    assert not list(shared_primary(replace(spec, hypothesis="another"), spec))
-    assert list(shared_primary(plan(primary=FIRST), plan()))
-    assert not list(shared_primary(plan(primary=FIRST, equal_arms=True)))
-    assert not list(shared_primary(plan(guardrails=(replace(FIRST, margin=0.1),))))
+def test_a_time_decides_nothing_in_a_split():
+    assert [v.field for v in plan_problems(plan(primary=FIRST), KNOWN)] == ["primary.name"]
+    assert plan_problems(plan(primary=FIRST, equal_arms=True), KNOWN) == []
+    guarded = plan(guardrails=(replace(FIRST, margin=0.1),))
+    assert plan_problems(guarded, KNOWN) == []
+    assert any("compares little" in text for text in plan_warnings(guarded))
 
 
 def test_a_guardrail_within_its_margin_is_marked_and_still_stops_harm():

@@ -170,7 +170,7 @@ def test_faults_of_the_pipeline_make_every_verdict_invalid(rule, success):
 def test_an_invalid_verdict_names_all_faults_with_numbers():
     both = replace(FAULTS["sample-ratio"], crossed=0.02)
     text = verdict(ones(1150), health=both).verdict.text
-    assert "2200, 1800, expected are 2000, 2000" in text
+    assert "2,200, 1,800 instead of 2,000, 2,000" in text
     assert "2.0 % of units saw more than one arm" in text
 
 

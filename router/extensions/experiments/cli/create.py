@@ -200,13 +200,11 @@ def update(
 
     While it runs, this opens a new phase: units are assigned anew and nothing of the old phase counts. That
     needs --new-phase; without it the command says how many units and days would be lost, and changes nothing.
-    Raising the enrolment share, and other secondary metrics, do not: everybody keeps their arm, and what was
-    counted stays. Secondary metrics may be changed after the stop, too.
+    Raising the enrolment share does not: everybody keeps their arm, and what was counted stays.
 
     \b
     Examples:
       lora-router experiments update medical-v2 --set enrolment=0.5
-      lora-router experiments update medical-v2 --set 'secondary=[{name="messages", kind="mean"}]'
       lora-router experiments update medical-v2 medical-v2.toml --new-phase
     """
     from router.extensions.experiments.plan_file import plan_of, values_of

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The experiment.")]
 What = Annotated[str, typer.Argument(metavar="units|outcomes|values", help="What of it.")]
-Target = Annotated[Path, typer.Argument(metavar="FILE", help="A new file: .parquet, .csv or .jsonl.")]
+Target = Annotated[Path, typer.Argument(metavar="FILE", help="A new file: .csv.")]
 Phase = Annotated[int | None, typer.Option("--phase", metavar="N", help="The phase; default: the last.")]
 Store = Annotated[
     str,
@@ -42,13 +42,12 @@ def export(
     """Write the records of a phase to a file.
 
     units has a row for each unit: arm, first exposure, segments; outcomes what was recorded; values each
-    unit's value of each metric, as the report has it; pairs the answers of shadow arms. Units are
-    hashes; the documentation has the formula, to join by. The database is read as it is at
-    one moment, beside a running server or without one.
+    unit's value of each metric, as the report has it. Units are hashes; the documentation has the formula, to
+    join by. The database is read as it is at one moment, beside a running server or without one.
 
     \b
     Examples:
-      lora-router experiments export medical-v2 values values.parquet
+      lora-router experiments export medical-v2 values values.csv
       lora-router experiments export medical-v2 outcomes outcomes.csv --phase 1
       lora-router experiments export medical-v2 units units.csv --store postgresql://host/experiments
     """

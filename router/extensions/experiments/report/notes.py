@@ -35,9 +35,6 @@ def _notes(source: PhaseEvidence) -> Iterator[str]:
     yield from _unanswered_notes(source)
     if source.data.late:
         yield f"not counted: {counted(source.data.late, 'outcome')} that happened or came too late"
-    if source.data.unplanned:
-        outcomes = counted(source.data.unplanned, "outcome")
-        yield f"not counted: {outcomes} of a metric that this plan does not have"
     yield from _unserved_notes(source.data, spec)
     yield from _degraded_notes(source)
     yield from _phase_notes(source)

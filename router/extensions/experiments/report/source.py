@@ -287,11 +287,10 @@ def _crossed_in_words(source: PhaseEvidence, health: PipelineHealth) -> str:
 def _ratio_in_words(source: PhaseEvidence, ratio: SampleRatio) -> str:
     if source.spec.mode is Mode.SHADOW:
         return "not tested: control answers every unit, the other arms answer beside it"
-    arms = ", ".join(
+    return ", ".join(
         f"{arm} {got:,} ({wanted:,.0f} expected)"
         for arm, got, wanted in zip(source.design.weights, ratio.counts, ratio.expected, strict=True)
     )
-    return f"{arms}; p = {ratio.p:.2g}, alarm at {ratio.alpha:g}"
 
 
 def _missing_in_words(source: PhaseEvidence, health: PipelineHealth) -> str:

@@ -3,8 +3,8 @@
 Each response is kept once in a phase, each unit once, each outcome key once. The first exposure of a unit
 fixes its arm, its time and its segments, in the transaction that writes it, so that servers agree. An
 outcome belongs to the units of its response, or to the unit that it names; where there is none yet, it waits
-for its exposure. An outcome from before a phase is the unit's past in it, which a covariate may read, in
-whatever experiment it was recorded.
+for its exposure. What was recorded of a unit before its first exposure, and happened before the phase, is its
+past, which a covariate reads, in whatever experiment it was recorded.
 """
 
 from __future__ import annotations
@@ -29,11 +29,9 @@ from router.extensions.experiments.model import (
     SegmentSpec,
     StoredOutcome,
 )
-from router.extensions.experiments.store.series import EVERYTHING, RESPONSES, PhaseInfo
-from router.extensions.experiments.store.session import Unit, WriteSession, recall_past
+from router.extensions.experiments.store.series import RESPONSES, PhaseInfo
+from router.extensions.experiments.store.session import Unit, WriteSession
 from router.extensions.experiments.store.tables import (
-    LATE,
-    UNPLANNED,
     WAITING,
     digests,
     experiments,
@@ -43,6 +41,7 @@ from router.extensions.experiments.store.tables import (
     segment_values,
     units,
 )
+from router.extensions.experiments.times import UNSERVED
 from router.shared.database import Clash
 
 
@@ -57,10 +56,8 @@ def record(
     _by_unit(session, [p for p in fresh if not p.outcome.response_id])
     statuses |= _turned_away(reported, fresh, room)
     fresh = [p for p in fresh if p.outcome.key not in statuses]
-    earlier = seek_later(session, fresh)
-    session.load({EVERYTHING} if earlier else {p.outcome.metric for p in fresh})
+    session.load({p.outcome.metric for p in fresh})
     place_outcomes(session, fresh)
-    remember_later(session, earlier)
     session.finish()
     new = {p.outcome.key: p.status for p in fresh}
     return tuple(_answer(outcome.key, new, statuses) for outcome in reported)
@@ -138,11 +135,10 @@ def _by_unit(session: WriteSession, found: Sequence[PlacedOutcome]) -> None:
 
 @dataclass(slots=True)
 class PlacedOutcome:
-    """An outcome with the units it is newly an outcome of. `known`: names it was under before."""
+    """An outcome with the units it is newly an outcome of."""
 
     outcome: StoredOutcome
     units: list[Unit] = field(default_factory=list)
-    known: frozenset[str] = frozenset()
 
     @property
     def status(self) -> Accepted:
@@ -180,55 +176,33 @@ def _rows(placed: PlacedOutcome, now: float) -> Iterator[tuple[Any, ...]]:
         late = not _is_counted(outcome, unit)
         if not late:
             unit.count(outcome.metric, outcome.value, outcome.time, outcome.received)
-        if outcome.metric not in unit.info.readings:
-            unit.set_aside(UNPLANNED)
-        elif late and outcome.metric not in BUILT_IN:
-            unit.set_aside(LATE)
+        if late and outcome.metric in unit.info.readings and outcome.metric not in BUILT_IN:
+            unit.late += 1
+        unit.unserved += outcome.metric == UNSERVED
         yield outcome.key, unit.info.id, unit.id, *what, int(late), now, outcome.received
     if not placed.units:
         yield outcome.key, 0, None, *what, 0, now, outcome.received
 
 
-def seek_later(
-    session: WriteSession, found: Collection[PlacedOutcome]
-) -> list[tuple[PlacedOutcome, PhaseInfo, str]]:
-    """Outcomes that are now told of units whose phase began after them; the units are read.
-
-    Together with `remember_later` it makes the order of arrival count for nothing.
-    """
-    infos = session.phases.with_past(session.conn)
-    earlier = [
-        (placed, info, name)
-        for placed in found
-        for info in infos
-        if placed.outcome.metric in info.covariates and placed.outcome.time < info.started
-        for name in _names(placed) - placed.known
-    ]
-    session.find((info, name) for _, info, name in earlier)
-    return earlier
-
-
-def remember_later(session: WriteSession, earlier: Iterable[tuple[PlacedOutcome, PhaseInfo, str]]) -> None:
-    """Add them to the past of those units that were there before; `remember` is for new ones."""
-    for placed, info, name in earlier:
-        unit = session.named.get((info.id, name))
-        if unit is not None and unit.old is not None:
-            unit.recall(placed.outcome.metric, placed.outcome.value, placed.outcome.received)
-
-
 def remember_past(session: WriteSession, fresh: Iterable[Unit]) -> None:
-    """Give new units their past. Units and outcomes must be written."""
+    """Give new units their past, each outcome once. Units and outcomes must be written."""
     by_phase: dict[int, dict[str, Unit]] = {}
     for unit in fresh:
         if unit.info.covariates:
             by_phase.setdefault(unit.info.id, {})[unit.unit] = unit
+    of, among = outcomes.c, session.bulk.among
+    placed = select(of.key, units.c.unit, of.metric, of.value).join_from(
+        outcomes, units, of.unit_id == units.c.id
+    )
+    waiting = select(of.key, of.unit, of.metric, of.value).where(WAITING)
     for named in by_phase.values():
         info = next(iter(named.values())).info
-        recall_past(session, info, named, info.covariates)
-
-
-def _names(placed: PlacedOutcome) -> set[str]:
-    return {u.unit for u in placed.units} | ({placed.outcome.unit} - {""})
+        before, seen = (among(of.metric, info.covariates), of.time < info.started), set[tuple[str, str]]()
+        for query, name in ((placed, units.c.unit), (waiting, of.unit)):
+            for key, unit, *row in session.conn.execute(query.where(among(name, named), *before)):
+                if (key, unit) not in seen:
+                    seen.add((key, unit))
+                    named[unit].recall(*row)
 
 
 log = logging.getLogger(__name__)
@@ -249,15 +223,13 @@ def expose(session: WriteSession, reported: Sequence[Exposure]) -> None:
     new = _new_units(session, shown)
     answering = [(e, session.named[info.id, e.unit]) for info, e in shown]
     adopted = _waiting_outcomes(session, answering, new, elsewhere)
-    earlier = seek_later(session, adopted)
-    session.load({EVERYTHING} if earlier else {RESPONSES} | {p.outcome.metric for p in adopted})
+    session.load({RESPONSES} | {p.outcome.metric for p in adopted})
     for e, unit in answering:
         unit.shown(e.arm, e.time, bool(e.degraded))
     session.write_units()
     _keep(session, answering)
     _forget_waiting(session, [p.outcome.key for p in adopted])
     place_outcomes(session, adopted)
-    remember_later(session, earlier)
     remember_past(session, new)
     session.finish()
 
@@ -343,14 +315,14 @@ def _counted_elsewhere(
 ) -> Iterator[PlacedOutcome]:
     """Outcomes that another experiment has of the same response already."""
     ids = {unit for response in elsewhere for unit in elsewhere[response]}
-    query = select(units.c.unit, *_OUTCOME).join_from(outcomes, units, outcomes.c.unit_id == units.c.id)
-    found: dict[str, tuple[StoredOutcome, set[str]]] = {}
-    for name, *rest in session.conn.execute(query.where(session.bulk.among(outcomes.c.unit_id, ids))):
-        outcome = StoredOutcome(*rest)
+    query = select(*_OUTCOME)
+    found = {}
+    for row in session.conn.execute(query.where(session.bulk.among(outcomes.c.unit_id, ids))):
+        outcome = StoredOutcome(*row)
         if outcome.response_id in by_response:
-            found.setdefault(outcome.key, (outcome, set()))[1].add(name)
-    for outcome, names in found.values():
-        yield PlacedOutcome(outcome, by_response[outcome.response_id], frozenset(names))
+            found[outcome.key] = outcome
+    for outcome in found.values():
+        yield PlacedOutcome(outcome, by_response[outcome.response_id])
 
 
 def _of_units(
@@ -369,7 +341,7 @@ def _of_units(
     for outcome in _read_outcomes(session, WAITING, here):
         shown = [u for u in first.get((outcome.experiment, outcome.unit), ()) if outcome.time >= u.first]
         if shown:
-            yield PlacedOutcome(outcome, shown[:1], frozenset([outcome.unit]))
+            yield PlacedOutcome(outcome, shown[:1])
 
 
 def _read_outcomes(session: WriteSession, *which: ColumnElement[bool]) -> Iterator[StoredOutcome]:

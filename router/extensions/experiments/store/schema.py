@@ -1,6 +1,6 @@
 """The version of the tables, and the views over them.
 
-The first tables of lora-router 0.3 have version 9; a database with another version is refused.
+The first tables of lora-router 0.3 have version 10; a database with another version is refused.
 
 Views are for people and programs that read the database themselves: the part of it that stays as it is. The
 tables may change with any version; a view keeps its columns, and new ones come behind the old. Only
@@ -38,7 +38,7 @@ from router.extensions.experiments.store.tables import (
     version,
 )
 
-VERSION = 9
+VERSION = 10
 
 
 def migrate(conn: Connection) -> None:

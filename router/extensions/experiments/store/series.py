@@ -18,11 +18,10 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from typing import Any, NamedTuple, Protocol, assert_never
 
-from sqlalchemy import ColumnElement, Connection, func, select, true
+from sqlalchemy import ColumnElement, Connection, select
 
 from router.errors import ExperimentNotFound
 from router.extensions.experiments.model import (
-    BUILT_IN,
     Aggregate,
     ExperimentPhase,
     Kind,
@@ -35,7 +34,7 @@ from router.extensions.experiments.model import (
 from router.extensions.experiments.stats.moments import Moments, places
 from router.extensions.experiments.store import tables
 from router.extensions.experiments.store.tables import COLUMNS, PRODUCTS, experiments, from_json, phases
-from router.extensions.experiments.times import UNSERVED, SlowShare, slow_share
+from router.extensions.experiments.times import SlowShare, slow_share
 from router.shared.database import Bulk
 
 FIRST_STRETCHES = 512  # stretches of the first width; each doubling of the width adds half as many
@@ -67,8 +66,7 @@ def stretch_span(stretch: int, width: float) -> tuple[float, float]:
 def width_of(phase: ExperimentPhase) -> float:
     """Seconds of a phase's first stretches."""
     spec = phase.spec
-    deciding = (spec.primary, *spec.guardrails, *phase.early_guardrails)  # secondary metrics may change
-    windows = [spec.window_of(metric) for metric in deciding]
+    windows = [spec.window_of(metric) for metric in (*spec.metrics, *phase.early_guardrails)]
     return phase.width or first_width(min(windows))
 
 
@@ -111,8 +109,8 @@ NONE = Values()
 class Series(NamedTuple):
     """One of the sums: its key in the table, its columns, the names it reads, and the row of a unit.
 
-    `answers` are names of outcomes, for counting the units that have one of them. `metric` is what its row is
-    made by. Of a series that is `split` there are sums by segment, too.
+    `answers` are names of outcomes, for counting the units that have one of them. Of a series that is `split`
+    there are sums by segment, too.
     """
 
     key: str
@@ -120,7 +118,6 @@ class Series(NamedTuple):
     reads: frozenset[str]
     answers: frozenset[str]
     row: Callable[[HasValues], Row | None]
-    metric: MetricSpec
     split: bool = False
 
 
@@ -149,14 +146,13 @@ def split_key(key: str) -> tuple[str, tuple[str, str] | None]:
 
 @dataclass(frozen=True)
 class PhaseInfo:
-    """A phase's id in the tables, and what its spec asks to be summed up. `title` is for people.
+    """A phase's id in the tables, and what its spec asks to be summed up.
 
     `names` are the keys of its units' values. `readings`: outcome (or `RESPONSES`) -> those of them that it
     counts in, and within how many seconds of a unit's first exposure.
     """
 
     id: int
-    title: str
     started: float
     window: float
     grace: float
@@ -165,7 +161,6 @@ class PhaseInfo:
     readings: Mapping[str, tuple[tuple[str, float], ...]]
     covariates: frozenset[str]
     series: tuple[Series, ...]
-    metrics: tuple[MetricSpec, ...]
     segments: tuple[SegmentSpec, ...]
 
     def stretch(self, time: float) -> int:
@@ -173,13 +168,12 @@ class PhaseInfo:
         return stretch_number(time - self.started, self.width)
 
 
-def info_of(key: int, name: str, phase: ExperimentPhase) -> PhaseInfo:
-    """From a phase of the experiment `name`, and its id."""
+def info_of(key: int, phase: ExperimentPhase) -> PhaseInfo:
+    """From a phase and its id."""
     spec = phase.spec
     series, readings = tuple(_all_series(phase)), _readings(phase)
     return PhaseInfo(
         id=key,
-        title=f"{name}, phase {phase.number}",
         started=phase.started,
         window=spec.window,
         grace=spec.grace,
@@ -188,7 +182,6 @@ def info_of(key: int, name: str, phase: ExperimentPhase) -> PhaseInfo:
         readings=readings,
         covariates=covariates_of(spec),
         series=series,
-        metrics=spec.metrics,
         segments=spec.segments,
     )
 
@@ -207,8 +200,7 @@ def value_key(spec: Spec, name: str, window: float) -> str:
 
 def _readings(phase: ExperimentPhase) -> dict[str, tuple[tuple[str, float], ...]]:
     spec = phase.spec
-    plain = (*BUILT_IN, *covariates_of(spec))
-    found = {name: {value_key(spec, name, spec.window): spec.window} for name in plain}
+    found = {name: {name: spec.window} for name in covariates_of(spec)}
     for metric in (*spec.metrics, *phase.early_guardrails):
         window = spec.window_of(metric)
         per = (metric.per,) if metric.kind.rules.has_denominator and metric.per != OUTCOMES else ()
@@ -250,12 +242,7 @@ def _of_metric(metric: MetricSpec, spec: Spec) -> Series:
         return value(unit) + before(unit) if before else value(unit)
 
     columns = metric.kind.rules.columns * (2 if metric.covariate else 1)
-    return Series(metric.name, columns, frozenset(reads), frozenset({name}), row, _summed(metric))
-
-
-def _summed(metric: MetricSpec) -> MetricSpec:
-    """What of a metric its sums depend on."""
-    return replace(metric, margin=0.0, relative=False, higher_is_better=True)
+    return Series(metric.name, columns, frozenset(reads), frozenset({name}), row)
 
 
 def _of_slow_share(metric: MetricSpec, share: SlowShare, key: Callable[[str], str]) -> Series:
@@ -269,7 +256,7 @@ def _of_slow_share(metric: MetricSpec, share: SlowShare, key: Callable[[str], st
         return (float(max(found, default=0.0) > share.seconds),)
 
     reads = frozenset(outcomes)
-    return Series(metric.name, 1, reads | {EVERYTHING}, reads, row, _summed(metric))
+    return Series(metric.name, 1, reads | {EVERYTHING}, reads, row)
 
 
 def _capped(metric: MetricSpec, value: Callable[[HasValues], Row]) -> Callable[[HasValues], Row]:
@@ -323,22 +310,17 @@ def _past(metric: MetricSpec) -> Callable[[HasValues], Row]:
     return past
 
 
-_LIVING = experiments.c.name.is_not(None)
-
-
 class PhaseInfos:
-    """Phases as their experiments have them now. What was read is kept as long as the etag is the same:
-    another server may have changed a phase's secondary metrics."""
+    """Phases of experiments that were not deleted. What a phase sums up never changes."""
 
     def __init__(self, bulk: Bulk) -> None:
         self._bulk = bulk
-        self._kept: dict[int, tuple[str, PhaseInfo]] = {}
+        self._kept: dict[int, PhaseInfo] = {}
 
     def named(self, conn: Connection, names: Collection[str]) -> dict[tuple[str, int], PhaseInfo]:
         """(experiment, number) -> phase, of these experiments."""
         rows = self._living(conn, self._bulk.among(experiments.c.name, names))
-        infos = self._read(conn, rows)
-        return {(row.name, row.number): infos[row.id] for row in rows}
+        return {(row.name, row.number): self._kept[row.id] for row in rows}
 
     def one(self, conn: Connection, name: str, number: int) -> PhaseInfo:
         """Raises ExperimentNotFound, naming the phases that there are."""
@@ -352,30 +334,20 @@ class PhaseInfos:
 
     def by_id(self, conn: Connection, ids: Collection[int]) -> dict[int, PhaseInfo]:
         """Those of these that were not deleted."""
-        return self._read(conn, self._living(conn, self._bulk.among(phases.c.id, ids)))
-
-    def with_past(self, conn: Connection) -> list[PhaseInfo]:
-        """Those that read what was before them."""
-        return list(self._read(conn, self._living(conn, phases.c.covariates != "[]")).values())
-
-    def all(self, conn: Connection) -> list[PhaseInfo]:
-        """Of all experiments."""
-        return list(self._read(conn, self._living(conn, true())).values())
+        rows = self._living(conn, self._bulk.among(phases.c.id, ids))
+        return {row.id: self._kept[row.id] for row in rows}
 
     def _living(self, conn: Connection, which: ColumnElement[bool]) -> Sequence[Any]:
-        found = select(phases.c.id, experiments.c.name, phases.c.number, experiments.c.etag)
-        return conn.execute(found.join_from(phases, experiments).where(which, _LIVING)).all()
-
-    def _read(self, conn: Connection, rows: Sequence[Any]) -> dict[int, PhaseInfo]:
-        known = {row.id: self._kept[row.id] for row in rows if row.id in self._kept}
-        if unread := [row.id for row in rows if row.id not in known or known[row.id][0] != row.etag]:
-            found = select(phases.c.id, phases.c.number, experiments.c.document, experiments.c.etag)
+        """Ids, names and numbers of phases, which are read where they were not before."""
+        found = select(phases.c.id, experiments.c.name, phases.c.number).join_from(phases, experiments)
+        rows = conn.execute(found.where(which, experiments.c.name.is_not(None))).all()
+        if unread := [row.id for row in rows if row.id not in self._kept]:
+            whole = select(phases.c.id, phases.c.number, experiments.c.document, experiments.c.etag)
             here = self._bulk.among(phases.c.id, unread)
-            for key, number, document, etag in conn.execute(found.join_from(phases, experiments).where(here)):
-                experiment = from_json(document, etag)
-                phase = next(p for p in experiment.phases if p.number == number)
-                known[key] = self._kept[key] = etag, info_of(key, experiment.name, phase)
-        return {key: info for key, (_, info) in known.items()}
+            for key, number, document, etag in conn.execute(whole.join_from(phases, experiments).where(here)):
+                phase = next(p for p in from_json(document, etag).phases if p.number == number)
+                self._kept[key] = info_of(key, phase)
+        return rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -405,10 +377,7 @@ class PhaseData:
     digests: Mapping[str, tuple[str, ...]]  # arm -> distinct adapter/base/router digests, in order
     responses: Mapping[str, int]  # arm -> answers to its units
     peak: float  # largest log evidence of the sample-ratio test so far
-    built_in: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    """Arm -> built-in metric -> its mean over the arm's responses; empty where that is not kept."""
     late: int = 0  # outcomes of the plan's metrics that came or happened too late
-    unplanned: int = 0  # outcomes of which the plan had no metric when they came
     unserved: Mapping[str, int] = field(default_factory=dict)
     """Arm -> its requests that ended before their first token."""
 
@@ -418,21 +387,19 @@ Cell = tuple[int, Moments]  # units that answered, and their sums
 
 def read_phase_data(conn: Connection, info: PhaseInfo) -> PhaseData:
     """All sums of a phase."""
-    found = _cohorts(conn, info)
-    sums, means = _sums(conn, info), _built_in(conn, info)
-    answers: dict[str, int] = defaultdict(int)
+    found, sums = _cohorts(conn, info), _sums(conn, info)
+    answers, unserved = defaultdict[str, int](int), defaultdict[str, int](int)
     for (_, arm), row in sorted(found.items(), key=lambda item: item[0][1]):
         answers[arm] += row[3]
+        unserved[arm] += row[5]
     return PhaseData(
         buckets=tuple(_bucket(info, *place, found[place], sums[place]) for place in sorted(found)),
         crossed=sum(row[2] for row in found.values()),
         digests=_digests(conn, info),
         responses=dict(answers),
         peak=conn.execute(select(phases.c.peak).where(phases.c.id == info.id)).scalar_one(),
-        built_in={arm: {m: total / n for m, (n, total) in of.items()} for arm, of in means.items()},
-        late=_aside(conn, info, tables.LATE),
-        unplanned=_aside(conn, info, tables.UNPLANNED),
-        unserved={arm: of[UNSERVED][0] for arm, of in means.items() if UNSERVED in of},
+        late=sum(row[4] for row in found.values()),
+        unserved={arm: n for arm, n in unserved.items() if n},
     )
 
 
@@ -449,13 +416,9 @@ def _cohorts(conn: Connection, info: PhaseInfo) -> dict[tuple[int, str], tuple[i
 def _sums(conn: Connection, info: PhaseInfo) -> Mapping[tuple[int, str], dict[str, Cell]]:
     """Stretch and arm -> cells by key."""
     columns = {series.key: series.columns for series in info.series}
-    split = {series.key for series in info.series if series.split}
     found: dict[tuple[int, str], dict[str, Cell]] = defaultdict(dict)
     for arm, stretch, key, answered, n, *numbers in _rows(conn, tables.sums, info):
-        name, segment = split_key(key)
-        if name not in columns or (segment and name not in split):
-            continue  # a secondary metric's that is no more
-        found[stretch, arm][key] = (answered, _moments(n, numbers, columns[name]))
+        found[stretch, arm][key] = (answered, _moments(n, numbers, columns[split_key(key)[0]]))
     return found
 
 
@@ -497,19 +460,3 @@ def _digests(conn: Connection, info: PhaseInfo) -> dict[str, tuple[str, ...]]:
     for arm, digest in conn.execute(query):
         found[arm] = (*found.get(arm, ()), digest)
     return dict(sorted(found.items()))
-
-
-def _built_in(conn: Connection, info: PhaseInfo) -> dict[str, dict[str, tuple[int, float]]]:
-    """Arm and metric to the number of responses, and their total."""
-    found: dict[str, dict[str, tuple[int, float]]] = {}
-    for arm, metric, n, total in sorted(_rows(conn, tables.built_in, info)):
-        if metric in BUILT_IN and n:
-            found.setdefault(arm, {})[metric] = (int(n), total)
-    return found
-
-
-def _aside(conn: Connection, info: PhaseInfo, why: str) -> int:
-    """Outcomes that are in no sum."""
-    of = tables.built_in.c
-    query = select(func.coalesce(func.sum(of.n), 0)).where(of.phase == info.id, of.metric == why)
-    return max(int(conn.execute(query).scalar_one()), 0)  # an older server did not count what it wrote

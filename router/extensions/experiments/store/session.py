@@ -7,19 +7,17 @@ a batch changes in the sums is collected unit by unit, and added in the database
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
-from sqlalchemy import ColumnElement, Connection, delete, func, or_, select
+from sqlalchemy import ColumnElement, Connection, func, select
 
-from router.extensions.experiments.model import BUILT_IN, Exposure
+from router.extensions.experiments.model import Exposure
 from router.extensions.experiments.store.series import (
     EVERYTHING,
     NONE,
     RESPONSES,
-    SEPARATOR,
     PhaseInfo,
     PhaseInfos,
     Row,
@@ -32,19 +30,13 @@ from router.extensions.experiments.store.tables import (
     COLUMNS,
     CUBES,
     PRODUCTS,
-    UNPLANNED,
-    WAITING,
-    built_in,
     cohorts,
-    exposures,
-    outcomes,
     sums,
     units,
     values,
 )
 from router.shared.database import Bulk, Clash
 
-log = logging.getLogger(__name__)
 Cells: TypeAlias = tuple[object, ...]
 
 
@@ -118,7 +110,6 @@ class WriteSession:
         self.bulk.write(self.conn, values, self._values(), Clash.REPLACE)
         self.bulk.write(self.conn, cohorts, found.cohorts(), Clash.ADD)
         self.bulk.write(self.conn, sums, found.sums(), Clash.ADD)
-        self.bulk.write(self.conn, built_in, found.built_in(), Clash.ADD)
 
     def _values(self) -> Iterator[tuple[int | str | float, ...]]:
         for unit in self.units.values():
@@ -127,8 +118,6 @@ class WriteSession:
 
 
 def _needed(info: PhaseInfo, outcomes: frozenset[str]) -> frozenset[str]:
-    if EVERYTHING in outcomes:
-        return info.names
     changing = outcomes.union(key for name in outcomes for key, _ in info.readings.get(name, ()))
     reads = (s.reads for s in info.series if not s.reads.isdisjoint(changing))
     return (changing | frozenset().union(*reads)) & info.names
@@ -174,7 +163,8 @@ class Unit:
     segments: str = ""
     values: dict[str, Values] = field(default_factory=dict)
     changed: set[str] = field(default_factory=set)
-    aside: dict[str, int] = field(default_factory=dict)  # new outcomes that are in no sum, by why
+    late: int = 0  # new outcomes that came or happened too late
+    unserved: int = 0  # new requests that ended before their first token
     dirty: bool = False
     old: Unit | None = None
 
@@ -222,27 +212,21 @@ class Unit:
                 self.values[key] = self.values.get(key, NONE).plus(value, time)
                 self.changed.add(key)
 
-    def set_aside(self, why: str) -> None:
-        """One more outcome that is in no sum."""
-        self.aside[why] = self.aside.get(why, 0) + 1
-
-    def recall(self, metric: str, value: float, received: float) -> None:
-        """One more outcome from before the phase; nothing if it came too late to count."""
-        if metric in self.info.covariates and self.in_time(self.info.window, received):
-            found = self.values.get(metric, Values())
-            total = found.before_total + value
-            self.values[metric] = found._replace(before_n=found.before_n + 1, before_total=total)
-            self.changed.add(metric)
+    def recall(self, metric: str, value: float) -> None:
+        """One more outcome from before the phase."""
+        found = self.values.get(metric, NONE)
+        total = found.before_total + value
+        self.values[metric] = found._replace(before_n=found.before_n + 1, before_total=total)
+        self.changed.add(metric)
 
 
 class Deltas:
-    """Differences by address: of `cohorts`, of `sums` and of `built_in`."""
+    """Differences by address: of `cohorts` and of `sums`."""
 
     def __init__(self) -> None:
         self._cohorts: dict[Address, list[int]] = {}
         self._sums: dict[tuple[Address, str], list[float]] = {}
         self._columns: dict[tuple[Address, str], int] = {}
-        self._built_in: dict[tuple[int, str, str], list[float]] = {}
 
     def collect(self, units: Iterable[Unit]) -> Deltas:
         """Add what these became and take away what they were."""
@@ -253,16 +237,20 @@ class Deltas:
                 self.add_cohort(unit)
             if unit.changed:
                 self._series(unit)
-                self._means(unit)
-            for why, n in unit.aside.items():
-                self._built_in.setdefault((unit.info.id, unit.arm, why), [0, 0.0])[0] += n
+            if unit.late or unit.unserved:
+                cell = self._cohort(unit)
+                cell[4] += unit.late
+                cell[5] += unit.unserved
         return self
+
+    def _cohort(self, unit: Unit) -> list[int]:
+        return self._cohorts.setdefault(unit.address, [0] * 6)
 
     def add_cohort(self, unit: Unit) -> None:
         """Count it where it is now, and no more where it was."""
         for sign, found in ((-1, unit.old), (1, unit)):
             if found is not None:
-                cell = self._cohorts.setdefault(found.address, [0, 0, 0, 0])
+                cell = self._cohort(found)
                 for i, n in enumerate((1, found.degraded, found.crossed, found.answers)):
                     cell[i] += sign * n
 
@@ -294,16 +282,6 @@ class Deltas:
         for i, number in enumerate(numbers, 2):
             cell[i] += sign * number
 
-    def _means(self, unit: Unit) -> None:
-        names = BUILT_IN if EVERYTHING in unit.changed else unit.changed.intersection(BUILT_IN)
-        for name in names:
-            for sign, found in ((-1, unit.old), (1, unit)):
-                if found is not None and (values := found.values.get(name, NONE)).n:
-                    place = (found.info.id, found.arm, name)
-                    cell = self._built_in.setdefault(place, [0, 0.0])
-                    cell[0] += sign * values.n
-                    cell[1] += sign * values.total
-
     def cohorts(self) -> Iterator[Cells]:
         """Rows of `cohorts`, in one order for all writers."""
         for address, cell in sorted(self._cohorts.items()):
@@ -322,11 +300,6 @@ class Deltas:
                     *(*cubes, *_zeros(CUBES - len(cubes))),
                 )
 
-    def built_in(self) -> Iterator[Cells]:
-        """Rows of `built_in`."""
-        for place, (n, total) in sorted(self._built_in.items()):
-            yield (*place, int(n), total)
-
 
 def parts_of(numbers: Sequence[float], columns: int) -> tuple[Sequence[float], ...]:
     """What `powers` made of a row, or sums of it: numbers, products of two, products of three."""
@@ -336,101 +309,3 @@ def parts_of(numbers: Sequence[float], columns: int) -> tuple[Sequence[float], .
 
 def _zeros(n: int) -> Row:
     return (0.0,) * n
-
-
-CHUNK = 5000  # units
-
-
-def follow_metrics(session: WriteSession, before: PhaseInfo, now: PhaseInfo) -> None:
-    """A phase's metrics are others now: make the sums that it did not have, and the values they read."""
-    names = (now.names - before.names) | (now.covariates - before.covariates)
-    planned = now.readings.keys() - before.readings.keys()
-    known = {(series.key, series.metric, series.split) for series in before.series}
-    new = [series for series in now.series if (series.key, series.metric, series.split) not in known]
-    if names:
-        _refill(session, now, names)
-        _no_longer_aside(session, now, planned)
-    if new:
-        _resum(session, now, new)
-
-
-def _refill(session: WriteSession, info: PhaseInfo, names: Collection[str]) -> None:
-    """Values under some keys, of all units."""
-    of, among, shown = outcomes.c, session.bulk.among, exposures.c
-    read = {name for name, found in info.readings.items() if any(key in names for key, _ in found)}
-    for found in _chunks(session, info, "outcomes are read again"):
-        by_id = {unit.id: unit for unit in found}
-        stale = (among(values.c.unit_id, by_id), among(values.c.metric, names))
-        session.conn.execute(delete(values).where(*stale))
-        query = select(of.unit_id, of.metric, of.value, of.time, of.came).where(among(of.metric, read))
-        for unit, *row in session.conn.execute(query.where(among(of.unit_id, by_id))):
-            by_id[unit].count(*row)
-        if RESPONSES in read:
-            answers = select(shown.unit_id, shown.time).where(among(shown.unit_id, by_id))
-            for unit, time in session.conn.execute(answers):
-                by_id[unit].count(RESPONSES, 1.0, time)
-        recall_past(session, info, {unit.unit: unit for unit in found}, info.covariates.intersection(names))
-        rows = ((u.id, name, *kept) for u in found for name, kept in u.values.items() if name in names)
-        session.bulk.write(session.conn, values, rows, Clash.KEEP)
-
-
-def _no_longer_aside(session: WriteSession, info: PhaseInfo, names: Collection[str]) -> None:
-    """Outcomes of these names were in no sum, and are now."""
-    of, places = outcomes.c, dict[tuple[int, str, str], int]()
-    for chunk in _chunks(session, info, "outcomes are counted"):
-        here = (session.bulk.among(of.unit_id, [u.id for u in chunk]), session.bulk.among(of.metric, names))
-        found = session.conn.execute(select(of.unit_id, func.count()).where(*here).group_by(of.unit_id))
-        arms = {unit.id: unit.arm for unit in chunk}
-        for unit, n in found:
-            place = (info.id, arms[unit], UNPLANNED)
-            places[place] = places.get(place, 0) - n
-    rows = ((*place, n, 0.0) for place, n in sorted(places.items()))
-    session.bulk.write(session.conn, built_in, rows, Clash.ADD)
-
-
-def _resum(session: WriteSession, info: PhaseInfo, series: Sequence[Series]) -> None:
-    """Some of the sums, over all units; values must be there."""
-    names = info.names & frozenset().union(*(s.reads for s in series))
-    session.conn.execute(delete(sums).where(sums.c.phase == info.id, or_(*map(_rows_of, series))))
-    found = Deltas()
-    for chunk in _chunks(session, info, "sums are made anew"):
-        session.read_values({unit.id: unit for unit in chunk}, names)
-        for unit in chunk:
-            found.add(unit, series)
-    session.bulk.write(session.conn, sums, found.sums(), Clash.ADD)
-
-
-def _rows_of(series: Series) -> ColumnElement[bool]:
-    of = sums.c.metric
-    return or_(of == series.key, of.startswith(series.key + SEPARATOR, autoescape=True))
-
-
-def _chunks(session: WriteSession, info: PhaseInfo, what: str) -> Iterator[list[Unit]]:
-    """All units of a phase, without their values."""
-    of, last, done, total = units.c, 0, 0, 0
-    query = select(units).where(of.phase == info.id).order_by(of.id).limit(CHUNK)
-    while rows := session.conn.execute(query.where(of.id > last)).all():
-        yield [unit_from_row(info, row) for row in rows]
-        last, done = rows[-1].id, done + len(rows)
-        if len(rows) < CHUNK:
-            break
-        total = total or session.conn.execute(select(func.count()).where(of.phase == info.id)).scalar_one()
-        log.info("%s: %s, %d of %d units", info.title, what, done, total)
-
-
-def recall_past(
-    session: WriteSession, info: PhaseInfo, named: Mapping[str, Unit], metrics: Collection[str]
-) -> None:
-    """Give units of a phase, by name, their past: each outcome from before the phase, once."""
-    of, among = outcomes.c, session.bulk.among
-    before = (among(of.metric, metrics), of.time < info.started)
-    placed = select(of.key, units.c.unit, of.metric, of.value, of.came).join_from(
-        outcomes, units, of.unit_id == units.c.id
-    )
-    waiting = select(of.key, of.unit, of.metric, of.value, of.came).where(WAITING)
-    seen: set[tuple[str, str]] = set()
-    for query, name in ((placed, units.c.unit), (waiting, of.unit)):
-        for key, unit, *row in session.conn.execute(query.where(among(name, named), *before)):
-            if (key, unit) not in seen:
-                seen.add((key, unit))
-                named[unit].recall(*row)

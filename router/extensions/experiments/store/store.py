@@ -41,7 +41,6 @@ from router.extensions.experiments.model import (
     Accepted,
     AuditEntry,
     Experiment,
-    ExperimentPhase,
     Exposure,
     StoredOutcome,
 )
@@ -51,11 +50,9 @@ from router.extensions.experiments.store.schema import check_version, migrate
 from router.extensions.experiments.store.series import (
     PhaseData,
     PhaseInfos,
-    covariates_of,
-    info_of,
     read_phase_data,
 )
-from router.extensions.experiments.store.session import WriteSession, follow_metrics
+from router.extensions.experiments.store.session import WriteSession
 from router.extensions.experiments.store.tables import (
     WAITING,
     experiments,
@@ -73,7 +70,7 @@ CHUNK = 2000  # rows that one step removes
 RESPONSE_WAITS, UNIT_WAITS = 86_400.0, 35 * 86_400.0  # seconds
 MAX_WAITING = 1_000_000  # rows, each of about a kilobyte
 COUNT_SECONDS, FULL_SECONDS = 60.0, 5.0  # between two counts; where none more may wait
-_OF_PHASES = (tables.digests, tables.segment_values, tables.cohorts, tables.sums, tables.built_in)
+_OF_PHASES = (tables.digests, tables.segment_values, tables.cohorts, tables.sums)
 
 
 class ExperimentStore:
@@ -192,24 +189,16 @@ class ExperimentStore:
         return tuple(sorted(found, key=lambda e: e.name))  # not in SQL: databases sort text in their own ways
 
     def replace(self, experiment: Experiment, audit: AuditEntry) -> Experiment:
-        """Put it in place of the one with the same etag, and keep the audit entry with it.
-
-        Where a phase has other metrics than before, their sums are made from what was recorded, as if they
-        had been there from the start. Raises ExperimentNotFound, StaleEtag.
-        """
-        with self._session() as session:
-            conn = session.conn
+        """Put it in place of the one with the same etag, and keep the audit entry with it. Raises
+        ExperimentNotFound, StaleEtag."""
+        with self._writing() as conn:
             row = _experiment_row(conn, experiment.name)
             _check_etag(row, experiment.etag)
             kept = replace(experiment, etag=_new_etag())
             changed = update(experiments).where(experiments.c.id == row.id)
             conn.execute(changed.values(etag=kept.etag, document=to_json(kept)))
             _append_audit(conn, audit)
-            before = {phase.number: phase for phase in from_json(row.document, row.etag).phases}
-            for key, phase in _keep_phases(conn, row.id, kept):
-                old = before.get(phase.number, phase)
-                if old.spec != phase.spec:
-                    follow_metrics(session, info_of(key, kept.name, old), info_of(key, kept.name, phase))
+            _keep_phases(conn, row.id, kept)
         return kept
 
     def delete(self, name: str, etag: str = "") -> None:
@@ -354,21 +343,14 @@ def _append_audit(conn: Connection, entry: AuditEntry) -> None:
     conn.execute(row)
 
 
-def _keep_phases(conn: Connection, key: int, experiment: Experiment) -> list[tuple[int, ExperimentPhase]]:
-    """Those that were there before, with their ids."""
-    of, known = phases.c, []
-    query = select(of.number, of.id).where(of.experiment == key)
-    there: dict[int, int] = {row.number: row.id for row in conn.execute(query)}
+def _keep_phases(conn: Connection, key: int, experiment: Experiment) -> None:
+    """Rows for those that are new."""
+    of = phases.c
+    there = set(conn.execute(select(of.number).where(of.experiment == key)).scalars())
     for phase in experiment.phases:
-        covariates = json.dumps(sorted(covariates_of(phase.spec)))
-        if phase.number in there:
-            found = there[phase.number]
-            conn.execute(update(phases).where(of.id == found).values(covariates=covariates))
-            known.append((found, phase))
-        else:
+        if phase.number not in there:
             place = {"experiment": key, "number": phase.number, "started": phase.started, "peak": 0.0}
-            conn.execute(insert(phases).values(**place, covariates=covariates))
-    return known
+            conn.execute(insert(phases).values(**place))
 
 
 def remove_some(conn: Connection, bulk: Bulk, now: float) -> bool:

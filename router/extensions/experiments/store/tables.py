@@ -81,7 +81,6 @@ phases = _table(
     Column("id", NUMBER, primary_key=True),
     Column("experiment", NUMBER, ForeignKey(experiments.c.id), nullable=False),
     Column("number", Integer, nullable=False),
-    _text("covariates"),  # JSON: names of outcomes whose past is read
     _real("started"),
     _real("peak"),
     UniqueConstraint("experiment", "number"),
@@ -181,7 +180,7 @@ cohorts = _table(
     _count("phase"),
     _text("arm"),
     _count("stretch"),
-    *(_count(name) for name in ("exposed", "degraded", "crossed", "answers")),
+    *(_count(name) for name in ("exposed", "degraded", "crossed", "answers", "late", "unserved")),
     PrimaryKeyConstraint(*_PLACE, "stretch"),
     clustered=True,
 )
@@ -197,18 +196,6 @@ sums = _table(
     *(_real(f"p{i}") for i in range(PRODUCTS)),
     *(_real(f"c{i}", server_default="0") for i in range(CUBES)),
     PrimaryKeyConstraint(*_PLACE, "stretch", "metric"),
-    clustered=True,
-)
-LATE, UNPLANNED = "(late)", "(unplanned)"
-"""Rows of `built_in` that count outcomes of clients that are in no sum. No metric can be called so."""
-built_in = _table(
-    "built_in",
-    _count("phase"),
-    _text("arm"),
-    _text("metric"),
-    _count("n"),
-    _real("total"),
-    PrimaryKeyConstraint(*_PLACE, "metric"),
     clustered=True,
 )
 

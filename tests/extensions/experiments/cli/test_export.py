@@ -7,7 +7,6 @@ import sys
 import pytest
 
 from router.extensions.experiments.assignment import unit_hash
-from router.extensions.experiments.export import FORMS
 from router.extensions.experiments.model import (
     Experiment,
     ExperimentPhase,
@@ -53,11 +52,11 @@ def test_units_of_the_last_phase(cli, url, tmp_path):
 
 def test_a_phase_of_a_named_store(cli, url, tmp_path, monkeypatch):
     monkeypatch.setenv("LORA_ROUTER_DATABASE", "")
-    arguments = ("experiments", "export", "experiments/trial", "outcomes", "o.jsonl", "--phase", "1")
+    arguments = ("experiments", "export", "experiments/trial", "outcomes", "o.csv", "--phase", "1")
     done = cli(*arguments, "--store", url, "--json")
     assert done.code == 0, done.err
     told = json.loads(done.out)
-    assert (told["path"], told["rows"]) == ("o.jsonl", 3)
+    assert (told["path"], told["rows"]) == ("o.csv", 3)
     assert cli(*arguments, "--store", url).code == 1
 
 
@@ -65,7 +64,7 @@ def test_a_phase_of_a_named_store(cli, url, tmp_path, monkeypatch):
     ("arguments", "code", "told"),
     [
         (("trial", "everything", "a.csv"), 2, "'everything' cannot be exported; known are"),
-        (("trial", "units", "a.xls"), 2, "The name must end with"),
+        (("trial", "units", "a.xls"), 2, "the name must end with .csv"),
         (("trial", "units", "a.csv", "--phase", "0"), 2, "--phase is the number of a phase, from 1, not 0"),
         (("trial", "units", "a.csv", "--phase", "7"), 1, "phase 7 is not there, there are: 1"),
         (("nobody", "units", "a.csv"), 1, "nobody"),
@@ -98,7 +97,7 @@ def test_ctrl_c_leaves_nothing(cli, url, tmp_path, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(FORMS, ".csv", interrupted)
+    monkeypatch.setattr("router.extensions.experiments.export._csv", interrupted)
     done = cli("experiments", "export", "trial", "units", "units.csv")
     assert (done.code, done.err) == (130, "lora-router: interrupted: nothing was written\n")
     assert not list(tmp_path.glob("*units*"))

@@ -9,8 +9,8 @@ from dataclasses import replace
 
 import pytest
 
-from router.extensions.experiments import check_words, words
 from router.extensions.experiments import document as tables
+from router.extensions.experiments import words
 from router.extensions.experiments.cli.report import print_report
 from router.extensions.experiments.model import Aggregate, Kind, MetricSpec, Mode, NoInterval, SegmentSpec
 from router.extensions.experiments.next_step import following
@@ -74,7 +74,6 @@ def test_names_of_the_inside_stand_in_the_details_only(capsys):
         "primary-better",
         "planned",
         "up to twice as large",
-        "sample-ratio",
         "95%",
         "within",
     ):
@@ -187,7 +186,7 @@ def test_giving_up_is_said_when_all_planned_units_had_their_time():
 def test_a_check_that_fails_says_what_is_wrong_and_what_to_do(check):
     failed = PipelineCheck(check, True, "3 of 4")
     found = replace(REPORT, verdict=Ruling("invalid", check, "3 of 4"), checks=(failed,))
-    (line,) = check_words.failed_checks(found)
+    (line,) = words.failed_checks(found)
     assert check not in line
     assert "{" not in line + following(found)
     assert following(found).count(". ") == 1

@@ -62,7 +62,7 @@ def unit_outcome(
 
 
 def with_secondary(found: Experiment, *secondary: MetricSpec) -> Experiment:
-    """With other secondary metrics in its last phase, as the manager changes them."""
+    """With secondary metrics in its last phase."""
     spec = replace(found.spec, secondary=secondary)
     last = replace(found.phases[-1], spec=replace(found.phases[-1].spec, secondary=secondary))
     return replace(found, spec=spec, phases=(*found.phases[:-1], last))

@@ -27,7 +27,6 @@ from tests.extensions.experiments.store.helpers import (
     GOOD,
     START,
     WINDOW,
-    act,
     experiment,
     exposed,
     moments,
@@ -179,9 +178,10 @@ def test_the_past_of_a_unit(store, metric, covariate):
     store.expose([exposed("u", "r0", at=-800, name="old")])
     store.record([outcome("r0", "n", 4.0, at=-700), unit_outcome("u", "words", 40.0, at=-600, name="never")])
     store.record([unit_outcome("u", "n", 5.0, at=-1, name="x"), unit_outcome("v", "n", 99.0, at=-1)])
+    store.record([unit_outcome("u", "n", 0.0, at=-5, name="old")])
     store.expose([exposed("u", "r1", at=10)])
     store.record([outcome("r1", "n", 1.0, at=20), unit_outcome("u", "n", 50.0, at=0)])
-    store.record([unit_outcome("u", "n", 0.0, at=-5, name="old")])  # told late
+    store.record([unit_outcome("u", "n", 70.0, at=-5, name="old")])  # told late
     below = {"responses": (1.0,), "outcomes": (1.0,), "words": (0.0,)}[metric.per]
     now = (1.0, *below) if metric.kind is RATIO else (1.0,)
     assert row(store, "n") == (1, *now, *covariate)
@@ -196,48 +196,25 @@ def test_a_unit_without_a_past(store):
     assert row(store, "m") == (1, 3.0, 1.0, 0.0, 1.0)
 
 
-def test_a_waiting_outcome_of_another_experiment_is_past_once(store):
+def test_an_outcome_of_two_experiments_is_past_once(store):
     metric = MetricSpec("n", MEAN, covariate=True, aggregate=Aggregate.SUM)
-    for name, started in (("old", START - 900), ("x", START)):
+    for name, started in (("old", START - 900), ("older", START - 950), ("x", START)):
         store.create(experiment(name, metric, phases=(started,)))
+    store.record([outcome("r0", "n", 7.0, at=-700)])
+    store.expose([exposed("u", "r0", at=-800, name="old"), exposed("u", "r0", at=-800, name="older")])
     store.expose([exposed("u", "r1", at=10)])
-    store.record([outcome("r1", "n", 1.0, at=20), outcome("r0", "n", 7.0, at=-700)])
-    assert row(store, "n") == (1, 1.0, 0.0)
-    store.expose([exposed("u", "r0", at=-800, name="old")])
+    store.record([outcome("r1", "n", 1.0, at=20)])
     assert row(store, "n") == (1, 1.0, 7.0)
 
 
-def test_built_in_means(store):
+def test_late_outcomes_and_unserved_requests_are_counted(store):
     store.create(experiment())
-    store.expose([exposed("u", "r1"), exposed("u", "r2"), exposed("v", "r3"), exposed("w", "r4", "b")])
-    store.record(
-        [outcome(r, "completion_tokens", n) for r, n in (("r1", 10), ("r2", 30), ("r3", 5), ("r4", 1))]
-    )
-    store.record(
-        [outcome("r1", "error", 0.0), outcome("r2", "error", 1.0), outcome("r2"), outcome("r4", value=0.0)]
-    )
-    data = store.data("x", 1)
-    assert data.built_in == {
-        "a": {"completion_tokens": 15.0, "error": 0.5},
-        "b": {"completion_tokens": 1.0},
-    }
-
-
-def test_outcomes_that_are_in_no_sum_are_counted(store):
-    store.create(experiment())
-    store.record([outcome("r1", "thmubs")])  # waits for its exposure
     store.expose([exposed("u", "r1"), exposed("v", "r2", "b")])
-    assert (store.data("x", 1).late, store.data("x", 1).unplanned) == (0, 1)
     late = [outcome("r1", at=1e7), outcome("r2", at=1e7), outcome("r2", "error", at=1e7)]
-    store.record([*late, outcome("r2", "thmubs", at=20), outcome("r2", at=20)])
-    store.record(late)
+    store.record([*late, outcome("r2", "unread", at=1e7), outcome("r2", at=20)])
+    store.record([*late, outcome("r2", "time_without_token", 3.0)])
     data = store.data("x", 1)
-    assert (data.late, data.unplanned) == (2, 2)
-    assert "(late)" not in data.built_in.get("a", {})
-    there = store.get("x")
-    spec = replace(there.spec, secondary=(MetricSpec("thmubs", Kind.PROPORTION),))
-    store.replace(replace(there, spec=spec, phases=(replace(there.phases[0], spec=spec),)), act())
-    assert (store.data("x", 1).late, store.data("x", 1).unplanned) == (2, 0)
+    assert (data.late, data.unserved) == (2, {"b": 1})
 
 
 def test_a_metric_reads_what_is_within_its_own_window(store):
@@ -267,4 +244,3 @@ def test_built_in_guardrails_are_read_early_too(store):
     assert row(store, "error@600") == (2, 1.0, 2.0)
     assert "thumbs@600" not in store.data("x", 1).buckets[0].moments
     assert store.data("x", 1).buckets[0].seconds == 25.0
-    assert store.data("x", 1).built_in["a"]["error"] == 1.0

@@ -41,7 +41,6 @@ from tests.extensions.experiments.store.helpers import (
     outcome,
     row,
     unit_outcome,
-    with_secondary,
 )
 
 
@@ -345,8 +344,6 @@ def test_every_large_table_is_searched_by_an_index(sql_store):
     sql_store.expose([exposed("u", "r1", name="y"), exposed("u", "r2", name="y")])
     sql_store.record([outcome("r1", "n"), unit_outcome("u", "n"), unit_outcome("u", "n", at=-5)])
     sql_store.data("x", 1)
-    later = MetricSpec("later", Kind.MEAN, covariate=True)
-    sql_store.replace(with_secondary(sql_store.get("x"), later), act())
     event.remove(sql_store._engine, "after_cursor_execute", keep)
     assert len(found) > 20
     with database.reading(sql_store._engine) as conn:

@@ -23,12 +23,10 @@ from tests.extensions.experiments.memory_store import MemoryStore
 from tests.extensions.experiments.store.helpers import (
     START,
     WINDOW,
-    act,
     experiment,
     exposed,
     outcome,
     unit_outcome,
-    with_secondary,
 )
 
 pytestmark = pytest.mark.slow
@@ -68,13 +66,8 @@ def some(kind: str, *parts: st.SearchStrategy) -> st.SearchStrategy:
 EXPOSE = some("expose", PHASES, UNITS, RESPONSES, ARMS, TIMES, WHY, LABELS)
 RECORD = some("record", st.integers(0, 12), RESPONSES, NAMES, VALUES, TIMES, CAME)
 TELL = some("tell", st.integers(0, 12), UNITS, NAMES, VALUES, TIMES, CAME, PHASES)
-CHANGE = some("change", st.sampled_from("xy"), st.lists(st.sampled_from(SECONDARY), max_size=3, unique=True))
 BATCHES = st.lists(
-    st.one_of(
-        *(st.lists(found, min_size=1, max_size=6) for found in (EXPOSE, RECORD | TELL)),
-        st.lists(CHANGE, min_size=1, max_size=1),
-    ),
-    max_size=14,
+    st.one_of(st.lists(found, min_size=1, max_size=6) for found in (EXPOSE, RECORD | TELL)), max_size=14
 )
 _runs = count()
 
@@ -92,16 +85,12 @@ def event(run: str, kind: str, *parts):
         key, unit, metric, value, at, came, (name, _) = parts
         made = unit_outcome(run + unit, metric, value, at, run + name)
         return replace(made, key=f"{run}{key}", received=START + came if came else 0.0)
-    return run + parts[0], parts[1]  # a change
+    raise AssertionError(kind)
 
 
 def apply(store, batch: list):
     if batch[0][0] == "expose":
         return store.expose([found for _, found in batch])
-    if batch[0][0] == "change":
-        ((_, (name, secondary)),) = batch
-        store.replace(with_secondary(store.get(name), *secondary), act(name))
-        return None
     return store.record([found for _, found in batch])
 
 
@@ -125,18 +114,15 @@ def same(found: PhaseData, wanted: PhaseData) -> None:
         for mine, yours in ((ours.moments, theirs.moments), (ours.segments, theirs.segments)):
             assert mine.keys() == yours.keys()
             assert all(near(mine[name], yours[name]) for name in yours), (mine, yours)
-    for arm, means in wanted.built_in.items():
-        assert found.built_in[arm] == pytest.approx(means)
-    assert found.built_in.keys() == wanted.built_in.keys()
-    rest = {"buckets": (), "built_in": {}, "late": 0, "unplanned": 0}
-    assert replace(found, **rest) == replace(wanted, **rest)
+    assert replace(found, buckets=()) == replace(wanted, buckets=())
 
 
 def check(store: ExperimentStore, batches: list) -> None:
     run, oracle = f"run{next(_runs)}-", MemoryStore()
     for name, phases in (("x", (START, START + 600)), ("y", (START - 1,))):
         for each in (store, oracle):
-            each.create(experiment(run + name, *METRICS, phases=phases, segments=SEGMENTS, grace=GRACE))
+            more = {"secondary": SECONDARY, "segments": SEGMENTS, "grace": GRACE}
+            each.create(experiment(run + name, *METRICS, phases=phases, **more))
     for batch in batches:
         made = [(kind, event(run, kind, *parts)) for kind, *parts in batch]
         assert apply(store, made) == apply(oracle, made)
@@ -155,7 +141,6 @@ def few_values_are_told_apart(monkeypatch):
         "tests.extensions.experiments.memory_store",
     ):
         monkeypatch.setattr(f"{place}.MAX_SEGMENT_VALUES", 3)
-    monkeypatch.setattr("router.extensions.experiments.store.session.CHUNK", 2)
 
 
 @pytest.mark.parametrize("url", ["sqlite"], indirect=True)
