@@ -51,9 +51,10 @@ def test_a_version_is_replaced_and_back_if_that_fails(adapters, old, monkeypatch
 
     with staged(adapters) as place:
         filled(place)
-        with monkeypatch.context() as patched, pytest.raises(PermissionError):
+        with monkeypatch.context() as patched:
             patched.setattr(Path, "rename", fail)
-            place.publish(old, replace=True)
+            with pytest.raises(PermissionError):
+                place.publish(old, replace=True)
         assert (old / "adapter_config.json").read_text() == "old"
         place.publish(old, replace=True)
     assert (old / "adapter_config.json").read_text() == "new"
