@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from router.config import Settings
     from router.engine.base import BaseInfo
     from router.plugins import PluginHost
-    from router.registry.format.artifact import Validation
+    from router.registry.format.artifact import Inspection
     from router.sources.adding import Added, Validate
     from router.types import AdapterProfile
 
@@ -124,7 +124,7 @@ def _validation(settings: Settings, no_base: bool) -> Validate:
 
     trust = Trust.of(settings.require_signed, settings.adapters_lock)
 
-    def validate(folder: Path) -> Validation:
+    def validate(folder: Path) -> Inspection:
         base = None if no_base else base_for(settings.model, [folder])
         rules = FolderRules(base, max_rank=settings.max_rank, trust=trust)
         return _constraint_checked(validate_folder(folder, rules), settings)
@@ -132,7 +132,7 @@ def _validation(settings: Settings, no_base: bool) -> Validate:
     return validate
 
 
-def _constraint_checked(report: Validation, settings: Settings) -> Validation:
+def _constraint_checked(report: Inspection, settings: Settings) -> Inspection:
     """With a refusal where the constraint of [generation] compiles on no base, or names no template.
 
     Without llguidance this is not checked, and a note says so.
@@ -142,7 +142,7 @@ def _constraint_checked(report: Validation, settings: Settings) -> Validation:
     from router.errors import FailedPrecondition, InvalidRequest
     from router.registry.format.untrusted import Code, FolderFinding, Severity
 
-    constraint = report.inspection.manifest.generation.constraint
+    constraint = report.manifest.generation.constraint
     if constraint is None or constraint.kind == "unconstrained":
         return report
     try:
@@ -159,9 +159,9 @@ def _constraint_checked(report: Validation, settings: Settings) -> Validation:
         severity, message = Severity.NOTE, f"not checked: {error.message}"
     else:
         return report
-    seen, where = report.inspection, f"adapter.toml [generation] {constraint.kind}"
+    where = f"adapter.toml [generation] {constraint.kind}"
     found = FolderFinding(Code.CONSTRAINT_REFUSED, severity, message, where)
-    return replace(report, inspection=replace(seen, findings=(*seen.findings, found)))
+    return replace(report, findings=(*report.findings, found))
 
 
 def _plain(added: Added) -> dict[str, object]:
@@ -188,7 +188,7 @@ def _print_added(added: Added) -> None:
     from router.sources.transfer import left_out
 
     folder = added.folder.relative_to(Path.cwd()) if added.folder.is_relative_to(Path.cwd()) else added.folder
-    seen = added.validation.inspection if added.validation else None
+    seen = added.validation if added.validation else None
     facts = f", rank {seen.rank}, {output.size(seen.size_bytes)}" if seen else ""
     what = {
         AddOutcome.PRESENT: "is there already, the same bytes, in",
@@ -249,16 +249,16 @@ def validate(
     rules = FolderRules(base, max_rank=settings.max_rank, trust=trust)
     reports = [_constraint_checked(validate_folder(path, rules), settings) for path in paths]
     lines: dict[str, list[str]] = {}
-    if beside and (own := [report.inspection.manifest.profile() for report in reports if report.ok]):
+    if beside and (own := [report.manifest.profile() for report in reports if report.ok]):
         profiles = {profile.name: profile for profile in (*read_profiles(beside), *own)}
         found = findings_of_fits(plugins_with("register_classifiers", settings), list(profiles.values()))
         lines = {profile.name: found.get(profile.name, []) for profile in own}
     if json:
-        print_json([r.to_json() | {"beside": lines.get(r.inspection.name, [])} for r in reports])
+        print_json([r.to_json() | {"beside": lines.get(r.name, [])} for r in reports])
     else:
         for report in reports:
             _print_report(report)
-            for line in lines.get(report.inspection.name, ()) if report.ok else ():
+            for line in lines.get(report.name, ()) if report.ok else ():
                 print(f"  routing  {line}")
     if not all(report.ok for report in reports):
         raise typer.Exit(1)
@@ -337,9 +337,9 @@ def _pins_digest(path: Path) -> bool:
     return isinstance(base, dict) and bool(base.get("digest"))
 
 
-def _print_report(report: Validation) -> None:
+def _print_report(report: Inspection) -> None:
 
-    seen = report.inspection
+    seen = report
     sites = f"{len(seen.sites)} sites: {', '.join(seen.target_modules)}"
     facts = f"{seen.name}@{seen.version}  rank {seen.rank}  {sites}  {output.size(seen.size_bytes)}"
     if seen.invocation_tokens:

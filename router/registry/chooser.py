@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection, Coroutine
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from router.errors import AdapterRejected, ChangedElsewhere, NotSaved, SharedDown, StaleEtag
 from router.ports import Force, SharedDocuments
@@ -19,6 +19,7 @@ from router.types import AdapterInfo, AdapterRef, AdapterState, Override
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
 DEFAULTS = "default/"  # and a name: what edges share of it
 NewDefault: TypeAlias = tuple[AdapterInfo, AdapterRef | None]  # and the one before
 
@@ -67,7 +68,7 @@ class Chooser:
     def _flaw(self, name: str, version: str) -> str:
         if not version or not self._table.versions(name):
             return ""
-        record = self._table.get(AdapterRef(name, version))
+        record = self._table.at(AdapterRef(name, version))
         if record is None:
             return f"{name}@{version}, the default of all edges, is in no adapters folder of this one"
         problem = record.error if record.state is AdapterState.QUARANTINED else ""
@@ -75,8 +76,10 @@ class Chooser:
 
     async def catch_up(self) -> None:
         """Take over what other edges chose, and write down what nobody waits for; not during a change."""
-        if self._lock.locked() or not (self._agenda.chosen or self._choices.unsaved):
-            return
+        if not self._lock.locked() and (self._agenda.chosen or self._choices.unsaved):
+            await self._to_the_end(self._catch_up())
+
+    async def _catch_up(self) -> None:
         async with self._lock:
             while self._agenda.chosen:
                 name = next(iter(self._agenda.chosen))
@@ -123,7 +126,7 @@ class Chooser:
         """Let the rule decide again; gives what it decided and the default before."""
         return await self._to_the_end(self._reset(name))
 
-    async def _to_the_end(self, work: Coroutine[Any, Any, NewDefault]) -> NewDefault:
+    async def _to_the_end(self, work: Coroutine[Any, Any, T]) -> T:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -137,14 +140,14 @@ class Chooser:
     async def _set(self, ref: AdapterRef, etag: str, force: Force | None) -> NewDefault:
         async with self._lock:
             version = self._table.find(ref.name, ref.version)
-            if etag and etag != self._table.etag(version):
+            if etag and etag != self._table.etag(version.ref):
                 raise StaleEtag(f"adapter {version.ref} changed since its etag was read; read it again")
             if version.state is AdapterState.QUARANTINED:
                 raise AdapterRejected(f"adapter {version.ref} is quarantined: {version.error}")
             if not version.verdict.passed and not version.weights_sha256:
                 await self._read_weights(version)
             previous = self._table.default_of(ref.name)
-            serving = self._table.get(AdapterRef(ref.name, previous))
+            serving = self._table.at(AdapterRef(ref.name, previous))
             override = self._gate.overruling(version, force, serving)
             await self._make(ref.name, version.ref.version, override)
             return self._table.info(version), AdapterRef(ref.name, previous) if previous else None

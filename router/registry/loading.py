@@ -177,7 +177,7 @@ class LoadPlanner:
         if len(versions) > 1 and not self._table.chosen(name):
             next_default = candidate(versions, self._table.default_of(name))
             due += [next_default] if next_default is not None else []
-        successors = [self._table.get(v.successor) for v in versions if v.successor is not None]
+        successors = [self._table.at(v.successor) for v in versions if v.successor is not None]
         for version in (*due, *(s for s in successors if s is not None and s.live is None)):
             if version.may_load(now):
                 self._loader.begin(version)
@@ -187,7 +187,7 @@ class LoadPlanner:
     def _succeed(self, name: str) -> None:
         """Let go of versions whose folder holds another one that serves now, or none at all."""
         for version in [v for v in self._table.versions(name) if v.successor is not None]:
-            successor = self._table.get(version.successor) if version.successor else None
+            successor = self._table.at(version.successor) if version.successor else None
             if successor is None or successor.proven or version.live is None:
                 self._looks.remove(version)
 

@@ -158,7 +158,7 @@ class Looks:
             return [seen.ref]
         self._unclaim(before)
         self._taken = {v for v in self._taken if v.successor is not None and not v.removed}
-        if (version := self._table.get(before.ref)) is not None:
+        if (version := self._table.at(before.ref)) is not None:
             self._taken.add(version)
             version.folder_taken(by=seen.ref)
         for version in self._taken:
@@ -169,7 +169,7 @@ class Looks:
     def _apply(self, ref: AdapterRef) -> None:
         """Make a version agree with its folder: the first one that claims to be it and has no problem."""
         claims = sorted((self._claims[f] for f in self._folders.get(ref, ())), key=lambda c: bool(c.problem))
-        version = self._table.get(ref)
+        version = self._table.at(ref)
         if claims:
             first, rivals = claims[0], _rivals(claims)
             if first.problem:

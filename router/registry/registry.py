@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,13 +15,12 @@ from router.config import Settings
 from router.engine.base import Engine
 from router.engine.constrained.templates import ConstraintTemplates
 from router.errors import AdapterNotFound, Draining
-from router.ports import Force, Lease, Measured, SharedDocuments
+from router.ports import Force, Lease, SharedDocuments
 from router.registry.choices import DefaultChoices
-from router.registry.chooser import Chooser
+from router.registry.chooser import Chooser, NewDefault
 from router.registry.folders import Scanner, Settling
 from router.registry.format.artifact import FolderRules
 from router.registry.format.checks import EqualsBase
-from router.registry.format.folder import read_document
 from router.registry.format.trust import Trust
 from router.registry.gate import Gate, GateMode
 from router.registry.loading import Loader, LoadPlanner
@@ -35,13 +34,9 @@ from router.registry.version import AdapterVersion, Live
 from router.registry.watching import FolderWatcher
 from router.reread import problem_of
 from router.types import (
-    EVERYTHING,
-    AdapterEvent,
     AdapterInfo,
-    AdapterProfile,
     AdapterRef,
     MixturePart,
-    Visible,
 )
 
 log = logging.getLogger(__name__)
@@ -78,7 +73,7 @@ class RegistryOptions:
         )
 
 
-class Registry:
+class Registry(Table):
     """Implements router.ports.AdapterRegistry over adapter folders in `dirs`.
 
     Everything but `start` and `close` may be called at any time on the event loop that ran `start`; the
@@ -99,35 +94,33 @@ class Registry:
     ) -> None:
         self._options = options = options or RegistryOptions()
         self._engine, self._trust = engine, options.trust
-        self._workers, self._agenda = Workers(), Agenda()
+        self._workers, agenda = Workers(), Agenda()
         state = state_dir(dirs, options.state_dir)
         choices = DefaultChoices(state, dirs)
+        gate = Gate(engine, choices, options.gate)
+        super().__init__(choices, gate, agenda, options.preload)
         self._proven, self._hashes = proven_in(state), hashes_in(state)
         self._residency = Residency(engine, options.host_memory_bytes, options.room_seconds)
-        gate = Gate(engine, choices, options.gate)
-        self._table = Table(choices, gate, self._agenda, options.preload)
         self._looks = Looks(
             Scanner(dirs),
             Settling(options.settle_seconds),
             FolderRules(None, options.max_rank, options.equals_base, options.trust),
             self._workers,
-            self._table,
+            self,
             self._residency,
             self._hashes,
             options.grace_seconds,
         )
         prover = Prover(engine, self._workers, templates)
-        self._loader = Loader(self._looks, self._residency, prover, self._proven, self._workers, self._agenda)
-        self._planner = LoadPlanner(self._table, self._looks, self._loader, self._residency)
-        self._chooser = Chooser(self._table, choices, gate, self._agenda, self._looks.read_weights)
-        self._mixtures = Mixtures(
-            self._table, self._hold, self._residency, options.max_mixtures, options.max_rank
-        )
-        self._watcher = FolderWatcher(dirs, self._agenda)
+        self._loader = Loader(self._looks, self._residency, prover, self._proven, self._workers, agenda)
+        self._planner = LoadPlanner(self, self._looks, self._loader, self._residency)
+        self._chooser = Chooser(self, choices, gate, agenda, self._looks.read_weights)
+        self._mixtures = Mixtures(self, self._hold, self._residency, options.max_mixtures, options.max_rank)
+        self._watcher = FolderWatcher(dirs, agenda)
         self._due = 0.0  # when the next scan of every file is due, monotonic
         self._problem = ""  # why the last look failed; empty if it did not
         self._task: asyncio.Task[None] | None = None
-        self._closed = False
+        self._stopping = False
 
     # -- life
 
@@ -214,7 +207,7 @@ class Registry:
 
     async def close(self) -> None:
         """Stop watching and loading; leases that are held stay good until the engine closes."""
-        self._closed = True
+        self._stopping = True
         await self._mixtures.close()
         if self._task is not None:
             self._task.cancel()
@@ -223,28 +216,10 @@ class Registry:
         await self._loader.close()
         await self._residency.close()
         await self._chooser.close()
-        self._table.close()
+        self.end_watches()
         await self._workers.close()
 
-    # -- what there is
-
-    def resolve(self, name: str, version: str = "", visible: Visible = EVERYTHING) -> AdapterInfo:
-        """The version, or the default version of `name`. Raises AdapterNotFound, or AdapterRejected with the
-        reason.
-        """
-        return self._table.info(self._table.find_usable(name, version, visible))
-
-    def profiles(self) -> tuple[AdapterProfile, ...]:
-        """Default versions that may be routed to: the same objects while nothing changed."""
-        return self._table.profiles()
-
-    def why_none(self, visible: Visible = EVERYTHING) -> str:
-        """Why no adapter can be routed to: one sentence, '' where one can."""
-        return self._table.why_none(visible)
-
-    def subscribe(self, changed: Callable[[], None]) -> None:
-        """Call `changed` on the event loop when `profiles` may have changed."""
-        self._table.subscribe(changed)
+    # -- memory, mixtures, choices
 
     def check_mixture(self, parts: Sequence[MixturePart]) -> None:
         """Raises FailedPrecondition where these cannot be mixed, as far as one can see without loading."""
@@ -260,70 +235,21 @@ class Registry:
         """How many mixtures are in memory."""
         return len(self._mixtures)
 
-    def list(self) -> tuple[AdapterInfo, ...]:
-        """Every version, quarantined ones too, by name and version."""
-        return tuple(self._table.listed())
-
-    def listed(self, after: AdapterRef | None = None) -> Iterator[AdapterInfo]:
-        """The versions behind `after`; nothing may change meanwhile."""
-        return self._table.listed(after)
-
-    def count(self) -> int:
-        """How many versions there are."""
-        return len(self._table)
-
-    def resident(self) -> Iterator[AdapterInfo]:
-        """The versions that are in memory, in no order."""
-        return (self._table.info(version) for version in self._table if version.live is not None)
-
     def keeps(self, digest: str) -> bool:
         """Whether it is loaded and must stay so: it is pinned, or somebody waits for it."""
         return self._residency.keeps(digest)
-
-    def get(self, name: str, version: str = "", visible: Visible = EVERYTHING) -> AdapterInfo:
-        """Like `resolve`, but a quarantined version is returned too."""
-        return self._table.info(self._table.find(name, version, visible))
-
-    def etag(self, ref: AdapterRef) -> str:
-        """Changes with every change of that version."""
-        return self._table.etag(self._table.find(ref.name, ref.version))
-
-    def measured(self, ref: AdapterRef) -> Measured | None:
-        """The score and gain of the report that was read of it; None without one."""
-        judgement = self._table.find(ref.name, ref.version).judgement
-        if judgement is None or judgement.report is None:
-            return None
-        score, gain = judgement.report.score, judgement.report.gain
-        return Measured(
-            judgement.report.metric, (score.value, score.low, score.high), (gain.value, gain.low, gain.high)
-        )
-
-    async def document(self, ref: AdapterRef, name: str) -> bytes | None:
-        """A file of its folder that is for people; None where there is none, or it is refused."""
-        record = self._table.find(ref.name, ref.version)
-        if record.quarantined:
-            return None
-        return await asyncio.to_thread(read_document, record.found.place.folder, name)
 
     def leases(self) -> int:
         """How many are held, also of versions that were replaced or removed since."""
         return sum(resident.leases for resident in self._residency)
 
-    async def set_default(
-        self, ref: AdapterRef, etag: str = "", force: Force | None = None
-    ) -> tuple[AdapterInfo, AdapterRef | None]:
+    async def set_default(self, ref: AdapterRef, etag: str = "", force: Force | None = None) -> NewDefault:
         """Make it the default, on the disk too; it holds after restarts. Gives it and the default before."""
         return await self._chooser.set(ref, etag, force)
 
-    async def reset_default(self, name: str) -> tuple[AdapterInfo, AdapterRef | None]:
+    async def reset_default(self, name: str) -> NewDefault:
         """Let the rule decide again; gives the new default and the one before."""
         return await self._chooser.reset(name)
-
-    def watch(self) -> AsyncGenerator[AdapterEvent, None]:
-        """The present set as ADDED, then every change. A slow reader gets the last event of each version,
-        never all.
-        """
-        return self._table.watch()
 
     # -- leases: a version stays in memory while a request uses it
 
@@ -346,7 +272,7 @@ class Registry:
     async def _hold(self, ref: AdapterRef) -> AsyncIterator[tuple[AdapterVersion, Live]]:
         """Like `lease`; gives the version, and what it serves from."""
         while True:
-            version = self._table.find_usable(ref.name, ref.version)
+            version = self.find_usable(ref.name, ref.version)
             if (live := version.live) is not None:
                 break
             await self._loaded(version)
@@ -360,20 +286,20 @@ class Registry:
 
     async def _loaded(self, version: AdapterVersion) -> None:
         """Wait until it was loaded. Raises why it was not, the same to all that wait."""
-        if self._closed:
+        if self._stopping:
             raise Draining("the server is stopping")
         task = self._loader.begin(version)
         try:
             with version.awaited():
                 await asyncio.shield(task)
         except asyncio.CancelledError:
-            if self._closed and task.cancelled():
+            if self._stopping and task.cancelled():
                 raise Draining("the server is stopping") from None
             raise
 
     async def load(self, ref: AdapterRef, pinned: bool | None = None) -> AdapterInfo:
         """Bring a version into memory, also one that was refused before (its files may be mended)."""
-        version = self._table.find(ref.name, ref.version)
+        version = self.find(ref.name, ref.version)
         before = version.pinned
         version.pin(before if pinned is None else pinned)
         try:
@@ -384,18 +310,18 @@ class Registry:
         except BaseException:
             version.pin(before)
             raise
-        return self._table.info(version)
+        return self.info(version)
 
     async def unload(self, ref: AdapterRef) -> tuple[AdapterInfo, int]:
         """Drop a version from memory and wait until it is gone; gives the bytes freed, 0 if a request has
         brought it back meanwhile. It loses its pin. Cancelling the wait does not take it back.
         """
-        version = self._table.find(ref.name, ref.version)
+        version = self.find(ref.name, ref.version)
         if version.task is not None:
             await asyncio.wait({version.task})
         if version.live is None:
-            return self._table.info(version), 0
+            return self.info(version), 0
         resident = version.unloaded().resident
         self._residency.detach(resident, version)
         freed = await self._residency.left(resident)
-        return self._table.info(version), freed
+        return self.info(version), freed

@@ -16,7 +16,9 @@ from dataclasses import replace
 
 from router.errors import AdapterNotFound, AdapterRejected
 from router.names import Key, known_names, known_versions, version_key
+from router.ports import Measured
 from router.registry.choices import DefaultChoices, FormerDefault
+from router.registry.format.folder import read_document
 from router.registry.format.manifest import Manifest
 from router.registry.gate import Gate
 from router.registry.state import Agenda
@@ -158,15 +160,9 @@ class Table:
         self._told = True  # the subscribers know of all changes of profiles
         self._closed = False
 
-    def __iter__(self) -> Iterator[AdapterVersion]:
-        return (r for versions in self._names.values() for r in versions.values())
-
-    def __len__(self) -> int:
-        return len(self._sorted)
-
     # -- looking up
 
-    def get(self, ref: AdapterRef) -> AdapterVersion | None:
+    def at(self, ref: AdapterRef) -> AdapterVersion | None:
         """The version, if it is there."""
         return self._names.get(ref.name, {}).get(ref.version)
 
@@ -209,9 +205,21 @@ class Table:
             )
         return record
 
-    def info(self, record: AdapterVersion) -> AdapterInfo:
+    def info(self, version: AdapterVersion) -> AdapterInfo:
         """The version as users see it."""
-        return record.info(default=self.default_of(record.ref.name) == record.ref.version)
+        return version.info(default=self.default_of(version.ref.name) == version.ref.version)
+
+    # -- as users see it
+
+    def resolve(self, name: str, version: str = "", visible: Visible = EVERYTHING) -> AdapterInfo:
+        """The version, or the default version of `name`. Raises AdapterNotFound, or AdapterRejected with the
+        reason.
+        """
+        return self.info(self.find_usable(name, version, visible))
+
+    def get(self, name: str, version: str = "", visible: Visible = EVERYTHING) -> AdapterInfo:
+        """Like `resolve`, but a quarantined version is returned too."""
+        return self.info(self.find(name, version, visible))
 
     def listed(self, after: AdapterRef | None = None) -> Iterator[AdapterInfo]:
         """Every version by name and order of versions, those behind `after`, made as they are asked for.
@@ -221,18 +229,38 @@ class Table:
         start = 0 if after is None else bisect_right(self._keys, _place(after))
         return (self.info(self._sorted[i]) for i in range(start, len(self._sorted)))
 
-    def refs(self) -> tuple[AdapterRef, ...]:
-        """Every version in the same order."""
-        return tuple(record.ref for record in self._sorted)
+    def list(self) -> tuple[AdapterInfo, ...]:
+        """Every version, quarantined ones too, by name and version."""
+        return tuple(self.listed())
 
-    def look_up(self, ref: AdapterRef) -> AdapterInfo | None:
-        """The version as users see it, if it is there."""
-        record = self.get(ref)
-        return None if record is None else self.info(record)
+    def count(self) -> int:
+        """How many versions there are."""
+        return len(self._sorted)
 
-    def etag(self, record: AdapterVersion) -> str:
+    def resident(self) -> Iterator[AdapterInfo]:
+        """The versions that are in memory, in no order."""
+        return (self.info(version) for version in self._sorted if version.live is not None)
+
+    def etag(self, ref: AdapterRef) -> str:
         """Changes with every change of that version, not with its use."""
-        return f"{self._start}-{record.revision}"
+        return f"{self._start}-{self.find(ref.name, ref.version).revision}"
+
+    def measured(self, ref: AdapterRef) -> Measured | None:
+        """The score and gain of the report that was read of it; None without one."""
+        judgement = self.find(ref.name, ref.version).judgement
+        if judgement is None or judgement.report is None:
+            return None
+        score, gain = judgement.report.score, judgement.report.gain
+        return Measured(
+            judgement.report.metric, (score.value, score.low, score.high), (gain.value, gain.low, gain.high)
+        )
+
+    async def document(self, ref: AdapterRef, name: str) -> bytes | None:
+        """A file of its folder that is for people; None where there is none, or it is refused."""
+        version = self.find(ref.name, ref.version)
+        if version.quarantined:
+            return None
+        return await asyncio.to_thread(read_document, version.found.place.folder, name)
 
     def profiles(self) -> tuple[AdapterProfile, ...]:
         """Default versions that can be routed to and passed the gate: the same objects until they change."""
@@ -240,7 +268,7 @@ class Table:
             self._profiled = tuple(self._profiles[name] for name in sorted(self._profiles))
         return self._profiled
 
-    def why_none(self, visible: Visible) -> str:
+    def why_none(self, visible: Visible = EVERYTHING) -> str:
         """Why no default version can be routed to: one sentence with the first of them; '' where one can."""
         names = [name for name in sorted(self._defaults) if name in visible]
         if not names:
@@ -268,7 +296,7 @@ class Table:
 
     async def watch(self) -> AsyncGenerator[AdapterEvent, None]:
         """The present set as ADDED, then every change, until closed. A slow reader gets merged events."""
-        box = Mailbox(self.refs(), self.look_up)
+        box = Mailbox([version.ref for version in self._sorted], self._look_up)
         if self._closed:
             box.close()
         self._boxes.add(box)
@@ -277,6 +305,10 @@ class Table:
                 yield event
         finally:
             self._boxes.discard(box)
+
+    def _look_up(self, ref: AdapterRef) -> AdapterInfo | None:
+        version = self.at(ref)
+        return None if version is None else self.info(version)
 
     def subscribe(self, changed: Callable[[], None]) -> None:
         """Call `changed` on the event loop when profiles may have changed, once for changes made together."""
@@ -300,7 +332,7 @@ class Table:
             except Exception:
                 log.exception("a subscriber of adapter changes failed")
 
-    def close(self) -> None:
+    def end_watches(self) -> None:
         """End every watcher's stream."""
         self._closed = True
         for box in self._boxes:
@@ -344,12 +376,12 @@ class Table:
         judged = self._gate.settle(name, versions)
         now = default_version(versions, self._choices.get(name).version, before)
         self._defaults[name] = now
-        default = self.get(AdapterRef(name, now))
+        default = self.at(AdapterRef(name, now))
         self._remember(name, before, default)
         if default is None:
             del self._defaults[name]
         self._settle_profile(name, None if default is None else self._profile(default))
-        moved = () if now == before else filter(None, (self.get(AdapterRef(name, before)), default))
+        moved = () if now == before else filter(None, (self.at(AdapterRef(name, before)), default))
         for changed in dict.fromkeys((*judged, *moved)):
             changed.row_changed()
             self._publish(AdapterEventKind.CHANGED, changed)

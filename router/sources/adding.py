@@ -22,7 +22,7 @@ from router.names import (
     name_from_folder,
 )
 from router.registry.folders import FoundFolder, Place, Scanner, identity
-from router.registry.format.artifact import Validation, digest_of_folder
+from router.registry.format.artifact import Inspection, digest_of_folder
 from router.registry.format.folder import CONFIG, MANIFEST, OURS, REPORT, WEIGHTS
 from router.registry.format.manifest import Manifest, parse_manifest
 from router.registry.format.untrusted import show
@@ -135,7 +135,7 @@ def _is_adapter(top: Path) -> bool:
 # -- adding one
 
 
-Validate = Callable[[Path], Validation]
+Validate = Callable[[Path], Inspection]
 
 
 class AddOutcome(StrEnum):
@@ -170,7 +170,7 @@ class Added:
     folder: Path
     origin: SourceRecord
     left: tuple[LeftOut, ...] = ()
-    validation: Validation | None = None
+    validation: Inspection | None = None
 
 
 def add(request: AddRequest, validate: Validate, progress: Progress) -> Added:
@@ -252,11 +252,9 @@ def _take(
         )
     validation = validate(place.files)
     if not validation.ok:
-        codes = ",".join(sorted({f.code for f in validation.inspection.refusals}))
-        raise AdapterRejected(
-            f"{request.source.reference} is refused: {validation.inspection.error}", codes=codes
-        )
-    says = validation.inspection.manifest if MANIFEST in sums else None
+        codes = ",".join(sorted({f.code for f in validation.refusals}))
+        raise AdapterRejected(f"{request.source.reference} is refused: {validation.error}", codes=codes)
+    says = validation.manifest if MANIFEST in sums else None
     target = AdaptersFolder(request.adapters).target(
         ref_of(says, place.files.name, request.source, request.wanted), says
     )

@@ -6,7 +6,7 @@ adapter came from: the server does not read it, and it is no part of the digest.
 
 from __future__ import annotations
 
-import ctypes
+import json
 import os
 import re
 import shutil
@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from router.errors import AlreadyExists
+from router.registry.state import sync_folder
 
 PREFIX = ".add-"
-FILES, TREE, OLD = "being-added", "tree", "old"
-AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of Linux
+FILES, OLD = "being-added", "old"
 KEPT_SECONDS = 7 * 86_400.0  # of what a killed process left
 
 
@@ -42,52 +42,26 @@ class StagingArea:
     def publish(self, target: Path, *, replace: bool = False) -> None:
         """Make the files the folder `target`; with `replace` in place of the one that is there.
 
-        Readers see what was there or all of this. Raises AlreadyExists if somebody else was faster.
+        Readers see all of this, what was there, or for a moment nothing. Raises AlreadyExists if somebody
+        else was faster.
         """
-        _sync(self.files)
-        if not replace:
-            self._move_in(target)
-        elif not _exchange(self.files, target):
-            self._replace(target)
-
-    def _replace(self, target: Path) -> None:
-        """By two renames, where the system cannot exchange folders."""
-        old = self.folder / OLD
-        shutil.rmtree(old, ignore_errors=True)
-        target.rename(old)
+        for path in self.files.iterdir():  # what is seen after a rename is whole after a power cut, too
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        sync_folder(self.files)
+        target.parent.mkdir(exist_ok=True)
         try:
-            self._move_in(target)
-        except BaseException:
-            old.rename(target)
-            raise
-
-    def _move_in(self, target: Path) -> None:
-        parent = target.parent
-        try:
-            if not os.path.lexists(parent):
-                self._move_in_new(target)
-            else:
-                self.files.rename(target)
-            _sync_folder(parent)
-            _sync_folder(parent.parent)
+            if replace:
+                target.rename(self.folder / OLD)
+            self.files.rename(target)
         except OSError as error:
-            if os.path.lexists(target):
+            if replace and not os.path.lexists(target):
+                (self.folder / OLD).rename(target)
+            elif os.path.lexists(target):
                 raise AlreadyExists(f"{target} is there already") from error
             raise
-
-    def _move_in_new(self, target: Path) -> None:
-        """A name that is new comes in with its version by one rename."""
-        tree = self.folder / TREE
-        shutil.rmtree(tree, ignore_errors=True)
-        tree.mkdir()
-        inside = self.files.rename(tree / target.name)
-        try:
-            tree.rename(target.parent)
-        except OSError:
-            if not target.parent.is_dir():
-                inside.rename(self.files)
-                raise
-            inside.rename(target)  # somebody else added another version just now
+        sync_folder(target.parent)
+        sync_folder(target.parent.parent)
 
 
 @contextmanager
@@ -114,33 +88,6 @@ def _forget_old(adapters: Path) -> None:
         with suppress(FileNotFoundError):
             if time.time() - folder.stat().st_mtime > KEPT_SECONDS:
                 shutil.rmtree(folder, ignore_errors=True)
-
-
-def _exchange(one: Path, other: Path) -> bool:
-    """Each takes the other's place, in one step; False where that cannot be had."""
-    call = getattr(ctypes.CDLL(None), "renameat2", None)
-    if call is None:
-        return False
-    done = bool(call(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE) == 0)
-    if done:
-        _sync_folder(other.parent)
-    return done
-
-
-def _sync(folder: Path) -> None:
-    """What is seen after a rename is whole after a power cut, too."""
-    for path in folder.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-    _sync_folder(folder)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 # -- source.toml
@@ -193,12 +140,8 @@ def _table(folder: Path) -> dict[str, Any]:
 
 
 def quoted(text: str) -> str:
-    """A TOML string; what is not printable is escaped."""
-    escaped = "".join(
-        c if c.isprintable() and c not in '"\\' else f"\\U{ord(c):08x}" if c not in '"\\' else f"\\{c}"
-        for c in text
-    )
-    return f'"{escaped}"'
+    """A TOML string."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def license_in(folder: Path) -> str:

@@ -191,7 +191,7 @@ async def test_an_activated_lora_is_refused(registry, monkeypatch):
     class Activated:
         rank, invocation_tokens = 4, (1, 2)
 
-    monkeypatch.setattr(type(registry._table.find("b")), "serving", Activated())
+    monkeypatch.setattr(type(registry.find("b")), "serving", Activated())
     with pytest.raises(FailedPrecondition, match="adapter a@0 is an activated LoRA"):
         registry.check_mixture(HALVES)
 

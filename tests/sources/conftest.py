@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from router.registry.format.artifact import FolderRules, Validation, validate_folder
+from router.registry.format.artifact import FolderRules, Inspection, validate_folder
 from router.sources.adding import Added, AddRequest, NameOverride, add
 from tests.cli.tiny import write_adapter
 from tests.sources.fake_hub import REPO, FakeHub, fake_hub
@@ -59,7 +59,7 @@ def added(adapters):
     return run
 
 
-def validate(folder: Path) -> Validation:
+def validate(folder: Path) -> Inspection:
     return validate_folder(folder, FolderRules(None))
 
 

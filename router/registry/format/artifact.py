@@ -77,7 +77,7 @@ LONGEST_ERROR = 3_000  # characters; trailers of a gRPC answer are limited to 8 
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """What an examination concluded: an adapter folder without its weights."""
+    """What an examination of an adapter folder concluded."""
 
     name: str
     version: str
@@ -91,6 +91,9 @@ class Inspection:
     sites: tuple[SitePlan, ...] = ()
     probes: tuple[Probe, ...] = ()
     weights_sha256: str = field(default="", compare=False)  # hex; empty where the weights were not read
+    base_checked: bool = field(default=False, compare=False)  # modules and shapes were compared with a base
+    values_checked: bool = field(default=False, compare=False)  # the weights were read
+    folder: str = field(default="", compare=False)
 
     @property
     def ok(self) -> bool:
@@ -115,33 +118,11 @@ class Inspection:
             text if len(text) <= LONGEST_ERROR else f"{text[:LONGEST_ERROR]}… ({len(self.refusals)} in all)"
         )
 
-
-@dataclass(frozen=True, slots=True)
-class Validation:
-    """What `adapters validate` found."""
-
-    folder: str
-    inspection: Inspection
-    base_checked: bool
-    values_checked: bool
-
-    @property
-    def ok(self) -> bool:
-        """Whether the adapter can be served; the command's exit status is 0 then, else 1."""
-        return self.inspection.ok
-
-    @property
-    def findings(self) -> tuple[FolderFinding, ...]:
-        """Refusals and notes."""
-        return self.inspection.findings
-
     @property
     def routing(self) -> str:
         """Whether requests that name no adapter may come to it with the default gate, and what to do."""
-        seen = self.inspection
-        if not seen.manifest.routing.examples:
+        if not (count := len(self.manifest.routing.examples)):
             return "by name only: write 6 to 12 example requests as [routing] examples in adapter.toml"
-        count = len(seen.manifest.routing.examples)
         return (
             f"{count} example{'s' if count != 1 else ''}: a first version is routed to at once; "
             "one that replaces it needs a report.json with a gain, or an experiment that it won"
@@ -149,25 +130,24 @@ class Validation:
 
     def to_json(self) -> dict[str, Any]:
         """As plain values, with stable codes."""
-        seen = self.inspection
         return {
             "folder": self.folder,
             "routing": self.routing,
             "ok": self.ok,
-            "name": seen.name,
-            "version": seen.version,
-            "base_model": seen.base_model,
+            "name": self.name,
+            "version": self.version,
+            "base_model": self.base_model,
             "base_checked": self.base_checked,
             "values_checked": self.values_checked,
-            "rank": seen.rank,
-            "invocation_tokens": list(seen.invocation_tokens),
-            "target_modules": list(seen.target_modules),
-            "size_bytes": seen.size_bytes,
+            "rank": self.rank,
+            "invocation_tokens": list(self.invocation_tokens),
+            "target_modules": list(self.target_modules),
+            "size_bytes": self.size_bytes,
             "findings": [
                 {"code": str(f.code), "severity": str(f.severity), "message": f.message, "where": f.where}
-                for f in seen.findings
+                for f in self.findings
             ],
-            "sites": [{"site": s.site, "rank": s.rank, "scaling": s.scaling} for s in seen.sites],
+            "sites": [{"site": s.site, "rank": s.rank, "scaling": s.scaling} for s in self.sites],
         }
 
 
@@ -255,15 +235,10 @@ def read_artifact(folder: Path, rules: FolderRules) -> tuple[AdapterArtifact, In
     return artifact, replace(inspection, weights_sha256=weights)
 
 
-def validate_folder(folder: Path, rules: FolderRules) -> Validation:
+def validate_folder(folder: Path, rules: FolderRules) -> Inspection:
     """Check a folder completely, weights included. Never raises for what is in it."""
     exam = Examination.of(folder.absolute(), rules, read_weights=True)
-    return Validation(
-        folder=str(folder),
-        inspection=exam.inspection(),
-        base_checked=rules.base is not None,
-        values_checked=exam.values_checked,
-    )
+    return replace(exam.inspection(), folder=str(folder))
 
 
 def digest_of(files: Mapping[str, bytes | memoryview]) -> str:
@@ -439,11 +414,6 @@ class Examination:
         check_values(self.layout.tensors.pairs, data, self.found)
         self.files[WEIGHTS] = data
 
-    @property
-    def values_checked(self) -> bool:
-        """Whether the weights were read and their values checked."""
-        return WEIGHTS in self.files
-
     def inspection(self) -> Inspection:
         """The conclusion."""
         plans, settings = self.layout.plans, self.settings
@@ -459,4 +429,6 @@ class Examination:
             invocation_tokens=settings.invocation_tokens if settings else (),
             sites=plans,
             probes=self.probes,
+            base_checked=self.rules.base is not None,
+            values_checked=WEIGHTS in self.files,
         )

@@ -8,7 +8,7 @@ rank_pattern and alpha_pattern do without a regular expression engine. PEFT matc
 write are read, others are refused by name:
 
     q_proj                 a dotted suffix            ^model.layers.0.mlp.up_proj   the whole name
-    layers.0.mlp.up_proj   a dotted suffix            .*_proj                       any ending
+    layers.0.mlp.up_proj   a dotted suffix
 
 An escaped dot is a dot, a closing `$` changes nothing. A plain dot is taken as a dot.
 """
@@ -55,42 +55,35 @@ from router.registry.format.untrusted import (
 )
 
 TEXT_CHARS = 512
-LOOSE = 64  # patterns that must be tried one by one
 META = frozenset("\\^$*+?{}[]|()")
 PATTERN = "a pattern, which is not evaluated; LoRA sites are taken from the tensor names"
 
 
 @dataclass(frozen=True, slots=True)
 class ModulePatterns:
-    """Values by module pattern; the first pattern that fits a module gives its value."""
+    """Values by module, each with its place in the file, the first of which that fits counts. A key is the
+    end of a dotted name, or `^` and the whole name."""
 
-    suffixes: Mapping[str, tuple[int, float]] = field(default_factory=dict)  # text -> (order, value)
-    whole: Mapping[str, tuple[int, float]] = field(default_factory=dict)
-    endings: tuple[tuple[str, int, float], ...] = ()
+    entries: Mapping[str, tuple[int, float]] = field(default_factory=dict)
 
     def get(self, module: str, default: float) -> float:
         """The value for `module`, or `default` if no pattern fits."""
-        hits = [self.suffixes[s] for s in dotted_suffixes(module) if s in self.suffixes]
-        if module in self.whole:
-            hits.append(self.whole[module])
-        hits += [(order, value) for text, order, value in self.endings if module.endswith(text)]
+        hits = [self.entries[key] for key in _keys(module) if key in self.entries]
         return min(hits)[1] if hits else default
 
     def unused(self, modules: Collection[str]) -> list[str]:
-        """Texts of the patterns that fit none of `modules`."""
-        suffixes = {suffix for module in modules for suffix in dotted_suffixes(module)}
-        loose = [text for text, *_ in self.endings if not any(m.endswith(text) for m in modules)]
-        return (
-            [t for t in self.suffixes if t not in suffixes]
-            + [t for t in self.whole if t not in modules]
-            + loose
-        )
+        """The patterns that fit none of `modules`."""
+        used = {key for module in modules for key in _keys(module)}
+        return [key for key in self.entries if key not in used]
 
     @property
     def values(self) -> list[float]:
         """All values."""
-        pairs = [*self.suffixes.values(), *self.whole.values()]
-        return [v for _, v in pairs] + [v for _, _, v in self.endings]
+        return [value for _, value in self.entries.values()]
+
+
+def _keys(module: str) -> Iterable[str]:
+    return (f"^{module}", *dotted_suffixes(module))
 
 
 def dotted_suffixes(module: str) -> Iterable[str]:
@@ -100,34 +93,6 @@ def dotted_suffixes(module: str) -> Iterable[str]:
     while at >= 0:
         yield module[at + 1 :]
         at = module.find(".", at + 1)
-
-
-def read_patterns(values: Mapping[str, float]) -> tuple[ModulePatterns, list[str]]:
-    """The patterns, and the keys that cannot be taken literally."""
-    suffixes: dict[str, tuple[int, float]] = {}
-    whole: dict[str, tuple[int, float]] = {}
-    endings: list[tuple[str, int, float]] = []
-    refused: list[str] = []
-    for order, (key, value) in enumerate(values.items()):
-        anchored, loose, text = _literal(key)
-        if not text or META.intersection(text):
-            refused.append(key)
-        elif loose and len(endings) < LOOSE:
-            endings.append((text, order, value))
-        elif loose:
-            refused.append(key)
-        else:
-            (whole if anchored else suffixes).setdefault(text, (order, value))
-    return ModulePatterns(suffixes, whole, tuple(endings)), refused
-
-
-def _literal(key: str) -> tuple[bool, bool, str]:
-    """Whether `key` is anchored, whether it may start anywhere, and its text."""
-    anchored = key.startswith("^")
-    text = key.removeprefix("^")
-    loose = text.startswith(".*")
-    text = text.removeprefix(".*").replace("\\.", ".")
-    return anchored, loose, text.removesuffix("$")
 
 
 # -- the configuration
@@ -230,12 +195,18 @@ def is_unset(value: object) -> bool:
 
 
 def _patterns(value: dict[str, float]) -> ModulePatterns:
-    long = [key for key in value if len(key) > PATTERN_CHARS]
-    patterns, refused = read_patterns({k: v for k, v in value.items() if k not in long})
-    if long or refused:
+    entries: dict[str, tuple[int, float]] = {}
+    refused: list[str] = []
+    for order, (key, number) in enumerate(value.items()):
+        text = key.removeprefix("^").removesuffix("$").replace("\\.", ".")
+        if not text or len(key) > PATTERN_CHARS or META.intersection(text):
+            refused.append(key)
+        else:
+            entries.setdefault(f"^{text}" if key.startswith("^") else text, (order, number))
+    if refused:
         way_out = "patterns are not evaluated; write one entry for each module, by its name"
-        raise PydanticCustomError("config-pattern", "{text}", {"text": f"{some(refused + long)}: {way_out}"})
-    return patterns
+        raise PydanticCustomError("config-pattern", "{text}", {"text": f"{some(refused)}: {way_out}"})
+    return ModulePatterns(entries)
 
 
 def _listed(value: Any) -> Any:

@@ -181,7 +181,6 @@ FOLDERS: dict[str, tuple[Builder, str]] = {
     "4,096 targets": (_config(target_modules=[f"m.{i}" for i in range(4_096)]), "weights-without-target"),
     "4,096 patterns": (_config(rank_pattern={f"q.{i}": 4 for i in range(4_096)}), ""),
     "4,097 patterns": (_config(rank_pattern={f"q.{i}": 4 for i in range(4_097)}), "config-value"),
-    "65 loose patterns": (_config(alpha_pattern={f".*{i}": 4 for i in range(65)}), "config-pattern"),
     "module in megatron_core": (_config(megatron_core="evil"), "config-unsupported"),
     "module in auto_mapping": (
         _config(auto_mapping={"base_model_class": "x", "parent_library": "evil"}),

@@ -256,7 +256,7 @@ def test_values_are_checked_without_a_base(tmp_path):
 
 def test_the_name_comes_from_the_folder_also_for_a_relative_path(tmp_path, monkeypatch):
     monkeypatch.chdir(write_adapter(tmp_path / "medical"))
-    assert validate_folder(Path("."), FolderRules(BASE)).inspection.name == "medical"
+    assert validate_folder(Path("."), FolderRules(BASE)).name == "medical"
 
 
 @pytest.mark.parametrize("change", [b"", b"more", b"changed in place"])
@@ -293,9 +293,7 @@ def test_unreadable_files_are_findings(tmp_path, monkeypatch):
 
 def test_the_error_text_fits_into_an_answer(tmp_path):
     probes = "\n".join(["junk"] * 200)
-    inspection = validate_folder(
-        write_adapter(tmp_path / "a", probes_jsonl=probes), FolderRules(BASE)
-    ).inspection
+    inspection = validate_folder(write_adapter(tmp_path / "a", probes_jsonl=probes), FolderRules(BASE))
     assert len(inspection.refusals) == MOST
     assert len(inspection.error) < 3_100
     assert inspection.error.endswith(f"({MOST} in all)")

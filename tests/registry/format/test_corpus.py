@@ -59,7 +59,7 @@ def test_untrained_adapters_change_nothing_and_are_refused(base, tmp_path):
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             parameter.data.zero_()
-    (refusal,) = validate_folder(save(tmp_path / "a", model), FolderRules(base)).inspection.refusals
+    (refusal,) = validate_folder(save(tmp_path / "a", model), FolderRules(base)).refusals
     assert refusal.code == "no-effect"
 
 

@@ -279,7 +279,7 @@ def test_whole_matrices_are_set_apart_by_module(ending):
 def test_shapes_must_be_those_of_the_base(tmp_path):
     wide = {site: (out, into * 2) for site, (out, into) in SITES.items()}
     folder = write_adapter(tmp_path / "a", weights=safetensors(lora_tensors(sites=wide)))
-    (refusal,) = validate_folder(folder, FolderRules(BASE)).inspection.refusals
+    (refusal,) = validate_folder(folder, FolderRules(BASE)).refusals
     assert refusal.code == "shape-mismatch"
     assert "is 24x16 in the base, the adapter has A [4, 32] and B [24, 4]" in refusal.message
     assert "and 3 more" in refusal.message

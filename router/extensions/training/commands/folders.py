@@ -222,7 +222,7 @@ def convert(src: ConvertSource, dst: ConvertTarget) -> None:
     def check(made: Path) -> None:
         report = validate_folder(made, FolderRules(base, max_rank=settings.max_rank))
         if not report.ok:
-            raise AdapterRejected(f"{src} cannot be served, converted either: {report.inspection.error}")
+            raise AdapterRejected(f"{src} cannot be served, converted either: {report.error}")
 
     for line in run(src, dst, ConversionBase(folder, base.vocab_size), check):
         print(line)
