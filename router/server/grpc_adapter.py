@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -96,9 +96,9 @@ class GrpcCall(Call):
         gRPC takes no error status while they are on their way: the caller would wait for one until the
         deadline.
         """
-        sending = asyncio.ensure_future(whole(self.context.send_initial_metadata(self.headers)))
+        sending = asyncio.ensure_future(self.context.send_initial_metadata(self.headers))
         try:
-            await asyncio.shield(sending)
+            await whole(sending)
         except asyncio.CancelledError:
             await asyncio.wait((sending,), timeout=HEADERS_SECONDS)
             raise
@@ -129,7 +129,7 @@ class GrpcCall(Call):
             await whole(self.context.abort(status.code, status.message, trailing_metadata=status.trailers))
 
 
-async def whole(operation: Coroutine[Any, Any, T]) -> T:
+async def whole(operation: Awaitable[T]) -> T:
     """Await an operation of gRPC. A caller that is cut off meanwhile leaves it to end by itself.
 
     grpcio frees what an operation holds when its coroutine goes on after it: one that is cancelled instead
