@@ -18,7 +18,6 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint
 from pathlib import Path
-from typing import TypeVar
 
 from router.built_in import built_in_modules, is_built_in, name_of
 from router.classifiers.contract import ClassifierStatus, Registration
@@ -27,13 +26,14 @@ from router.errors import ConfigError
 from router.hookspecs import MakeConstraint
 from router.markers import NAME
 from router.plugins.loader import (
-    EngineEntry,
+    ENGINE,
+    SOURCE,
+    TEMPLATE,
+    Entry,
     FoundPlugin,
     LoadedPlugin,
     LoadError,
-    SourceEntry,
     Stamp,
-    TemplateEntry,
     describe,
     folder_stamp,
     forget,
@@ -44,7 +44,6 @@ from router.plugins.loader import (
 )
 from router.plugins.tables import SettingsTable, canonical
 
-E = TypeVar("E", EngineEntry, SourceEntry, TemplateEntry)
 log = logging.getLogger(__name__)
 SCAN_SECONDS = 0.2
 ENGINE_HOOKS = {"register_settings", "register_engines"}
@@ -149,22 +148,22 @@ class PluginHost:
         """The plugins that are loaded, by the version that works."""
         return {plugin.loaded: plugin for plugin in self._plugins() if plugin.loaded is not None}
 
-    def engines(self) -> dict[str, EngineEntry]:
-        """Engines of plugins by name; the first of a name counts."""
-        return self._entries_of(EngineEntry)
+    def engines(self) -> dict[str, Entry]:
+        """Engines of plugins by name."""
+        return self._entries_of(ENGINE)
 
-    def sources(self) -> dict[str, SourceEntry]:
-        """Adapter sources of plugins by scheme; the first of a scheme counts."""
-        return self._entries_of(SourceEntry)
+    def sources(self) -> dict[str, Entry]:
+        """Adapter sources of plugins by scheme."""
+        return self._entries_of(SOURCE)
 
     def constraint_templates(self) -> dict[str, MakeConstraint]:
-        """Templates of constraints of plugins by name; the first of a name counts."""
-        return {name: entry.make for name, entry in self._entries_of(TemplateEntry).items()}
+        """Templates of constraints of plugins by name."""
+        return {name: entry.make for name, entry in self._entries_of(TEMPLATE).items()}
 
-    def _entries_of(self, kind: type[E]) -> dict[str, E]:
+    def _entries_of(self, kind: str) -> dict[str, Entry]:
         """Entries by name; the first of a name counts."""
         found = (entry for plugin in reversed(self._plugins()) for entry in plugin.contents.entries)
-        return {entry.name: entry for entry in found if isinstance(entry, kind)}
+        return {entry.name: entry for entry in found if entry.kind == kind}
 
     def check_tables(self) -> None:
         """Raises ConfigError for settings of a plugin that is nowhere, with the nearest name, and for those
@@ -179,7 +178,7 @@ class PluginHost:
     def check_engine(self, engine: str) -> None:
         """Raises ConfigError for settings of a plugin that is there for other engines than this one."""
         for plugin in self._plugins():
-            names = [entry.name for entry in plugin.contents.entries if isinstance(entry, EngineEntry)]
+            names = [entry.name for entry in plugin.contents.entries if entry.kind == ENGINE]
             table = self._tables.get(canonical(plugin.name))
             if (
                 table
