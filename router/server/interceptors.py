@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from router.access.access import Access, Credentials
-from router.access.audit import AuditedCall, AuditSink
+from router.access.audit import Audit, AuditedCall, Sparse
 from router.access.clients import Client, Role
 from router.config import Settings
 from router.errors import (
@@ -40,7 +40,7 @@ from router.server.call import (
     caller_of,
     current_call,
 )
-from router.server.logs import ACCESS_LOG, Sparse
+from router.server.logs import ACCESS_LOG
 from router.server.metrics import ServerMetrics
 from router.server.policy import SMALL, Policy
 from router.server.status import INTERNAL, code_of, first_field, grpc_status, http_status, withheld
@@ -67,7 +67,7 @@ class Interceptors:
         lifecycle: PhaseGate,
         metrics: ServerMetrics,
         settings: Settings,
-        audit: AuditSink | None = None,
+        audit: Audit | None = None,
     ) -> None:
         self._access, self._admission, self._lifecycle = access, admission, lifecycle
         self._metrics, self._audit = metrics, audit
@@ -194,7 +194,7 @@ def _log_withheld(error: Exception, call: Call) -> None:
 
 
 @asynccontextmanager
-async def audited(call: Call, audit: AuditSink) -> AsyncIterator[None]:
+async def audited(call: Call, audit: Audit) -> AsyncIterator[None]:
     """A line for every refusal, and for an administrative call that fails; `_answer` notes the others."""
     try:
         yield
