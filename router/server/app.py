@@ -207,7 +207,7 @@ class ServerApp:
         if self._web is not None:
             await registered.by(self.hooks, "register_http")
             found = registered.routes
-            own = home.own_routes(known, found, tokens=settings.clients is not None)
+            own = home.own_routes(known, found)
             hosts = Hosts(settings.http_listen, self.tls is not None, settings.http_hosts)
             site = application(
                 self.interceptors,
