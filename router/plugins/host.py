@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -345,20 +346,21 @@ def file_plugin(
         if found.refusal:
             log.warning("plugin %s refused: %s", found.path, found.refusal)
         return plugin
-    _load_version(plugin, found.path, before, tables.get(canonical(plugin.name)))
+    table = tables.get(canonical(plugin.name))
+    _load(plugin, partial(load_file, found.path, table), before)
     return plugin
 
 
-def _load_version(
-    plugin: PluginRecord, path: Path, before: PluginRecord | None, table: SettingsTable | None
-) -> None:
-    """A broken new version leaves the old one working and shows the error."""
+def _load(plugin: PluginRecord, load: Callable[[], LoadedPlugin], before: PluginRecord | None = None) -> None:
+    """Load it, or note its error: a broken new version leaves the one before working."""
     try:
-        plugin.loaded = load_file(path, table)
+        plugin.loaded = load()
     except LoadError as error:
         plugin.error = str(error)
-        plugin.loaded = before.loaded if before else None
-        log.warning("plugin %s not loaded: %s", path, error)
+        plugin.loaded = before.loaded if before is not None else None
+        log.warning(
+            "plugin %s not loaded: %s", plugin.path if plugin.source == "file" else plugin.name, error
+        )
         return
     if before is not None:
         before.drop()
@@ -368,13 +370,8 @@ def built_in_plugins(tables: Mapping[str, SettingsTable]) -> list[PluginRecord]:
     """All of them; one that cannot be loaded has an error, as any other plugin."""
     found = []
     for module, path in built_in_modules().items():
-        name = name_of(module)
-        plugin = PluginRecord(name, "built-in", str(path), built_in=True)
-        try:
-            plugin.loaded = load_built_in(module, tables.get(canonical(name)))
-        except LoadError as error:
-            plugin.error = str(error)
-            log.warning("built-in plugin %s not loaded: %s", name, error)
+        plugin = PluginRecord(name_of(module), "built-in", str(path), built_in=True)
+        _load(plugin, partial(load_built_in, module, tables.get(canonical(plugin.name))))
         found.append(plugin)
     return found
 
@@ -391,7 +388,7 @@ def entry_point_plugins(named: frozenset[str], tables: Mapping[str, SettingsTabl
                 f"several packages have it, so none is loaded: name one of {', '.join(sorted(alike))}"
             )
         elif plugin.enabled and (len(alike) == 1 or plugin.full_name in named):
-            _load_entry(plugin, entry, tables.get(canonical(entry.name)))
+            _load(plugin, partial(load_entry_point, entry, tables.get(canonical(entry.name))))
         else:
             plugin.enabled = False
     return [plugin for plugin, _ in made]
@@ -399,14 +396,6 @@ def entry_point_plugins(named: frozenset[str], tables: Mapping[str, SettingsTabl
 
 def _entry_plugin(entry: EntryPoint) -> PluginRecord:
     return PluginRecord(entry.name, "entry-point", entry.value, package=entry.dist.name if entry.dist else "")
-
-
-def _load_entry(plugin: PluginRecord, entry: EntryPoint, table: SettingsTable | None) -> None:
-    try:
-        plugin.loaded = load_entry_point(entry, table)
-    except LoadError as error:
-        plugin.error = str(error)
-        log.warning("plugin %s not loaded: %s", entry.name, error)
 
 
 @dataclass(frozen=True, slots=True)
