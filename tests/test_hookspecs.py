@@ -285,7 +285,6 @@ async def test_a_service_that_cannot_work_is_not_serving_and_the_rest_is(write: 
         (SERVICE.replace('"/example.Echo/Say": INFER', ""), "{'/example.Echo/Say': Policy(Role.INFER)}"),
         (ROUTE.replace('"GET /hello/{who}": OBSERVE', ""), "{'GET /hello/{who}': Policy(Role.INFER)}"),
         (ROUTE.replace("OBSERVE}", "3}"), "the row of GET /hello/{who} is a int: write Policy(Role.INFER)"),
-        (ROUTE.replace("/hello/{who}", "/console/{who}"), "must begin with '/', and not with '/console'"),
         (ROUTE.replace("{who}", "{who:odd}", 1), "Unknown path convertor 'odd'"),
         (
             SERVICE.replace("example.Echo", "grpc.health.v1.Health").replace("Say", "Check"),

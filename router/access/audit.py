@@ -20,7 +20,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from router.errors import ConfigError
 from router.reread import problem_of
@@ -46,16 +46,27 @@ class AuditedCall:
     reason: str = ""
 
 
-class AuditSink(Protocol):
-    """Receives what was done and what was refused."""
+class Sparse:
+    """Lets so many lines a second through and counts the others: a flood must not become one of lines."""
 
-    def acted(self, act: AuditedCall) -> Future[None]:
-        """Done when it is kept, as far as it can be."""
-        ...
+    def __init__(self, most: int, now: Callable[[], float] = time.monotonic) -> None:
+        self._most, self._now = most, now
+        self._second, self._in_second, self.left = 0, 0, 0
 
-    def refused(self, act: AuditedCall) -> None:
-        """A refusal."""
-        ...
+    def next(self) -> bool:
+        """Whether the line at hand is to be written."""
+        second = int(self._now())
+        if second != self._second:
+            self._second, self._in_second = second, 0
+        self._in_second += 1
+        written = self._in_second <= self._most
+        self.left += not written
+        return written
+
+    def left_out(self) -> int:
+        """Lines that were not written since this was asked last."""
+        number, self.left = self.left, 0
+        return number
 
 
 class Audit:
@@ -74,7 +85,7 @@ class Audit:
         except OSError as error:
             raise ConfigError(f"the audit file {path} cannot be written: {error.strerror}") from None
         self.failed = 0  # lines that could not be written
-        self._second, self._in_second, self._left_out = 0, 0, 0
+        self._refusals = Sparse(REFUSALS_PER_SECOND, now)
         self._waiting: queue.SimpleQueue[tuple[Mapping[str, Any], Future[None]] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._write_all, name="audit", daemon=True)
         self._thread.start()
@@ -85,18 +96,12 @@ class Audit:
 
     def refused(self, act: AuditedCall) -> None:
         """Note a refusal. Of more than 50 a second the number alone is kept, in the next line."""
-        second = int(self._now())
-        if second != self._second:
-            self._second, self._in_second = second, 0
-        self._in_second += 1
-        if self._in_second > REFUSALS_PER_SECOND:
-            self._left_out += 1
-        else:
+        if self._refusals.next():
             self._put(asdict(act))
 
     def close(self) -> None:
         """Write what is left, and unlock the file."""
-        if self._left_out:
+        if self._refusals.left:
             self._put({})
         self._waiting.put(None)
         self._thread.join()
@@ -106,8 +111,8 @@ class Audit:
 
     def _put(self, fields: dict[str, Any]) -> Future[None]:
         clipped: dict[str, Any] = {key: str(value)[:MAX_FIELD] for key, value in fields.items() if value}
-        if self._left_out:
-            clipped["left_out"], self._left_out = self._left_out, 0
+        if left_out := self._refusals.left_out():
+            clipped["left_out"] = left_out
         when = datetime.fromtimestamp(self._now(), UTC).isoformat(timespec="milliseconds")
         written: Future[None] = Future()
         self._waiting.put(({"time": when, **clipped}, written))

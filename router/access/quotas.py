@@ -22,6 +22,20 @@ BURST_SECONDS = 10.0  # of outcomes a second, so many seconds' worth may come at
 ROUNDING = 1e-6  # what came back evenly may miss a whole number by
 TELL_SECONDS = 60.0  # an edge tells for so long what was used
 BUSY_SECONDS = 1.0  # when to try again where calls have to end first: nobody knows
+CALLS, TOKENS = "requests_per_minute", "tokens_per_minute"
+OUTCOMES, ROWS = "outcomes_per_second", "outcomes_per_day"
+RATES: Mapping[str, tuple[float, float]] = {  # seconds in which it fills, and how many times it holds that
+    CALLS: (MINUTE, 1),
+    TOKENS: (MINUTE, 1),
+    OUTCOMES: (BURST_SECONDS, BURST_SECONDS),
+    ROWS: (DAY, 1),
+}
+TEXTS = {
+    CALLS: "{who} may make {most} calls a minute",
+    TOKENS: "{who} has {most} tokens a minute, and prompt and max_tokens need {size}",
+    OUTCOMES: "{who} may record {most} outcomes a second",
+    ROWS: "{who} may record {most} outcomes a day, and {size} are to be",
+}
 
 
 class TokenBucket:
@@ -59,19 +73,11 @@ class TokenBucket:
 
 @dataclass(eq=False, slots=True)
 class _Used:
-    """What a client or a tenant uses."""
+    """What a client or a tenant uses: buckets by their quotas, in the order in which edges tell of them."""
 
-    calls: TokenBucket
-    tokens: TokenBucket
-    outcomes: TokenBucket
-    rows: TokenBucket
+    buckets: Mapping[str, TokenBucket]
     running: int = 0
     elsewhere: dict[str, float] = field(default_factory=dict)  # running at other edges, by edge
-
-    @property
-    def buckets(self) -> tuple[TokenBucket, ...]:
-        """In the order in which edges tell of them."""
-        return self.calls, self.tokens, self.outcomes, self.rows
 
     @property
     def at_once(self) -> float:
@@ -80,7 +86,7 @@ class _Used:
 
     @classmethod
     def since(cls, now: float) -> _Used:
-        return cls(TokenBucket(now), TokenBucket(now), TokenBucket(now, BURST_SECONDS), TokenBucket(now, DAY))
+        return cls({quota: TokenBucket(now, seconds) for quota, (seconds, _) in RATES.items()})
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,53 +100,35 @@ class _Level:
     def __str__(self) -> str:
         return self.holder.id if self.kind == "client" else f"the tenant {self.holder.id}"
 
+    def bound(self, quota: str) -> int:
+        """What the file says; 0: there is no bound."""
+        return int(getattr(self.holder, quota))
+
+    def wait(self, quota: str, size: float, now: float) -> float:
+        """Seconds until so much of a quota that has a bound can be taken; 0 if it can be now."""
+        return self.used.buckets[quota].wait(size, self.bound(quota) * RATES[quota][1], now)
+
     def refusal(self, quota: str, text: str, wait: float) -> QuotaExceeded:
         """The error that says which quota of whom is used up, for so many seconds."""
         name = quota if self.kind == "client" else f"{self.kind}.{quota}"
         after = wait if math.isfinite(wait) else None
         return QuotaExceeded(text, name, after, holder=f"{self.kind}:{self.holder.id}")
 
-    def draw(self, quota: str, size: float, text: str) -> _Draw:
-        """So much of a quota: of none where it has no bound."""
-        most = float(getattr(self.holder, quota))
-        bucket = {
-            "requests_per_minute": self.used.calls,
-            "tokens_per_minute": self.used.tokens,
-            "outcomes_per_second": self.used.outcomes,
-            "outcomes_per_day": self.used.rows,
-        }[quota]
-        burst = BURST_SECONDS if quota == "outcomes_per_second" else 1.0
-        return _Draw(self, quota, bucket, size, most * burst, text.format(self=self, most=int(most)))
+
+def _bounded(levels: Iterable[_Level], *quotas: str) -> list[tuple[_Level, str]]:
+    """Those of the quotas that have a bound."""
+    return [(level, quota) for quota in quotas for level in levels if level.bound(quota)]
 
 
-@dataclass(frozen=True, slots=True)
-class _Draw:
-    """What is to be taken from a bucket that holds `most`; 0: there is no bound."""
-
-    level: _Level
-    quota: str
-    bucket: TokenBucket
-    size: float
-    most: float
-    text: str
-
-    def wait(self, now: float) -> float:
-        """Seconds until it can be taken; 0 if it can be now."""
-        return self.bucket.wait(self.size, self.most, now) if self.most else 0.0
-
-    def refusal(self, wait: float) -> QuotaExceeded:
-        """The error where it cannot."""
-        return self.level.refusal(self.quota, self.text, wait)
-
-
-def _take(draws: Iterable[_Draw], now: float) -> None:
+def _take(draws: Sequence[tuple[_Level, str]], size: float, now: float) -> None:
     """From all, or from none: then QuotaExceeded tells of the one that takes longest."""
-    bounded = [draw for draw in draws if draw.most]
-    waits = [draw.wait(now) for draw in bounded]
+    waits = [level.wait(quota, size, now) for level, quota in draws]
     if (longest := max(waits, default=0.0)) > 0:
-        raise bounded[waits.index(longest)].refusal(longest)
-    for draw in bounded:
-        draw.bucket.take(draw.size)
+        level, quota = draws[waits.index(longest)]
+        text = TEXTS[quota].format(who=level, most=level.bound(quota), size=int(size))
+        raise level.refusal(quota, text, longest)
+    for level, quota in draws:
+        level.used.buckets[quota].take(size)
 
 
 class Quotas:
@@ -165,8 +153,7 @@ class Quotas:
         for level in levels:
             if 0 < (most := level.holder.max_concurrent) <= level.used.at_once:
                 raise level.refusal("max_concurrent", f"{most} calls of {level} are running", BUSY_SECONDS)
-        text = "{self} may make {most} calls a minute"
-        _take((level.draw("requests_per_minute", 1, text) for level in levels), self._now())
+        _take(_bounded(levels, CALLS), 1, self._now())
         meter = UsageMeter(levels, self._now)
         for level in levels:
             level.used.running += 1
@@ -184,7 +171,7 @@ class Quotas:
         whom that is another than TELL_SECONDS ago."""
         now = self._now()
         for (kind, holder), used in self._used.items():
-            key, totals = f"{kind}:{holder}", [*(b.taken for b in used.buckets), float(used.running)]
+            key, totals = f"{kind}:{holder}", [*(b.taken for b in used.buckets.values()), float(used.running)]
             if key not in self._used_here or self._used_here[key][0] != totals:
                 self._used_here[key] = totals, now
         return {key: totals for key, (totals, at) in self._used_here.items() if now - at < TELL_SECONDS}
@@ -205,7 +192,9 @@ class Quotas:
     def _count(self, edge: str, holder: str, now: Sequence[float], before: Sequence[float]) -> None:
         kind, _, name = holder.partition(":")
         used = self._used.setdefault((kind, name), _Used.since(self._now()))
-        for bucket, total, known in zip(used.buckets, now, before or (0.0,) * len(now), strict=False):
+        for bucket, total, known in zip(
+            used.buckets.values(), now, before or (0.0,) * len(now), strict=False
+        ):
             bucket.taken_elsewhere(total - known, self._now())
         used.elsewhere[edge] = now[-1]
 
@@ -227,7 +216,6 @@ class UsageMeter:
     _now: Callable[[], float]
     used: int = 0  # tokens
     _reserved: int = 0
-    _from: list[TokenBucket] = field(default_factory=list)
 
     def reserve(self, prompt: int, answer: int) -> None:
         """Take what the answer may cost, instead of what was taken before. Raises QuotaExceeded.
@@ -236,44 +224,33 @@ class UsageMeter:
         """
         self.used = 0
         self.settle()
-        size = prompt + answer
-        text = f"{{self}} has {{most}} tokens a minute, and prompt and max_tokens need {size}"
-        draws = [level.draw("tokens_per_minute", size, text) for level in self._levels]
-        _take(draws, self._now())
-        self._from = [draw.bucket for draw in draws if draw.most]
-        self._reserved, self.used = size, prompt
+        _take(_bounded(self._levels, TOKENS), prompt + answer, self._now())
+        self._reserved, self.used = prompt + answer, prompt
 
     def settle(self) -> None:
         """Give back what was not used."""
-        for bucket in self._from:
-            bucket.give(max(self._reserved - self.used, 0))
-        self._reserved, self._from = 0, []
+        for level, quota in _bounded(self._levels, TOKENS):
+            level.used.buckets[quota].give(max(self._reserved - self.used, 0))
+        self._reserved = 0
 
     def take_outcomes(self, number: int) -> None:
         """Count them against both rates. Raises QuotaExceeded, and counts none."""
-        _take((*self._rates(number), *self._rows(number)), self._now())
+        _take(_bounded(self._levels, OUTCOMES, ROWS), number, self._now())
 
     def owe_outcomes(self, number: int) -> None:
         """Count them; of those a second some may be owed (`owed`). Raises QuotaExceeded, and counts none,
         where the day has not so many left."""
-        _take(self._rows(number), self._now())
-        for draw in self._rates(number):
-            draw.wait(self._now())  # fills it
-            draw.bucket.take(draw.size)
+        _take(_bounded(self._levels, ROWS), number, self._now())
+        for level, quota in _bounded(self._levels, OUTCOMES):
+            level.wait(quota, number, self._now())  # fills it
+            level.used.buckets[quota].take(number)
 
     def owed(self) -> float:
         """Seconds until the next outcomes may be read; 0 if they may be now."""
-        return max((draw.wait(self._now()) for draw in self._rates(0)), default=0.0)
+        rates = _bounded(self._levels, OUTCOMES)
+        return max((level.wait(quota, 0, self._now()) for level, quota in rates), default=0.0)
 
     def not_stored(self, number: int) -> None:
         """They were counted and are not kept: the day has them back."""
-        for draw in self._rows(number):
-            draw.bucket.give(draw.size)
-
-    def _rates(self, number: int) -> list[_Draw]:
-        text = "{self} may record {most} outcomes a second"
-        return [d for d in (v.draw("outcomes_per_second", number, text) for v in self._levels) if d.most]
-
-    def _rows(self, number: int) -> list[_Draw]:
-        text = f"{{self}} may record {{most}} outcomes a day, and {number} are to be"
-        return [d for d in (v.draw("outcomes_per_day", number, text) for v in self._levels) if d.most]
+        for level, quota in _bounded(self._levels, ROWS):
+            level.used.buckets[quota].give(number)

@@ -93,7 +93,7 @@ def add(
     settings = load_settings()
     sources = plugins_with("register_adapter_sources", settings).sources()
     wish = AddRequest(
-        source_of(said, subfolder, {scheme: entry.source for scheme, entry in sources.items()}),
+        source_of(said, subfolder, {scheme: entry.make for scheme, entry in sources.items()}),
         adapters_dir or next(iter(settings.adapters_dir), Path("adapters")),
         most_bytes=settings.host_memory_mb << 20,
         wanted=NameOverride(name, version),

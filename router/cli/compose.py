@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
+from router.classifiers.isolation import await_in_thread
 from router.cli.base_files import equals_base
 from router.cli.engines import engine_of
 from router.cli.fleet import of_all_replicas
@@ -31,7 +32,6 @@ from router.registry.registry import Registry, RegistryOptions
 from router.registry.state import state_dir
 from router.routing.router import Router
 from router.server.app import ServerApp
-from router.server.lifecycle import in_daemon_thread
 from router.server.listen import check_free
 from router.server.logs import logging_to
 
@@ -93,7 +93,7 @@ class Composition:
             await self.registry.close()
 
     async def _start(self) -> None:
-        await asyncio.gather(self.hooks.reach("on_load"), in_daemon_thread(self._engine.start))
+        await asyncio.gather(self.hooks.reach("on_load"), await_in_thread(self._engine.start, "engine start"))
         keep(whole=True)
         await self.registry.start()
         await self.router.start()

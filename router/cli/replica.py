@@ -214,10 +214,10 @@ class ReplicaProcess:
         """Returns the exit code. Raises ConfigError where the base does not load or an address is taken."""
         from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 
+        from router.classifiers.isolation import await_in_thread
         from router.replicas.host import engine_server
         from router.server.admission import ServerPhase
         from router.server.health import Unguarded, probes
-        from router.server.lifecycle import in_daemon_thread
         from router.server.listen import PROBE_SECONDS, bind
         from router.server.tls import Tls
 
@@ -239,7 +239,7 @@ class ReplicaProcess:
         await server.start()
         log.info("listening", extra={"fields": {"address": self.address, "metrics": self._probes.address}})
         tasks = [loop.create_task(self._watch_edge())] if self._announce is not None else []
-        starting = loop.create_task(in_daemon_thread(self._start_engine))
+        starting = loop.create_task(await_in_thread(self._start_engine, "engine start"))
         stopping = loop.create_task(self._stop.wait())
         await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
         if starting.done():
@@ -260,7 +260,7 @@ class ReplicaProcess:
         await self._probes.stop(PROBE_SECONDS)
         try:
             async with asyncio.timeout(ENGINE_SECONDS):
-                await in_daemon_thread(self._host.close)
+                await await_in_thread(self._host.close, "engine close")
         except TimeoutError:
             log.error("the engine did not stop", extra={"fields": {"seconds": ENGINE_SECONDS}})
             os._exit(1)

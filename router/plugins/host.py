@@ -16,9 +16,9 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import EntryPoint
 from pathlib import Path
-from typing import TypeVar
 
 from router.built_in import built_in_modules, is_built_in, name_of
 from router.classifiers.contract import ClassifierStatus, Registration
@@ -27,13 +27,14 @@ from router.errors import ConfigError
 from router.hookspecs import MakeConstraint
 from router.markers import NAME
 from router.plugins.loader import (
-    EngineEntry,
+    ENGINE,
+    SOURCE,
+    TEMPLATE,
+    Entry,
     FoundPlugin,
     LoadedPlugin,
     LoadError,
-    SourceEntry,
     Stamp,
-    TemplateEntry,
     describe,
     folder_stamp,
     forget,
@@ -44,7 +45,6 @@ from router.plugins.loader import (
 )
 from router.plugins.tables import SettingsTable, canonical
 
-E = TypeVar("E", EngineEntry, SourceEntry, TemplateEntry)
 log = logging.getLogger(__name__)
 SCAN_SECONDS = 0.2
 ENGINE_HOOKS = {"register_settings", "register_engines"}
@@ -149,22 +149,22 @@ class PluginHost:
         """The plugins that are loaded, by the version that works."""
         return {plugin.loaded: plugin for plugin in self._plugins() if plugin.loaded is not None}
 
-    def engines(self) -> dict[str, EngineEntry]:
-        """Engines of plugins by name; the first of a name counts."""
-        return self._entries_of(EngineEntry)
+    def engines(self) -> dict[str, Entry]:
+        """Engines of plugins by name."""
+        return self._entries_of(ENGINE)
 
-    def sources(self) -> dict[str, SourceEntry]:
-        """Adapter sources of plugins by scheme; the first of a scheme counts."""
-        return self._entries_of(SourceEntry)
+    def sources(self) -> dict[str, Entry]:
+        """Adapter sources of plugins by scheme."""
+        return self._entries_of(SOURCE)
 
     def constraint_templates(self) -> dict[str, MakeConstraint]:
-        """Templates of constraints of plugins by name; the first of a name counts."""
-        return {name: entry.make for name, entry in self._entries_of(TemplateEntry).items()}
+        """Templates of constraints of plugins by name."""
+        return {name: entry.make for name, entry in self._entries_of(TEMPLATE).items()}
 
-    def _entries_of(self, kind: type[E]) -> dict[str, E]:
+    def _entries_of(self, kind: str) -> dict[str, Entry]:
         """Entries by name; the first of a name counts."""
         found = (entry for plugin in reversed(self._plugins()) for entry in plugin.contents.entries)
-        return {entry.name: entry for entry in found if isinstance(entry, kind)}
+        return {entry.name: entry for entry in found if entry.kind == kind}
 
     def check_tables(self) -> None:
         """Raises ConfigError for settings of a plugin that is nowhere, with the nearest name, and for those
@@ -179,7 +179,7 @@ class PluginHost:
     def check_engine(self, engine: str) -> None:
         """Raises ConfigError for settings of a plugin that is there for other engines than this one."""
         for plugin in self._plugins():
-            names = [entry.name for entry in plugin.contents.entries if isinstance(entry, EngineEntry)]
+            names = [entry.name for entry in plugin.contents.entries if entry.kind == ENGINE]
             table = self._tables.get(canonical(plugin.name))
             if (
                 table
@@ -346,20 +346,21 @@ def file_plugin(
         if found.refusal:
             log.warning("plugin %s refused: %s", found.path, found.refusal)
         return plugin
-    _load_version(plugin, found.path, before, tables.get(canonical(plugin.name)))
+    table = tables.get(canonical(plugin.name))
+    _load(plugin, partial(load_file, found.path, table), before)
     return plugin
 
 
-def _load_version(
-    plugin: PluginRecord, path: Path, before: PluginRecord | None, table: SettingsTable | None
-) -> None:
-    """A broken new version leaves the old one working and shows the error."""
+def _load(plugin: PluginRecord, load: Callable[[], LoadedPlugin], before: PluginRecord | None = None) -> None:
+    """Load it, or note its error: a broken new version leaves the one before working."""
     try:
-        plugin.loaded = load_file(path, table)
+        plugin.loaded = load()
     except LoadError as error:
         plugin.error = str(error)
-        plugin.loaded = before.loaded if before else None
-        log.warning("plugin %s not loaded: %s", path, error)
+        plugin.loaded = before.loaded if before is not None else None
+        log.warning(
+            "plugin %s not loaded: %s", plugin.path if plugin.source == "file" else plugin.name, error
+        )
         return
     if before is not None:
         before.drop()
@@ -369,13 +370,8 @@ def built_in_plugins(tables: Mapping[str, SettingsTable]) -> list[PluginRecord]:
     """All of them; one that cannot be loaded has an error, as any other plugin."""
     found = []
     for module, path in built_in_modules().items():
-        name = name_of(module)
-        plugin = PluginRecord(name, "built-in", str(path), built_in=True)
-        try:
-            plugin.loaded = load_built_in(module, tables.get(canonical(name)))
-        except LoadError as error:
-            plugin.error = str(error)
-            log.warning("built-in plugin %s not loaded: %s", name, error)
+        plugin = PluginRecord(name_of(module), "built-in", str(path), built_in=True)
+        _load(plugin, partial(load_built_in, module, tables.get(canonical(plugin.name))))
         found.append(plugin)
     return found
 
@@ -392,7 +388,7 @@ def entry_point_plugins(named: frozenset[str], tables: Mapping[str, SettingsTabl
                 f"several packages have it, so none is loaded: name one of {', '.join(sorted(alike))}"
             )
         elif plugin.enabled and (len(alike) == 1 or plugin.full_name in named):
-            _load_entry(plugin, entry, tables.get(canonical(entry.name)))
+            _load(plugin, partial(load_entry_point, entry, tables.get(canonical(entry.name))))
         else:
             plugin.enabled = False
     return [plugin for plugin, _ in made]
@@ -400,14 +396,6 @@ def entry_point_plugins(named: frozenset[str], tables: Mapping[str, SettingsTabl
 
 def _entry_plugin(entry: EntryPoint) -> PluginRecord:
     return PluginRecord(entry.name, "entry-point", entry.value, package=entry.dist.name if entry.dist else "")
-
-
-def _load_entry(plugin: PluginRecord, entry: EntryPoint, table: SettingsTable | None) -> None:
-    try:
-        plugin.loaded = load_entry_point(entry, table)
-    except LoadError as error:
-        plugin.error = str(error)
-        log.warning("plugin %s not loaded: %s", entry.name, error)
 
 
 @dataclass(frozen=True, slots=True)

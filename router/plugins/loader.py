@@ -23,14 +23,14 @@ import stat
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import pluggy
 
@@ -39,7 +39,7 @@ from router.built_in import name_of
 from router.classifiers import isolation
 from router.classifiers.contract import Registrar, Registration
 from router.classifiers.isolation import StillRunning, call_in_thread
-from router.hookspecs import Check, FindBase, MakeConstraint, MakeEngine, MakeSource
+from router.hookspecs import Check, FindBase
 from router.markers import LIMITS, NAME, HookLimits
 from router.plugins.tables import SettingsRegistrar, SettingsTable
 
@@ -172,6 +172,7 @@ OBSERVERS = {"on_decision": "record", "on_answer": "record", "on_report": "repor
 OURS = frozenset(
     {Path(__file__).parent, Path(isolation.__file__).parent, Path(hookspecs.__file__).parent / "server"}
 )
+ENGINE, SOURCE, TEMPLATE = "engine", "adapter source", "constraint template"  # kinds of entries
 NAME_FORM = re.compile(r"[a-z0-9][a-z0-9_-]*|\*")  # `*`: any other
 _serial = itertools.count(1)
 
@@ -197,39 +198,14 @@ class Hook:
 
 
 @dataclass(frozen=True, slots=True)
-class EngineEntry:
-    """An engine that a plugin registered."""
+class Entry:
+    """What a plugin registered under a name: an engine, a source of adapters by its scheme, or a template of
+    constraints. `make` is as the hook says; `base` is of an engine."""
 
-    kind: ClassVar[str] = "engine"
+    kind: str
     name: str
-    make: MakeEngine
+    make: Any
     base: FindBase | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class SourceEntry:
-    """An adapter source that a plugin registered, with the scheme of its addresses as its name."""
-
-    kind: ClassVar[str] = "adapter source"
-    scheme: str
-    source: MakeSource
-
-    @property
-    def name(self) -> str:
-        """As other entries have it."""
-        return self.scheme
-
-
-@dataclass(frozen=True, slots=True)
-class TemplateEntry:
-    """A template of constraints that a plugin registered."""
-
-    kind: ClassVar[str] = "constraint template"
-    name: str
-    make: MakeConstraint
-
-
-Entry = EngineEntry | SourceEntry | TemplateEntry
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -389,9 +365,9 @@ def collect(plugin: object, name: str, table: SettingsTable | None = None) -> Lo
     checks: list[Check] = []
     registrars: dict[str, Any] = {
         "register_classifiers": classifiers,
-        "register_engines": partial(_add_entry, entries, EngineEntry),
-        "register_adapter_sources": partial(_add_entry, entries, SourceEntry),
-        "register_constraint_templates": partial(_add_entry, entries, TemplateEntry),
+        "register_engines": partial(_add_entry, entries, ENGINE),
+        "register_adapter_sources": partial(_add_entry, entries, SOURCE),
+        "register_constraint_templates": partial(_add_entry, entries, TEMPLATE),
         "register_checks": checks.append,
     }
     for hook, register in registrars.items():
@@ -418,22 +394,18 @@ def collect(plugin: object, name: str, table: SettingsTable | None = None) -> Lo
     )
 
 
-def _add_entry(entries: list[Entry], kind: type[Entry], /, *args: Any, **named: Any) -> None:
-    """The `register` of a hook: adds an entry of the fields given, a name and a function first.
-
-    Raises ValueError for an invalid name and for one that is there, TypeError where there is no function.
-    """
-    entry = kind(*args, **named)
-    if not isinstance(entry.name, str) or not NAME_FORM.fullmatch(entry.name):
-        raise ValueError(
-            f"{kind.kind} {entry.name!r}: use a-z, 0-9, '_' and '-', starting with a letter or digit"
-        )
-    made = getattr(entry, fields(entry)[1].name)
-    if not callable(made):
-        raise TypeError(f"{kind.kind} {entry.name!r}: register() got a {type(made).__name__}, not a function")
-    if any(isinstance(other, kind) and other.name == entry.name for other in entries):
-        raise ValueError(f"{kind.kind} {entry.name!r} is registered twice")
-    entries.append(entry)
+def _add_entry(
+    entries: list[Entry], kind: str, name: str, make: Any, /, base: FindBase | None = None
+) -> None:
+    """The `register` of a hook. Raises ValueError for an invalid name and for one that is there, TypeError
+    where there is no function."""
+    if not isinstance(name, str) or not NAME_FORM.fullmatch(name):
+        raise ValueError(f"{kind} {name!r}: use a-z, 0-9, '_' and '-', starting with a letter or digit")
+    if not callable(make):
+        raise TypeError(f"{kind} {name!r}: register() got a {type(make).__name__}, not a function")
+    if any((other.kind, other.name) == (kind, name) for other in entries):
+        raise ValueError(f"{kind} {name!r} is registered twice")
+    entries.append(Entry(kind, name, make, base))
 
 
 def _hooks_of(name: str, parts: Sequence[object]) -> tuple[dict[str, Hook], list[str]]:

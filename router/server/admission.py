@@ -7,9 +7,9 @@ except for a body that does not come within BODY_SECONDS (`bodies.py`): BODY_INC
 DEADLINE_EXCEEDED. The error's metadata name the bound, and `lora_router_shed_total` counts it.
 
 docs/grpc.md#load says when each bound is met. Here are `queue`, `part`, `tenant`, `deadline`, `turns`,
-`no_body`, `memory` and `watches`. Elsewhere in the server are `not_reading` (`interceptors.py`), `http`
-(`listen.py`) and `encoding` (`encoding.py`); `mixtures` is in `registry/residency.py`, and the others are in
-the engines, feedback and experiments.
+`no_body`, `memory`, `not_reading` and `watches`. Elsewhere in the server are `http` (`listen.py`) and
+`encoding` (`encoding.py`); `mixtures` is in `registry/residency.py`, and the others are in the engines and
+in extensions.
 
 A late event loop refuses no request: as long as the queue has room, requests wait.
 """
@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from router.access.quotas import Quotas
-from router.errors import Draining, NotLoaded, Overloaded
+from router.errors import DeadlineExceeded, Draining, NotLoaded, Overloaded
 from router.server.call import Call, caller_of
 from router.types import Request
 
@@ -51,6 +51,10 @@ FEWEST = 32  # of them, before it counts
 
 BODY_MEMORY = 256 << 20  # bytes of request bodies that are read or held at once
 BODY_SECONDS = 10.0  # in which the body of a request must arrive
+
+SEND_SECONDS = 30.0  # that the caller's windows may be full
+PRESSED_SECONDS = 2.0  # the same where others need the place
+LOOK_SECONDS = 1.0  # between two looks at open answers
 
 MOST_WATCHES = 1000  # calls without an end of their own, in all
 WATCHES_EACH = {"connection": 100, "address": 500}
@@ -468,6 +472,44 @@ class ReadSlots:
         ready = self._waiting.pop(slot)
         if not ready.done():
             ready.set_exception(Overloaded(NO_SLOT, bound="turns"))
+
+
+# -- Answers that no client reads: a write that the transport cannot take for long ends its call.
+
+
+class Sending:
+    """The open answers of a server; `pressed` tells whether places are scarce. Lives on one event loop.
+
+    A call notes when its present write began. A timer for every write would cost more than to look at all
+    of them now and then.
+    """
+
+    def __init__(self, pressed: Callable[[], bool]) -> None:
+        self._pressed = pressed
+        self._open: set[Call] = set()
+
+    @contextmanager
+    def watched(self, call: Call) -> Iterator[None]:
+        """The block answers the call. A write that takes too long ends it with DeadlineExceeded."""
+        self._open.add(call)
+        try:
+            yield
+        finally:
+            self._open.discard(call)
+
+    async def follow(self) -> None:
+        """End those that wait too long, again and again."""
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            self.look()
+
+    def look(self) -> None:
+        """End those that wait too long now."""
+        latest = time.monotonic() - (PRESSED_SECONDS if self._pressed() else SEND_SECONDS)
+        for call in self._open:
+            if 0 < call.writing_since < latest:
+                call.writing_since = 0.0
+                call.end(DeadlineExceeded("the answer was not read in time", bound="not_reading"))
 
 
 # -- The phase of the server, and the calls that only a drain ends.

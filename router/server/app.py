@@ -15,6 +15,7 @@ from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 from router.access.access import Access
 from router.access.audit import Audit
 from router.access.hosts import Hosts
+from router.classifiers.isolation import await_in_thread
 from router.config import Settings
 from router.engine.base import Engine
 from router.engine.constrained.templates import ConstraintTemplates
@@ -32,7 +33,7 @@ from router.server.health import ServerHealth, probes
 from router.server.http import application
 from router.server.inference import InferenceService
 from router.server.interceptors import Interceptors
-from router.server.lifecycle import Ending, Following, in_daemon_thread, signals
+from router.server.lifecycle import Ending, Following, signals
 from router.server.listen import (
     LAST_PROBES_SECONDS,
     Listener,
@@ -83,7 +84,10 @@ class ServerApp:
         self.settings, self.engine, self.registry, self.router = settings, engine, registry, router
         self.hooks = hooks if hooks is not None else Hooks(PluginHost([]))
         self.plugins, self.state_dir = self.hooks.host, state_dir(settings.adapters_dir)
-        self._startup, self._on_ready = startup or partial(in_daemon_thread, engine.start), on_ready
+        self._startup, self._on_ready = (
+            startup or partial(await_in_thread, engine.start, "engine start"),
+            on_ready,
+        )
         self._parts: dict[type, Any] = {}
         self.tracing: Tracing | None = None
         self.paths: frozenset[str] = frozenset()  # of the HTTP address
@@ -203,7 +207,7 @@ class ServerApp:
         if self._web is not None:
             await registered.by(self.hooks, "register_http")
             found = registered.routes
-            own = home.own_routes(known, found, tokens=settings.clients is not None)
+            own = home.own_routes(known, found)
             hosts = Hosts(settings.http_listen, self.tls is not None, settings.http_hosts)
             site = application(
                 self.interceptors,
@@ -263,7 +267,7 @@ class ServerApp:
             self.interceptors.bodies.close()
         try:  # a step that hangs holds up nothing that comes after
             async with asyncio.timeout(ENGINE_SECONDS):
-                await in_daemon_thread(self.engine.close)
+                await await_in_thread(self.engine.close, "engine close")
         except TimeoutError:
             self.engine_hangs = True
             log.error("the engine did not stop", extra={"fields": {"seconds": ENGINE_SECONDS}})

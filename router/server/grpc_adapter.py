@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -96,9 +96,9 @@ class GrpcCall(Call):
         gRPC takes no error status while they are on their way: the caller would wait for one until the
         deadline.
         """
-        sending = asyncio.ensure_future(whole(self.context.send_initial_metadata(self.headers)))
+        sending = asyncio.ensure_future(self.context.send_initial_metadata(self.headers))
         try:
-            await asyncio.shield(sending)
+            await whole(sending)
         except asyncio.CancelledError:
             await asyncio.wait((sending,), timeout=HEADERS_SECONDS)
             raise
@@ -129,7 +129,7 @@ class GrpcCall(Call):
             await whole(self.context.abort(status.code, status.message, trailing_metadata=status.trailers))
 
 
-async def whole(operation: Coroutine[Any, Any, T]) -> T:
+async def whole(operation: Awaitable[T]) -> T:
     """Await an operation of gRPC. A caller that is cut off meanwhile leaves it to end by itself.
 
     grpcio frees what an operation holds when its coroutine goes on after it: one that is cancelled instead
@@ -291,10 +291,25 @@ def _packed(code: grpc.StatusCode, message: str, details: list[Any]) -> bytes:
 
 
 def details_of(error: RouterError) -> list[Any]:
-    """What the class and its bases add, the most derived first."""
-    found = [DETAILS[kind](error) for kind in type(error).__mro__ if kind in DETAILS]
-    if isinstance(error, QuotaExceeded) and error.retry_after is not None:
-        found.append(_retry(error.retry_after))
+    """What the class and its bases add."""
+    found: list[Any] = []
+    told, resource = clip(public_message(error)), clip(error.metadata.get("resource", ""))
+    if isinstance(error, InvalidRequest):
+        found.append(_bad_request(error))
+    if isinstance(error, NotFound):
+        kind, name = error.resource_type, clip(error.name)
+        found.append(rpc.ResourceInfo(resource_type=kind, resource_name=name, description="not found"))
+    if isinstance(error, AlreadyExists):
+        found.append(rpc.ResourceInfo(resource_name=resource, description="exists already"))
+    if isinstance(error, FailedPrecondition):
+        failed = rpc.PreconditionFailure.Violation(type=error.reason, subject=resource, description=told)
+        found.append(rpc.PreconditionFailure(violations=[failed]))
+    if isinstance(error, ResourceExhausted | QuotaExceeded):
+        subject = error.holder if isinstance(error, QuotaExceeded) else "memory"
+        used_up = rpc.QuotaFailure.Violation(subject=subject, description=told)
+        found.append(rpc.QuotaFailure(violations=[used_up]))
+    if isinstance(error, Unavailable | QuotaExceeded) and error.retry_after is not None:
+        found.append(rpc.RetryInfo(retry_delay=duration(error.retry_after)))
     return found
 
 
@@ -314,54 +329,3 @@ def _bad_request(error: InvalidRequest) -> rpc.BadRequest:
             break
         detail.field_violations.append(entry)
     return detail
-
-
-def _retry(seconds: float) -> rpc.RetryInfo:
-    return rpc.RetryInfo(retry_delay=duration(seconds))
-
-
-def _missing(error: NotFound) -> rpc.ResourceInfo:
-    return rpc.ResourceInfo(
-        resource_type=error.resource_type, resource_name=clip(error.name), description="not found"
-    )
-
-
-def _existing(error: AlreadyExists) -> rpc.ResourceInfo:
-    return rpc.ResourceInfo(
-        resource_name=clip(error.metadata.get("resource", "")), description="exists already"
-    )
-
-
-def _precondition(error: FailedPrecondition) -> rpc.PreconditionFailure:
-    return rpc.PreconditionFailure(
-        violations=[
-            rpc.PreconditionFailure.Violation(
-                type=error.reason,
-                subject=clip(error.metadata.get("resource", "")),
-                description=clip(public_message(error)),
-            )
-        ]
-    )
-
-
-def _quota(error: ResourceExhausted) -> rpc.QuotaFailure:
-    return rpc.QuotaFailure(
-        violations=[rpc.QuotaFailure.Violation(subject="memory", description=clip(public_message(error)))]
-    )
-
-
-def _used_up(error: QuotaExceeded) -> rpc.QuotaFailure:
-    return rpc.QuotaFailure(
-        violations=[rpc.QuotaFailure.Violation(subject=error.holder, description=clip(public_message(error)))]
-    )
-
-
-DETAILS: Mapping[type[RouterError], Callable[[Any], Any]] = {
-    InvalidRequest: _bad_request,
-    Unavailable: lambda error: _retry(error.retry_after),
-    NotFound: _missing,
-    AlreadyExists: _existing,
-    FailedPrecondition: _precondition,
-    ResourceExhausted: _quota,
-    QuotaExceeded: _used_up,
-}

@@ -108,7 +108,7 @@ class ServerHealth:
         """Look at the engine now."""
         if self._lifecycle.phase is not ServerPhase.SERVING:
             return
-        problem = self._problem(self._status(), time.monotonic())
+        problem = self._engine_problem()
         if problem and self._serving:
             log.error("not serving", extra={"fields": {"problem": problem}})
         if not problem and not self._serving:
@@ -136,21 +136,30 @@ class ServerHealth:
     @property
     def alive(self) -> bool:
         """What `healthz` says."""
-        return not self._engine_problems()
+        return not self._engine_problem()
 
     @property
     def ready(self) -> bool:
         """What `readyz` says."""
-        return not self._unready()
+        return not self.reasons
+
+    @property
+    def reasons(self) -> list[str]:
+        """Why it is not ready; empty if it is."""
+        phases = {
+            ServerPhase.LOADING: "the base model is still loading",
+            ServerPhase.DRAINING: "the server is stopping",
+        }
+        return [*filter(None, (phases.get(self.phase, ""), self._engine_problem()))]
 
     def healthz(self) -> dict[str, Any]:
         """`status` is ok while it is alive, and `reasons` say why it is not. That this is answered at all
         shows that the event loop turns."""
-        return self._report(self._engine_problems())
+        return self._report([*filter(None, (self._engine_problem(),))])
 
     def readyz(self) -> dict[str, Any]:
         """The same for whether it is ready for requests."""
-        return self._report(self._unready())
+        return self._report(self.reasons)
 
     @property
     def phase(self) -> ServerPhase:
@@ -163,19 +172,6 @@ class ServerHealth:
         of_services = (problem() for problem in self._problems.values())
         return [*filter(None, of_services), *self._flaws(), *self._status().flaws]
 
-    @property
-    def reasons(self) -> list[str]:
-        """Why it is not ready; empty if it is."""
-        return self._unready()
-
-    def _unready(self) -> list[str]:
-        problems = self._engine_problems()
-        if self._lifecycle.phase is ServerPhase.LOADING:
-            problems.insert(0, "the base model is still loading")
-        if self._draining or self._lifecycle.phase is ServerPhase.DRAINING:
-            problems.insert(0, "the server is stopping")
-        return problems
-
     def _report(self, problems: list[str]) -> dict[str, Any]:
         """For a person who looks why a probe fails."""
         status = self._status()
@@ -187,15 +183,12 @@ class ServerHealth:
             "requests": {"running": status.running, "waiting": status.waiting},
         }
 
-    def _engine_problems(self) -> list[str]:
-        problem = self._problem(self._status(), time.monotonic())
-        return [problem] if problem else []
-
-    def _problem(self, status: EngineStatus, now: float) -> str:
+    def _engine_problem(self) -> str:
         """Why the engine cannot serve, or could not before the next look; empty if it can."""
+        status = self._status()
         if status.failed:
             return "engine failed"
-        quiet = now - status.last_progress
+        quiet = time.monotonic() - status.last_progress
         stalled = status.busy and quiet + self._interval > self._stall_seconds
         return f"no step for {quiet:.1f} s" if stalled else ""
 

@@ -6,47 +6,31 @@ Every bad field of a request is named in one InvalidRequest.
 from __future__ import annotations
 
 import asyncio
-import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager, nullcontext, suppress
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
 from router.config import Settings
 from router.conversion import fill, logprob_message
 from router.engine.base import Buffered, Delta, Finished, batches
-from router.engine.constrained.objects import with_closed_objects
-from router.engine.constrained.source import check_size
 from router.errors import (
     EngineFailed,
-    Findings,
     RouterError,
     Unavailable,
 )
-from router.names import BASE, adapter_rule, model_asked, split_adapter
+from router.names import model_asked
 from router.ports import AdapterRegistry
 from router.server.admission import Admission
 from router.server.call import Call
-from router.server.inputs import mixture_of, prompt_of
-from router.server.labels import label_fields
 from router.server.pipeline import Pipeline
-from router.server.tool_calls import AnswerWithCalls, CallPiece, Piece
-from router.server.tools import forced, named_schemas
+from router.server.requests import RequestLimits, generate_request, route_request
+from router.server.tools import AnswerWithCalls, CallPiece, Piece, named_schemas
 from router.types import (
-    MAX_BIAS,
-    MAX_BIASES,
-    MAX_LABELS,
-    MAX_STOP_BYTES,
-    MAX_STOPS,
-    SAMPLING_RANGES,
-    Constraint,
-    Continuity,
     Decision,
     FinishReason,
-    LogitBias,
+    LabelProbabilities,
     Request,
-    RoutingHints,
-    Sampling,
     TokenLogprob,
     ToolCall,
     Tools,
@@ -188,153 +172,6 @@ def joined(batch: Sequence[Delta | Finished]) -> tuple[Delta | None, Finished | 
     return Delta(text, sum(delta.tokens for delta in deltas), logprobs), end
 
 
-# What a request may have at most, beside what the settings say.
-MAX_LABEL_BYTES, MAX_HINT_BYTES, MAX_UNIT_BYTES = 64, 64, 256
-CONTINUITY: Mapping[int, Continuity | Literal[""]] = {
-    pb.CONTINUITY_UNSPECIFIED: "",
-    pb.CONTINUITY_ADAPTIVE: "adaptive",
-    pb.CONTINUITY_STICKY: "sticky",
-    pb.CONTINUITY_NONE: "none",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class RequestLimits:
-    """What the settings let a request have at most."""
-
-    max_prompt_bytes: int
-    max_tokens: int
-
-
-def generate_request(
-    message: pb.GenerateRequest | pb.StreamGenerateRequest, response_id: str, limits: RequestLimits
-) -> Request:
-    """A request for an answer, which will have that id."""
-    found = Findings()
-    turns, raw_prompt, tools = prompt_of(message.input, limits.max_prompt_bytes, found)
-    sampling = sampling_of(message.sampling, limits.max_tokens, found)
-    request = Request(
-        response_id,
-        turns,
-        raw_prompt,
-        sampling=forced(sampling, tools, found) if tools.choice == "required" else sampling,
-        routing=_hints(message.routing, found),
-        labels=_labels(message.labels, found),
-        tools=tools,
-        want_labels=message.want_labels if message.HasField("want_labels") else None,
-    )
-    found.check()
-    return request
-
-
-def route_request(
-    message: pb.RouteRequest | pb.CountTokensRequest, response_id: str, limits: RequestLimits
-) -> Request:
-    """A request for a decision or a count."""
-    found = Findings()
-    turns, raw_prompt, tools = prompt_of(message.input, limits.max_prompt_bytes, found)
-    request = Request(response_id, turns, raw_prompt, routing=_hints(message.routing, found), tools=tools)
-    found.check()
-    return request
-
-
-def _hints(message: pb.Routing, found: Findings) -> RoutingHints:
-    if message.adapter not in ("", BASE) and split_adapter(message.adapter) is None:
-        found.add("routing.adapter", adapter_rule(message.adapter))
-    return RoutingHints(
-        adapter=message.adapter,
-        domain=found.text("routing.domain", message.domain, MAX_HINT_BYTES),
-        task=found.text("routing.task", message.task, MAX_HINT_BYTES),
-        unit=found.text("routing.unit", message.unit, MAX_UNIT_BYTES),
-        explain=message.explain,
-        mixture=mixture_of(message, found),
-        conversation=found.text("routing.conversation", message.conversation, MAX_UNIT_BYTES),
-        continuity=_continuity(message.continuity, found),
-        fresh=message.fresh,
-    )
-
-
-def _continuity(value: pb.Continuity, found: Findings) -> Continuity | Literal[""]:
-    known = CONTINUITY.get(value)
-    if known is None:
-        found.add("routing.continuity", "must be CONTINUITY_ADAPTIVE, CONTINUITY_STICKY or CONTINUITY_NONE")
-    return known or ""
-
-
-def _labels(labels: Mapping[str, str], found: Findings) -> dict[str, str]:
-    if len(labels) > MAX_LABELS:
-        found.add("labels", f"must have at most {MAX_LABELS} entries, got {len(labels)}")
-        return {}
-    for key, value in labels.items():
-        found.text("labels", key, MAX_LABEL_BYTES)
-        found.text(f"labels[{key[:MAX_LABEL_BYTES]}]", value, MAX_LABEL_BYTES)
-        if not key:
-            found.add("labels", "keys must not be empty")
-    return dict(labels)
-
-
-# -- Sampling: each given field is checked against the range in the proto's comments.
-
-
-def sampling_of(message: pb.Sampling, max_tokens_limit: int, found: Findings) -> Sampling:
-    """What the caller sets; a field that is not set stays None, an explicit 0 stays 0."""
-    given: dict[str, float | int] = {}
-    for field, allowed in SAMPLING_RANGES.items():
-        if not message.HasField(field):
-            continue
-        if field in ("max_tokens", "min_tokens"):
-            allowed = replace(allowed, high=max_tokens_limit)
-        given[field] = value = getattr(message, field)
-        if not math.isfinite(value):
-            found.add(f"sampling.{field}", "must be a finite number")
-        elif value not in allowed:
-            found.add(f"sampling.{field}", f"must be in {allowed}, got {value:g}")
-    if "max_tokens" in given and given.get("min_tokens", 0) > given["max_tokens"] >= 1:
-        found.add("sampling.min_tokens", "must not be more than max_tokens")
-    stop, constraint = _stops(message.stop, found), constraint_of(message, found)
-    bias = _logit_bias(message.logit_bias, found)
-    return Sampling(stop=stop, constraint=constraint, logit_bias=bias, **given)  # type: ignore[arg-type]  # the proto fixes int or float for each
-
-
-def _logit_bias(biases: Mapping[int, float], found: Findings) -> LogitBias | None:
-    if len(biases) > MAX_BIASES:
-        found.add("sampling.logit_bias", f"must have at most {MAX_BIASES} entries, got {len(biases)}")
-        return None
-    for token, bias in biases.items():
-        if not abs(bias) <= MAX_BIAS:  # nor NaN
-            text = f"must be in [{-MAX_BIAS:g}, {MAX_BIAS:g}], got {bias:g}"
-            found.add(f"sampling.logit_bias[{token}]", text)
-    return tuple(sorted(biases.items())) or None
-
-
-def constraint_of(message: pb.Sampling, found: Findings) -> Constraint | None:
-    """What the answer must look like; what is wrong inside is found when the engine compiles it."""
-    kind = message.WhichOneof("constraint")
-    if kind is None:
-        return None
-    if kind == "unconstrained":
-        return Constraint(kind) if message.unconstrained else None
-    if kind == "choices":
-        made = Constraint(kind, choices=tuple(message.choices.values))
-    else:
-        made = with_closed_objects(Constraint(kind, getattr(message, kind)))
-    field = "sampling.choices.values" if kind == "choices" else f"sampling.{kind}"
-    check_size(made, field, found)
-    return made
-
-
-def _stops(stops: Iterable[str], found: Findings) -> tuple[str, ...] | None:
-    strings = tuple(stops)
-    if len(strings) > MAX_STOPS:
-        found.add("sampling.stop", f"must have at most {MAX_STOPS} entries, got {len(strings)}")
-        return None
-    for i, stop in enumerate(strings):
-        if not stop:
-            found.add(f"sampling.stop[{i}]", "must not be empty")
-        found.text(f"sampling.stop[{i}]", stop, MAX_STOP_BYTES)
-    return strings or None
-
-
 # -- Answers.
 
 
@@ -465,3 +302,11 @@ def decision_message(decision: Decision, explain: bool) -> pb.Decision:
     """The decision, with the votes if `explain`."""
     shown = decision if explain else replace(decision, votes=())
     return fill(pb.Decision(), replace(shown, experiment="", arm="") if shown.secret else shown)
+
+
+def label_fields(labels: LabelProbabilities | None) -> dict[str, Any]:
+    """Fields of GenerateResponse and Finished."""
+    if labels is None:
+        return {}
+    values = [pb.Label(text=text, probability=probability) for text, probability in labels.values]
+    return {"labels": values, "labels_calibrated": labels.calibrated}

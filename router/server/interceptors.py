@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from router.access.access import Access, Credentials
-from router.access.audit import AuditedCall, AuditSink
+from router.access.audit import Audit, AuditedCall, Sparse
 from router.access.clients import Client, Role
 from router.config import Settings
 from router.errors import (
@@ -30,7 +30,7 @@ from router.errors import (
     Unavailable,
 )
 from router.names import MOST_MODEL
-from router.server.admission import Admission, PhaseGate, ReadSlot
+from router.server.admission import Admission, PhaseGate, ReadSlot, Sending
 from router.server.bodies import Bodies
 from router.server.call import (
     CURRENT,
@@ -40,7 +40,7 @@ from router.server.call import (
     caller_of,
     current_call,
 )
-from router.server.logs import ACCESS_LOG, Sparse
+from router.server.logs import ACCESS_LOG
 from router.server.metrics import ServerMetrics
 from router.server.policy import SMALL, Policy
 from router.server.status import INTERNAL, code_of, first_field, grpc_status, http_status, withheld
@@ -51,9 +51,6 @@ LEVELS = {"INTERNAL": logging.ERROR, "DATA_LOSS": logging.ERROR, "UNAVAILABLE": 
 HTTP = "http"
 REFUSALS = (Unauthenticated, PermissionDenied, QuotaExceeded)
 CALLER_AHEAD = 0.1  # a call that its caller ends so shortly before its deadline has met it
-SEND_SECONDS = 30.0  # that the caller's windows may be full
-PRESSED_SECONDS = 2.0  # the same where others need the place
-LOOK_SECONDS = 1.0
 LINES_PER_SECOND = 50  # about calls that met a bound; of more the next line has the number
 
 
@@ -67,7 +64,7 @@ class Interceptors:
         lifecycle: PhaseGate,
         metrics: ServerMetrics,
         settings: Settings,
-        audit: AuditSink | None = None,
+        audit: Audit | None = None,
     ) -> None:
         self._access, self._admission, self._lifecycle = access, admission, lifecycle
         self._metrics, self._audit = metrics, audit
@@ -194,7 +191,7 @@ def _log_withheld(error: Exception, call: Call) -> None:
 
 
 @asynccontextmanager
-async def audited(call: Call, audit: AuditSink) -> AsyncIterator[None]:
+async def audited(call: Call, audit: Audit) -> AsyncIterator[None]:
     """A line for every refusal, and for an administrative call that fails; `_answer` notes the others."""
     try:
         yield
@@ -367,41 +364,3 @@ def log_fields(call: Call, code: str, error: str, bound: str = "") -> dict[str, 
         line["queue_seconds"] = round(usage.queue_time, 6)
         line["first_token_seconds"] = round(usage.time_to_first_token, 6)
     return line
-
-
-# -- Answers that no client reads: a write that the transport cannot take for long ends its call.
-
-
-class Sending:
-    """The open answers of a server; `pressed` tells whether places are scarce. Lives on one event loop.
-
-    A call notes when its present write began. A timer for every write would cost more than to look at all
-    of them now and then.
-    """
-
-    def __init__(self, pressed: Callable[[], bool]) -> None:
-        self._pressed = pressed
-        self._open: set[Call] = set()
-
-    @contextmanager
-    def watched(self, call: Call) -> Iterator[None]:
-        """The block answers the call. A write that takes too long ends it with DeadlineExceeded."""
-        self._open.add(call)
-        try:
-            yield
-        finally:
-            self._open.discard(call)
-
-    async def follow(self) -> None:
-        """End those that wait too long, again and again."""
-        while True:
-            await asyncio.sleep(LOOK_SECONDS)
-            self.look()
-
-    def look(self) -> None:
-        """End those that wait too long now."""
-        latest = time.monotonic() - (PRESSED_SECONDS if self._pressed() else SEND_SECONDS)
-        for call in self._open:
-            if 0 < call.writing_since < latest:
-                call.writing_since = 0.0
-                call.end(DeadlineExceeded("the answer was not read in time", bound="not_reading"))

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import signal
 import sys
-import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
@@ -83,32 +82,6 @@ class Following:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
-
-
-async def in_daemon_thread(work: Callable[[], None]) -> None:
-    """Run blocking `work`; unlike `asyncio.to_thread`, the process may exit while it runs."""
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[None] = loop.create_future()
-
-    def settle(error: BaseException | None) -> None:
-        if done.done():  # the waiter was cancelled
-            return
-        if error is None:
-            done.set_result(None)
-        else:
-            done.set_exception(error)
-
-    def run() -> None:
-        error: BaseException | None = None
-        try:
-            work()
-        except BaseException as raised:  # handed to the waiter
-            error = raised
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(settle, error)
-
-    threading.Thread(target=run, daemon=True).start()
-    await done
 
 
 class Ending:

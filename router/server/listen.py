@@ -98,7 +98,7 @@ def check_free(settings: Settings) -> None:
         if number and _is_taken(host.strip("[]"), number):
             taken[setting] = listen
     if not taken or (list(taken) == ["http_listen"] and has_default_http(settings)):
-        return  # without HTTP `Transports.bind` does
+        return  # the server starts without HTTP
     flags = " and ".join(f"--set {setting}=HOST:PORT" for setting in taken)
     raise ConfigError(
         f"cannot listen on {' and '.join(taken.values())}: something listens there already, perhaps another "

@@ -11,7 +11,6 @@ import logging
 import logging.handlers
 import queue
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -120,25 +119,3 @@ def logging_to(level: str, stream: TextIO | None = None) -> Iterator[None]:
         listener.stop()
         if handler.dropped:
             print(f"{handler.dropped} log lines were dropped", file=stream)  # logging has ended
-
-
-class Sparse:
-    """Lets so many lines a second through and counts the others: a flood must not become one of lines."""
-
-    def __init__(self, most: int) -> None:
-        self._most, self._second, self._in_second, self._left_out = most, 0, 0, 0
-
-    def next(self) -> bool:
-        """Whether the line at hand is to be written."""
-        second = int(time.monotonic())
-        if second != self._second:
-            self._second, self._in_second = second, 0
-        self._in_second += 1
-        written = self._in_second <= self._most
-        self._left_out += not written
-        return written
-
-    def left_out(self) -> int:
-        """Lines that were not written since this was asked last."""
-        number, self._left_out = self._left_out, 0
-        return number

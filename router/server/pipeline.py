@@ -4,7 +4,7 @@ whatever happens."""
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,6 +14,7 @@ from router.access.clients import Client
 from router.access.quotas import UsageMeter
 from router.config import Settings
 from router.engine.base import (
+    Ability,
     Buffered,
     Delta,
     Engine,
@@ -40,7 +41,6 @@ from router.errors import (
 from router.ports import AdapterRegistry, Assignment, End, Experiments, Lease, Served, Watcher
 from router.server.call import ENCODE, LEASE, ROUTE, Answer, Call, check_time
 from router.server.encoding import Encoding
-from router.server.labels import labels_wanted, with_fitting_prior
 from router.server.tools import for_untaught
 from router.server.watching import how_it_failed, watching
 from router.types import (
@@ -475,6 +475,39 @@ def fit(
         raise PromptTooLong(context, prompt_tokens + least)
     max_tokens = requested.max_tokens or min(max(params.max_tokens, least), most, room)
     return replace(params, max_tokens=max_tokens, min_tokens=min(params.min_tokens, max_tokens))
+
+
+def labels_wanted(
+    request: Request, params: SamplingParams, adapter: LabelSettings, abilities: Collection[Ability]
+) -> LabelSettings | None:
+    """How the probabilities of choices are calibrated; None where the answer has none.
+
+    `adapter` is what its manifest says. Its calibration is for its own choices and its own prompt.
+    Raises FailedPrecondition for an engine that cannot.
+    """
+    constraint = params.constraint
+    wanted = adapter.always if request.want_labels is None else request.want_labels
+    if not wanted or constraint is None or constraint.kind != "choices":
+        return None
+    if Ability.LABELS not in abilities:
+        if request.want_labels:
+            raise FailedPrecondition("the engine of this server gives no probabilities of choices")
+        return None
+    own = request.sampling.constraint is None and request.raw_prompt is None
+    return adapter if own else LabelSettings()
+
+
+def with_fitting_prior(
+    params: SamplingParams, request: Request, mixed: bool, abilities: Collection[Ability]
+) -> SamplingParams:
+    """`params` without the prior of an adapter's choices where it was not fitted for the prompt or the
+    weights, or the engine cannot follow it."""
+    constraint = params.constraint
+    if constraint is None or not constraint.prior:
+        return params
+    if request.raw_prompt is None and not mixed and Ability.PRIORS in abilities:
+        return params
+    return replace(params, constraint=constraint.without_prior())
 
 
 def seeded(params: SamplingParams, sample: int) -> SamplingParams:

@@ -320,7 +320,9 @@ def test_what_was_used_elsewhere_is_used_here() -> None:
 
 
 def no_tokens_left(quotas: Quotas, client: Client, size: int) -> bool:
-    (bucket,) = [used.tokens for (kind, _), used in quotas._used.items() if kind == "client"]
+    (bucket,) = [
+        used.buckets["tokens_per_minute"] for (kind, _), used in quotas._used.items() if kind == "client"
+    ]
     return bucket.wait(size, client.tokens_per_minute, quotas._now()) > 0
 
 

@@ -25,7 +25,7 @@ from router.extensions.openai import embeddings, fields, requests, responses_cha
 from router.kserve import open_inference_pb2 as oip
 from router.server.bodies import Decoder, decoder_of, json_decoder
 from router.server.grpc_adapter import status_of
-from router.server.inference import RequestLimits, generate_request
+from router.server.requests import RequestLimits, generate_request
 from router.v1 import experiments_pb2, fleet_pb2
 from router.v1 import inference_pb2 as pb
 from tests.fuzz.inputs import TEXTS, Change, bytes_changed, json_changed, message_changed

@@ -22,7 +22,7 @@ from router.extensions.feedback.service import request_of as feedback_of
 from router.names import parse_adapter, parse_version
 from router.server.adapters import name_and_version, page
 from router.server.bodies import decoder_of
-from router.server.inference import RequestLimits, generate_request, route_request
+from router.server.requests import RequestLimits, generate_request, route_request
 from router.types import EVERYTHING
 from router.v1 import adapters_pb2 as adapters_pb
 from router.v1 import experiments_pb2 as experiments_pb

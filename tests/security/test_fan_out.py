@@ -13,7 +13,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from router.errors import InvalidRequest
 from router.names import parse_adapter
 from router.server.adapters import MAX_FILTER_BYTES, MAX_REASON_BYTES, MAX_TOKEN_BYTES
-from router.server.inference import (
+from router.server.requests import (
     MAX_HINT_BYTES,
     MAX_LABEL_BYTES,
     MAX_UNIT_BYTES,

@@ -132,7 +132,7 @@ async def test_calls_wait_behind_those_of_their_method_alone(begin: Begin) -> No
 
 async def test_answers_that_nobody_reads_are_ended(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a bound they would keep their places and leases until their deadline, 600 s."""
-    monkeypatch.setattr("router.server.interceptors.SEND_SECONDS", 0.5)
+    monkeypatch.setattr("router.server.admission.SEND_SECONDS", 0.5)
     server, neighbour = await begin()
     attack = floods.slow_readers(server.address, 40, 2, seconds=6)
     attacking = asyncio.ensure_future(beside(attack, neighbour))

@@ -19,7 +19,7 @@ from router.client.values import GenerateOptions
 from router.errors import InvalidRequest
 from router.extensions.kserve import tensors
 from router.extensions.openai import requests
-from router.server.inference import RequestLimits, generate_request
+from router.server.requests import RequestLimits, generate_request
 from router.types import SAMPLING_RANGES, Sampling, SamplingParams
 from router.v1 import inference_pb2 as pb
 from tests.server.helpers import Connect, Start, ask, failure

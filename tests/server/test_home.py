@@ -17,15 +17,16 @@ ORIGIN, OTHER = "http://app.example:3000", "http://evil.example"
 ALLOWED = "access-control-allow-origin"
 
 
-async def test_a_browser_gets_a_page_and_a_program_gets_json(start_web: StartWeb, http: Http) -> None:
+async def test_a_browser_is_sent_to_the_console_and_a_program_gets_json(
+    start_web: StartWeb, http: Http
+) -> None:
     server = await start_web()
     client = http(server)
-    page = await client.get("/", headers={"accept": "text/html,*/*;q=0.8"})
-    assert page.headers["content-type"].startswith("text/html")
-    assert 'href="/console"' in page.text
-    assert f"http://{server.http_address}/v1/chat" in page.text
+    sent = await client.get("/", headers={"accept": "text/html,*/*;q=0.8"}, follow_redirects=False)
+    assert (sent.status_code, sent.headers["location"]) == (303, "/console")
     answer = (await client.get("/")).json()
     assert (answer["name"], answer["status"]) == ("lora-router", "ok")
+    assert set(answer["links"]) == {"console", "models", "health", "version"}
     for path in answer["links"].values():
         assert (await client.get(path)).status_code == 200, path
 

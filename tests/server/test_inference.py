@@ -16,15 +16,8 @@ from router.engine.output import EventStream
 from router.errors import EngineFailed, Findings, InvalidRequest
 from router.names import split_adapter
 from router.server.app import ServerApp
-from router.server.inference import (
-    ALL,
-    RequestLimits,
-    decision_message,
-    generate_request,
-    joined,
-    route_request,
-    sampling_of,
-)
+from router.server.inference import ALL, decision_message, joined
+from router.server.requests import RequestLimits, generate_request, route_request, sampling_of
 from router.types import (
     Decision,
     FinishReason,

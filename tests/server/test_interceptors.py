@@ -15,11 +15,12 @@ import pytest
 
 from router.engine.base import Finished
 from router.errors import DeadlineExceeded, Overloaded
-from router.server import interceptors as module
+from router.server import admission as module
+from router.server.admission import Sending
 from router.server.app import ServerApp
 from router.server.call import ENCODE, LEASE, ROUTE, Answer, Call, request_id_of
 from router.server.inference import InferenceService, completed
-from router.server.interceptors import Sending, bounded
+from router.server.interceptors import bounded
 from router.server.policy import GENERATE, OBSERVE
 from router.types import FinishReason, Request
 from router.v1 import inference_pb2 as pb

@@ -9,7 +9,7 @@ import pytest
 
 from router.engine.base import Ability
 from router.errors import FailedPrecondition
-from router.server.labels import labels_wanted, with_fitting_prior
+from router.server.pipeline import labels_wanted, with_fitting_prior
 from router.types import Constraint, LabelSettings, Request, Sampling, SamplingParams
 from tests.server.helpers import ask, stream
 

@@ -11,11 +11,11 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from router.errors import Draining, NotLoaded, Overloaded
-from router.server import interceptors, lifecycle
+from router.server import admission, lifecycle
 from router.server.admission import PhaseGate, ServerPhase
 from router.server.app import ServerApp
 from router.server.interceptors import bounded
-from router.server.lifecycle import SHOWN_SECONDS, Following, in_daemon_thread
+from router.server.lifecycle import SHOWN_SECONDS, Following
 from router.server.policy import ROWS
 from tests.security.helpers import bearer, write_clients
 from tests.server.helpers import Connect, Start, ask, call_of, details, failure, long_stream, until
@@ -71,12 +71,6 @@ async def test_a_drain_ends_watches() -> None:
     lifecycle.drain()
     with pytest.raises(Draining):
         await task
-
-
-async def test_daemon_threads_hand_over_results_and_errors() -> None:
-    await in_daemon_thread(lambda: None)
-    with pytest.raises(KeyError):
-        await in_daemon_thread(set().pop)
 
 
 async def test_one_too_many_is_refused_at_once(
@@ -152,7 +146,7 @@ async def test_a_stream_that_began_is_not_retried(
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lifecycle, "AGAIN_SECONDS", 0.001)
-    monkeypatch.setattr(interceptors, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(admission, "LOOK_SECONDS", 0.01)
 
 
 async def test_work_that_raises_begins_again_and_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:

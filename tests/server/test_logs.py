@@ -6,8 +6,8 @@ import logging
 
 import pytest
 
-from router.server import logs
-from router.server.logs import ACCESS_LOG, Sparse, logging_to
+from router.access.audit import Sparse
+from router.server.logs import ACCESS_LOG, logging_to
 
 log = logging.getLogger("router.test")
 NASTY = "a\nb\x1b[31m\x00\u2028\u202e\x85"
@@ -67,10 +67,9 @@ def test_level_and_handlers_are_put_back() -> None:
     assert (root.level, root.handlers) == before
 
 
-def test_of_many_lines_in_a_second_the_number_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_many_lines_in_a_second_the_number_is_kept() -> None:
     now = 100.0
-    monkeypatch.setattr(logs.time, "monotonic", lambda: now)
-    sparse = Sparse(3)
+    sparse = Sparse(3, lambda: now)
     assert [sparse.next() for _ in range(10)] == [True] * 3 + [False] * 7
     assert (sparse.left_out(), sparse.left_out()) == (7, 0)
     now = 101.0

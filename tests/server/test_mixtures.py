@@ -15,7 +15,7 @@ from router.client import AsyncClient, ClientError
 from router.engine.base import digest_of_mixture
 from router.engine.fake import FakeEngine
 from router.errors import InvalidRequest
-from router.server.inference import RequestLimits, generate_request
+from router.server.requests import RequestLimits, generate_request
 from router.types import (
     AdapterInfo,
     AdapterRef,

@@ -8,7 +8,7 @@ from router.sources import source
 _host = PluginHost([], built_in=True)
 _host.refresh()
 ENTRIES = _host.sources()
-MAKERS = {scheme: entry.source for scheme, entry in ENTRIES.items()}
+MAKERS = {scheme: entry.make for scheme, entry in ENTRIES.items()}
 
 
 def source_of(text: str, subfolder: str = "") -> source.AdapterSource:

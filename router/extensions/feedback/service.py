@@ -39,8 +39,8 @@ from router.feedback.model import (
 from router.names import ADAPTER_FORM, BASE, split_adapter
 from router.ports import AdapterRegistry
 from router.server.call import Call
-from router.server.inference import MAX_UNIT_BYTES
 from router.server.policy import ADMIN, RECORD_TEXTS, Policy
+from router.server.requests import MAX_UNIT_BYTES
 from router.types import Visible
 from router.units import is_missing, unit_hash
 from router.v1 import feedback_pb2 as pb

@@ -14,8 +14,8 @@ from router.access.clients import Role
 from router.errors import ExperimentNotFound, FailedPrecondition, FieldViolation, InvalidRequest
 from router.ports import UNIT_MISSING, Experiments, Place
 from router.server.http import JSON, HttpCall, Route
-from router.server.inference import MAX_LABEL_BYTES, MAX_UNIT_BYTES
 from router.server.policy import OBSERVE, Policy
+from router.server.requests import MAX_LABEL_BYTES, MAX_UNIT_BYTES
 from router.types import Request, RoutingHints, Visible
 
 TARGETING_KEY = "context.targetingKey"

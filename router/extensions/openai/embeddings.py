@@ -29,9 +29,8 @@ ROWS: Mapping[str, Policy] = {"POST /v1/embeddings": EMBED}
 def texts_of(value: Any) -> Sequence[str]:
     """The texts of a request. Raises ValueError, with a text for the caller."""
     texts = value if isinstance(value, list) else [value]
-    most = max(MOST_TEXTS.values())
-    if not 1 <= len(texts) <= most:
-        raise ValueError(f"must have 1 to {most} texts, got {len(texts)}")
+    if not 1 <= len(texts) <= MOST_TEXTS:
+        raise ValueError(f"must have 1 to {MOST_TEXTS} texts, got {len(texts)}")
     for place, text in enumerate(texts):
         if isinstance(text, int | list):
             raise ValueError(NO_TOKENS)

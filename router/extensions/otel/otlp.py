@@ -42,11 +42,11 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from prometheus_client import Counter
 
 from router import __version__
+from router.classifiers.isolation import await_in_thread
 from router.errors import ConfigError
 from router.extensions.otel.readings import RegistryReader
 from router.extensions.otel.spans import Ended, Maker, SpanOrigin, ended
 from router.server.call import Call, Metadata, Trace
-from router.server.lifecycle import in_daemon_thread
 from router.server.metrics import ServerMetrics
 
 log = logging.getLogger(__name__)
@@ -269,7 +269,7 @@ class Telemetry:
         self._end(only_down=True)
         with suppress(TimeoutError):  # what was lost was counted
             async with asyncio.timeout(seconds):
-                queue = in_daemon_thread(lambda: self._queue.close(seconds / 2))
+                queue = await_in_thread(lambda: self._queue.close(seconds / 2), "otlp queue")
                 await asyncio.gather(self._send_metrics(), queue)
         self._end()
 
@@ -283,7 +283,7 @@ class Telemetry:
             return
         try:
             self._look()
-            await in_daemon_thread(partial(self._export_metrics, self._metrics))
+            await await_in_thread(partial(self._export_metrics, self._metrics), "otlp metrics")
         except Exception:  # no metric is worth a server
             log.exception("metrics could not be read or sent; this reading is lost")
             self._readings.done(1, False)

@@ -1,4 +1,4 @@
-"""OpenAI's embeddings with its own client: by the sentence encoder, by the base, refusals, limits."""
+"""OpenAI's embeddings with its own client: by the sentence encoder, refusals, limits."""
 
 from __future__ import annotations
 
@@ -94,30 +94,18 @@ async def test_an_answer_is_what_openai_says_it_is(server: ServerApp, http: Http
     assert plain.model_extra == {"system_fingerprint": "words"}
 
 
-async def test_the_base_gives_the_mean_of_its_states(server: ServerApp) -> None:
-    async with connect(server) as client:
-        answer = await client.embeddings.create(model="base", input=["one two", "one two", "three"])
-    one, same, other = (np.array(entry.embedding) for entry in answer.data)
-    assert np.array_equal(one, same)
-    assert np.linalg.norm(one) == pytest.approx(1)
-    assert one @ other < 0.9
-    assert answer.usage.prompt_tokens == answer.usage.total_tokens > 0
-
-
 @pytest.mark.parametrize(
     ("fields", "status", "param", "hint"),
     [
         ({"input": []}, 400, "input", "1 to 2048 texts, got 0"),
         ({"input": ["x"] * 2049}, 400, "input", "got 2049"),
-        ({"input": ["x"] * 257, "model": "base"}, 400, "input", "at most 256 texts"),
         ({"input": ["x", ""]}, 400, "input", "[1] must be a text that is not empty"),
         ({"input": [1, 2]}, 400, "input", "send text"),
         ({"input": [[1, 2]]}, 400, "input", "send text"),
         ({"input": ["x", "x " * 9]}, 400, "input[1]", "9 tokens, and one text may have 8"),
         ({"input": "x" * 10_000}, 400, "input[0]", "10000 characters, and one text may have 512"),
-        ({"input": "x " * 5000, "model": "base"}, 400, "input[0]", "one text may have 2048"),
         ({"dimensions": 8}, 400, "dimensions", "must be 26"),
-        ({"model": "medical"}, 404, "model", "must be encoder or base"),
+        ({"model": "medical"}, 404, "model", "must be encoder"),
         ({"encoding_format": "int8"}, 400, "encoding_format", "base64"),
     ],
 )

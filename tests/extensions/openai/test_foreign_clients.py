@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 
 from router.folders import cache_folder
+from tests.extensions.openai.test_embeddings import Words
 from tests.server.http_helpers import StartWeb
 
 CLIENTS = Path(__file__).parent / "clients"
@@ -82,7 +83,7 @@ async def output(command: Sequence[str], folder: Path) -> str:
 @pytest.fixture
 async def at(start_web: StartWeb, fakes: SimpleNamespace) -> SimpleNamespace:
     """A server's URL, and for whom it routed."""
-    server = await start_web(**vars(fakes))
+    server = await start_web(**vars(fakes), encoder=Words())
 
     def units() -> list[str]:
         return [request.routing.unit for request in fakes.router.requests]

@@ -57,7 +57,7 @@ responses = ChatOpenAI(model="auto", use_responses_api=True, **server)
 asked = [("system", "Be brief."), ("user", text)]
 seen["response"] = responses.invoke(asked).text
 seen["response_streamed"] = "".join(chunk.text for chunk in responses.stream(asked))
-embeddings = OpenAIEmbeddings(model="base", check_embedding_ctx_length=False, **server)
+embeddings = OpenAIEmbeddings(model="encoder", check_embedding_ctx_length=False, **server)
 seen["embedded"] = len(embeddings.embed_documents(["one", "two"]))
 
 try:

@@ -50,7 +50,7 @@ with client.responses.stream(model="auto", instructions="Be brief.", input=text)
 seen["response_parsed"] = type(
     client.responses.parse(model="base", input=text, text_format=Pet).output_parsed.kind
 ).__name__
-seen["embedded"] = len(client.embeddings.create(model="base", input=["one", "two"]).data)
+seen["embedded"] = len(client.embeddings.create(model="encoder", input=["one", "two"]).data)
 plain = client.completions.create(model="medical", prompt=text, n=2)
 seen["plain"] = [choice.text for choice in plain.choices]
 seen["models"] = [model.id for model in client.models.list()][:2]

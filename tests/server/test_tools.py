@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.server.tool_calls import AnswerWithCalls, CallPiece
+from router.server.tools import AnswerWithCalls, CallPiece
 from router.types import FinishReason, Tool, Tools
 
 OFFERED = (Tool("get_weather"), Tool("add"))
