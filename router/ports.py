@@ -221,18 +221,12 @@ class SharedDocuments(Protocol):
         """What is known of it; None if there is no such document."""
         ...
 
-    def revision(self, key: str) -> int:
-        """Another one after each change; 0 if there is no such document."""
+    def known(self) -> Collection[str]:
+        """The keys of all documents."""
         ...
 
-    def keys(self, prefix: str) -> Collection[str]:
-        """All that begin so."""
-        ...
-
-    def join(
-        self, prefix: str, own: Callable[[], Mapping[str, Any]], agree: Callable[[Collection[str]], None]
-    ) -> None:
-        """Share what begins so. Where nobody does yet, it is what `own` gives; else what there is counts.
+    def join(self, own: Callable[[], Mapping[str, Any]], agree: Callable[[Collection[str]], None]) -> None:
+        """Share. Where nobody does yet, it is what `own` gives; else what there is counts.
 
         `agree` hears of documents that are others now, or, at the beginning, may be.
         """

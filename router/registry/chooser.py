@@ -48,7 +48,7 @@ class Chooser:
         """Take over what was chosen before, and what other edges chose."""
         await asyncio.to_thread(self._choices.read)
         if self.shared is not None:
-            self.shared.join(DEFAULTS, self._own, self._agree)
+            self.shared.join(self._own, self._agree)
             await self.catch_up()
 
     def _own(self) -> dict[str, Any]:
@@ -62,7 +62,7 @@ class Chooser:
         """Defaults that were chosen for all edges and cannot be served at this one."""
         if self.shared is None:
             return []
-        names = (key.removeprefix(DEFAULTS) for key in self.shared.keys(DEFAULTS))
+        names = (key.removeprefix(DEFAULTS) for key in self.shared.known())
         return [flaw for name in names if (flaw := self._flaw(name, self._choices.get(name).version))]
 
     def _flaw(self, name: str, version: str) -> str:

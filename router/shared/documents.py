@@ -43,7 +43,7 @@ documents = Table(
     Column("key", Text, primary_key=True),
     Column("revision", BigInteger, nullable=False, unique=True),
     Column("value", JSON, nullable=False),
-    Column("edge", Text, nullable=False),
+    Column("edge", Text, nullable=False),  # whose change it was, for people
 )
 edges = Table(
     "lora_router_edges",
@@ -63,7 +63,6 @@ class SharedDocument:
     key: str
     revision: int
     value: Any  # as JSON has it
-    edge: str  # whose change it was
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,15 +102,15 @@ class SharedTable:
                 f"reads {FORMAT}): use the same version at all edges, or another database"
             )
 
-    async def since(self, revision: int) -> tuple[Sequence[SharedDocument], int]:
-        """What has changed after that revision, in order, and the highest revision there is (0: none)."""
+    async def changed(self, revision: int) -> dict[str, SharedDocument] | None:
+        """All documents by their keys; None where that revision is the highest."""
 
-        def work(engine: Engine) -> tuple[Sequence[SharedDocument], int]:
+        def work(engine: Engine) -> dict[str, SharedDocument] | None:
             with reading(engine) as conn:
-                last = conn.execute(select(func.max(OF.revision))).scalar_one() or 0
-                new = select(documents).where(OF.revision > revision).order_by(OF.revision)
-                rows = conn.execute(new).all() if last != revision else ()
-                return [SharedDocument(*row) for row in rows], last
+                if conn.execute(select(func.max(OF.revision))).scalar_one() == revision:
+                    return None
+                rows = conn.execute(select(OF.key, OF.revision, OF.value).where(OF.revision > 0))
+                return {row.key: SharedDocument(*row) for row in rows}
 
         return await self._done(work)
 
@@ -134,12 +133,11 @@ class SharedTable:
         conn.execute(put.on_conflict_do_update(index_elements=["key"], set_=row))
         return revision
 
-    async def seed(self, prefix: str, values: Mapping[str, Any]) -> bool:
-        """Put all of them, if there is no document yet whose key begins so."""
+    async def seed(self, values: Mapping[str, Any]) -> bool:
+        """Put all of them, if there is no document yet."""
 
         def fill(conn: Connection) -> bool:
-            there = select(OF.key).where(OF.key.startswith(prefix, autoescape=True)).limit(1)
-            if conn.execute(there).first() is not None:
+            if conn.execute(select(OF.key).where(OF.revision > 0).limit(1)).first() is not None:
                 return False
             for key, value in values.items():
                 self._put(conn, key, value)

@@ -11,7 +11,6 @@ import logging
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Any
 
 from router.errors import ChangedElsewhere, ConfigError, SharedDown
@@ -24,20 +23,6 @@ START_SECONDS = 5.0
 AWAY = "what edges share cannot be read or changed"
 
 
-@dataclass(eq=False, slots=True)
-class _SharedPart:
-    """Who has documents under a prefix."""
-
-    prefix: str
-    own: Callable[[], Mapping[str, Any]]
-    agree: Callable[[Collection[str]], None]
-    joined: bool = False
-    failed: set[str] = field(
-        default_factory=set
-    )  # keys that it could not take over; tried again at every look
-    problem: str = ""  # why
-
-
 class SharedState:
     """Implements router.ports.SharedDocuments. Lives on one event loop.
 
@@ -48,7 +33,11 @@ class SharedState:
         self._table, self._look_seconds = table, look_seconds
         self._known: dict[str, SharedDocument] = {}
         self._revision = -1  # the last that was read; nothing was yet
-        self._parts: list[_SharedPart] = []
+        self._own: Callable[[], Mapping[str, Any]] | None = None  # who joined: what it has itself
+        self._agree: Callable[[Collection[str]], None] = lambda _: None
+        self._joined = False
+        self._failed: set[str] = set()  # keys that could not be taken over; tried again at every look
+        self._failure = ""  # why
         self._task: asyncio.Task[None] | None = None
         self._hurry = asyncio.Event()
         self._since = 0.0  # when it was seen last, seconds since 1970
@@ -83,11 +72,11 @@ class SharedState:
     @property
     def flaws(self) -> list[str]:
         """What is wrong, for a person."""
-        parts = [part.problem for part in self._parts if part.problem]
+        failure = [self._failure] if self._failure else []
         if not self.problem:
-            return parts
+            return failure
         since = f" since {time.strftime('%H:%M:%S', time.localtime(self._since))}" if self._since else ""
-        return [f"{AWAY}{since}: {self.problem}; what was known last holds, and no change is taken", *parts]
+        return [f"{AWAY}{since}: {self.problem}; what was known last holds, and no change is taken", *failure]
 
     # -- documents
 
@@ -96,33 +85,25 @@ class SharedState:
         row = self._known.get(key)
         return None if row is None else row.value
 
-    def revision(self, key: str) -> int:
+    def known(self) -> Collection[str]:
         """As the port says."""
-        row = self._known.get(key)
-        return 0 if row is None else row.revision
+        return self._known.keys()
 
-    def keys(self, prefix: str) -> list[str]:
+    def join(self, own: Callable[[], Mapping[str, Any]], agree: Callable[[Collection[str]], None]) -> None:
         """As the port says."""
-        return [key for key in self._known if key.startswith(prefix)]
-
-    def join(
-        self, prefix: str, own: Callable[[], Mapping[str, Any]], agree: Callable[[Collection[str]], None]
-    ) -> None:
-        """As the port says."""
-        part = _SharedPart(prefix, own, agree)
-        self._parts.append(part)
-        if self.keys(prefix):
-            self._join(part)
+        self._own, self._agree = own, agree
+        if self._known:
+            self._join(own)
         else:
             self._hurry.set()  # if it is empty, this edge fills it
 
     async def put(self, key: str, value: Any) -> None:
         """As the port says."""
-        expected = self.revision(key)
+        known = self._known.get(key)
         if self.problem:
             raise SharedDown(f"{AWAY} ({self.problem}): bring it back, then try again")
         try:
-            revision = await self._table.put(key, value, expected)
+            revision = await self._table.put(key, value, known.revision if known is not None else 0)
         except SharedDown as error:
             self._hurry.set()
             raise SharedDown(
@@ -134,8 +115,8 @@ class SharedState:
                 f"{key.replace('/', ' ', 1)} was changed at another edge meanwhile: look at what holds now, "
                 "then try again"
             )
-        if revision > self.revision(key):
-            self._known[key] = SharedDocument(key, revision, value, "")
+        if (now := self._known.get(key)) is None or revision > now.revision:
+            self._known[key] = SharedDocument(key, revision, value)
 
     # -- following
 
@@ -175,62 +156,52 @@ class SharedState:
             self.edges = len(beats) + 1
             log.info("%d edges share this state", self.edges)
         self.others(beats)
-        rows, last = await self._table.since(self._revision)
+        if (found := await self._table.changed(self._revision)) is not None:
+            self._take(found)
+        if self._own is not None and not (self._joined and self._known):
+            await self._seed(self._own)
+        elif self._failed:
+            self._hand_over(())
+
+    def _take(self, found: dict[str, SharedDocument]) -> None:
+        """All that there is now. A database that was restored from a backup, or is another one, counts."""
+        last, before = max((one.revision for one in found.values()), default=0), self._known
         if last < self._revision:
-            await self._set_back()
-        else:
-            self._take(rows)
-        for part in self._parts:
-            if not part.joined:
-                await self._seed(part)
+            log.warning("the database of what edges share was set back: it counts as it is now")
+        else:  # what was put here since it was read is newer
+            found |= {key: one for key, one in before.items() if one.revision > last}
+        self._known, self._revision = found, last
+        if self._joined:
+            self._hand_over([key for key in before | found if before.get(key) != found.get(key)])
 
-    async def _set_back(self) -> None:
-        """The database was restored from a backup, or is another one: what it says counts."""
-        log.warning("the database of what edges share was set back: it counts as it is now")
-        before, self._known, self._revision = self._known, {}, -1
-        rows, _ = await self._table.since(-1)
-        for part in self._parts:
-            part.joined = False
-        self._take(rows, before)
-
-    def _take(self, rows: Sequence[SharedDocument], gone: Collection[str] = ()) -> None:
-        new = [row for row in rows if row.revision > self.revision(row.key)]
-        self._known |= {row.key: row for row in new}
-        self._revision = max((row.revision for row in rows), default=self._revision)
-        changed = dict.fromkeys([*(row.key for row in new), *gone])
-        for part in self._parts:
-            mine = [key for key in changed if key.startswith(part.prefix)]
-            if part.joined:
-                self._agree(part, mine)
-
-    def _agree(self, part: _SharedPart, keys: Collection[str]) -> None:
-        """Hand over keys that changed, and those that failed before. Other parts go on if this one fails."""
-        keys = [*dict.fromkeys([*keys, *part.failed])]
+    def _hand_over(self, keys: Collection[str]) -> None:
+        """Keys that changed, and those that failed before."""
+        keys = dict.fromkeys([*keys, *self._failed]).keys()
         if not keys:
             return
         try:
-            part.agree(keys)
+            self._agree(keys)
         except Exception as error:
-            problem = f"what edges share of {part.prefix} is not taken over: {problem_of(error)}"
-            if problem != part.problem:
+            failure = f"what edges share is not taken over: {problem_of(error)}"
+            if failure != self._failure:
                 log.error("a shared document cannot be used; what was known before holds", exc_info=error)
-            part.failed, part.problem = set(keys), problem
+            self._failed, self._failure = set(keys), failure
         else:
-            part.failed, part.problem = set(), ""
+            self._failed, self._failure = set(), ""
 
-    async def _seed(self, part: _SharedPart) -> None:
+    async def _seed(self, own: Callable[[], Mapping[str, Any]]) -> None:
         """The first edge gives what it has; one that comes later takes what there is."""
-        if not self.keys(part.prefix):
-            own = part.own()
-            if own and await self._table.seed(part.prefix, own):
-                log.info("edges share now what was known here: %d of %s", len(own), part.prefix)
-            rows, _ = await self._table.since(self._revision)
-            self._take(rows)
-        self._join(part)
+        if not self._known and (values := own()):
+            if await self._table.seed(values):
+                log.info("edges share now what was known here: %d documents", len(values))
+            if (found := await self._table.changed(self._revision)) is not None:
+                self._take(found)
+        if not self._joined:
+            self._join(own)
 
-    def _join(self, part: _SharedPart) -> None:
-        part.joined = True
-        self._agree(part, list(dict.fromkeys([*self.keys(part.prefix), *part.own()])))
+    def _join(self, own: Callable[[], Mapping[str, Any]]) -> None:
+        self._joined = True
+        self._hand_over([*self._known, *own()])
 
     def _went(self, problem: str) -> None:
         if not self.problem:

@@ -242,7 +242,7 @@ async def test_the_first_edge_brings_what_it_had_and_the_second_gives_way(edge, 
         await alone.close()
     a = await edge("a")
     assert default(a) == "1.0"
-    await eventually(lambda: bool(a._chooser.shared.keys("default/")), 2)  # type: ignore[union-attr]
+    await eventually(lambda: bool(a._chooser.shared.known()), 2)  # type: ignore[union-attr]
     assert default(await edge("b")) == "1.0"
 
 

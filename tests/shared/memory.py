@@ -39,10 +39,9 @@ class MemoryTable(SharedTable):
         self.is_open = True
         self._check()
 
-    async def since(self, revision: int) -> tuple[Sequence[SharedDocument], int]:
+    async def changed(self, revision: int) -> dict[str, SharedDocument] | None:
         self._check()
-        rows = sorted(self._of.rows.values(), key=lambda row: row.revision)
-        return [row for row in rows if row.revision > revision], self._of.last
+        return None if self._of.last == revision else dict(self._of.rows)
 
     async def put(self, key: str, value: Any, expected: int) -> int | None:
         self._check()
@@ -53,12 +52,12 @@ class MemoryTable(SharedTable):
 
     def _put(self, key: str, value: Any) -> int:
         revision = self._of.last + 1
-        self._of.rows[key] = SharedDocument(key, revision, json.loads(json.dumps(value)), self._edge)
+        self._of.rows[key] = SharedDocument(key, revision, json.loads(json.dumps(value)))
         return revision
 
-    async def seed(self, prefix: str, values: Mapping[str, Any]) -> bool:
+    async def seed(self, values: Mapping[str, Any]) -> bool:
         self._check()
-        if any(key.startswith(prefix) for key in self._of.rows):
+        if self._of.rows:
             return False
         for key, value in values.items():
             self._put(key, value)
