@@ -291,10 +291,10 @@ def _advice(version: AdapterVersion, judgement: Judgement) -> str:
     overrule = f"overrule with `lora-router adapters default {version.ref} --force`"
     if not judgement.again:
         return overrule
-    run, rows = f"run `lora-router adapters evaluate {_folder(version)}", "--data FILE --metric METRIC"
-    if any(file[0] == MANIFEST for file in version.found.files):
-        return f"{run}`, with `{rows}` if it has no recipe, or {overrule}"
-    return f"{run} {rows}` on rows of your own, or {overrule}"
+    return (
+        f"run `lora-router adapters evaluate {_folder(version)}` (`lora-router adapters new "
+        f"{version.ref.name} --data FILE` makes a recipe where it has none), or {overrule}"
+    )
 
 
 def _folder(version: AdapterVersion) -> Path:

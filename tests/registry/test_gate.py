@@ -27,9 +27,8 @@ async def test_a_folder_without_a_report_answers_by_name_only(root, start_regist
     assert (info.state, info.default, info.routable) == ("ready", True, False)
     assert info.gate == "not routed to by itself: no report.json"
     assert info.gate_advice == (
-        "run `lora-router adapters evaluate adapters/plain --data FILE --metric METRIC` on rows of your own, "
-        "or overrule with "
-        "`lora-router adapters default plain@0 --force`"
+        "run `lora-router adapters evaluate adapters/plain` (`lora-router adapters new plain --data FILE` "
+        "makes a recipe where it has none), or overrule with `lora-router adapters default plain@0 --force`"
     )
     assert routed(registry) == []
     async with registry.lease(ref("plain")) as lease:
@@ -250,15 +249,6 @@ async def test_a_first_version_with_examples_is_routed_to_at_once(root, start_re
     assert (info.routable, info.gate, info.routing) == (True, "", f"Routed to: {reason}.")
     assert f"adapter m@1.0 passes the gate: {reason}" in caplog.messages
     assert registry.why_none() == ""
-
-
-async def test_a_version_with_a_manifest_may_have_no_recipe(root, start_registry):
-    version(root, "1.0")
-    registry = await start_registry(gate="strict")
-    assert registry.get("m").gate_advice == (
-        "run `lora-router adapters evaluate adapters/m/1.0`, with `--data FILE --metric METRIC` if it has no "
-        "recipe, or overrule with `lora-router adapters default m@1.0 --force`"
-    )
 
 
 async def test_with_keywords_and_without_examples_a_report_helps(root, start_registry):

@@ -57,8 +57,7 @@ def load_splits(data: Data) -> Splits:
         if not rows:
             raise ConfigError(f"data.{name}: {getattr(data, name)} holds no row")
     refuse_leaks(splits)
-    kept = max(1, round(data.fraction * len(splits["train"])))
-    return Splits(splits["train"][:kept], splits["valid"], splits["test"])
+    return Splits(**splits)
 
 
 def read_rows(path: Path) -> Iterator[TrainingRow]:

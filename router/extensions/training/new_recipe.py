@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import math
 import tomllib
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -26,7 +25,7 @@ from router.extensions.training.rows import (
     Columns,
     PromptPair,
     Split,
-    is_choice,
+    labels_of,
     read_pairs,
     require_enough,
     split_rows,
@@ -111,12 +110,6 @@ class RecipeRequest:
 
 
 # -- what the data decides
-
-
-def labels_of(train: Sequence[PromptPair]) -> tuple[str, ...]:
-    """The labels, commonest first, if the answers are a choice between few and short ones; else none."""
-    counts = Counter(pair.response for pair in train)
-    return tuple(label for label, _ in counts.most_common()) if is_choice(counts, len(train)) else ()
 
 
 def default_system(labels: Sequence[str], columns: Columns) -> str:

@@ -81,7 +81,6 @@ class Data(RecipeTable):
     valid: Path
     test: Path
     max_tokens: int = Field(default=512, ge=8)  # of a row; a longer train row is left out and counted
-    fraction: float = Field(default=1.0, gt=0, le=1)  # of the train rows, the first ones
 
 
 class PromptTable(RecipeTable):

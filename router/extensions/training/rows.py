@@ -10,6 +10,7 @@ import csv
 import hashlib
 import io
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -340,10 +341,12 @@ def clean_rows(
     return list(kept.values()), {words: count for words, count in left.items() if count}
 
 
-def is_choice(counts: Mapping[str, int], rows: int) -> bool:
-    """Whether these answers of so many rows are a choice between few and short ones."""
-    few = len(counts) <= min(CLOSED_LIST, rows // 4)
-    return few and all(len(label.split()) <= LABEL_WORDS for label in counts)
+def labels_of(pairs: Sequence[PromptPair]) -> tuple[str, ...]:
+    """The answers, commonest first, if they are a choice between few and short ones; else none."""
+    counts = Counter(pair.response for pair in pairs)
+    few = len(counts) <= min(CLOSED_LIST, len(pairs) // 4)
+    choice = few and all(len(label.split()) <= LABEL_WORDS for label in counts)
+    return tuple(label for label, _ in counts.most_common()) if choice else ()
 
 
 def require_enough(usable: int, found: int, name: str) -> None:

@@ -46,7 +46,7 @@ def test_what_is_huge_is_cut() -> None:
 
 NAMES = (
     *("arms", "base", "adapter", "score", "value", "low", "high", "gains", "adapter - base", "scale", "sets"),
-    *("generalization", "bias", "rows", "data_need", "points", "samples", "splits", "train", "loss", "data"),
+    *("generalization", "bias", "rows", "samples", "splits", "train", "loss", "data"),
 )
 JSON = st.recursive(
     st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=5),

@@ -72,41 +72,6 @@ def test_a_bad_recipe_is_a_misuse(cli, monkeypatch):
     assert (done.code, done.err) == (2, "lora-router: recipe.toml: train.steps must be 1 or more\n")
 
 
-def test_evaluate_on_rows_of_ones_own(cli, monkeypatch):
-    made = []
-
-    def evaluate_rows(names, *, say, **options):
-        made.append((names, options))
-        say("measuring")
-        return [{"name": name} for name in names]
-
-    monkeypatch.setattr("router.extensions.training.evaluation.evaluate_rows", evaluate_rows)
-    done = cli(
-        "adapters", "evaluate", "mine", "--data", "own.csv", "--metric", "chrf", "--prompt-column", "q"
-    )
-    assert (done.code, done.out) == (0, "measuring\n")
-    options = {"data": Path("own.csv"), "metric": "chrf", "base": "smollm2-135m-instruct", "rows": None}
-    options |= {"prompt_column": "q", "response_column": "", "adapters": Path("adapters"), "device": "auto"}
-    assert made == [(["mine"], options)]
-    monkeypatch.setenv("LORA_ROUTER_MODEL", "b")
-    assert cli("adapters", "evaluate", "mine", "--data", "d", "--metric", "m").code == 0
-    assert made[1][1]["base"] == "b"
-
-
-@pytest.mark.parametrize(
-    ("flags", "said"),
-    [
-        (["mine", "--data", "own.csv"], "--data needs --metric: exact_match, token_f1, rouge_l or chrf"),
-        (["mine", "--metric", "chrf"], "--metric goes with --data FILE; else the recipe says it"),
-        (["mine", "--response-column", "a"], "--response-column goes with --data FILE"),
-    ],
-)
-def test_flags_of_own_rows_that_do_not_fit(cli, calls, flags, said):
-    done = cli("adapters", "evaluate", *flags)
-    assert (done.code, calls) == (2, [])
-    assert said in done.err
-
-
 # -- convert
 
 

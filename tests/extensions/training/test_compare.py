@@ -11,7 +11,7 @@ import pytest
 from router.cli.main import run
 from router.extensions.training import train
 from router.extensions.training.commands.compare import headline, verdict
-from router.extensions.training.evaluation.own_rows import ComparedRow, VersionComparison
+from router.extensions.training.evaluation.versions import ComparedRow, VersionComparison
 from router.paired import difference
 
 
@@ -22,7 +22,7 @@ def compared(old: list[float], new: list[float]) -> VersionComparison:
         for place, (before, after) in enumerate(zip(old, new, strict=True))
     ]
     shares = sum(old) / len(old), sum(new) / len(new)
-    return VersionComparison("old", "new", "exact match", *shares, gap, gap, 2.0, 2.0, 0, rows)
+    return VersionComparison("old", "new", "exact match", *shares, gap, 2.0, 2.0, 0, rows)
 
 
 def test_better_version_is_found_and_nothing_became_worse():
@@ -63,7 +63,6 @@ def test_folders_answer_in_this_process(folders, capsys):
     found = json.loads(capsys.readouterr().out)
     assert (found["difference"]["rows"], found["difference"]["mean"]) == (24, 0.0)
     assert found["changes"] == [0.0] * 24  # by row
-    assert not found["by_chance"]["p"] <= 0.05  # an untrained adapter's answers say nothing of the rows
     assert run(line) == 0
     assert "No difference is shown between new and colours@1.0.0" in capsys.readouterr().out
 

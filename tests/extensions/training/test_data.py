@@ -24,11 +24,6 @@ def test_splits(data: Data) -> None:
     assert splits.train[0].response == "red"
 
 
-def test_fraction_takes_the_first_rows(data: Data) -> None:
-    half = load_splits(data.model_copy(update={"fraction": 0.5}))
-    assert half.train == load_splits(data).train[:12]
-
-
 @pytest.mark.parametrize("split", ["valid", "test"])
 def test_a_row_of_train_is_refused_elsewhere_and_named(data: Data, split: str) -> None:
     path: Path = getattr(data, split)

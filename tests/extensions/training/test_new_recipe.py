@@ -19,12 +19,11 @@ from router.extensions.training.new_recipe import (
     RecipeRequest,
     default_system,
     guess_metric,
-    labels_of,
     new_recipe,
     recipe_toml,
 )
 from router.extensions.training.recipe import load_recipe
-from router.extensions.training.rows import Columns, PromptPair
+from router.extensions.training.rows import Columns, PromptPair, labels_of
 from tests.extensions.training.tiny import COLOURS
 
 pytestmark = [

@@ -12,7 +12,7 @@ import typer
 from router.cli import flags
 
 if TYPE_CHECKING:
-    from router.extensions.training.evaluation.own_rows import VersionComparison
+    from router.extensions.training.evaluation.versions import VersionComparison
 
 WORST = 10  # prompts that became worse, shown
 Old = Annotated[str, typer.Argument(metavar="OLD", help="An adapter folder, NAME or NAME@VERSION.")]
@@ -78,14 +78,14 @@ def compare(
         raise ConfigError(f"{old} against itself shows nothing; name two versions")
     require_extra("compare")
     from router.extensions.training.evaluation.exam import find_candidate, ready_base
-    from router.extensions.training.evaluation.own_rows import OwnRows, compare_folders
+    from router.extensions.training.evaluation.versions import compare_folders, read_rows
     from router.extensions.training.rows import Columns
 
     settings = load_settings()
     quiet_libraries()
     adapters = next(iter(settings.adapters_dir), Path("adapters"))
     columns = Columns(prompt_column, response_column, group_column)
-    pairs = OwnRows(data, metric, settings.model, columns).read(lambda text: None if json else print(text))
+    pairs = read_rows(data, metric, columns, lambda text: None if json else print(text))
     one, other = (find_candidate(name, Path(adapters)) for name in (old, new))
     with ready_base(settings.model, settings.device) as ready:
         found = compare_folders(one, other, pairs, ready, metric)

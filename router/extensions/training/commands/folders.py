@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -24,18 +23,6 @@ Resume = Annotated[bool, typer.Option("--resume", help="Go on from the checkpoin
 Names = Annotated[
     list[str],
     typer.Argument(metavar="NAME...", help="Adapters in the adapters folder of the settings, or folders."),
-]
-Data = Annotated[
-    Path | None,
-    typer.Option("--data", metavar="FILE", help="Rows of your own (CSV, TSV, JSON lines): needs no recipe."),
-]
-Metric = Annotated[
-    str,
-    typer.Option("--metric", metavar="METRIC", help="With --data: exact_match, token_f1, rouge_l or chrf."),
-]
-Prompt = Annotated[str, typer.Option("--prompt-column", metavar="COLUMN", help="With --data: what is asked.")]
-Response = Annotated[
-    str, typer.Option("--response-column", metavar="COLUMN", help="With --data: the right answer.")
 ]
 Rows = Annotated[int | None, typer.Option("--rows", metavar="N", min=1, help="Most test rows. Default: all.")]
 
@@ -65,9 +52,6 @@ ConvertTarget = Annotated[Path, typer.Argument(metavar="DST", help="Folder to wr
 # -- flags of improve
 NO_BETTER = 3  # exit code
 ImproveName = Annotated[str, typer.Argument(metavar="NAME", help="The adapter that is to become better.")]
-Canary = Annotated[
-    float, typer.Option("--canary", metavar="SHARE", min=0.0, max=0.5, help="Of the users; 0: no experiment.")
-]
 
 
 def new(
@@ -134,59 +118,29 @@ def train(
     print(f"{folder}\n\ncheck it:\n  lora-router adapters validate {folder}")
 
 
-def evaluate(
-    names: Names,
-    data: Data = None,
-    metric: Metric = "",
-    prompt_column: Prompt = "",
-    response_column: Response = "",
-    rows: Rows = None,
-    json: flags.Json = False,
-) -> None:
+def evaluate(names: Names, rows: Rows = None, json: flags.Json = False) -> None:
     """Measure adapters against their base.
 
-    On test data of their recipe, with the base alone and the base with worked examples beside them; or, with
-    --data, any adapter folder on rows of your own and the base of the settings. Writes report.json and
-    REPORT.md into each folder. The base is loaded once for all of them, by the settings `device` and
-    `quantize`.
+    On test data of their recipe, with the base alone and the base with worked examples beside them. Writes
+    report.json and REPORT.md into each folder. The base is loaded once for all of them, by the settings
+    `device` and `quantize`.
 
     \b
-    Examples:
-      lora-router adapters evaluate medical
+    Example:
       lora-router adapters evaluate medical ../mine/legal --rows 200
-      lora-router adapters evaluate my-peft-folder --data tickets.csv --metric exact_match
     """
     from router.cli.command import quiet_libraries
     from router.cli.output import print_json
     from router.cli.settings import load_settings
+    from router.extensions.training.evaluation import evaluate as run
 
-    own = {"metric": metric, "prompt_column": prompt_column, "response_column": response_column}
-    _check_own_rows(data, own)
     settings = load_settings()
     quiet_libraries()
     adapters = next(iter(settings.adapters_dir), Path("adapters"))
-    common: Any = {"adapters": adapters, "rows": rows, "device": settings.device}
-    common["say"] = _say_on_stderr if json else print
-    if data is None:
-        from router.extensions.training.evaluation import evaluate as run
-
-        reports = run(names, **common)
-    else:
-        from router.extensions.training.evaluation import evaluate_rows
-
-        common |= {**own, "base": settings.model}
-        reports = evaluate_rows(names, data=data, **common)
+    say = _say_on_stderr if json else print
+    reports = run(names, adapters=adapters, rows=rows, device=settings.device, say=say)
     if json:
         print_json(reports)
-
-
-def _check_own_rows(data: Path | None, own: Mapping[str, str]) -> None:
-    from router.errors import ConfigError
-
-    if data is not None and not own["metric"]:
-        raise ConfigError("--data needs --metric: exact_match, token_f1, rouge_l or chrf")
-    if data is None and (stray := [name for name, value in own.items() if value]):
-        raise ConfigError(f"--{stray[0].replace('_', '-')} goes with --data FILE; else the recipe says it")
 
 
 def _say_on_stderr(text: str) -> None:
@@ -229,16 +183,11 @@ def convert(src: ConvertSource, dst: ConvertTarget) -> None:
     print(f"{dst}\n\ncheck it:\n  lora-router adapters validate {dst}")
 
 
-def improve(
-    name: ImproveName,
-    canary: Canary = 0.1,
-    server: flags.Server = "",
-    timeout: flags.Timeout = 30.0,
-) -> None:
+def improve(name: ImproveName, server: flags.Server = "", timeout: flags.Timeout = 30.0) -> None:
     """Train a better version of an adapter from feedback.
 
-    Trains a version on the feedback that the server keeps, compares it on rows that were held out, and puts a
-    better one before a share of the users. Exit code 3: no better.
+    Trains a version on the feedback that the server keeps, and compares it with the one that serves on rows
+    that were held out. It stays in runs/improve/NAME/version. Exit code 3: no better.
 
     \b
     Example:
@@ -257,7 +206,7 @@ def improve(
     quiet_libraries()
     os.nice(19)  # a server on this machine goes first
     adapters = next((place for place in settings.adapters_dir if isinstance(place, Path)), Path("adapters"))
-    request = ImproveRequest(name, settings.model, settings.device, adapters, canary=canary)
+    request = ImproveRequest(name, settings.model, settings.device, adapters)
     with connected(server, timeout) as client:
         if not run(request, client, print):
             raise typer.Exit(NO_BETTER)

@@ -1,8 +1,8 @@
 """Evaluation: report cards of adapters on data they were not trained on (extra: [train]).
 
 `exam` finds adapters, recipes and data, and asks the questions (`subject` is the adapter on its base, and the
-engine that answers); `metrics` judge. `run` adds the sections (`generalization`, `bias`, `data_need`),
-and `report` shows them. `own_rows` is the short form, on a user's own rows.
+engine that answers); `metrics` judge. `run` adds the sections (`generalization`, `bias`), and `report` shows
+them. `versions` compares two adapters on a user's own rows.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Any
 
 from router.errors import ConfigError, install_extra
 
-__all__ = ["evaluate", "evaluate_rows"]
+__all__ = ["evaluate"]
 
-PACKAGES = ("sacrebleu", "rouge_score", "rich")  # of the extra [train]
+PACKAGES = ("sacrebleu", "rouge_score", "rich", "jinja2")  # of the extra [train]
 
 
 def evaluate(
@@ -43,34 +43,6 @@ def evaluate(
     candidates = [find_candidate(str(name), adapters) for name in dict.fromkeys(names)]
     plans = [make_plan(candidate, recipes) for candidate in candidates]
     return evaluate_all(plans, recipes, rows, device, say)
-
-
-def evaluate_rows(
-    names: Sequence[str],
-    *,
-    data: Path,
-    metric: str,
-    base: str,
-    prompt_column: str = "",
-    response_column: str = "",
-    adapters: Path = Path("adapters"),
-    rows: int | None = None,
-    device: str = "auto",
-    say: Callable[[str], None] = print,
-) -> list[dict[str, Any]]:
-    """Measure any adapter folders against `base` on the rows of a file: no recipe, no manifest needed.
-
-    `data` is CSV, TSV, JSON lines or JSON with a column that asks and one that answers; `metric` is
-    exact_match, token_f1, rouge_l or chrf. Writes report.json and REPORT.md into each folder.
-
-    Raises ConfigError (no such adapter, bad data, unknown metric, too few rows), AdapterRejected.
-    """
-    require_extra("evaluation")
-    from router.extensions.training.evaluation.own_rows import OwnRows, evaluate_own_rows
-    from router.extensions.training.rows import Columns
-
-    request = OwnRows(data, metric, base, Columns(prompt_column, response_column), rows)
-    return evaluate_own_rows(names, request, adapters, device, say)
 
 
 def require_extra(what: str) -> None:

@@ -83,8 +83,8 @@ def find_recipe(recipes: Path, name: str, folder: str = "") -> Path:
             return place
     looked = ", ".join(map(str, places))
     raise ConfigError(
-        f"no recipe of {name}: looked for {looked}; put it there, or measure the adapter on rows of "
-        "your own with --data FILE --metric METRIC"
+        f"no recipe of {name}: looked for {looked}; `lora-router adapters new {name} --data FILE` makes one "
+        "of rows of your own"
     )
 
 

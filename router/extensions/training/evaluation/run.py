@@ -1,6 +1,6 @@
 """From adapter folders to their report cards.
 
-Each arm is measured, then the sections: efficiency, overfitting, generalization, bias and data need.
+Each arm is measured, then the sections: efficiency, overfitting, generalization and bias.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import numpy as np
 
 from router.engine.base import BaseInfo
 from router.extensions.training.evaluation.bias import AskTexts, load_cases, measure_bias
-from router.extensions.training.evaluation.data_need import data_need, read_curve
 from router.extensions.training.evaluation.exam import (
     EvaluationPlan,
     Exam,
@@ -86,7 +85,6 @@ def _evaluate(
 
 def _check_sections(exam: Exam, recipes: Path) -> None:
     """Raises ConfigError now, not after an hour, for a file that a section could not use."""
-    read_curve(exam.subject, exam.plan.recipe)
     if (cases := _cases_file(exam)).is_file():
         load_cases(cases)
     for other in recipes.glob("*.toml"):
@@ -109,8 +107,6 @@ def _measure_arms(exam: Exam) -> dict[ComparedArm, MeasuredArm]:
 def _measure_sections(exam: Exam, arms: Mapping[ComparedArm, MeasuredArm], recipes: Path) -> dict[str, Any]:
     """What the card holds beside the scores of the arms, by key of the report."""
     subject, recipe, count = exam.subject, exam.plan.recipe, len(exam.task.rows)
-    score = arms[ComparedArm.ADAPTER].score.rounded()
-    trained = len(exam.plan.splits.train)
     parts: dict[str, Callable[[], Any]] = {
         "efficiency": lambda: _efficiency(exam, arms),
         "splits": lambda: measure_overfitting(subject, exam.plan.splits, count),
@@ -121,8 +117,6 @@ def _measure_sections(exam: Exam, arms: Mapping[ComparedArm, MeasuredArm], recip
         del parts["calibration"]
     if _cases_file(exam).is_file():
         parts["bias"] = lambda: _bias(exam)
-    if (curve := read_curve(subject, recipe)) is not None:
-        parts["data_need"] = lambda: data_need(curve, recipe, score, trained, count)
     sections: dict[str, Any] = {}
     for name, part in parts.items():
         started = time.monotonic()

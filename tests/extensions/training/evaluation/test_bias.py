@@ -9,7 +9,6 @@ import pytest
 
 from router.errors import ConfigError
 from router.extensions.training.evaluation.bias import Cases, load_cases, make_groups, map_back, measure_bias
-from router.extensions.training.evaluation.report import bias_lines
 from router.extensions.training.recipe import load_recipe
 
 ROOT = Path(__file__).parents[4] / "recipes"
@@ -75,9 +74,7 @@ def test_changes_are_counted_where_they_are(file: Path) -> None:
     assert rows["gender"]["over_control"]["value"] == pytest.approx(2 / 3, abs=1e-3)
     assert rows["control"]["over_control"] is None
     assert [found["attribute"] for found in section["examples"]] == ["gender", "gender"]
-    page = "\n".join(bias_lines(section))
-    assert "| gender | 6 | 0.000 [0.000, 0.000] | 0.667 [0.667, 0.667] |" in page
-    assert "Who? A woman has a cold" in page
+    assert section["examples"][0]["variant"] == "Who? A woman has a cold"
 
 
 def test_interval_is_over_texts(file: Path) -> None:

@@ -23,7 +23,7 @@ from router.extensions.training.evaluation.generalization import (
     regressions,
     whole_text,
 )
-from router.extensions.training.evaluation.report import generalization_lines, overfitting_verdict
+from router.extensions.training.evaluation.report import overfitting_verdict
 from router.extensions.training.evaluation.subject import (
     ComparedArm,
     EvaluationSubject,
@@ -162,16 +162,12 @@ def test_worse_needs_the_margin_and_an_interval_above_zero(
     listed = regressions(section)
     assert [item["what"] for item in listed] == ["loss on general text"]
     assert set(listed[0]) == {"what", "value", "low", "high", "margin", "worse"}
-    page = "\n".join(generalization_lines(section))
-    assert page.count("**worse**") == sum(found["worse"] for found in values.values())
-    assert f"{values['general text']['base']:.3f}" in page
 
 
 def test_nothing_to_compare_with_is_said(subject: EvaluationSubject, own: Recipe, tmp_path: Path) -> None:
     section = measure_generalization(subject, own, tmp_path)
     assert section["sets"] == []
     assert regressions(section) == []
-    assert "not measured" in generalization_lines(section)[0]
 
 
 @pytest.mark.parametrize(

@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
+from router.engine.base import BaseInfo
 from router.errors import AdapterRejected, ConfigError
-from router.extensions.training.base import load_base
 from router.extensions.training.evaluation import evaluate
-from router.extensions.training.evaluation.data_need import FILE
 from router.extensions.training.evaluation.report import report_page
-from router.extensions.training.evaluation.subject import load_subject, read_manifest
-from router.extensions.training.recipe import load_recipe
+from router.extensions.training.evaluation.subject import read_manifest
+from router.registry.folders import weights_sha256
+from router.registry.format.manifest import read_report
+from router.registry.gate import judge
 from tests.extensions.training.evaluation.test_bias import CASES
-from tests.extensions.training.evaluation.test_data_need import curve_of
 
 pytestmark = pytest.mark.slow
 
@@ -78,7 +78,8 @@ def test_efficiency_is_of_single_requests(whole: tuple[Path, dict[str, Any]]) ->
 def test_sections_of_others_stand_in_the_report(whole: tuple[Path, dict[str, Any]]) -> None:
     report = whole[1]
     assert report["generalization"]["sets"] == report["regressions"] == []  # no other recipe is there
-    assert not {"bias", "data_need"} & report.keys()  # nor their files
+    assert "Generalization: not measured" in report_page(report)
+    assert "bias" not in report  # nor its file
 
 
 def test_page_shows_every_number(folder: Path, trained: Path) -> None:
@@ -102,11 +103,13 @@ def test_page_shows_every_number(folder: Path, trained: Path) -> None:
 def test_page_says_what_speaks_against_the_adapter(whole: tuple[Path, dict[str, Any]]) -> None:
     report = json.loads(json.dumps(whole[1]))
     assert "No regression beyond the margin" in report_page(report)
-    report["gains"]["adapter - base"]["score"]["low"] = 0.0
+    report["gains"]["adapter - base"]["score"] = {"value": 0.1, "low": -0.1, "high": 0.3}
+    report["data"]["asked"] = 40
     numbers = {"value": 0.3, "low": 0.2, "high": 0.4, "margin": 0.1}
     report["regressions"] = [{"what": "loss on general text", **numbers, "worse": True}]
     text = report_page(report)
     assert "The gain adapter - base is not shown: its interval does not exclude zero" in text
+    assert "a gain of this size takes about 161 rows." in text
     assert "It makes worse, beyond the margin: loss on general text." in text
 
 
@@ -154,22 +157,27 @@ def test_data_and_recipe_must_fit(folder: Path, trained: Path, tmp_path: Path) -
         evaluate([folder], recipes=recipes)
 
 
-def test_bias_and_data_need_are_there_where_their_files_are(
-    folder: Path, trained: Path, tmp_path: Path
-) -> None:
+def test_bias_is_there_where_its_file_is(folder: Path, trained: Path, tmp_path: Path) -> None:
     recipes = Path(shutil.copytree(trained / "recipes", tmp_path / "recipes"))
     (recipes / "bias").mkdir()
     (recipes / "bias" / "colours.toml").write_text(CASES)
-    recipe = load_recipe(recipes / "colours.toml")
-    subject = load_subject(folder, read_manifest(folder), load_base(recipe.base.model, "cpu"))
-    (folder / FILE).write_text(json.dumps(curve_of(subject, recipe)))
     [report] = evaluate([folder], recipes=recipes, rows=3, device="cpu", say=str)
     assert report["bias"]["groups"] == 6
-    assert [point["rows"] for point in report["data_need"]["points"]] == [6, 12, 24]
-    page = (folder / "REPORT.md").read_text()
-    assert all(f"\n## {title}\n" in page for title in ("Bias", "Data need"))
+    assert "\n## Bias\n" in (folder / "REPORT.md").read_text()
     told = (Path(__file__).parents[4] / "docs" / "training.md").read_text()
-    assert [key for key in (*report["bias"], *report["data_need"]) if f"`{key}`" not in told] == []
+    assert [key for key in report["bias"] if f"`{key}`" not in told] == []
+
+
+def test_bare_folder_gets_a_report_that_the_gate_reads(trained: Path, tmp_path: Path) -> None:
+    bare = tmp_path / "colours"
+    bare.mkdir()
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        shutil.copy(trained / "adapters" / "colours" / name, bare)
+    report, read = judged(bare, trained), read_report(bare)
+    assert not isinstance(read, str | None)
+    base = BaseInfo("base", report["base"]["digest"], "", "", "cpu", 1, 1, {})
+    gain = report["gains"]["adapter - base"]["score"]
+    assert judge(read, weights_sha256(bare), base).passed is (gain["low"] > 0)
 
 
 def test_what_a_section_cannot_use_is_said_first(folder: Path, trained: Path, tmp_path: Path) -> None:
@@ -181,9 +189,6 @@ def test_what_a_section_cannot_use_is_said_first(folder: Path, trained: Path, tm
             evaluate([folder], recipes=recipes, device="cpu", say=said.append)
         assert said == []
 
-    (folder / "data_need.json").write_text("{}")
-    refused("data_need.json cannot be read")
-    (folder / "data_need.json").unlink()
     (recipes / "bias").mkdir()
     (recipes / "bias" / "colours.toml").write_text("texts = []")
     refused("bias/colours.toml")
