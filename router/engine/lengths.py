@@ -1,33 +1,23 @@
-"""How many tokens a text has at least, before it is encoded, and where it may be cut to be encoded in pieces.
+"""Where a text may be cut to be encoded in pieces, which give the same tokens as the whole.
 
-Both are derived from the tokenizer when it is loaded. Where it does not allow one of them, that is not used:
-a text is refused for its number of tokens only if that is certain, and pieces give the same tokens as the
-whole.
-
-The tokenizer takes up to 300 bytes of memory for a character of one piece, and cannot be interrupted within
-one. So a piece has a bound of its own.
+The places are derived from the tokenizer when it is loaded; some tokenizers allow none. A tokenizer takes up
+to 300 bytes of memory for a character of one piece, and cannot be interrupted within one. So a piece has a
+bound of its own.
 """
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from router.engine.output import byte_letters
 from router.errors import FieldViolation, InvalidRequest
 
 PIECE = 1 << 14  # characters
 MOST_UNCUT = 1 << 17  # characters that are encoded at once; of bytes twice as many
-_SLICE = 1 << 16  # characters whose shares are added at once
-_SPACE = "▁"  # as SentencePiece writes it
-_KEEPING = ("ByteLevel", "Digits", "Punctuation", "UnicodeScripts", "Metaspace")  # every letter
 # What a regular expression sees of its left, or of the ends of a text. `^` in brackets is none of it.
 _LOOKS_BACK = re.compile(r"\(\?<[=!]|\\[ABbGKZz]|[\^$](?![^\[]*\])")
 # Every kind of neighbour that a cut may have, so that a tokenizer can be tried on it.
@@ -42,69 +32,6 @@ _SAMPLE = (
     "1,2\n345\n6 x\n7\n\u4f60\u597d\n\u4e16\u754c\u3002\n\n\u4f60\nx\n\u4f60\u3002\nabc\n"
     "Hello hello HELLO  Hello internationalization of the antidisestablishmentarianism zzzz qqqq aaaa bb\n"
 )
-
-
-class LeastTokens:
-    """A lower bound on the tokens of texts.
-
-    Each letter counts as its part of the longest token that has it, so those of one token count as one at
-    most. The letters are UTF-8 bytes for byte-level vocabularies, characters for SentencePiece BPE with
-    byte fallback. A letter that may vanish counts nothing.
-    """
-
-    def __init__(self, shares: NDArray[np.float64], of_bytes: bool, composed: bool) -> None:
-        """`shares` by byte or by code point; `composed`: the tokenizer composes characters first (NFC)."""
-        self._shares, self._of_bytes, self._composed = shares, of_bytes, composed
-
-    def of(self, texts: Iterable[str]) -> int:
-        """Of all texts together, wherever tokens begin and end."""
-        total = math.fsum(self._slice(part) for text in texts for part in _slices(text))
-        return math.ceil(total * (1 - 1e-9))
-
-    def _slice(self, text: str) -> float:
-        if self._of_bytes:
-            letters = np.frombuffer(text.encode(errors="replace"), np.uint8)
-            letters = letters[_unchanged(letters)] if self._composed else letters
-            return float(np.bincount(letters, minlength=256) @ self._shares)
-        codes = np.frombuffer(text.encode("utf-32-le", errors="replace"), np.uint32)
-        return float(self._shares[codes].sum())
-
-
-def _unchanged(letters: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Which bytes composing characters (NFC) surely leaves: ASCII before ASCII, and Chinese characters.
-
-    The last byte may be changed by what follows, unknown here. Python could compose the text itself,
-    but takes quadratic time for some.
-    """
-    plain = letters < 0x80
-    plain[:-1] &= letters[1:] < 0x80
-    plain[-1:] = False
-    leads = (letters >= 0xE4) & (letters <= 0xE9)  # of three bytes: U+4000 to U+9FFF
-    plain |= leads
-    plain[1:] |= leads[:-1]
-    plain[2:] |= leads[:-2]
-    return plain
-
-
-def least_tokens(spec: Any) -> LeastTokens | None:
-    """The bound for a tokenizer, `spec` being its tokenizer.json; None where none is known.
-
-    That is so for vocabularies other than BPE over bytes or with byte fallback, and where text may be changed
-    or dropped before it is encoded.
-    """
-    model, normal = spec["model"], list(_parts(spec["normalizer"], "normalizers"))
-    keeping = all(_keeps(part) for part in _parts(spec["pre_tokenizer"], "pretokenizers"))
-    # A token that swallows white space beside it has no longest length.
-    greedy = any((t["lstrip"] or t["rstrip"]) and not t["special"] for t in spec["added_tokens"])
-    if model["type"] != "BPE" or not keeping or greedy:
-        return None
-    added = [token["content"] for token in spec["added_tokens"] if not token["special"]]
-    if _has(spec["pre_tokenizer"], "ByteLevel") and {part["type"] for part in normal} <= {"NFC"}:
-        return LeastTokens(_byte_shares(model["vocab"], added), of_bytes=True, composed=bool(normal))
-    fallback = model.get("byte_fallback") and all(f"<0x{b:02X}>" in model["vocab"] for b in range(256))
-    if fallback and all(_only_marks_spaces(part) for part in normal):
-        return LeastTokens(_letter_shares(model["vocab"], added), of_bytes=False, composed=False)
-    return None
 
 
 def _byte_class(*bounds: tuple[int, int]) -> str:
@@ -179,10 +106,6 @@ def places_to_cut(
     return None
 
 
-def _slices(text: str) -> Iterator[str]:
-    return (text[at : at + _SLICE] for at in range(0, len(text), _SLICE))
-
-
 def _parts(step: Any, name: str) -> Iterator[Any]:
     """The steps of a sequence of normalizers or pre-tokenizers."""
     if step is None:
@@ -192,48 +115,3 @@ def _parts(step: Any, name: str) -> Iterator[Any]:
             yield from _parts(part, name)
     else:
         yield step
-
-
-def _has(step: Any, kind: str) -> bool:
-    return any(part["type"] == kind for part in _parts(step, "pretokenizers"))
-
-
-def _keeps(part: Any) -> bool:
-    """Whether a pre-tokenizer leaves every letter in the text."""
-    return part.get("behavior") != "Removed" and part["type"] in (*_KEEPING, "Split")
-
-
-def _only_marks_spaces(part: Any) -> bool:
-    """Whether a normalizer does no more than write SentencePiece's mark for spaces, or put one before all."""
-    marks = {"type": "Replace", "pattern": {"String": " "}, "content": _SPACE}
-    return part in (marks, {"type": "Prepend", "prepend": _SPACE})
-
-
-def _byte_shares(vocabulary: Mapping[str, int], added: Iterable[str]) -> NDArray[np.float64]:
-    table = byte_letters()
-    longest = _longest_with(vocabulary)
-    shares = np.zeros(256)
-    for letter, byte in table.items():
-        if letter in vocabulary:  # where a byte has no token of its own, it may be left out
-            shares[byte] = 1 / longest[letter]
-    for content in added:
-        spelt = content.encode()
-        for byte in spelt:
-            shares[byte] = min(shares[byte], 1 / len(spelt))
-    return shares
-
-
-def _letter_shares(vocabulary: Mapping[str, int], added: Iterable[str]) -> NDArray[np.float64]:
-    shares = np.ones(0x110000)  # one that no token has is a byte token at least
-    for letter, length in _longest_with([*vocabulary, *added]).items():
-        shares[ord(letter)] = 1 / length
-    shares[ord(" ")] = min(shares[ord(" ")], shares[ord(_SPACE)])
-    return shares
-
-
-def _longest_with(tokens: Iterable[str]) -> dict[str, int]:
-    """For each letter the length of the longest token that has it."""
-    longest: dict[str, int] = {}
-    for token in sorted(tokens, key=len):
-        longest.update(dict.fromkeys(token, len(token)))
-    return longest

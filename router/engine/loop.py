@@ -12,6 +12,7 @@ import torch
 
 from router.engine.base import Delta, EngineStatus
 from router.engine.constrained.choosing import sample_rows
+from router.engine.drafts import Speculation
 from router.engine.ops import BLOCK, FAILED, ChosenToken
 from router.engine.output import (
     Event,
@@ -26,7 +27,6 @@ from router.engine.rows import AnswerRow, BatchRow, Chunk, PoolingRow, note_labe
 from router.engine.runner import Runner
 from router.engine.sampling import Sampler
 from router.engine.scheduler import Scheduler
-from router.engine.speculation import Speculation
 from router.errors import EngineFailed, RouterError, Unavailable
 from router.types import FinishReason, TokenLogprob
 
@@ -182,18 +182,11 @@ class StepLoop:
         self._take_inbox()
         for row in list(self._scheduler.expired()):
             self._end(row.stream, FinishReason.DEADLINE)
-        began = time.perf_counter()
         chunks = self._scheduler.schedule()
         if self._scheduler.dropped or self._scheduler.failed:
             self._end_refused()
-        if chunks and self._speculation is not None:
-            chunks = self._speculation.add(chunks)
-            reads = bool(self._scheduler.pooling)  # which take another time
-            self._guarded_step(chunks)
-            if not reads:
-                self._speculation.took(chunks, time.perf_counter() - began)
-        elif chunks:
-            self._guarded_step(chunks)
+        if chunks:
+            self._guarded_step(chunks if self._speculation is None else self._speculation.add(chunks))
         else:
             self._dispatcher.flush()
 
@@ -241,10 +234,7 @@ class StepLoop:
             return
         if not row.first_token:
             row.first_token = time.monotonic()
-        before = len(row.tokens)
         output = row.accept(token.token)
-        if self._speculation is not None and self._speculation.asked:
-            self._speculation.verified(row, row.tokens[before:])
         logprob = self._sampler.logprob(token) if token.top and not output.by_token else None
         self._put(row, output, () if logprob is None else (logprob,), events)
 
@@ -272,7 +262,7 @@ class StepLoop:
         self._scheduler.advance(row, right)
         row.accepted += right
         if self._speculation is not None:
-            self._speculation.verified(row, row.tokens[start:])
+            self._speculation.verified(row, len(chunk.drafts), right)
         if token.token == FAILED and row.error is None:
             # A draft that is not finite makes its neighbours so: the row is computed again without.
             self._retry(chunk, row, right)

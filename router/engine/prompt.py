@@ -18,11 +18,9 @@ from typing import Any
 from router.engine.base import Prompt, common_length
 from router.engine.lengths import (
     PIECE,
-    LeastTokens,
     Places,
     check_uncut,
     cut_in_pieces,
-    least_tokens,
     places_to_cut,
 )
 from router.engine.tool_prompts import (
@@ -107,12 +105,9 @@ class PromptEncoder:
 
         Raises InvalidRequest if the base's template refuses the order of roles or a piece of the text is too
         long to be encoded at once, AdapterRejected unless the adapter's template has one place for the
-        prompt, PromptTooLong as soon as it is certain that there are more than `most` tokens, if possible
-        before anything is rendered. If it is certain only when all is encoded, all tokens are returned.
-        Raises what `check` raises.
+        prompt, PromptTooLong where there are more than `most` tokens before the last piece. If there are so
+        many only when all is encoded, all tokens are returned. Raises what `check` raises.
         """
-        if most is not None:
-            self._text.refuse_longer(_texts(prompt), most)
         if prompt.raw is not None:
             begin = [] if prompt.follows else self._bos
             pieces = [PromptPiece(prompt.raw, from_template=False)]
@@ -175,19 +170,6 @@ def apply_template(turns: Sequence[Turn], template: PromptTemplate) -> list[Turn
     if template.system and not any(turn.role == "system" for turn in result):
         result.insert(0, Turn("system", template.system))
     return result
-
-
-def _texts(prompt: Prompt) -> list[str]:
-    """All that a prompt is rendered of, except what the base's own template adds.
-
-    White space at the ends is left out, since a template may strip it.
-    """
-    if prompt.raw is not None:
-        return [prompt.raw]
-    own = any(turn.role == "system" for turn in prompt.turns)
-    around = prompt.template.template.split(PLACEHOLDER)
-    texts = [turn.text for turn in prompt.turns]
-    return [text.strip() for text in ("" if own else prompt.template.system, *around, *texts)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -342,11 +324,9 @@ class TextEncoder:
     ) -> list[int]:
         """Ids of the pieces one after the other; `follows` says that other tokens come before them.
 
-        Raises PromptTooLong for more than `most` if that is certain before all of it is encoded, and what
-        `check` raises, which is called before each run of text.
+        Raises PromptTooLong where there are more than `most` before the last run of text, and what `check`
+        raises, which is called before each.
         """
-        if most is not None:
-            self._refuse_unread(pieces, most)
         ids: list[int] = []
         for part in self._runs(pieces):
             if check is not None:
@@ -358,19 +338,6 @@ class TextEncoder:
             elif part:
                 ids.extend((self._plain.later if ids or follows else self._plain.first)(part))
         return ids
-
-    def refuse_longer(self, texts: Sequence[str], most: int) -> None:
-        """Raises PromptTooLong if any prompt with these texts certainly has more than `most` tokens."""
-        if self._plain.least is not None and sum(map(len, texts)) > most:
-            least = self._plain.least.of(texts)
-            if least > most:
-                raise PromptTooLong(most, least, at_least=True)
-
-    def _refuse_unread(self, pieces: Sequence[PromptPiece], most: int) -> None:
-        """White space at the ends does not count where control tokens take it."""
-        texts = [piece.text for piece in pieces if not piece.from_template]
-        taken = self._takes_left or self._takes_right
-        self.refuse_longer([text.strip() for text in texts] if taken else texts, most)
 
     def _runs(self, pieces: Sequence[PromptPiece]) -> Iterator[str | int]:
         for part in self._parts(pieces):
@@ -406,7 +373,6 @@ class _PlainEncoders:
 
     first: Encode
     later: Encode
-    least: LeastTokens | None = None
     places: Places | None = None  # where text may be cut
 
 
@@ -422,7 +388,7 @@ def _plain_encoders(tokenizer: Any, control: dict[str, int]) -> _PlainEncoders:
     without = _without_prefix(spec)
     if without != spec:
         later = _fast_encoder(without, control, tokenizer.unk_token)
-    return _PlainEncoders(first, later, least_tokens(spec), places_to_cut(spec, first, later))
+    return _PlainEncoders(first, later, places_to_cut(spec, first, later))
 
 
 def _fast_encoder(spec: Any, control: dict[str, int], unknown: str | None) -> Encode:

@@ -29,6 +29,7 @@ from router.engine.checkpoint import BaseFiles
 from router.engine.constrained.compiler import CompiledGrammar, Grammars
 from router.engine.constrained.source import spec_of
 from router.engine.decoder import head_size, why_not_packed
+from router.engine.drafts import Speculation
 from router.engine.generic import GenericBackbone
 from router.engine.labels import Labelled, LabelNotes, LabelTrees
 from router.engine.loader import (
@@ -61,7 +62,6 @@ from router.engine.rows import AnswerRow, BlockPool, PoolingRow
 from router.engine.runner import Backbone, PackedBackbone, Runner, fill_with_cache
 from router.engine.sampling import BranchBiases, Sampler, SamplingState
 from router.engine.scheduler import POOLING_TOKENS, Scheduler
-from router.engine.speculation import Speculation
 from router.errors import (
     ConfigError,
     FailedPrecondition,
@@ -358,8 +358,7 @@ class TorchEngine:
         """None where a row's result depends on how many tokens are computed together."""
         if not self._speculates or not isinstance(self._stack, NativeStack):
             return None
-        spell = shared_vocabulary(self._tokenizer).spell
-        return Speculation(spell, scheduler.room, self._settings.max_step_tokens)
+        return Speculation(shared_vocabulary(self._tokenizer).spell, scheduler.room)
 
     def _row(
         self, job: Job, stream: EventStream, inactive: int, labels: LabelNotes | None = None

@@ -314,10 +314,8 @@ async def test_288_megabytes_of_digits_are_refused_unread(start_server: Start, c
     assert reply.usage.prompt_tokens > 50
     refused = [details(error)["ErrorInfo"] for error in await asyncio.gather(*hostile)]
     reasons = {info.reason for info in refused}
-    assert "PROMPT_TOO_LONG" in reasons
-    assert reasons <= {"PROMPT_TOO_LONG", "QUEUE_FULL"}
-    too_long = next(info for info in refused if info.reason == "PROMPT_TOO_LONG")
-    assert (too_long.metadata["limit"], too_long.metadata["got"]) == ("8192", str((1 << 20) + 1))
+    assert "INVALID_REQUEST" in reasons, "no place to cut them"
+    assert reasons <= {"INVALID_REQUEST", "QUEUE_FULL"}
     assert engine.read < 10_000, "digits were encoded"
 
 

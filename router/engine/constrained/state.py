@@ -96,10 +96,6 @@ class GrammarState:
         self._note_error()
         return self.error is not None
 
-    def ahead(self) -> GrammarAhead:
-        """A copy that goes on by itself, where nothing needs masks."""
-        return GrammarAhead(self._matcher.deep_copy())
-
     def make_mask(self, keep_going: bool) -> None:
         """Fill `allowed`: an end is in it if the answer is whole.
 
@@ -133,26 +129,6 @@ class GrammarState:
         if self._matcher.is_error():
             self._work.lexer.spoiled = True
             self.give_up(broke(self._matcher.get_error()))
-
-
-class GrammarAhead:
-    """A grammar that is tried some tokens ahead of its answer."""
-
-    def __init__(self, matcher: LLMatcher) -> None:
-        self._matcher = matcher
-
-    @property
-    def complete(self) -> bool:
-        """Whether the answer would be whole, and nothing could follow."""
-        return self._matcher.is_stopped()
-
-    def take(self, token: int) -> list[int] | None:
-        """Go on after a token: what must come behind it; None where it may not come."""
-        matcher = self._matcher
-        if not matcher.validate_tokens([token]) or not matcher.consume_token(token):
-            return None
-        forced: list[int] = matcher.compute_ff_tokens()
-        return forced if not forced or matcher.consume_tokens(forced) else []
 
 
 def _all_but(bit: int) -> np.int32:
