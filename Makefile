@@ -149,7 +149,7 @@ $(DOCS_STAMP): deploy/docs.txt
 	$(DOCS)/bin/pip install -q --disable-pip-version-check -r deploy/docs.txt
 	@touch $@
 
-reference: $(STAMP) ## write the tables of commands and settings in docs/cli.md
+reference: $(STAMP) ## write docs/reference.md, and the tables in docs/cli.md
 	$(BIN)/python -m deploy.reference
 
 docs: $(DOCS_STAMP) ## make the documentation a site in SITE (site); fails where a link, an anchor or the list of pages is wrong

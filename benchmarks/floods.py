@@ -22,7 +22,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
-import psutil
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
@@ -99,7 +98,6 @@ class Felt:
     took: list[tuple[float, float]] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
     silent: float = 0.0  # the longest time that /healthz took, while `attacked`
-    spent: float = 0.0  # the most processor time of the server while /healthz was answered
     hung_up: int = 0  # connections for /healthz that the server ended without an answer
     attacked: bool = False
 
@@ -131,10 +129,10 @@ async def neighbour(address: str, ended: asyncio.Event, felt: Felt) -> None:
         await asyncio.gather(*calls)
 
 
-async def probe(address: str, process: psutil.Process, ended: asyncio.Event, felt: Felt) -> None:
+async def probe(address: str, ended: asyncio.Event, felt: Felt) -> None:
     """Asks for /healthz, again and again, one after the other."""
     while not ended.is_set():
-        begin, spent = time.monotonic(), used(process)
+        begin = time.monotonic()
         reader, writer = await asyncio.open_connection(*address.split(":"))
         writer.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
         try:
@@ -144,7 +142,6 @@ async def probe(address: str, process: psutil.Process, ended: asyncio.Event, fel
         writer.close()
         if felt.attacked:
             felt.silent = max(felt.silent, time.monotonic() - begin)
-            felt.spent = max(felt.spent, used(process) - spent)
         await asyncio.sleep(EVERY)
 
 
@@ -169,10 +166,10 @@ async def measured(attack: Attack, part: float) -> dict[str, Any]:
         at = {"grpc": address, "http": HTTP, "metrics": METRICS}
         felt, ended = Felt(), asyncio.Event()
         asking = asyncio.create_task(neighbour(at["grpc"], ended, felt))
-        probing = asyncio.create_task(probe(at["metrics"], process, ended, felt))
+        probing = asyncio.create_task(probe(at["metrics"], ended, felt))
         await asyncio.sleep(BEFORE)
         memory, began = process.memory_info().rss, time.monotonic()
-        spent, felt.attacked = used(process), True
+        felt.attacked = True
         attacking = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "tests.security.attacks", attack.program, at[attack.at]),
             *(str(number), *attack.more),
@@ -183,28 +180,23 @@ async def measured(attack: Attack, part: float) -> dict[str, Any]:
         while not saying.done():
             peak = max(peak, process.memory_info().rss)
             await asyncio.sleep(0.05)
-        over, spent = time.monotonic(), used(process) - spent
+        over = time.monotonic()
         await asyncio.sleep(AFTER)
         ended.set()
         await asyncio.gather(asking, probing)
         seen = json.loads(saying.result()[0])
-        after, counted = process.memory_info().rss, await shed(at["metrics"])
+        counted = await shed(at["metrics"])
     return {
         "attack": attack.name,
         "number": number,
         "seconds": over - began,
-        "before p50 ms": felt.at(0.5, 0, began),
-        "p99": felt.at(0.99, 0, began),
-        "during p50 ms": felt.at(0.5, began, over),
-        "p99 ": felt.at(0.99, began, over),
+        "p50 ms": felt.at(0.5, began, over),
+        "p99": felt.at(0.99, began, over),
         "most": felt.at(1, began, over),
         "/healthz most": 1000 * felt.silent,
-        "/healthz CPU ms": 1000 * felt.spent,
         "/healthz hung up": felt.hung_up,
         "failed": len(felt.failed),
-        "CPU s": spent,
         "peak +MB": (peak - memory) / 2**20,
-        "after +MB": (after - memory) / 2**20,
         "attacker saw": ", ".join(f"{what} {count}" for what, count in seen.items()) or "nothing",
         "server counted": counted or "nothing",
     }
@@ -288,8 +280,7 @@ def main() -> None:
         tables = {title: [asyncio.run(beside_grammars())]}
     what = f"The fake engine; a neighbour asks Route {1 / EVERY:.0f} times a second beside each attack."
     notes = [
-        "during: from the attacker's start, which includes its imports, to its end",
-        "/healthz CPU ms: the most processor time of the server within one answer of /healthz",
+        "times of the neighbour from the attacker's start, which includes its imports, to its end",
         f"a call that failed counts as {CALL_SECONDS:g} s",
         "what the library refuses (metadata, pings, sizes, connections) is not counted by the server",
     ]

@@ -1,5 +1,6 @@
-"""The tables of docs/cli.md: `python -m deploy.reference` makes those of commands of the command line, and
-those of settings of the pydantic models.
+"""`python -m deploy.reference` writes docs/reference.md and the tables of docs/cli.md.
+
+Those are of commands of the command line, and of settings of the pydantic models.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer.main
 
+from deploy.interfaces import REFERENCE, page
 from router.cli.main import app
 from router.config import Settings
 from router.plugins import PluginHost
@@ -115,7 +117,8 @@ def written(page: str) -> str:
 
 
 def main() -> None:
-    """Write the page."""
+    """Write both pages."""
+    REFERENCE.write_text(page(), encoding="utf-8")
     PAGE.write_text(written(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
 
 

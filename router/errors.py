@@ -1,38 +1,4 @@
-"""Every error the service makes on purpose.
-
-RouterError
-├── InvalidRequest          INVALID_ARGUMENT     every bad field is named
-│   ├── PromptTooLong       INVALID_ARGUMENT     limit and length are given
-│   ├── WrongContentType    INVALID_ARGUMENT     over HTTP: the body is of another type than the method takes
-│   └── NotActivated        INVALID_ARGUMENT     the named adapter would not act on any of the prompt
-├── Unauthenticated         UNAUTHENTICATED      nobody's token or certificate, or an expired one
-│   └── TokenMissing        UNAUTHENTICATED      neither token nor certificate was sent
-├── PermissionDenied        PERMISSION_DENIED    the client has not the role that the method needs
-├── NotFound                NOT_FOUND
-│   ├── AdapterNotFound
-│   └── ExperimentNotFound
-├── AlreadyExists           ALREADY_EXISTS
-├── FailedPrecondition      FAILED_PRECONDITION
-│   ├── AdapterRejected     FAILED_PRECONDITION  the folder is refused, with its findings
-│   └── GateNotPassed       FAILED_PRECONDITION  no report shows that the version is worth routing to
-├── StaleEtag               ABORTED
-│   └── ChangedElsewhere    ABORTED              another edge changed the same meanwhile
-├── DataLoss                DATA_LOSS            weights are not what they were
-├── Unavailable             UNAVAILABLE          try again, perhaps elsewhere
-│   ├── Overloaded          UNAVAILABLE          a queue is full; the limit is named
-│   ├── Draining            UNAVAILABLE          the server is stopping
-│   ├── NotLoaded           UNAVAILABLE          the base is still loading
-│   ├── StoreDown           UNAVAILABLE          experiments cannot be read or written now
-│   ├── SharedDown          UNAVAILABLE          what edges share cannot be changed now
-│   └── NotSaved            UNAVAILABLE          what was to last could not be written; nothing has changed
-├── ResourceExhausted       RESOURCE_EXHAUSTED   device or host memory
-├── QuotaExceeded           RESOURCE_EXHAUSTED   client or tenant have used what they may; the quota is named
-├── BodyTooLarge            RESOURCE_EXHAUSTED   the message has more bytes than its method takes
-├── DeadlineExceeded        DEADLINE_EXCEEDED
-│   └── BodyIncomplete      DEADLINE_EXCEEDED    the caller did not send the whole body in time
-├── EngineFailed            INTERNAL             a step raised: the caller sees a fixed text
-└── ConfigError             (start-up only)      a setting is wrong
-"""
+"""Every error that the service makes on purpose; docs/reference.md has a table of them."""
 
 from __future__ import annotations
 
@@ -88,7 +54,7 @@ MOST_FINDINGS = 32
 
 
 class InvalidRequest(RouterError):
-    """The request cannot be served whatever the server's state.
+    """A field of the request is wrong. `BadRequest` names all bad fields, at most 32.
 
     Of `violations` the first 32 are kept; the last entry then says how many there are beside them, and `more`
     that the caller did not collect.
@@ -120,7 +86,7 @@ def _sentence(violations: Sequence[FieldViolation]) -> str:
 
 
 class WrongContentType(InvalidRequest):
-    """The body is of another content type than the method takes, or encoded. It was not read."""
+    """The body over HTTP is of another type, or compressed: send `application/json`."""
 
     reason = "UNSUPPORTED_MEDIA_TYPE"
 
@@ -155,7 +121,7 @@ class Findings:
 
 
 class PromptTooLong(InvalidRequest):
-    """Prompt plus max_tokens do not fit the context. Nothing is ever cut in silence.
+    """Prompt and `max_tokens` do not fit the context: shorten one. `limit` and `got` are in the metadata.
 
     `at_least`: the prompt was not read to its end, and may have more tokens than `got` says.
     """
@@ -172,7 +138,7 @@ class PromptTooLong(InvalidRequest):
 
 
 class NotActivated(InvalidRequest):
-    """The prompt does not have the invocation tokens of an activated LoRA: the base would answer."""
+    """The prompt lacks the invocation tokens of the activated LoRA: send chat messages, or name another."""
 
     reason = "ADAPTER_NOT_ACTIVATED"
 
@@ -186,7 +152,7 @@ class NotActivated(InvalidRequest):
 
 
 class Unauthenticated(RouterError):
-    """Token or certificate are nobody's, or of a client whose time is over; which of it is not told."""
+    """The token or certificate is not valid here. The log has the reason, the caller does not get it."""
 
     code = "UNAUTHENTICATED"
     reason = "TOKEN_INVALID"
@@ -194,21 +160,21 @@ class Unauthenticated(RouterError):
 
 
 class TokenMissing(Unauthenticated):
-    """The call brings neither token nor certificate."""
+    """The call has no token and no client certificate."""
 
     reason = "TOKEN_MISSING"
     told = ""
 
 
 class PermissionDenied(RouterError):
-    """The client has not the role that the method needs."""
+    """The client lacks the `role` that the metadata names."""
 
     code = "PERMISSION_DENIED"
     reason = "ROLE_MISSING"
 
 
 class NotFound(RouterError):
-    """No such resource."""
+    """There is no such resource."""
 
     code = "NOT_FOUND"
     reason = "NOT_FOUND"
@@ -219,7 +185,7 @@ class NotFound(RouterError):
 
 
 class AdapterNotFound(NotFound):
-    """No adapter of that name or version; never answered by the base in silence."""
+    """There is no adapter of that name or version: call ListAdapters."""
 
     reason = "ADAPTER_NOT_FOUND"
 
@@ -228,7 +194,7 @@ class AdapterNotFound(NotFound):
 
 
 class ExperimentNotFound(NotFound):
-    """No experiment, or no phase of it, by that name."""
+    """There is no experiment, or no phase of one, of that name: call ListExperiments."""
 
     reason = "EXPERIMENT_NOT_FOUND"
 
@@ -237,46 +203,46 @@ class ExperimentNotFound(NotFound):
 
 
 class AlreadyExists(RouterError):
-    """A resource of that name is there already."""
+    """A resource of that name exists: choose another name."""
 
     code = "ALREADY_EXISTS"
     reason = "ALREADY_EXISTS"
 
 
 class FailedPrecondition(RouterError):
-    """The server's state forbids it; trying again changes nothing."""
+    """The state of the server does not allow it; a retry does not help."""
 
     code = "FAILED_PRECONDITION"
     reason = "FAILED_PRECONDITION"
 
 
 class AdapterRejected(FailedPrecondition):
-    """The adapter folder is refused; the message names the field or tensor."""
+    """The adapter is quarantined: see its `error` in ListAdapters."""
 
     reason = "ADAPTER_REJECTED"
 
 
 class GateNotPassed(FailedPrecondition):
-    """The version did not pass the gate and nobody overruled it; the finding is in the metadata."""
+    """The version did not pass the gate: evaluate it, or use `force`. `finding` is in the metadata."""
 
     reason = "GATE_NOT_PASSED"
 
 
 class StaleEtag(RouterError):
-    """The resource changed since it was read."""
+    """The resource has changed since the etag was read: read it again, then change it."""
 
     code = "ABORTED"
     reason = "STALE_ETAG"
 
 
 class ChangedElsewhere(StaleEtag):
-    """Another edge changed the same meanwhile; nothing was changed here."""
+    """Another edge changed the same at the same time; nothing changed here: read it again, then change it."""
 
     reason = "CHANGED_ELSEWHERE"
 
 
 class DataLoss(RouterError):
-    """Bytes are not what they were."""
+    """Files are not what they should be: fetch or copy them again."""
 
     code = "DATA_LOSS"
     reason = "DATA_LOSS"
@@ -284,7 +250,7 @@ class DataLoss(RouterError):
 
 
 class Unavailable(RouterError):
-    """Try again after `retry_after` seconds, here or at another replica."""
+    """The server cannot answer now. `RetryInfo` says when to try again, here or at another server."""
 
     code = "UNAVAILABLE"
     reason = "UNAVAILABLE"
@@ -295,8 +261,7 @@ class Unavailable(RouterError):
 
 
 class Overloaded(Unavailable):
-    """A queue is full, or another limit of what is served at once is met. `bound` names it: docs/grpc.md#load
-    has all of them."""
+    """The server has too much to do. `bound` in the metadata names the limit that the call met."""
 
     reason = "QUEUE_FULL"
 
@@ -305,48 +270,51 @@ class Overloaded(Unavailable):
 
 
 class Draining(Unavailable):
-    """The server is stopping."""
+    """The server stops: use another one."""
 
     reason = "DRAINING"
 
 
 class NotLoaded(Unavailable):
-    """The base model is still loading."""
+    """The base is still loading."""
 
     reason = "MODEL_LOADING"
 
 
 class StoreDown(Unavailable):
-    """The database of experiments cannot be reached or written. Answers are served without experiments."""
+    """The database of experiments is down. Requests are answered without experiments."""
 
     reason = "STORE_DOWN"
     told = "the database of experiments cannot be reached or written now"  # the message has its address
 
 
 class SharedDown(Unavailable):
-    """The database of what edges share cannot be reached. What was known last holds, and nothing changes."""
+    """The database that edges share is down. Requests are answered; changes have to wait."""
 
     reason = "SHARED_STATE_DOWN"
     told = "the edges' shared database cannot be reached now: what held goes on, try the change again later"
 
 
 class NotSaved(Unavailable):
-    """What was to survive a restart could not be written, so nothing has changed."""
+    """The state folder is full or not writable, so nothing changed."""
 
     reason = "NOT_SAVED"
     told = "it could not be saved, so nothing has changed; the server's log says why"
 
 
 class ResourceExhausted(RouterError):
-    """Memory for this load or request is not there."""
+    """The memory does not suffice for this adapter or request: unload an adapter."""
 
     code = "RESOURCE_EXHAUSTED"
     reason = "RESOURCE_EXHAUSTED"
 
 
 class QuotaExceeded(RouterError):
-    """A client or its tenant has used up a quota; `retry_after` seconds until there is enough, None: there
-    never will. `holder` says whose it is."""
+    """A quota is used up: `quota` in the metadata, `QuotaFailure` names the client or tenant, `RetryInfo` the
+    wait, where waiting helps.
+
+    `retry_after` is None where it never does. `holder` says whose quota it is.
+    """
 
     code = "RESOURCE_EXHAUSTED"
     reason = "QUOTA"
@@ -359,27 +327,27 @@ class QuotaExceeded(RouterError):
 
 
 class BodyTooLarge(RouterError):
-    """A message has more bytes than its method takes."""
+    """The message is too long: `limit` and `got` are in the metadata."""
 
     code = "RESOURCE_EXHAUSTED"
     reason = "BODY_TOO_LARGE"
 
 
 class DeadlineExceeded(RouterError):
-    """The caller's deadline passed or cannot be met."""
+    """The deadline passed, or cannot be met: allow more time."""
 
     code = "DEADLINE_EXCEEDED"
     reason = "DEADLINE_EXCEEDED"
 
 
 class BodyIncomplete(DeadlineExceeded):
-    """The caller did not send the whole body in time."""
+    """The whole message did not arrive within 10 s."""
 
     reason = "BODY_INCOMPLETE"
 
 
 class EngineFailed(RouterError):
-    """A step raised. The caller gets a fixed text, the log gets the rest."""
+    """The engine failed. The log has the reason under the request id."""
 
     reason = "ENGINE_FAILED"
 

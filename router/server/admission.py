@@ -6,7 +6,7 @@ have no end of their own. Every refusal by a bound has the error reason QUEUE_FU
 except for a body that does not come within BODY_SECONDS (`bodies.py`): BODY_INCOMPLETE and
 DEADLINE_EXCEEDED. The error's metadata name the bound, and `lora_router_shed_total` counts it.
 
-docs/grpc.md#load says when each bound is met. Here are `queue`, `part`, `tenant`, `deadline`, `turns`,
+docs/limits.md#load says when each bound is met. Here are `queue`, `part`, `tenant`, `deadline`, `turns`,
 `no_body`, `memory`, `not_reading` and `watches`. Elsewhere in the server are `http` (`listen.py`) and
 `encoding` (`encoding.py`); `mixtures` is in `registry/residency.py`, and the others are in the engines and
 in extensions.

@@ -81,14 +81,14 @@ class ServerMetrics:
         self.registry.register(self._state)
         self.call_seconds = Histogram(
             "grpc_server_call_duration_seconds",
-            "Duration of gRPC calls by method and status.",
+            "Duration of gRPC calls.",
             ("grpc_method", "grpc_status"),
             buckets=SECONDS,
             registry=self.registry,
         )
         self.http_seconds = Histogram(
             "http_server_request_duration_seconds",
-            "Duration of HTTP requests by method, route and status.",
+            "Duration of HTTP requests.",
             ("http_request_method", "http_route", "http_response_status_code"),
             buckets=SECONDS,
             registry=self.registry,
@@ -96,83 +96,90 @@ class ServerMetrics:
         counter, histogram, gauge = self._counter, self._histogram, self._gauge
         # Generations
         self.requests = counter(
-            "requests", "Generations by who answered, and how they ended.", *VERSION, "code"
+            "requests", "Requests that generate text, by the version that answered.", *VERSION, "code"
         )
-        self.decisions = counter("decisions", "Generations by why they went where they went.", "reason")
+        self.decisions = counter(
+            "decisions", "Requests that generate text, by the reason of the decision.", "reason"
+        )
         self.request_seconds = histogram(
-            "request_seconds", "From a generation's arrival to its end.", SECONDS, "code"
+            "request_seconds", "Time from a request's arrival to its end.", SECONDS, "code"
         )
         self.answer_seconds = counter(
-            "adapter_answer_seconds", "Seconds of generations with the code OK, summed.", *VERSION
+            "adapter_answer_seconds", "Sum of the times of requests with the code OK.", *VERSION
         )
         self.first_token_seconds = counter(
             "adapter_first_token_seconds",
-            "The part of these seconds from submission to the first token.",
+            "The part of these times from submission to the first token.",
             *VERSION,
         )
-        self.prompt_tokens = counter("prompt_tokens", "Prompt tokens, those reused included.", *VERSION)
+        self.prompt_tokens = counter("prompt_tokens", "Prompt tokens, cached ones included.", *VERSION)
         self.cached_tokens = counter("cached_tokens", "Prompt tokens served from the prefix cache.")
-        self.accepted_draft_tokens = counter("accepted_draft_tokens", "Tokens of answers that were drafts.")
-        self.completion_tokens = counter("completion_tokens", "Tokens generated.", *VERSION)
+        self.accepted_draft_tokens = counter(
+            "accepted_draft_tokens", "Tokens of answers that were drafts of speculation."
+        )
+        self.completion_tokens = counter("completion_tokens", "Tokens of answers.", *VERSION)
         self.first_token = histogram(
-            "time_to_first_token_seconds", "From submission to the first token.", FIRST_TOKEN
+            "time_to_first_token_seconds", "Time from submission to the first token.", FIRST_TOKEN
         )
         self.per_token = histogram(
-            "time_per_output_token_seconds", "Mean time between tokens of a generation.", PER_TOKEN
+            "time_per_output_token_seconds", "Mean time between two tokens of an answer.", PER_TOKEN
         )
-        self.queued = histogram("queue_seconds", "From submission to the first step.", FIRST_TOKEN)
+        self.queued = histogram("queue_seconds", "Time from submission to the first step.", FIRST_TOKEN)
         # Routing and adapters
-        self.routed = histogram("decision_seconds", "Time to decide where a request goes.", ROUTING)
+        self.routed = histogram("decision_seconds", "Time of a routing decision.", ROUTING)
         self.classified = histogram(
             "route_seconds", "Time of one classifier for one request.", ROUTING, "classifier"
         )
         self.verdicts = counter(
-            "classifier_verdicts", "Votes by classifier and kind.", "classifier", "verdict"
+            "classifier_verdicts",
+            "Votes: scored, declined; lost: timeout, breaker_open, not_ready, disabled, raised, invalid.",
+            "classifier",
+            "verdict",
         )
-        self.loads = histogram("adapter_load_seconds", "Time to bring an adapter into memory.", SECONDS)
-        self.versions = gauge("adapter_versions", "Versions by state.", "state")
+        self.loads = histogram("adapter_load_seconds", "Time to load an adapter into memory.", SECONDS)
+        self.versions = gauge(
+            "adapter_versions",
+            "Adapter versions: discovered, loading, ready, offloaded, quarantined.",
+            "state",
+        )
         self.leases = gauge(
-            "adapter_leases", "Requests that keep an adapter in memory, also one that was replaced since."
+            "adapter_leases", "Requests that hold an adapter in memory, replaced versions included."
         )
         self.mixtures = gauge("mixtures", "Mixtures of adapters in memory.")
         # Callers
-        self.client_calls = counter(
-            "client_requests", "Calls of the clients in the file, by how they ended.", *CLIENT
-        )
+        self.client_calls = counter("client_requests", "Calls of the clients of the clients file.", *CLIENT)
         self.tenant_tokens = counter(
-            "tenant_tokens", "Tokens of answers by tenant: prompt or completion.", *TENANT
+            "tenant_tokens", "Tokens by tenant, of the kinds prompt and completion.", *TENANT
         )
-        self.shed = counter(
-            "shed", "Calls refused or ended to protect others, by the bound they met.", "bound"
-        )
+        self.shed = counter("shed", "Calls refused or ended because they met a limit.", "bound")
         # The server itself
         self.telemetry_sent = counter(
             "telemetry_sent",
-            "What the OTLP collector has taken: spans, or readings of all metrics.",
+            "Spans (traces), and readings of all metrics (metrics), that the OTLP collector took.",
             "signal",
         )
         self.telemetry_lost = counter(
             "telemetry_lost",
-            "What it has not: the queue was full, or the collector did not take it.",
+            "Those lost: the queue was full, or the collector did not take them.",
             "signal",
         )
-        self.probes = gauge("probe_ok", "1 while the probe answers 200.", "probe")
-        self.loop_lag = gauge("event_loop_lag_seconds", "Worst lateness since the last scrape.")
-        self.tasks = gauge("event_loop_tasks", "Tasks of the event loop.")
+        self.probes = gauge("probe_ok", "1 while the probe (healthz, readyz) answers 200.", "probe")
+        self.loop_lag = gauge(
+            "event_loop_lag_seconds", "Longest delay of the event loop since the last scrape."
+        )
+        self.tasks = gauge("event_loop_tasks", "Tasks in the event loop.")
         self.stale = gauge(
             "credentials_stale",
-            "1 while a file of clients, keys or certificates is not usable; what it said before is in force.",
+            "1 while a file (clients, jwks, tls) cannot be used; its previous content is in force.",
             "file",
         )
-        self.unaudited = gauge(
-            "audit_lines_lost", "Lines that the audit file did not take since the server started."
-        )
+        self.unaudited = gauge("audit_lines_lost", "Lines that the audit file did not take.")
         self.certificate_ends = gauge(
             "certificate_expires_timestamp_seconds",
-            "When the server's certificate ends; +Inf without one.",
+            "Unix time at which the server's certificate expires; +Inf without one.",
         )
         self.certificate_ends.set(math.inf)
-        self._build = gauge("build_info", "What this server is.", *BUILD)
+        self._build = gauge("build_info", "1; the labels say what this server is.", *BUILD)
         ProcessCollector(registry=self.registry)
         self._worst_lag = 0.0
         self.states: dict[AdapterRef, AdapterState] = {}  # as the registry's events told them
@@ -372,22 +379,33 @@ class StateCollector(Collector):
         gauges = {
             "lora_router_requests_running": ("Requests in the batch.", status.running),
             "lora_router_requests_waiting": ("Requests in the engine's queue.", status.waiting),
-            "lora_router_kv_cache_usage_ratio": ("Part of the KV cache in use.", used),
+            "lora_router_kv_cache_usage_ratio": ("Share of the KV cache in use, 0 to 1.", used),
             "lora_router_adapter_host_bytes": ("Adapter weights in host memory.", status.host_bytes),
             "lora_router_adapter_slots": ("Adapter slots on the device.", status.slots),
             "lora_router_adapter_slots_used": ("Slots with an adapter.", len(status.device_adapters)),
-            "lora_router_engine_flaws": ("What is wrong with the engine beside requests.", len(status.flaws)),
+            "lora_router_engine_flaws": ("Faults of the engine, such as lost replicas.", len(status.flaws)),
         }
         counters = {
-            "lora_router_steps": ("Steps made.", status.steps),
-            "lora_router_preemptions": ("Times that a full KV cache pushed a row aside.", status.preemptions),
-            "lora_router_prefix_cache_hit_tokens": ("Prompt tokens reused.", status.prefix_hit_tokens),
-            "lora_router_prefix_cache_query_tokens": ("Prompt tokens looked up.", status.prefix_query_tokens),
+            "lora_router_steps": ("Steps of the engine.", status.steps),
+            "lora_router_preemptions": (
+                "Requests that gave their blocks back to a full KV cache.",
+                status.preemptions,
+            ),
+            "lora_router_prefix_cache_hit_tokens": (
+                "Prompt tokens found in the cache.",
+                status.prefix_hit_tokens,
+            ),
+            "lora_router_prefix_cache_query_tokens": (
+                "Prompt tokens looked up in the cache.",
+                status.prefix_query_tokens,
+            ),
         }
         yield from (GaugeMetricFamily(name, text, value) for name, (text, value) in gauges.items())
         yield from (CounterMetricFamily(name, text, value) for name, (text, value) in counters.items())
         resident = GaugeMetricFamily(
-            "lora_router_adapter_resident", "1 for each tier.", labels=("adapter", "version", "tier")
+            "lora_router_adapter_resident",
+            "1 while the version is in memory of the tier (device, host).",
+            labels=("adapter", "version", "tier"),
         )
         for labels in self._resident:
             resident.add_metric(labels, 1)

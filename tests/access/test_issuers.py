@@ -13,7 +13,7 @@ from router.errors import ConfigError
 from tests.extensions.oidc.issuing import AUDIENCE, URL, Issuing
 
 ISSUING = Issuing()
-DOCUMENTED = Path(__file__).parents[2] / "docs" / "security.md"
+DOCUMENTED = Path(__file__).parents[2] / "docs" / "identity.md"
 
 
 def test_an_issuer_and_its_client() -> None:

@@ -1,4 +1,4 @@
-"""docs/operations.md against the code: its commands run or exist, what it names is there."""
+"""docs/operations.md and docs/deploy.md against the code: commands run or exist, what they name is there."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.commands import all_commands, cli, own_folder
 __all__ = ["cli", "own_folder"]
 
 ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs/operations.md").read_text()
+PAGE = "".join((ROOT / "docs" / name).read_text() for name in ("operations.md", "deploy.md"))
 COMMANDS = [
     line.partition(" #")[0].strip()
     for block in re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)

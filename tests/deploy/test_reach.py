@@ -149,7 +149,7 @@ def test_a_network_policy_says_who_reaches_each_port(name: str) -> None:
 
 
 def test_the_page_makes_the_secrets_before_it_applies_the_manifests() -> None:
-    page = (DEPLOY.parent / "docs/operations.md").read_text(encoding="utf-8")
+    page = (DEPLOY.parent / "docs/deploy.md").read_text(encoding="utf-8")
     before = page.partition("kubectl apply -k deploy/kubernetes/base\n")[0]
     assert "kubectl create secret tls lora-router-tls --cert=" in before
     assert "kubectl create secret generic lora-router-clients --from-file=clients.toml" in before

@@ -2,6 +2,7 @@ import re
 
 import pytest
 
+from deploy.interfaces import REFERENCE, page
 from deploy.reference import BEGIN, END, GROUPS, PAGE, all_commands, options, row, written
 from router.config import Settings
 
@@ -11,6 +12,22 @@ EMPTY = "".join(f"{side.format(what)}" for what in ("commands", "settings") for 
 def test_the_page_has_commands_and_settings_as_they_are():
     page = PAGE.read_text(encoding="utf-8")
     assert written(page) == page, "run `make reference`"
+
+
+def test_the_reference_is_what_the_code_says():
+    made = page()
+    assert REFERENCE.read_text(encoding="utf-8") == made, "run `make reference`"
+    rows = {
+        "`SetDefaultVersion` | admin | 64 KiB | Picks the version that requests for adapters/NAME get",
+        "`PROMPT_TOO_LONG` | INVALID_ARGUMENT | 400 | `context_length_exceeded` | Prompt",
+        "`lora_router_requests_total` | `adapter`, `version`, `code` | Requests",
+        "`lora_router_replicas` | `state` |",
+        "`on_report(report, server)` |",
+        "`openai` | OpenAI's API over HTTP",
+        "`suffix` | completions | refused: ",
+        "`store` | chat, completions | ignored: ",
+    }
+    assert {row for row in rows if f"\n| {row}" not in made} == set()
 
 
 def test_every_command_has_a_row_with_its_options():

@@ -11,11 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from router.engine.constrained.templates import ConstraintTemplates, NoSource, quote
-from router.engine.fake import byte_grammars
-from router.errors import InvalidRequest
 from router.extensions.experiments.store.store import ExperimentStore
-from router.types import Constraint
 from tests.extensions.experiments.service.lab import experimenting
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -138,30 +134,3 @@ async def test_commands_of_that_page(server, tmp_path):
     assert answers[:2] == ["no\n", '"a cat"\n']
     assert answers[2].strip()
     assert answers[2].strip() in contract
-
-
-async def test_refusals_that_the_page_shows_are_the_ones_that_are_made():
-    rows = re.findall(r"^\| `sampling\.([\w.\[\]]+)` \| `(.*)` \|$", PAGE.read_text(encoding="utf-8"), re.M)
-    of_templates = [said for kind, said in rows if kind == "from_prompt"]
-    rows = [(kind, said) for kind, said in rows if kind != "from_prompt"]
-    assert (len(rows), len(of_templates)) == (6, 2)
-    made = {
-        "keyword 'uniqueItems'": '{"properties": {"tags": {"uniqueItems": true}}}',
-        "refers to": '{"items": {"$ref": "https://example.com"}}',
-        "unclosed": "a(",
-        "is too complex": "a?" * 1025,
-        "line 1": "start: foo",
-    }
-    grammars = byte_grammars()
-    for kind, said in rows:
-        source = next((text for start, text in made.items() if said.startswith(start)), "")
-        constraint = Constraint(kind.partition(".")[0], source, () if source else ("a", "a"))
-        with pytest.raises(InvalidRequest) as caught:
-            await grammars.compile(constraint)
-        assert caught.value.violations[0].description == said
-    grammars.close()
-    with pytest.raises(NoSource, match=re.escape(of_templates[0])):
-        quote("Who signs?")
-    with pytest.raises(InvalidRequest) as caught:
-        ConstraintTemplates(lambda: {"sql": quote}).check(Constraint("from_prompt", "sq"))
-    assert caught.value.violations[0].description == of_templates[1]

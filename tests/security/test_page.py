@@ -68,8 +68,9 @@ class Shell:
 def shell(tmp_path: Path) -> Iterator[Shell]:
     made = Shell(tmp_path)
     prepare, serve = PREPARE.split("lora-router serve")
-    made.done(f'{prepare}\nprintf %s "$TOKEN" > token')
-    made.environment["TOKEN"] = (tmp_path / "token").read_text()
+    made.done(f'{prepare}\nprintf "%s %s" "$TOKEN" "$ADMIN" > tokens')
+    tokens = (tmp_path / "tokens").read_text().split()
+    made.environment.update(zip(("TOKEN", "ADMIN"), tokens, strict=True))
     with (tmp_path / "log").open("w") as log:
         command = ["bash", "-euc", f'exec "{sys.executable}" -m tests.faults.serve serve{serve}']
         server = subprocess.Popen(command, cwd=tmp_path, env=made.environment, stdout=log, stderr=log)
@@ -95,7 +96,7 @@ def test_the_steps_of_the_page(shell: Shell) -> None:
     assert "not valid here" in refused.stderr
     show, verify = (shell.done(line) for line in audit)
     acted = [line for line in show.splitlines() if "UnloadAdapter" in line]
-    assert [word for word in ("local", "medical", '"OK"') if word not in acted[0]] == [], show
+    assert [word for word in ("ops", "medical", '"OK"') if word not in acted[0]] == [], show
     assert "StreamGenerate" in show
     assert "TOKEN_INVALID" in show
     assert "whole: 2 lines" in verify

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,7 +15,6 @@ from router.v1 import adapters_pb2, experiments_pb2, feedback_pb2, fleet_pb2, in
 from tests.security.helpers import ROWS, bearer, write_clients
 from tests.server.helpers import Connect, Start, details, failure
 
-DOCS = Path(__file__).parents[2] / "docs" / "grpc.md"
 MODULES = (
     inference_pb2,
     adapters_pb2,
@@ -45,16 +43,6 @@ def test_only_health_is_open() -> None:
     assert {m.rpartition("/")[0] for m, row in ROWS.items() if row.role is Role.OPEN} == {
         "/grpc.health.v1.Health"
     }
-
-
-def test_the_page_has_the_table() -> None:
-    rows = re.findall(r"^\| `([\w.]+)` \| (\w+) \| (.*) \|$", DOCS.read_text(), re.MULTILINE)
-    told = {
-        f"/{service if '.' in service else f'router.v1.{service}'}/{method}": role
-        for service, role, methods in rows
-        for method in re.findall(r"`(\w+)`", methods)
-    }
-    assert told == {method: row.role.value for method, row in ROWS.items()}
 
 
 async def refusal(stubs: SimpleNamespace, method: str, **options: object) -> str:

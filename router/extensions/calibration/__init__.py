@@ -1,4 +1,4 @@
-"""`lora-router route calibrate` and `evaluate`: labelled requests, routed without a server.
+"""Calibration: `lora-router route calibrate` and `evaluate` route labelled requests without a server.
 
 `rows` are the requests and where they go at each threshold, which `offline` finds with the router that
 serves. `certify` proves a threshold, `evaluation` measures.

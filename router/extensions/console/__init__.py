@@ -1,4 +1,4 @@
-"""The console: pages for operators at /console of the HTTP address, rendered here (docs/console.md)."""
+"""The console: pages for operators at /console of the HTTP address."""
 
 from __future__ import annotations
 

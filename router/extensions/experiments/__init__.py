@@ -1,4 +1,4 @@
-"""Experiments: which unit gets which arm, what is kept of it, and what the outcomes show.
+"""A/B tests of adapter versions, with A/A tests and export.
 
 One slice from the command line to the database. `assignment`, `stats` and the verdicts are pure code: no
 state and no clock.

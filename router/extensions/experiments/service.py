@@ -110,20 +110,40 @@ class ExperimentMetrics(Collector):
         live, counts = self._experiments, self._experiments.counts
         one = ("experiment",)
         yield _counter("exposures", "Requests of an arm's units.", ARM, counts.exposures)
-        ended = "Of these, ended without the whole answer, by stage and how."
+        ended = "Of these, without a whole answer: in lease, admission, prefill or stream; error, cancelled."
         yield _counter("ended", ended, (*ARM, "stage", "how"), counts.ended)
-        yield _counter("degraded", "Of these, answered by something else.", ARM, counts.degraded)
+        yield _counter(
+            "degraded", "Of these, answered by another version than the arm's.", ARM, counts.degraded
+        )
         yield _counter("unit_missing", "Requests without a unit.", one, counts.unit_missing)
-        yield _counter("skipped", "Requests served without, the store was down.", one, counts.skipped)
-        shadows = "Shadow answers and what came of them."
+        yield _counter(
+            "skipped",
+            "Requests answered without the experiment, since the store was down.",
+            one,
+            counts.skipped,
+        )
+        shadows = (
+            "Shadow answers: same, different; lost: load, cold, deadline, unserved, other_version, failed."
+        )
         yield _counter("shadows", shadows, (*ARM, "result"), counts.shadows)
-        yield _counter("acts", "What rules did by themselves.", ("experiment", "act"), counts.acts)
-        yield _counter("outcomes", "Outcomes of clients.", ("status",), counts.outcomes)
-        yield _counter("lost", "Records that were not kept.", ("kind",), counts.lost)
+        yield _counter(
+            "acts", "Acts of the guardian: stop, take out or hold.", ("experiment", "act"), counts.acts
+        )
+        yield _counter(
+            "outcomes",
+            "Outcomes: counted, duplicate, late, unknown, not-kept or invalid.",
+            ("status",),
+            counts.outcomes,
+        )
+        yield _counter("lost", "Records that were lost.", ("kind",), counts.lost)
         running = len(live.assigner.snapshot.all())
-        yield GaugeMetricFamily("lora_router_experiments_running", "Experiments that assign.", running)
-        yield GaugeMetricFamily("lora_router_experiment_queue", "Records to write.", live.recorder.queued)
-        yield GaugeMetricFamily("lora_router_experiment_store_up", "1 if it answers.", live.availability.up)
+        yield GaugeMetricFamily("lora_router_experiments_running", "Experiments that assign units.", running)
+        yield GaugeMetricFamily(
+            "lora_router_experiment_queue", "Records that wait to be written.", live.recorder.queued
+        )
+        yield GaugeMetricFamily(
+            "lora_router_experiment_store_up", "1 while the database answers.", live.availability.up
+        )
 
 
 def _counter(name: str, text: str, labels: tuple[str, ...], values: Mapping[Any, int]) -> CounterMetricFamily:

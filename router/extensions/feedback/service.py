@@ -291,7 +291,7 @@ class FeedbackCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """As it is now."""
-        text = "Feedback by verdict, and by what was kept."
+        text = "Feedback: good, bad or corrected, by what was kept (labels, texts)."
         found = CounterMetricFamily("lora_router_feedback", text, labels=("verdict", "kept"))
         for labels, count in tuple(self._recorder.counts.items()):
             found.add_metric(labels, count)

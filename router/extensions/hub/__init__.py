@@ -1,4 +1,4 @@
-"""The adapter source `hub:ORG/NAME@REVISION`: a model hub, as Hugging Face's and its mirrors speak."""
+"""The adapter source `hub:ORG/NAME@REVISION`: the Hugging Face Hub and its mirrors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Object stores as adapter sources: `s3://` and all that fsspec has a driver for."""
+"""Object stores as adapter sources: `s3://`, and others that fsspec has a driver for."""
 
 from __future__ import annotations
 

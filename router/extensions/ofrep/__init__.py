@@ -1,4 +1,4 @@
-"""OpenFeature's remote evaluation (OFREP): running experiments as flags, over HTTP (docs/http.md)."""
+"""Running experiments as flags of OpenFeature over HTTP (OFREP)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who calls, by JSON Web Tokens of the issuers in the clients file (docs/security.md)."""
+"""Callers by JSON Web Tokens of the issuers in the clients file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""OpenAI's API over HTTP: completions, responses, embeddings, models and feedback (docs/http.md)."""
+"""OpenAI's API over HTTP: completions, responses, embeddings, models and feedback."""
 
 from __future__ import annotations
 

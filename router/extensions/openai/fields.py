@@ -2,7 +2,7 @@
 
 A field that its model does not have is ignored where that is harmless, else refused by name. Most are of
 OpenAI's API and of vLLM's server. An unknown field is refused with the nearest known name, as OpenAI does.
-`docs/http.md` has all of them in one table; a test compares it with these lists.
+`docs/reference.md` lists them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Traces and metrics by OTLP, in OpenTelemetry's names (extra `otel`)."""
+"""Traces and metrics by OTLP in OpenTelemetry's names (extra `otel`)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Replicas: FleetService, and as many requests let in as they have places for."""
+"""FleetService, where the engine runs in replicas."""
 
 from __future__ import annotations
 

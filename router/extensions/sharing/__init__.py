@@ -1,4 +1,4 @@
-"""Default versions and quotas that several edges have together, in the setting's `database`."""
+"""Default versions and quotas that several edges share in PostgreSQL."""
 
 from __future__ import annotations
 

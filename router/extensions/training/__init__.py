@@ -1,4 +1,4 @@
-"""Training: a recipe in, an adapter folder out (extra: [train]), and what else makes adapter folders offline.
+"""`lora-router adapters new`, `train`, `evaluate` and `convert`, `compare` and `improve` (extra `train`).
 
 `recipe` and `data` are what a run depends on, `trainer` learns, `probes` and `export` make the folder; `run`
 is the whole way. `new_recipe` writes a recipe out of somebody's file (`rows`), `evaluation` measures adapters

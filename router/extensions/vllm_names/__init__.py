@@ -1,4 +1,4 @@
-"""Metrics by vLLM's names, which gateways' endpoint pickers read (`vllm_names.metrics`).
+"""Metrics under vLLM's names, which endpoint pickers of gateways read (`vllm_names.metrics`).
 
 A picker sends a request that names an adapter to a server that has it, by `vllm:lora_requests_info`: its
 newest series wins, so there is one, and it names every version in memory, whether or not it answers just now.

@@ -124,7 +124,35 @@ def report_card(
     sections: Mapping[str, Any],
     samples: Sequence[Mapping[str, str]],
 ) -> dict[str, Any]:
-    """`report.json`, as docs/training.md describes it.
+    """`report.json`. An estimate is `{"value", "low", "high"}` with the 95 % interval; an arm is `base`,
+    `base_with_examples` or `adapter`.
+
+    - `schema`: 2.
+    - `adapter`: `name`, `version`, `weights_sha256`.
+    - `base`: `model`, `digest`.
+    - `data`: test `file`, `sha256`, `rows` in it, `asked` of them, `shots`.
+    - `metric`, `scale`, `reading`: its title, the decimals shown, how to read it.
+    - `references`: scores of answers that cost nothing, by name.
+    - `machine`, `engine`, `command`: date, device, cores, threads, versions; `dtype`, `weights` (`int8` or
+      `int4`, or empty where they are in `dtype`) and `kernels` of the engine, and the `constraint` that the
+      answers of all arms were held to; how to run it again.
+    - `arms`: for each arm: estimates `score`, `format_blind` and those of `parts`; `loss_per_gold_token`,
+      `prompt_tokens`, `answer_tokens`; for `adapter` also `rows`, the score of each row from 0 to 1 (of 5,000
+      rows at most), by which the gate pairs two versions.
+    - `gains`: `adapter - base` and `adapter - base_with_examples`: estimates of the paired differences in
+      `score`, `format_blind`, `loss_per_gold_token` (there less is better).
+    - `efficiency`: `rows`; `arms` (adapter, base with examples): `prompt_tokens`, `cached_tokens`,
+      `answer_tokens`, `seconds`, `points` (score, 0 to 1), `seconds_per_point` (null if nothing was right).
+    - `splits`: `train`, `valid`, `test`: `loss`, `low`, `high`, `exact`, `rows` of the adapter.
+    - `calibration`: of adapters with choices: `rows`, `temperature`, `likeliest` (how often the likeliest
+      choice is right), `error`, `error_before` (without the temperature), `error_all` (of all choices of all
+      rows), `by_chance`, `bins` with `rows`, `sure`, `right`.
+    - `generalization`: `rows`, `margin`, `sets`: `what`, `rows`, losses of `base` and `adapter`, estimate
+      `difference`, `worse`.
+    - `regressions`: `what`, `value`, `low`, `high`, `margin`, `worse`: what the gate looks at.
+    - `bias`: `file`, `texts`, `groups`, `prompts`, `rows` for each attribute, `examples`; of shipped
+      adapters.
+    - `samples`: the first 12 rows asked with the answers of the arms.
 
     `facts` say what was measured on what; `sections` are what was found beside the scores.
     """
