@@ -93,7 +93,8 @@ class Looks:
                 continue
             if examined.problem and self._settling.quiet(found, time.monotonic()) < self._grace:
                 continue
-            if not examined.problem and (found.report or self._table.is_overruled(examined.ref)):
+            compared = self._table.compares_weights(examined.ref, bool(found.report))
+            if compared and not examined.problem:
                 sha = self.hashed(found)
                 if not sha:
                     continue

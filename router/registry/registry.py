@@ -20,7 +20,6 @@ from router.registry.choices import DefaultChoices
 from router.registry.chooser import Chooser, NewDefault
 from router.registry.folders import Scanner, Settling
 from router.registry.format.artifact import FolderRules
-from router.registry.format.checks import EqualsBase
 from router.registry.format.trust import Trust
 from router.registry.gate import Gate, GateMode
 from router.registry.loading import Loader, LoadPlanner
@@ -60,7 +59,6 @@ class RegistryOptions:
     room_seconds: float = 5.0  # how long a load waits for memory, or for an unload under way
     state_dir: Path | None = None  # the user's state folder if None
     trust: Trust | None = None  # who may bring adapters; None: who can write the folder
-    equals_base: EqualsBase | None = None  # tells copies of base matrices from changed ones
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
@@ -104,7 +102,7 @@ class Registry(Table):
         self._looks = Looks(
             Scanner(dirs),
             Settling(options.settle_seconds),
-            FolderRules(None, options.max_rank, options.equals_base, options.trust),
+            FolderRules(None, options.max_rank, options.trust),
             self._workers,
             self,
             self._residency,
