@@ -114,12 +114,15 @@ class Scanner:
         """All adapter folders. An `every_file` scan costs one `stat` for each file, another one costs a
         listing of each adapters folder and what is in `dirty`.
         """
+        touched = {parent for path in dirty for parent in (path, *path.parents)}
         unreadable: dict[Path, str] = {}
         now: dict[Path, dict[Path, FoundFolder]] = {}
         for top, root in self._list(unreadable):
             old = self._tops.get(top)
-            touched = every_file or old is None or any(path == top or top in path.parents for path in dirty)
-            now[top] = _look_into(top, root, old or {}) if touched else old or {}
+            if every_file or old is None or top in touched:
+                now[top] = _look_into(top, root, old or {})
+            else:
+                now[top] = old
         for top, kept in self._tops.items():
             if any(top.is_relative_to(root) for root in unreadable):
                 now.setdefault(top, kept)

@@ -364,10 +364,8 @@ class Examination:
         if self.weights is None or self.found.refused:
             return False
         self.vouched = self.hash(self.weights)
-        refusal = trust.refusal(self.vouched, self._text(SIGNATURE))
-        if refusal is not None:
-            self.found.refuse(refusal.code, refusal.message, refusal.where)
-        return refusal is None
+        trust.check(self.vouched, self._text(SIGNATURE), self.found)
+        return not self.found.refused
 
     def _parse(self, folder: Folder) -> None:
         """The small files."""

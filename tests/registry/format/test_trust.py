@@ -267,7 +267,7 @@ def test_bytes_that_change_between_the_check_and_the_parsing_are_not_used(folder
     """Weights written over in place, right after the signature was found good."""
     signed(folder)
     other = safetensors({name: tensor * 2 for name, tensor in lora_tensors().items()})
-    check = Trust.refusal
+    check = Trust.check
 
     def then_overwrite(self: Trust, *asked: Any) -> Any:
         answer = check(self, *asked)
@@ -275,7 +275,7 @@ def test_bytes_that_change_between_the_check_and_the_parsing_are_not_used(folder
             file.write(b"\xff" * 8 + other[8:])
         return answer
 
-    monkeypatch.setattr(Trust, "refusal", then_overwrite)
+    monkeypatch.setattr(Trust, "check", then_overwrite)
     assert look(folder).ok, "the header that is parsed is the one that was hashed"
     shutil.rmtree(folder)
     signed(write_adapter(folder, adapter_toml=MANIFEST))
