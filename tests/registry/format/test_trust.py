@@ -29,6 +29,7 @@ from router.registry.format.trust import (
     parse_lock,
     shown,
 )
+from router.registry.format.untrusted import FolderFindings
 from tests.registry.signing import Signer
 from tests.registry.tiny import BASE, lora_tensors, safetensors, write_adapter
 
@@ -59,10 +60,11 @@ def test_what_the_tool_signed_is_taken():
     assert PublicKey.parse(TOOL_PUBLIC.splitlines()[1]) == public, "its second line alone"
     trust = Trust([public])
     assert message_of("ab" * 32) == MESSAGE
-    assert trust.refusal("ab" * 32, TOOL_SIGNATURE.encode()) is None
-    refused = trust.refusal("ac" * 32, TOOL_SIGNATURE.encode())
-    assert refused is not None
-    assert "does not fit" in refused.message
+    found = FolderFindings()
+    trust.check("ab" * 32, TOOL_SIGNATURE.encode(), found)
+    assert not found.refused
+    trust.check("ac" * 32, TOOL_SIGNATURE.encode(), found)
+    assert "changed after it was signed" in str(next(iter(found)))
 
 
 @pytest.mark.parametrize("message", [b"", MESSAGE[:-1], MESSAGE + b"\n", MESSAGE.replace(b"ab", b"ac", 1)])
