@@ -173,7 +173,7 @@ class Looks:
         version = self._table.at(ref)
         if claims:
             first, rivals = claims[0], _rivals(claims)
-            if first.problem:
+            if first.problem and (version is None or first.problem not in version.error):
                 log.warning("files of adapter %s are refused: %s", ref, first.problem)
             if version is None:
                 version = AdapterVersion(first, self._table.changed, self._number)

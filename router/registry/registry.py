@@ -317,9 +317,8 @@ class Registry(Table):
         version = self.find(ref.name, ref.version)
         if version.task is not None:
             await asyncio.wait({version.task})
-        if version.live is None:
-            return self.info(version), 0
-        resident = version.unloaded().resident
-        self._residency.detach(resident, version)
-        freed = await self._residency.left(resident)
+        if version.live is not None:
+            self._residency.detach(version.unloaded().resident, version)
+        leaving = version.unloading
+        freed = await self._residency.left(leaving) if leaving is not None else 0
         return self.info(version), freed
