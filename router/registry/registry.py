@@ -18,7 +18,7 @@ from router.errors import AdapterNotFound, Draining
 from router.ports import Force, Lease, SharedDocuments
 from router.registry.choices import DefaultChoices
 from router.registry.chooser import Chooser, NewDefault
-from router.registry.folders import Scanner, Settling
+from router.registry.folders import Settling
 from router.registry.format.artifact import FolderRules
 from router.registry.format.trust import Trust
 from router.registry.gate import Gate, GateMode
@@ -100,14 +100,12 @@ class Registry(Table):
         self._proven, self._hashes = proven_in(state), hashes_in(state)
         self._residency = Residency(engine, options.host_memory_bytes, options.room_seconds)
         self._looks = Looks(
-            Scanner(dirs),
-            Settling(options.settle_seconds),
+            Settling(dirs, options.settle_seconds, options.grace_seconds),
             FolderRules(None, options.max_rank, options.trust),
             self._workers,
             self,
             self._residency,
             self._hashes,
-            options.grace_seconds,
         )
         prover = Prover(engine, self._workers, templates)
         self._loader = Loader(self._looks, self._residency, prover, self._proven, self._workers, agenda)
