@@ -1,18 +1,14 @@
-"""The base as files, read without torch: modules, digest, and its whole matrices to compare with."""
+"""The base as files, read without torch: modules and digest."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from router.engine.base import BaseInfo, TensorData
-from router.engine.checkpoint import WIDTHS, Tensor, digest_of, float32_of, sites_of, tensors_of
+from router.engine.base import BaseInfo
+from router.engine.checkpoint import Tensor, digest_of, sites_of, tensors_of
 from router.errors import ConfigError
-
-TIED = {"lm_head": "model.embed_tokens"}  # stored once where the base shares them
-BLOCK = 1 << 22  # values compared at once
 
 
 def find_base(model: str) -> Path | None:
@@ -40,17 +36,6 @@ def read_base(folder: Path, name: str, with_digest: bool) -> BaseInfo:
     )
 
 
-def equals_base(folder: Path) -> Callable[[str, TensorData], bool]:
-    """Tells whether a whole matrix that was saved with an adapter has the base's very values."""
-    tensors = tensors_of(folder)
-
-    def equals(module: str, given: TensorData) -> bool:
-        own = tensors.get(f"{module}.weight") or tensors.get(f"{TIED.get(module, module)}.weight")
-        return own is not None and own.shape == tuple(given.shape) and _same_values(own, given)
-
-    return equals
-
-
 def base_digest_of(folder: Path, name: str, tensors: dict[str, Tensor]) -> str:
     """As the engine's `base_digest`: from the bytes where they are bfloat16, else by loading the model."""
     if any(tensor.dtype != "BF16" for tensor in tensors.values()):
@@ -58,19 +43,3 @@ def base_digest_of(folder: Path, name: str, tensors: dict[str, Tensor]) -> str:
 
         return base_digest(load_model(folder, name).model)
     return digest_of(tensors)
-
-
-def _same_values(own: Tensor, given: TensorData) -> bool:
-    import numpy as np
-
-    width, other = WIDTHS.get(own.dtype), WIDTHS.get(given.dtype)
-    if width is None or other is None:
-        return False
-    with own.file.open("rb") as opened:
-        opened.seek(own.start)
-        for at in range(0, (own.end - own.start) // width, BLOCK):
-            mine = float32_of(own.dtype, opened.read(min(BLOCK * width, own.end - opened.tell())))
-            theirs = float32_of(given.dtype, given.data[at * other : (at + BLOCK) * other])
-            if not np.array_equal(mine, theirs):
-                return False
-    return True

@@ -10,13 +10,10 @@ import logging
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import NoReturn
 
 from router.classifiers.isolation import await_in_thread
-from router.cli.base_files import equals_base
 from router.cli.engines import engine_of
 from router.cli.fleet import of_all_replicas
 from router.cli.plugins import host_of
@@ -46,7 +43,6 @@ class Composition:
         self,
         settings: Settings,
         engine: Engine,
-        model: Path | None = None,
         plugins: PluginHost | None = None,
     ) -> None:
         if plugins is None:
@@ -56,8 +52,6 @@ class Composition:
         self.plugins, self.hooks, self._engine = plugins, Hooks(plugins), engine
         for_all = of_all_replicas(settings)
         options = RegistryOptions.of(for_all)
-        if model is not None:
-            options = replace(options, equals_base=equals_base(model))
         templates = ConstraintTemplates(plugins.constraint_templates)
         self.registry = Registry(engine, settings.adapters_dir, options, templates=templates)
         if settings.replica_bounds[0]:
@@ -137,8 +131,8 @@ def serve_until_stopped(settings: Settings) -> int:
     plugins = host_of(settings)
     plugins.refresh()
     plugins.check_tables()
-    engine, model = engine_of(settings, plugins)
-    composition = Composition(settings, engine, model, plugins)
+    engine, _ = engine_of(settings, plugins)
+    composition = Composition(settings, engine, plugins)
 
     def summarise(app: ServerApp) -> None:
         print_summary(app, composition.plugins.status(), composition.router.rule.status())

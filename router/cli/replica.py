@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
@@ -165,13 +164,10 @@ def folder_reader(settings: Settings, engine: Engine, base: Path | None) -> Call
 
     Without a `base`, names and shapes of its matrices are not compared.
     """
-    from router.cli.base_files import equals_base
     from router.registry.format.artifact import FolderRules, read_artifact
 
     def read(folder: Path) -> AdapterArtifact:
-        rules = FolderRules(None, settings.max_rank)
-        if base is not None:
-            rules = replace(rules, base=engine.info, equals_base=equals_base(base))
+        rules = FolderRules(None if base is None else engine.info, settings.max_rank)
         return read_artifact(folder, rules)[0]
 
     return read

@@ -114,12 +114,15 @@ class Scanner:
         """All adapter folders. An `every_file` scan costs one `stat` for each file, another one costs a
         listing of each adapters folder and what is in `dirty`.
         """
+        touched = {parent for path in dirty for parent in (path, *path.parents)}
         unreadable: dict[Path, str] = {}
         now: dict[Path, dict[Path, FoundFolder]] = {}
         for top, root in self._list(unreadable):
             old = self._tops.get(top)
-            touched = every_file or old is None or any(path == top or top in path.parents for path in dirty)
-            now[top] = _look_into(top, root, old or {}) if touched else old or {}
+            if every_file or old is None or top in touched:
+                now[top] = _look_into(top, root, old or {})
+            else:
+                now[top] = old
         for top, kept in self._tops.items():
             if any(top.is_relative_to(root) for root in unreadable):
                 now.setdefault(top, kept)
@@ -233,12 +236,24 @@ class _Watched:
 
 
 class Settling:
-    """Which folders have looked the same for `settle` seconds or longer: only those are examined."""
+    """Which folders have looked the same for `settle` seconds or longer: only those are examined.
 
-    def __init__(self, settle: float) -> None:
-        self._settle = settle
+    A bad one that has not looked the same for `grace` seconds may still be copied. Used from one thread at a
+    time.
+    """
+
+    def __init__(self, dirs: Sequence[Path], settle: float, grace: float = 0.0) -> None:
+        self._scanner, self._settle, self._grace = Scanner(dirs), settle, grace
         self._watched: dict[Path, _Watched] = {}
         self._first = True
+
+    def look(
+        self, dirty: Collection[Path], every_file: bool
+    ) -> tuple[list[FoundFolder], list[Path], Mapping[Path, str]]:
+        """Scan; gives what `due` gives, and the adapters folders that cannot be read. Blocks."""
+        scan, now = self._scanner.scan({*dirty, *self.awaited()}, every_file), time.monotonic()
+        self.note(scan, now)
+        return *self.due(now), scan.unreadable
 
     def note(self, scan: Scan, now: float) -> None:
         """Folders are like this now."""
@@ -279,10 +294,10 @@ class Settling:
         if path in self._watched:
             self._watched[path].done = False
 
-    def quiet(self, found: FoundFolder, now: float) -> float:
-        """Seconds for which it has looked like this."""
+    def is_fresh(self, found: FoundFolder, now: float) -> bool:
+        """Whether it may still be copied."""
         watched = self._watched.get(found.place.folder)
-        return now - watched.since if watched is not None and watched.found == found else 0.0
+        return watched is None or watched.found != found or now - watched.since < self._grace
 
     def _open(self) -> Iterator[_Watched]:
         return (w for w in self._watched.values() if not w.done or w.missing is not None)

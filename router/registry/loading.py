@@ -22,7 +22,6 @@ from router.registry.version import AdapterVersion, Live
 
 log = logging.getLogger(__name__)
 
-READS_AT_ONCE = 4
 RETRY_SECONDS = 10.0  # after a fault that was not the adapter's
 CHANGING_SECONDS = 3.0  # how long a request waits for files to stop changing
 LOOK_SECONDS = 0.1
@@ -45,7 +44,6 @@ class Loader:
     ) -> None:
         self._looks, self._residency, self._prover, self._proven = looks, residency, prover, proven
         self._workers, self._agenda = workers, agenda
-        self._reads = asyncio.Semaphore(READS_AT_ONCE)
         self._tasks: set[asyncio.Task[None]] = set()
 
     def begin(self, version: AdapterVersion) -> asyncio.Task[None]:
@@ -113,8 +111,7 @@ class Loader:
             while True:
                 found = version.load_attempted()
                 try:
-                    async with self._reads:
-                        artifact, inspection = await self._workers.run(read_whole, self._looks.rules, found)
+                    artifact, inspection = await self._workers.run(read_whole, self._looks.rules, found)
                     if identity(found.place, inspection) != version.ref:
                         raise Unavailable(f"the folder of adapter {version.ref} holds another one; try again")
                     break

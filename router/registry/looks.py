@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,8 +12,6 @@ from router.errors import AdapterRejected
 from router.registry.folders import (
     Examined,
     FoundFolder,
-    Scan,
-    Scanner,
     Settling,
     examine,
     weights_key,
@@ -34,27 +32,22 @@ RETRY_SECONDS = 10.0  # a folder that could not be read at all
 
 
 class Looks:
-    """A look: scan, see which folders are still by now, examine those, and change the table.
-
-    `grace`: a bad folder that looks the same for so many seconds is quarantined; it may still be copied.
-    """
+    """A look: scan, see which folders are still by now, examine those, and change the table."""
 
     def __init__(
         self,
-        scanner: Scanner,
         settling: Settling,
         rules: FolderRules,
         workers: Workers,
         table: Table,
         residency: Residency,
         hashes: PersistentCache,
-        grace: float,
     ) -> None:
-        self._scanner, self._settling, self.rules, self._workers = scanner, settling, rules, workers
-        self._table, self._residency, self._hashes, self._grace = table, residency, hashes, grace
+        self._settling, self.rules, self._workers = settling, rules, workers
+        self._table, self._residency, self._hashes = table, residency, hashes
         self._claims: dict[Path, Examined] = {}  # in the order in which folders came
         self._folders: dict[AdapterRef, list[Path]] = {}  # that claim to be this version
-        self._unreadable: dict[Path, str] = {}
+        self._unreadable: Mapping[Path, str] = {}
         self._again: dict[Path, float] = {}
         self._taken: set[AdapterVersion] = set()  # their folder holds another version
         self._number = 0
@@ -67,10 +60,9 @@ class Looks:
         for path in [p for p, due in self._again.items() if due <= now]:
             del self._again[path]
             self._settling.again(path)
-        paths = {*dirty, *self._settling.awaited()}
-        scan, due, gone = await self._workers.in_order(self._scan, paths, every_file)
+        due, gone, unreadable = await self._workers.in_order(self._settling.look, dirty, every_file)
         self.scan_seconds = time.monotonic() - now
-        self._log_unreadable(dict(scan.unreadable))
+        self._log_unreadable(unreadable)
         seen: list[Examined] = []
         for at in range(0, len(due), BATCH):
             seen = await self._workers.in_order(self._examine, due[at : at + BATCH])
@@ -79,11 +71,6 @@ class Looks:
         self._change(gone, seen)
         return bool(self._settling.awaited())
 
-    def _scan(self, paths: Collection[Path], every_file: bool) -> tuple[Scan, list[FoundFolder], list[Path]]:
-        scan, now = self._scanner.scan(paths, every_file), time.monotonic()
-        self._settling.note(scan, now)
-        return scan, *self._settling.due(now)
-
     def _examine(self, due: Sequence[FoundFolder]) -> list[Examined]:
         """What is known of folders now: not of those that changed again or may still be written."""
         seen: list[Examined] = []
@@ -91,9 +78,10 @@ class Looks:
             examined = examine(self.rules, found)
             if examined is None:
                 continue
-            if examined.problem and self._settling.quiet(found, time.monotonic()) < self._grace:
+            if examined.problem and self._settling.is_fresh(found, time.monotonic()):
                 continue
-            if not examined.problem and (found.report or self._table.is_overruled(examined.ref)):
+            compared = self._table.compares_weights(examined.ref, bool(found.report))
+            if compared and not examined.problem:
                 sha = self.hashed(found)
                 if not sha:
                     continue
@@ -172,7 +160,7 @@ class Looks:
         version = self._table.at(ref)
         if claims:
             first, rivals = claims[0], _rivals(claims)
-            if first.problem:
+            if first.problem and (version is None or first.problem not in version.error):
                 log.warning("files of adapter %s are refused: %s", ref, first.problem)
             if version is None:
                 version = AdapterVersion(first, self._table.changed, self._number)
@@ -200,7 +188,7 @@ class Looks:
             )
         version.weights_read(found, sha)
 
-    def _log_unreadable(self, unreadable: dict[Path, str]) -> None:
+    def _log_unreadable(self, unreadable: Mapping[Path, str]) -> None:
         for path, reason in unreadable.items():
             if self._unreadable.get(path) != reason:
                 log.warning(

@@ -18,9 +18,8 @@ from router.errors import AdapterNotFound, Draining
 from router.ports import Force, Lease, SharedDocuments
 from router.registry.choices import DefaultChoices
 from router.registry.chooser import Chooser, NewDefault
-from router.registry.folders import Scanner, Settling
+from router.registry.folders import Settling
 from router.registry.format.artifact import FolderRules
-from router.registry.format.checks import EqualsBase
 from router.registry.format.trust import Trust
 from router.registry.gate import Gate, GateMode
 from router.registry.loading import Loader, LoadPlanner
@@ -60,7 +59,6 @@ class RegistryOptions:
     room_seconds: float = 5.0  # how long a load waits for memory, or for an unload under way
     state_dir: Path | None = None  # the user's state folder if None
     trust: Trust | None = None  # who may bring adapters; None: who can write the folder
-    equals_base: EqualsBase | None = None  # tells copies of base matrices from changed ones
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
@@ -102,14 +100,12 @@ class Registry(Table):
         self._proven, self._hashes = proven_in(state), hashes_in(state)
         self._residency = Residency(engine, options.host_memory_bytes, options.room_seconds)
         self._looks = Looks(
-            Scanner(dirs),
-            Settling(options.settle_seconds),
-            FolderRules(None, options.max_rank, options.equals_base, options.trust),
+            Settling(dirs, options.settle_seconds, options.grace_seconds),
+            FolderRules(None, options.max_rank, options.trust),
             self._workers,
             self,
             self._residency,
             self._hashes,
-            options.grace_seconds,
         )
         prover = Prover(engine, self._workers, templates)
         self._loader = Loader(self._looks, self._residency, prover, self._proven, self._workers, agenda)
@@ -319,9 +315,8 @@ class Registry(Table):
         version = self.find(ref.name, ref.version)
         if version.task is not None:
             await asyncio.wait({version.task})
-        if version.live is None:
-            return self.info(version), 0
-        resident = version.unloaded().resident
-        self._residency.detach(resident, version)
-        freed = await self._residency.left(resident)
+        if version.live is not None:
+            self._residency.detach(version.unloaded().resident, version)
+        leaving = version.unloading
+        freed = await self._residency.left(leaving) if leaving is not None else 0
         return self.info(version), freed

@@ -43,7 +43,6 @@ class ResidentPhase(Enum):
     LOADING = auto()
     READY = auto()
     UNLOADING = auto()
-    GONE = auto()
 
 
 @dataclass(eq=False, slots=True)
@@ -215,8 +214,11 @@ class Residency:
         self._unload_if_unused(resident)
 
     async def left(self, resident: Resident) -> int:
-        """Wait until a digest without owners is gone; gives the bytes freed, 0 if it is served from again."""
-        while resident.phase is not ResidentPhase.GONE and not resident.owners:
+        """Wait until a digest without owners is gone; gives the bytes freed, 0 if it is served from again, or
+        was gone before."""
+        if self._table.get(resident.digest) is not resident:
+            return 0
+        while self._table.get(resident.digest) is resident and not resident.owners:
             await self._changed.wait()
         return resident.freed
 
@@ -245,7 +247,6 @@ class Residency:
             self._forget(resident)
 
     def _forget(self, resident: Resident) -> None:
-        resident.phase = ResidentPhase.GONE
         del self._table[resident.digest]
         self.used -= resident.size
         self._notify()

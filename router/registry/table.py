@@ -179,10 +179,11 @@ class Table:
         version = self._choices.get(name).version
         return version if version in self._names.get(name, {}) else ""
 
-    def is_overruled(self, ref: AdapterRef) -> bool:
-        """Whether somebody overruled the gate for this version; from any thread."""
+    def compares_weights(self, ref: AdapterRef, report: bool) -> bool:
+        """Whether the gate asks which weights a version has: there is a report of them, or somebody overruled
+        the gate for them; from any thread."""
         override = self._choices.get(ref.name).override
-        return override is not None and override.version == ref.version
+        return self._gate.on and (report or (override is not None and override.version == ref.version))
 
     def find(self, name: str, version: str = "", visible: Visible = EVERYTHING) -> AdapterVersion:
         """The version, or the default version, or if there is none the highest (a quarantined one).

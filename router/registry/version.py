@@ -90,6 +90,7 @@ class AdapterVersion:
         self.removed = False
         # memory
         self.live: Live | None = None
+        self.unloading: Resident | None = None  # what it served from until the last unload
         self.proven = False  # it was loaded and answered its probes, if it has any
         self._was_live = False
         self.task: asyncio.Task[None] | None = None  # the load under way, shared by all who need it
@@ -175,9 +176,10 @@ class AdapterVersion:
     def files_examined(self, seen: Examined, rivals: str = "") -> None:
         """Its folder was examined; `rivals` says which other folders claim to be it."""
         assert not self.removed
-        same = (seen.found, seen.inspection, seen.report) == (self.found, self.inspection, self.report)
+        now = (seen.found, seen.inspection, seen.report, seen.problem, rivals)
+        same = now == (self.found, self.inspection, self.report, self._problem, self.rivals)
         self.successor = None
-        if same and not seen.problem and not self.error and rivals == self.rivals:
+        if same and (seen.problem or not self.error):
             return
         before, self.found, self.rivals, self.report = self.found, seen.found, rivals, seen.report
         mended, self._problem = bool(self._problem), seen.problem
@@ -317,6 +319,7 @@ class AdapterVersion:
         """An operator wants it out of memory: its pin ends. Gives what it served from."""
         assert self.live is not None
         live, self.live, self.pinned = self.live, None, False
+        self.unloading = live.resident
         self.quarantined = self._lost  # nothing on disk to load again
         self._changed()
         return live

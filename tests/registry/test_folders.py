@@ -247,7 +247,10 @@ def found(path: Path, size: int, age: float = 0.0) -> FoundFolder:
 
 
 class Watched(Settling):
-    def look(self, now: float, *there: FoundFolder) -> tuple[list[FoundFolder], list[Path]]:
+    def __init__(self, settle: float, grace: float = 0.0) -> None:
+        super().__init__([], settle, grace)
+
+    def seen(self, now: float, *there: FoundFolder) -> tuple[list[FoundFolder], list[Path]]:
         """Folders to be examined and gone ones, where these are there now."""
         self.note(Scan({f.place.folder: f for f in there}, {}), now)
         return self.due(now)
@@ -255,45 +258,51 @@ class Watched(Settling):
 
 def test_a_folder_is_due_once_after_it_was_the_same_for_two_looks():
     settling, one, two = Watched(0.3), found(A, 1), found(A, 2)
-    assert settling.look(10.0, one) == ([], [])
+    assert settling.seen(10.0, one) == ([], [])
     assert settling.awaited() == {A}
-    assert settling.look(10.4, two) == ([], [])  # changed in between
-    assert settling.look(10.8, two) == ([two], [])
-    assert settling.look(11.0, two) == ([two], [])  # until it was examined
+    assert settling.seen(10.4, two) == ([], [])  # changed in between
+    assert settling.seen(10.8, two) == ([two], [])
+    assert settling.seen(11.0, two) == ([two], [])  # until it was examined
     settling.done(two)
-    assert (settling.look(12.0, two), settling.awaited()) == (([], []), set())
+    assert (settling.seen(12.0, two), settling.awaited()) == (([], []), set())
     settling.again(A)
-    assert settling.look(13.0, two) == ([two], [])
-    assert settling.quiet(two, 13.4) == 13.4 - 10.4
-    assert settling.quiet(one, 13.4) == 0
+    assert settling.seen(13.0, two) == ([two], [])
+
+
+def test_what_has_changed_not_long_ago_may_still_be_copied():
+    settling, one, two = Watched(0.3, grace=3.0), found(A, 1), found(A, 2)
+    settling.seen(10.0, two)
+    assert settling.is_fresh(two, 12.9)
+    assert not settling.is_fresh(two, 13.1)
+    assert settling.is_fresh(one, 13.1)
 
 
 def test_what_was_examined_while_it_changed_is_not_done():
     settling, one, two = Watched(0.3), found(A, 1), found(A, 2)
-    settling.look(10.0, one)
-    settling.look(10.1, two)
+    settling.seen(10.0, one)
+    settling.seen(10.1, two)
     settling.done(one)
-    assert settling.look(11.0, two) == ([two], [])
+    assert settling.seen(11.0, two) == ([two], [])
 
 
 def test_at_the_start_what_is_old_need_not_be_waited_for():
     settling, old, new = Watched(0.3), found(A, 1, LONG_UNTOUCHED + 5), found(B, 1)
-    assert settling.look(10.0, old, new) == ([old], [])
+    assert settling.seen(10.0, old, new) == ([old], [])
     assert B in settling.awaited()
     moved_in = replace(found(Path("/x/c"), 1), files=old.files)
-    assert settling.look(10.1, old, new, moved_in) == ([old], [])
+    assert settling.seen(10.1, old, new, moved_in) == ([old], [])
 
 
 def test_a_folder_is_gone_after_it_was_missing_for_two_looks():
     settling, one = Watched(0.3), found(A, 1, 100)
-    settling.look(10.0, one)
+    settling.seen(10.0, one)
     settling.done(one)
-    assert settling.look(11.0) == ([], [])
+    assert settling.seen(11.0) == ([], [])
     assert settling.awaited() == {A}
-    assert settling.look(11.2, one) == ([], [])
-    assert settling.look(11.4) == ([], [])
-    assert settling.look(11.8) == ([], [A])
-    assert settling.look(12.2) == ([], [])
+    assert settling.seen(11.2, one) == ([], [])
+    assert settling.seen(11.4) == ([], [])
+    assert settling.seen(11.8) == ([], [A])
+    assert settling.seen(12.2) == ([], [])
 
 
 # -- reading

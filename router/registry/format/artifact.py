@@ -17,13 +17,11 @@ from router.engine.base import AdapterArtifact, BaseInfo, SiteDelta
 from router.errors import AdapterRejected, ResourceExhausted
 from router.names import name_from_folder
 from router.registry.format.checks import (
-    EqualsBase,
     SitePlan,
     check_base,
     check_invocation,
     check_targets,
     check_vocabulary,
-    drop_equal,
     plan_sites,
     refuse_full,
 )
@@ -155,14 +153,12 @@ class Inspection:
 class FolderRules:
     """What a folder is examined against.
 
-    Without a base, modules and shapes are not compared. With `equals_base`, whole embedding matrices are
-    compared when the weights are read; else they are refused. With `trust` all files are hashed first,
-    weights too, and of an adapter that may not be served nothing is parsed.
+    Without a base, modules and shapes are not compared. With `trust` all files are hashed first, weights too,
+    and of an adapter that may not be served nothing is parsed.
     """
 
     base: BaseInfo | None
     max_rank: int = 64
-    equals_base: EqualsBase | None = None
     trust: Trust | None = None  # None: every adapter may be served
 
 
@@ -189,8 +185,7 @@ def layout_of(raw: bytes, file_size: int, config: bytes | None, rules: FolderRul
         return TensorLayout(findings=tuple(found))
     sites = None if base is None else base.sites
     tensors = match_sites(entries, sites, found)
-    if rules.equals_base is None:
-        refuse_full(tensors.full, "cannot be compared with the base's here", found)
+    refuse_full(tensors.full, found)
     settings = None if config is None else parse_lora_config(config)[0]
     if settings is None:
         return TensorLayout(tensors, (), tuple(found))
@@ -369,10 +364,8 @@ class Examination:
         if self.weights is None or self.found.refused:
             return False
         self.vouched = self.hash(self.weights)
-        refusal = trust.refusal(self.vouched, self._text(SIGNATURE))
-        if refusal is not None:
-            self.found.refuse(refusal.code, refusal.message, refusal.where)
-        return refusal is None
+        trust.check(self.vouched, self._text(SIGNATURE), self.found)
+        return not self.found.refused
 
     def _parse(self, folder: Folder) -> None:
         """The small files."""
@@ -409,8 +402,6 @@ class Examination:
         vouched = not self.vouched or digest_of({**self.files, WEIGHTS: data}) == self.vouched
         if data[: len(head)] != head or not vouched:
             raise FolderError(Code.FILE_CHANGED, "changed while it was read", WEIGHTS)
-        if self.rules.equals_base is not None:
-            drop_equal(self.layout.tensors.full, data, self.rules.equals_base, self.found)
         check_values(self.layout.tensors.pairs, data, self.found)
         self.files[WEIGHTS] = data
 

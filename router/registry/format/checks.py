@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from router.engine.base import BaseInfo, TensorData
+from router.engine.base import BaseInfo
 from router.registry.format.folder import CONFIG, MANIFEST, WEIGHTS, Folder, FolderError
 from router.registry.format.lora_config import META, LoraSettings, dotted_suffixes
 from router.registry.format.manifest import BasePin
@@ -20,7 +20,6 @@ from router.registry.format.tensors import (
     LoraPair,
     TensorEntry,
     candidates,
-    tensor_data,
 )
 from router.registry.format.untrusted import Code, FolderFindings, show, some
 
@@ -195,35 +194,20 @@ def _refuse_sites(code: Code, wrong: list[str], found: FolderFindings) -> None:
         found.refuse(code, "; ".join(wrong[:3]) + more, WEIGHTS)
 
 
-# -- whole matrices of the base that were saved along
-#
-# Targeting an embedding or resizing the vocabulary makes PEFT save them. One that equals the base's is
-# dropped, with a note; any other would have to replace the shared base's and is refused.
+# -- whole matrices of the base that were saved along: targeting an embedding makes PEFT save them
 
-# (module path, whole matrix) -> whether it equals the base's, bit for bit
-EqualsBase = Callable[[str, TensorData], bool]
 _WAY_OUT = (
     "only LoRA weights can be served over a shared base; save again with save_embedding_layers=False, "
-    "without modules_to_save and with the base's own vocabulary"
+    "without modules_to_save and with the base's own vocabulary, or drop those that equal the base's with "
+    "`lora-router adapters convert`"
 )
 
 
-def refuse_full(full: Mapping[str, TensorEntry], why: str, found: FolderFindings) -> None:
+def refuse_full(full: Mapping[str, TensorEntry], found: FolderFindings) -> None:
     """Refuse whole matrices, naming modules and rows."""
     if full:
         names = some(f"{module} ({entry.shape[0]} rows)" for module, entry in full.items())
-        found.refuse(Code.FULL_COPY, f"whole weights of {names} {why}: {_WAY_OUT}", WEIGHTS)
-
-
-def drop_equal(
-    full: Mapping[str, TensorEntry], file: memoryview, equals_base: EqualsBase, found: FolderFindings
-) -> None:
-    """Note the matrices that equal the base's, refuse the others."""
-    equal = {m: e for m, e in full.items() if equals_base(m, tensor_data(e, file))}
-    for module, entry in equal.items():
-        message = f"{show(module, 120)} equals the base's, {entry.end - entry.start} bytes dropped"
-        found.note(Code.FULL_COPY_DROPPED, message, WEIGHTS)
-    refuse_full({m: e for m, e in full.items() if m not in equal}, "differ from the base's", found)
+        found.refuse(Code.FULL_COPY, f"holds whole weights of {names}: {_WAY_OUT}", WEIGHTS)
 
 
 # -- tokens that a trainer added to the vocabulary: the base has no rows for them

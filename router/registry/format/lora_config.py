@@ -98,27 +98,8 @@ def dotted_suffixes(module: str) -> Iterable[str]:
 # -- the configuration
 
 
-# What is done with each field of PEFT's LoraConfig (0.21). A test compares these tables with the installed
-# PEFT, so that a new field cannot be overlooked.
-HONOURED = frozenset(
-    {
-        "peft_type",
-        "task_type",
-        "auto_mapping",
-        "base_model_name_or_path",
-        "r",
-        "lora_alpha",
-        "use_rslora",
-        "rank_pattern",
-        "alpha_pattern",
-        "target_modules",
-        "exclude_modules",
-        "layers_to_transform",
-        "layers_pattern",
-        "init_lora_weights",
-        "alora_invocation_tokens",
-    }
-)
+# Each field of PEFT's LoraConfig (0.21) is read by LoraSettings or is in one of these tables. A test compares
+# them with the installed PEFT, so that a new field cannot be overlooked.
 
 # They steer training or the start of training; the trained A and B are what counts.
 WITHOUT_EFFECT: dict[str, tuple[type, ...]] = {
@@ -269,6 +250,8 @@ class LoraSettings(BaseModel):
 
 
 NUMBERS = ("r", "lora_alpha")  # which null does not leave at PEFT's default
+_READ = {str(f.validation_alias or name) for name, f in LoraSettings.model_fields.items()} - {"ranks_known"}
+HONOURED = frozenset(_READ | {"peft_type", "task_type", "auto_mapping", "init_lora_weights"})
 
 
 @lru_cache(4)  # adapters of one recipe have the same bytes
@@ -295,8 +278,7 @@ def parse_lora_config(data: bytes) -> tuple[LoraSettings | None, tuple[FolderFin
 
 
 def _settings(document: Mapping[str, Any], found: FolderFindings) -> LoraSettings:
-    read = HONOURED - {"peft_type", "task_type", "auto_mapping", "init_lora_weights"}
-    given = {k: v for k, v in document.items() if k in read and (k in NUMBERS or not is_unset(v))}
+    given = {k: v for k, v in document.items() if k in _READ and (k in NUMBERS or not is_unset(v))}
     for key in ("target_modules", "exclude_modules"):
         if isinstance(given.get(key), str):
             found.note(Code.CONFIG_PATTERN, f"is {PATTERN}", f"{CONFIG} {key}")

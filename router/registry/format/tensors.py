@@ -17,7 +17,6 @@ import difflib
 import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from router.engine.base import TensorData
@@ -174,41 +173,26 @@ def _spans_fit(
 # -- tensor names
 
 
-class TensorPart(StrEnum):
-    """What a tensor is."""
-
-    A = "lora_A"
-    B = "lora_B"
-    FULL = "full weights"  # a whole matrix of the base
-    EMBEDDING = "a LoRA of an embedding"
-    MAGNITUDE = "a DoRA magnitude"
-    BIAS = "a LoRA bias"
-    RETRAINED = "retrained tokens"
-    OTHER = "unknown"
-
-
-class TensorKey(NamedTuple):
-    """A tensor's name taken apart."""
-
-    part: TensorPart
-    module: str  # with whatever prefixes the trainer left
-
-
-_LORA_ENDINGS = {
-    ".lora_A.weight": TensorPart.A,
-    ".lora_B.weight": TensorPart.B,
-    ".lora_A.default.weight": TensorPart.A,
-    ".lora_B.default.weight": TensorPart.B,
+A, B, FULL, OTHER = "lora_A", "lora_B", "full weights", "unknown"
+_ENDINGS = {
+    ".lora_A.weight": A,
+    ".lora_B.weight": B,
+    ".lora_A.default.weight": A,
+    ".lora_B.default.weight": B,
 }
-_MARKS = (
-    ("lora_embedding_", TensorPart.EMBEDDING),
-    ("lora_magnitude_vector", TensorPart.MAGNITUDE),
-    (".magnitude", TensorPart.MAGNITUDE),
-    ("trainable_tokens_delta", TensorPart.RETRAINED),
-    ("token_adapter.", TensorPart.RETRAINED),
-    (".lora_B.bias", TensorPart.BIAS),
-    (".lora_B.default.bias", TensorPart.BIAS),
-)
+_EMBEDDING = "LoRAs of embeddings, which cannot have an adapter here; target linear modules only"
+_MAGNITUDE = "DoRA magnitudes, which are not supported; train with use_dora=False"
+_RETRAINED = "retrained tokens, which are not supported; train without trainable_token_indices"
+_BIAS = "LoRA biases, which are not supported; train with lora_bias=False"
+_UNSUPPORTED = {  # by a part of the name
+    "lora_embedding_": _EMBEDDING,
+    "lora_magnitude_vector": _MAGNITUDE,
+    ".magnitude": _MAGNITUDE,
+    "trainable_tokens_delta": _RETRAINED,
+    "token_adapter.": _RETRAINED,
+    ".lora_B.bias": _BIAS,
+    ".lora_B.default.bias": _BIAS,
+}
 _NAME_WRAPPERS = (
     ".base_layer",
     ".modules_to_save.default",
@@ -218,17 +202,25 @@ _NAME_WRAPPERS = (
 )
 
 
+class TensorKey(NamedTuple):
+    """A tensor's name taken apart: what it is, or what is unsupported about it, and its module with whatever
+    prefixes the trainer left."""
+
+    kind: str
+    module: str
+
+
 def read_key(name: str) -> TensorKey:
     """Take a tensor's name apart."""
-    for ending, part in _LORA_ENDINGS.items():
+    for ending, kind in _ENDINGS.items():
         if name.endswith(ending):
-            return TensorKey(part, name.removesuffix(ending))
-    for mark, part in _MARKS:
+            return TensorKey(kind, name.removesuffix(ending))
+    for mark, unsupported in _UNSUPPORTED.items():
         if mark in name:
-            return TensorKey(part, name)
+            return TensorKey(unsupported, name)
     if "lora_" not in name and name.endswith((".weight", ".bias")):
-        return TensorKey(TensorPart.FULL, _unwrapped(name.rpartition(".")[0]))
-    return TensorKey(TensorPart.OTHER, name)
+        return TensorKey(FULL, _unwrapped(name.rpartition(".")[0]))
+    return TensorKey(OTHER, name)
 
 
 def _unwrapped(module: str) -> str:
@@ -267,9 +259,9 @@ def match_sites(
     """Sort the tensors by site; what does not fit is refused. `sites` None: the base is not known yet."""
     keys = {name: read_key(name) for name in tensors}
     _refuse_unsupported(keys, found)
-    lora = {name: key for name, key in keys.items() if key.part in (TensorPart.A, TensorPart.B)}
-    full = {_plain(k.module): tensors[name] for name, k in keys.items() if k.part is TensorPart.FULL}
-    odd = [name for name, key in keys.items() if key.part is TensorPart.OTHER]
+    lora = {name: key for name, key in keys.items() if key.kind in (A, B)}
+    full = {_plain(k.module): tensors[name] for name, k in keys.items() if k.kind == FULL}
+    odd = [name for name, key in keys.items() if key.kind == OTHER]
     modules = {name: _module_of(key.module, sites) for name, key in lora.items()}
     unmatched = odd + [name for name, module in modules.items() if module is None]
     if unmatched:
@@ -327,39 +319,23 @@ def _pairs(
     tensors: Mapping[str, TensorEntry],
     found: FolderFindings,
 ) -> dict[str, LoraPair]:
-    parts: dict[tuple[str, TensorPart], str] = {}
+    sides: dict[str, dict[str, TensorEntry]] = {}
     for name, module in modules.items():
-        place = (module, keys[name].part)
-        if place in parts:
-            found.refuse(Code.KEYS_AMBIGUOUS, f"{some([parts[place], name])} are the same tensor", WEIGHTS)
-        parts[place] = name
-    both = {module for module, part in parts if part is TensorPart.A} & {
-        m for m, part in parts if part is TensorPart.B
-    }
-    lonely = [name for (module, _), name in parts.items() if module not in both]
+        pair, kind = sides.setdefault(module, {}), keys[name].kind
+        if kind in pair:
+            same = some([pair[kind].name, name])
+            found.refuse(Code.KEYS_AMBIGUOUS, f"{same} are the same tensor", WEIGHTS)
+        pair[kind] = tensors[name]
+    lonely = [entry.name for pair in sides.values() if len(pair) == 1 for entry in pair.values()]
     if lonely:
         found.refuse(Code.KEYS_UNPAIRED, f"lora_A without lora_B or the reverse: {some(lonely)}", WEIGHTS)
-    return {
-        module: LoraPair(tensors[parts[module, TensorPart.A]], tensors[parts[module, TensorPart.B]])
-        for module in dict.fromkeys(modules.values())
-        if module in both
-    }
-
-
-_REFUSED = {
-    TensorPart.EMBEDDING: "embeddings cannot have an adapter here; target linear modules only",
-    TensorPart.MAGNITUDE: "DoRA is not supported; train with use_dora=False",
-    TensorPart.BIAS: "LoRA biases are not supported; train with lora_bias=False",
-    TensorPart.RETRAINED: "retrained tokens are not supported; train without trainable_token_indices",
-}
+    return {module: LoraPair(pair[A], pair[B]) for module, pair in sides.items() if len(pair) == 2}
 
 
 def _refuse_unsupported(keys: Mapping[str, TensorKey], found: FolderFindings) -> None:
-    for part, way_out in _REFUSED.items():
-        names = [name for name, key in keys.items() if key.part is part]
-        if names:
-            message = f"{len(names)} tensors are {part}: {way_out}; {some(names)}"
-            found.refuse(Code.TENSOR_UNSUPPORTED, message, WEIGHTS)
+    for kind in dict.fromkeys(_UNSUPPORTED.values()):
+        if names := [name for name, key in keys.items() if key.kind == kind]:
+            found.refuse(Code.TENSOR_UNSUPPORTED, f"{len(names)} tensors are {kind}; {some(names)}", WEIGHTS)
 
 
 def _refuse_unmatched(names: list[str], sites: Collection[str], found: FolderFindings) -> None:

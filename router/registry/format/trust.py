@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Self
 
 from router.errors import ConfigError, install_extra
 from router.registry.format.folder import SIGNATURE
-from router.registry.format.untrusted import Code
+from router.registry.format.untrusted import Code, FolderFindings
 from router.reread import Reread, read_file
 
 if TYPE_CHECKING:
@@ -138,15 +138,6 @@ def message_of(digest: str) -> bytes:
     return f"lora-router adapter sha256:{digest}\n".encode()
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """Why an adapter may not be served."""
-
-    code: Code
-    message: str
-    where: str = SIGNATURE
-
-
 class Trust:
     """The keys and the list of an operator. `keys` empty: nothing has to be signed; no lock: any digest."""
 
@@ -162,15 +153,14 @@ class Trust:
         keys = [read_public_key(key) for key in require_signed]
         return cls(keys, Lock(Path(adapters_lock)) if adapters_lock else None)
 
-    def refusal(self, digest: str, signature: bytes | None) -> Refusal | None:
-        """None if an adapter of this digest, with this signature file beside it, may be served."""
+    def check(self, digest: str, signature: bytes | None, found: FolderFindings) -> None:
+        """Refuse an adapter of this digest, with this signature file beside it, if it may not be served."""
         if self._keys and (text := self._unsigned(digest, signature)):
             code = Code.SIGNATURE_MISSING if signature is None else Code.SIGNATURE_INVALID
-            return Refusal(code, text)
-        if self._lock is not None and digest not in self._lock.digests():
+            found.refuse(code, text, SIGNATURE)
+        elif self._lock is not None and digest not in self._lock.digests():
             text = f"its digest sha256:{digest} is not in {self._lock.path.name}"
-            return Refusal(Code.DIGEST_NOT_LISTED, text, "")
-        return None
+            found.refuse(Code.DIGEST_NOT_LISTED, text)
 
     @property
     def problem(self) -> str:

@@ -256,7 +256,6 @@ class Code(StrEnum):
     KEYS_UNPAIRED = "keys-unpaired"
     TENSOR_UNSUPPORTED = "tensor-unsupported"
     FULL_COPY = "full-copy"
-    FULL_COPY_DROPPED = "full-copy-dropped"
     TARGET_WITHOUT_WEIGHTS = "target-without-weights"
     WEIGHTS_WITHOUT_TARGET = "weights-without-target"
     RANK_MISMATCH = "rank-mismatch"

@@ -29,6 +29,7 @@ from router.registry.format.trust import (
     parse_lock,
     shown,
 )
+from router.registry.format.untrusted import FolderFindings
 from tests.registry.signing import Signer
 from tests.registry.tiny import BASE, lora_tensors, safetensors, write_adapter
 
@@ -59,10 +60,11 @@ def test_what_the_tool_signed_is_taken():
     assert PublicKey.parse(TOOL_PUBLIC.splitlines()[1]) == public, "its second line alone"
     trust = Trust([public])
     assert message_of("ab" * 32) == MESSAGE
-    assert trust.refusal("ab" * 32, TOOL_SIGNATURE.encode()) is None
-    refused = trust.refusal("ac" * 32, TOOL_SIGNATURE.encode())
-    assert refused is not None
-    assert "does not fit" in refused.message
+    found = FolderFindings()
+    trust.check("ab" * 32, TOOL_SIGNATURE.encode(), found)
+    assert not found.refused
+    trust.check("ac" * 32, TOOL_SIGNATURE.encode(), found)
+    assert "changed after it was signed" in str(next(iter(found)))
 
 
 @pytest.mark.parametrize("message", [b"", MESSAGE[:-1], MESSAGE + b"\n", MESSAGE.replace(b"ab", b"ac", 1)])
@@ -267,7 +269,7 @@ def test_bytes_that_change_between_the_check_and_the_parsing_are_not_used(folder
     """Weights written over in place, right after the signature was found good."""
     signed(folder)
     other = safetensors({name: tensor * 2 for name, tensor in lora_tensors().items()})
-    check = Trust.refusal
+    check = Trust.check
 
     def then_overwrite(self: Trust, *asked: Any) -> Any:
         answer = check(self, *asked)
@@ -275,7 +277,7 @@ def test_bytes_that_change_between_the_check_and_the_parsing_are_not_used(folder
             file.write(b"\xff" * 8 + other[8:])
         return answer
 
-    monkeypatch.setattr(Trust, "refusal", then_overwrite)
+    monkeypatch.setattr(Trust, "check", then_overwrite)
     assert look(folder).ok, "the header that is parsed is the one that was hashed"
     shutil.rmtree(folder)
     signed(write_adapter(folder, adapter_toml=MANIFEST))
