@@ -100,7 +100,7 @@ class Interceptors:
         self._access.check(call.client, role, name)
         held = self._access.holding(credentials, role, name, call.client, call.end, policy.watch)
         stack.enter_context(held)
-        if not policy.carries:
+        if call.client.metered and not policy.carries:
             call.meter = stack.enter_context(self._admission.quotas.call(call.client))
         if policy.gated:
             self._lifecycle.gate()
