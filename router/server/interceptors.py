@@ -316,8 +316,8 @@ def _log_end(call: Call, end: CallEnd, lines: Sparse) -> None:
     flood = end.bound or call.unserved
     if call.policy.logged and (not flood or lines.next()) and access_log.isEnabledFor(level):
         fields = log_fields(call, end.code, end.reason, end.bound)
-        if left_out := lines.left_out():
-            fields["left_out"] = left_out
+        if lines.left:
+            fields["left_out"] = lines.left_out()
         access_log.log(level, "request", extra={"fields": fields})
 
 
