@@ -35,7 +35,7 @@ import secrets
 import tomllib
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from enum import Enum
 from itertools import pairwise
@@ -171,10 +171,10 @@ class Client(Bounds):
     feedback: Keeping = "labels"  # the most that is kept of its feedback, unless its tenant says so
     group: InstanceOf[Tenant] = Tenant("")  # what it shares with the tenant's other clients
 
-    @property
-    def metered(self) -> bool:
-        """Whether it or its tenant has a bound."""
-        return self.bounded or self.group.bounded
+    metered: bool = field(init=False, default=False)  # it or its tenant has a bound
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "metered", self.bounded or self.group.bounded)
 
     def expired(self, now: float) -> bool:
         """Whether its time is over at `now`, in seconds since 1970."""

@@ -100,7 +100,7 @@ class Interceptors:
         self._access.check(call.client, role, name)
         held = self._access.holding(credentials, role, name, call.client, call.end, policy.watch)
         stack.enter_context(held)
-        if not policy.carries:
+        if call.client.metered and not policy.carries:
             call.meter = stack.enter_context(self._admission.quotas.call(call.client))
         if policy.gated:
             self._lifecycle.gate()
@@ -316,8 +316,8 @@ def _log_end(call: Call, end: CallEnd, lines: Sparse) -> None:
     flood = end.bound or call.unserved
     if call.policy.logged and (not flood or lines.next()) and access_log.isEnabledFor(level):
         fields = log_fields(call, end.code, end.reason, end.bound)
-        if left_out := lines.left_out():
-            fields["left_out"] = left_out
+        if lines.left:
+            fields["left_out"] = lines.left_out()
         access_log.log(level, "request", extra={"fields": fields})
 
 
