@@ -1,38 +1,4 @@
-"""Every error the service makes on purpose.
-
-RouterError
-├── InvalidRequest          INVALID_ARGUMENT     every bad field is named
-│   ├── PromptTooLong       INVALID_ARGUMENT     limit and length are given
-│   ├── WrongContentType    INVALID_ARGUMENT     over HTTP: the body is of another type than the method takes
-│   └── NotActivated        INVALID_ARGUMENT     the named adapter would not act on any of the prompt
-├── Unauthenticated         UNAUTHENTICATED      nobody's token or certificate, or an expired one
-│   └── TokenMissing        UNAUTHENTICATED      neither token nor certificate was sent
-├── PermissionDenied        PERMISSION_DENIED    the client has not the role that the method needs
-├── NotFound                NOT_FOUND
-│   ├── AdapterNotFound
-│   └── ExperimentNotFound
-├── AlreadyExists           ALREADY_EXISTS
-├── FailedPrecondition      FAILED_PRECONDITION
-│   ├── AdapterRejected     FAILED_PRECONDITION  the folder is refused, with its findings
-│   └── GateNotPassed       FAILED_PRECONDITION  no report shows that the version is worth routing to
-├── StaleEtag               ABORTED
-│   └── ChangedElsewhere    ABORTED              another edge changed the same meanwhile
-├── DataLoss                DATA_LOSS            weights are not what they were
-├── Unavailable             UNAVAILABLE          try again, perhaps elsewhere
-│   ├── Overloaded          UNAVAILABLE          a queue is full; the limit is named
-│   ├── Draining            UNAVAILABLE          the server is stopping
-│   ├── NotLoaded           UNAVAILABLE          the base is still loading
-│   ├── StoreDown           UNAVAILABLE          experiments cannot be read or written now
-│   ├── SharedDown          UNAVAILABLE          what edges share cannot be changed now
-│   └── NotSaved            UNAVAILABLE          what was to last could not be written; nothing has changed
-├── ResourceExhausted       RESOURCE_EXHAUSTED   device or host memory
-├── QuotaExceeded           RESOURCE_EXHAUSTED   client or tenant have used what they may; the quota is named
-├── BodyTooLarge            RESOURCE_EXHAUSTED   the message has more bytes than its method takes
-├── DeadlineExceeded        DEADLINE_EXCEEDED
-│   └── BodyIncomplete      DEADLINE_EXCEEDED    the caller did not send the whole body in time
-├── EngineFailed            INTERNAL             a step raised: the caller sees a fixed text
-└── ConfigError             (start-up only)      a setting is wrong
-"""
+"""Every error the service makes on purpose; docs/grpc.md has the table of their codes and reasons."""
 
 from __future__ import annotations
 
