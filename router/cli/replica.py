@@ -113,12 +113,7 @@ def check_reach(settings: Settings, insecure: bool, insecure_metrics: bool) -> N
             "give --tls-cert, --tls-key and --tls-client-ca, or a secret (LORA_ROUTER_REPLICA_SECRET) in "
             "place of the CA; listen on 127.0.0.1; or say --insecure-listen if the network is yours"
         )
-    listen = settings.metrics_listen
-    if listen and not (insecure or insecure_metrics or is_loopback(listen)):
-        raise ConfigError(
-            f"metrics at {listen} can be read from other machines, without any check: choose 127.0.0.1 with "
-            "--metrics-listen, or say --insecure-metrics if the network is yours"
-        )
+    serve.check_metrics_reach(settings, insecure or insecure_metrics)
 
 
 def run(settings: Settings, *, child: bool, fake: Mapping[str, Any], forsaken_seconds: float = 0.0) -> int:

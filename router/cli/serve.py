@@ -118,7 +118,14 @@ def check_reach(settings: Settings, insecure: bool, insecure_metrics: bool = Fal
             f"{without}: give --tls-cert, --tls-key and --clients, listen on 127.0.0.1, or say "
             "--insecure-listen if the network is yours"
         )
-    if settings.metrics_listen and not insecure_metrics and not is_loopback(settings.metrics_listen):
+    check_metrics_reach(settings, insecure_metrics)
+
+
+def check_metrics_reach(settings: Settings, insecure: bool) -> None:
+    """The same of the address of metrics and probes."""
+    from router.client.channel import is_loopback
+
+    if settings.metrics_listen and not insecure and not is_loopback(settings.metrics_listen):
         raise ConfigError(
             f"metrics at {settings.metrics_listen} can be read from other machines, without any check: "
             "choose 127.0.0.1 with --metrics-listen, or say --insecure-metrics if the network is yours"
