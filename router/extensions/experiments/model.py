@@ -156,7 +156,7 @@ class Unanswered(StrEnum):
 MAX_ARMS, MAX_METRICS, MAX_SEGMENTS, MAX_SEGMENT_VALUES = 32, 32, 3, 12
 LONGEST_LABEL = 64  # bytes of a label and of its values
 NO_VALUE, OTHER_VALUE = "(none)", "(other)"
-"""A unit without the label, and one whose value has no row of its own."""
+"""A unit without the label, and one whose value the plan does not name."""
 _TIME: Mapping[str, object] = {"kind": "mean", "aggregate": "mean", "higher_is_better": False}
 _SHARE: Mapping[str, object] = {"kind": "proportion", "higher_is_better": False}
 BUILT_IN_METRICS: Mapping[str, Mapping[str, object]] = {
@@ -356,7 +356,7 @@ class MetricSpec:
 class SegmentSpec:
     """A label of the request by whose values the effect is reported, too.
 
-    Values that are not named are "(other)"; with none named, the first `MAX_SEGMENT_VALUES` have their own.
+    Values that are not named are "(other)".
     """
 
     __pydantic_config__ = Metadata
@@ -365,7 +365,7 @@ class SegmentSpec:
     values: Annotated[
         tuple[Annotated[str, AfterValidator(_label_value)], ...],
         AfterValidator(_distinct),
-        Field(max_length=MAX_SEGMENT_VALUES, description='others are "(other)"; left out: the first 12'),
+        Field(min_length=1, max_length=MAX_SEGMENT_VALUES, description='others are "(other)"'),
     ] = ()
 
 

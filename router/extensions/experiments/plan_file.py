@@ -40,7 +40,12 @@ PARTS: Mapping[str, type] = {
 }
 """Fields of a plan that are tables of a file."""
 MOST_SHOWN = 40  # characters of a wrong value
-FORMS = {"missing": "must be set", "tuple_type": "must be a list", "dataclass_type": "must be a table"}
+FORMS = {
+    "missing": "must be set",
+    "tuple_type": "must be a list",
+    "too_short": "must not be empty",
+    "dataclass_type": "must be a table",
+}
 """By the type of pydantic's error, where its own text speaks of Python."""
 
 

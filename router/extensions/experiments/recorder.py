@@ -12,7 +12,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
@@ -27,7 +27,6 @@ from router.extensions.experiments.model import (
     SERVER_KEYS,
     Accepted,
     Exposure,
-    SegmentSpec,
     StoredOutcome,
 )
 from router.extensions.experiments.store.store import ExperimentStore
@@ -397,9 +396,6 @@ class ServingCounts:
             self.lost[kind] += number
 
 
-MAX_SEGMENT_BYTES = 64
-
-
 @dataclass(frozen=True, slots=True)
 class Shown:
     """An experiment that an answer is an exposure in. `adapter` is the digest of the arm's own adapter: what
@@ -449,7 +445,11 @@ class Trial:
             base_digest=one.base,
             router_digest=one.router,
             degraded=one.degraded,
-            segments=segments_of(running.spec.segments, request.labels),
+            segments={
+                one.label: request.labels[one.label]
+                for one in running.spec.segments
+                if request.labels.get(one.label)
+            },
         )
 
     def ended(self, end: End) -> None:
@@ -465,20 +465,6 @@ class Trial:
             how = "cancelled" if end.cancelled else "error"
             for one in self._shown:
                 counts.ended[one.assignment.running.name, one.assignment.arm.name, stage.value, how] += 1
-
-
-def segments_of(segments: Iterable[SegmentSpec], labels: Mapping[str, str]) -> dict[str, str]:
-    """Label -> value of the request's labels that a plan names; those that are missing or empty are left out.
-
-    A value is cut to `MAX_SEGMENT_BYTES` bytes between two characters. What no database takes in a text (the
-    character NUL, half a surrogate pair) becomes a character that stands for it.
-    """
-    return {one.label: _storable(value) for one in segments if (value := labels.get(one.label))}
-
-
-def _storable(value: str) -> str:
-    whole = value.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace")
-    return whole[:MAX_SEGMENT_BYTES].decode("utf-8", "ignore")
 
 
 def built_in_outcomes(

@@ -38,6 +38,7 @@ margin = 0.01
 
 [[segments]]
 label = "plan"
+values = ["free", "paid"]
 """
 PLAN = {
     "name": "tone",

@@ -69,7 +69,7 @@ def trial(
             ),
         ),
         secondary=(MetricSpec("seconds", Kind.MEAN, cap=60.0),),
-        segments=(SegmentSpec("plan"),),
+        segments=(SegmentSpec("plan", ("free", "paid")),),
         planned_units=600,
     )
     began = now - 4 * DAY

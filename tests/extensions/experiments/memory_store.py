@@ -9,7 +9,6 @@ from itertools import count
 
 from router.errors import AlreadyExists, ExperimentNotFound, StaleEtag, StoreDown
 from router.extensions.experiments.model import (
-    MAX_SEGMENT_VALUES,
     NO_VALUE,
     OTHER_VALUE,
     Accepted,
@@ -106,7 +105,7 @@ class MemoryStore:
                 new = exposure.unit not in rows.firsts
                 rows.firsts.setdefault(exposure.unit, exposure)
                 if new:
-                    rows.segments[exposure.unit] = self._segments(rows, self._phase(*place), exposure)
+                    rows.segments[exposure.unit] = self._segments(self._phase(*place), exposure)
                     fresh.append((place, exposure.unit))
                 self._adopt(place, exposure, new)
         for place, unit in fresh:
@@ -122,16 +121,11 @@ class MemoryStore:
     def _units(self, kept: Kept) -> set[str]:
         return set(kept.places.values()) or {kept.outcome.unit}
 
-    def _segments(self, rows: Rows, phase: ExperimentPhase, exposure: Exposure) -> dict[str, str]:
+    def _segments(self, phase: ExperimentPhase, exposure: Exposure) -> dict[str, str]:
         found = {}
         for segment in phase.spec.segments:
             value = exposure.segments.get(segment.label, NO_VALUE)
-            apart = rows.apart.setdefault(segment.label, [])
-            if segment.values:
-                known = value in (*segment.values, NO_VALUE)
-            elif known := value in (*apart, NO_VALUE) or len(apart) < MAX_SEGMENT_VALUES:
-                apart += [value] if value not in (*apart, NO_VALUE) else []
-            found[segment.label] = value if known else OTHER_VALUE
+            found[segment.label] = value if value in (*segment.values, NO_VALUE) else OTHER_VALUE
         return found
 
     def _adopt(self, place: Place, exposure: Exposure, new: bool) -> None:

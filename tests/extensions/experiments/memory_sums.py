@@ -37,12 +37,11 @@ class Kept:
 @dataclass
 class Rows:
     """What is logged of one phase. `firsts`: the exposure of each unit that was kept first; `past`: what was
-    recorded of it by then; `apart`: values of labels that are told apart."""
+    recorded of it by then."""
 
     exposures: dict[str, Exposure] = field(default_factory=dict)
     firsts: dict[str, Exposure] = field(default_factory=dict)
     segments: dict[str, dict[str, str]] = field(default_factory=dict)
-    apart: dict[str, list[str]] = field(default_factory=dict)
     past: dict[str, list[StoredOutcome]] = field(default_factory=dict)
     peak: float = 0.0
 

@@ -64,7 +64,7 @@ FULL = replace(
     window=3.5,
     shadow_share=0.5,
     secondary=(metric("minutes", "mean", missing="zero", cap=60, least=1.0),),
-    segments=(SegmentSpec("country", ("de", "fr")), SegmentSpec("plan")),
+    segments=(SegmentSpec("country", ("de", "fr")), SegmentSpec("plan", ("free",))),
     grace=3600.0,
 )
 

@@ -202,7 +202,7 @@ CLICKS, SECONDS = (
 
 
 @pytest.mark.parametrize(
-    "change", [{}, {"alpha": 0.01}, {"enrolment": 0.05}, {"segments": (SegmentSpec("l"),)}]
+    "change", [{}, {"alpha": 0.01}, {"enrolment": 0.05}, {"segments": (SegmentSpec("l", ("v",)),)}]
 )
 def test_secondary_metrics_open_a_phase(bench: SimpleNamespace, change: dict[str, Any]) -> None:
     bench.manager.create("trial", plan(enrolment=0.1), ME)

@@ -28,7 +28,7 @@ WHOLE = replace(
     ),
     guardrails=(MetricSpec("error", Kind.PROPORTION, False, margin=0.1, relative=True, window=90.0),),
     secondary=(MetricSpec("clicks", Kind.RATIO, aggregate=Aggregate.SUM, per="outcomes"),),
-    segments=(SegmentSpec("country", ("de", "fr")), SegmentSpec("plan")),
+    segments=(SegmentSpec("country", ("de", "fr")), SegmentSpec("plan", ("free",))),
     slot=(0.25, 0.5),
     window=129_600.0,
     grace=90.0,

@@ -13,7 +13,7 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -21,7 +21,6 @@ from sqlalchemy import ColumnElement, delete, func, select
 
 from router.extensions.experiments.model import (
     BUILT_IN,
-    MAX_SEGMENT_VALUES,
     NO_VALUE,
     OTHER_VALUE,
     Accepted,
@@ -38,7 +37,6 @@ from router.extensions.experiments.store.tables import (
     exposures,
     outcomes,
     phases,
-    segment_values,
     units,
 )
 from router.extensions.experiments.times import UNSERVED
@@ -210,8 +208,6 @@ _OUTCOME = [
     outcomes.c[n] for n in ("key", "metric", "value", "time", "response_id", "experiment", "unit", "came")
 ]
 Shown: TypeAlias = tuple[PhaseInfo, Exposure]
-LONGEST = 256  # characters of a value with sums of its own: it is part of a key
-KnownValues: TypeAlias = dict[tuple[int, str], set[str]]  # phase and label -> values with sums of their own
 
 
 def expose(session: WriteSession, reported: Sequence[Exposure]) -> None:
@@ -261,9 +257,7 @@ def _new_units(session: WriteSession, shown: Iterable[Shown]) -> list[Unit]:
     for info, e in shown:
         if (info.id, e.unit) not in session.named:
             new.setdefault((info.id, e.unit), (info, e))
-    first = list(new.values())
-    firsts = zip(first, _segments_of(session, first), strict=True)
-    return [session.add(info, e, segments) for (info, e), segments in firsts]
+    return [session.add(info, e, _segments_json(info, e)) for info, e in new.values()]
 
 
 def _keep(session: WriteSession, answering: Sequence[tuple[Exposure, Unit]]) -> None:
@@ -349,42 +343,14 @@ def _read_outcomes(session: WriteSession, *which: ColumnElement[bool]) -> Iterat
         yield StoredOutcome(*row)
 
 
-def _segments_of(session: WriteSession, first: Sequence[tuple[PhaseInfo, Exposure]]) -> list[str]:
-    """The column `segments` of new units, by their first exposures in order. Keeps new values."""
-    phases = {info.id for info, _ in first if info.segments}
-    if not phases:
-        return [""] * len(first)
-    of, known = segment_values.c, KnownValues()
-    query = select(of.phase, of.label, of.value).where(session.bulk.among(of.phase, phases))
-    for phase, label, value in session.conn.execute(query):
-        known.setdefault((phase, label), set()).add(value)
-    fresh: list[tuple[int, str, str]] = []
-    found = [_segments_json(info, e, known, fresh) for info, e in first]
-    session.bulk.write(session.conn, segment_values, fresh, Clash.KEEP)
-    return found
-
-
-def _segments_json(
-    info: PhaseInfo, e: Exposure, known: KnownValues, fresh: list[tuple[int, str, str]]
-) -> str:
+def _segments_json(info: PhaseInfo, e: Exposure) -> str:
+    """The column `segments` of a new unit, by its first exposure."""
     if not info.segments:
         return ""
-    found = {}
-    for segment in info.segments:
-        there = known.setdefault((info.id, segment.label), set())
-        value = found[segment.label] = _segment_value(segment, e, there)
-        if not segment.values and value not in there | {NO_VALUE, OTHER_VALUE}:
-            there.add(value)
-            fresh.append((info.id, segment.label, value))
+    found = {segment.label: _segment_value(segment, e) for segment in info.segments}
     return json.dumps(found, ensure_ascii=False)
 
 
-def _segment_value(segment: SegmentSpec, e: Exposure, there: Collection[str]) -> str:
-    """The value of one label; `there` are those that have sums of their own so far where none are named."""
-    if segment.label not in e.segments:
-        return NO_VALUE
-    value = e.segments[segment.label].replace("\0", "")  # PostgreSQL has no NUL
-    if segment.values:
-        return value if value in segment.values else OTHER_VALUE
-    room = len(there) < MAX_SEGMENT_VALUES and len(value) <= LONGEST
-    return value if value in there or room else OTHER_VALUE
+def _segment_value(segment: SegmentSpec, e: Exposure) -> str:
+    value = e.segments.get(segment.label, NO_VALUE)
+    return value if value in (*segment.values, NO_VALUE) else OTHER_VALUE

@@ -70,7 +70,7 @@ CHUNK = 2000  # rows that one step removes
 RESPONSE_WAITS, UNIT_WAITS = 86_400.0, 35 * 86_400.0  # seconds
 MAX_WAITING = 1_000_000  # rows, each of about a kilobyte
 COUNT_SECONDS, FULL_SECONDS = 60.0, 5.0  # between two counts; where none more may wait
-_OF_PHASES = (tables.digests, tables.segment_values, tables.cohorts, tables.sums)
+_OF_PHASES = (tables.digests, tables.cohorts, tables.sums)
 
 
 class ExperimentStore:
@@ -230,8 +230,7 @@ class ExperimentStore:
     def expose(self, exposures: Sequence[Exposure]) -> None:
         """Keep them; the same response again changes nothing. Some thousand at a time are written fastest.
 
-        Arm, window and segments of a unit are those of the exposure of it that was kept first. Of a label
-        whose values the plan does not name the first `MAX_SEGMENT_VALUES` in a phase have sums. Outcomes
+        Arm, window and segments of a unit are those of the exposure of it that was kept first. Outcomes
         that came before their exposure are counted now. Exposures of a phase that is not there (any more)
         are dropped with a warning.
         """

@@ -112,14 +112,6 @@ units = _table(
     _text("segments", server_default=""),  # JSON: label -> value; empty where the plan has no segments
     UniqueConstraint("unit", "phase"),
 )
-segment_values = _table(
-    "segment_values",  # the distinct ones of labels whose values the plan does not name
-    _count("phase"),
-    _text("label"),
-    _text("value"),
-    PrimaryKeyConstraint("phase", "label", "value"),
-    clustered=True,
-)
 exposures = _table(
     "exposures",
     _text("response_id"),

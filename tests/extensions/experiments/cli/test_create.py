@@ -194,13 +194,15 @@ def test_update_opens_a_new_phase_only_when_asked_to(cli, remote):
 
 def test_update_by_a_file_of_some_fields(cli, remote, tmp_path):
     cli("experiments", "create", "x", *SHORT, "--arm", "new=medical@1.1.0")
-    (tmp_path / "more.toml").write_text("[[secondary]]\nname = 'total_time'\n[[segments]]\nlabel = 'plan'\n")
+    (tmp_path / "more.toml").write_text(
+        "[[secondary]]\nname = 'total_time'\n[[segments]]\nlabel = 'plan'\nvalues = ['free']\n"
+    )
     done = cli("experiments", "update", "x", "more.toml", "--set", "alpha=0.01")
     assert done.code == 0, done.err
     assert list(remote.experiments.requests[-1].update_mask.paths) == ["secondary", "segments", "alpha"]
     made = plans.plan_of(remote.experiments.kept["experiments/x"], Findings())
     assert [metric.name for metric in made.secondary] == ["total_time"]
-    assert (made.segments, made.alpha) == ((SegmentSpec("plan"),), 0.01)
+    assert (made.segments, made.alpha) == ((SegmentSpec("plan", ("free",)),), 0.01)
     cli("experiments", "update", "x", "--set", "secondary=[]")
     made = plans.plan_of(remote.experiments.kept["experiments/x"], Findings())
-    assert (made.secondary, made.segments) == ((), (SegmentSpec("plan"),))
+    assert (made.secondary, made.segments) == ((), (SegmentSpec("plan", ("free",)),))

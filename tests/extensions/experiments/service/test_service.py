@@ -279,7 +279,7 @@ async def test_a_plan_out_of_reach_is_warned_of_with_numbers(lab: SimpleNamespac
 
 
 async def test_bad_caps_and_segments_are_named(lab: SimpleNamespace) -> None:
-    wrong = create(primary=replace(SECONDS, cap=0.0), segments=(SegmentSpec(""),), grace=-1.0)
+    wrong = create(primary=replace(SECONDS, cap=0.0), segments=(SegmentSpec("", ("v",)),), grace=-1.0)
     found = await refused(lab.experiments.CreateExperiment(wrong), "INVALID_ARGUMENT")
     assert fields_of(found) == [
         "experiment.segments[0].label",

@@ -76,13 +76,13 @@ async def test_the_holdout_is_read_out_beside_a_split_by_segments(
 ) -> None:
     store = await asyncio.to_thread(ExperimentStore, url)
     async with experimenting(store, fakes, start_server, connect, holdout=0.5) as lab:
-        await running(lab, segments=(SegmentSpec("country"),))
+        await running(lab, segments=(SegmentSpec("country", ("é0", "é1")),))
         arms = (ArmSpec("out", 0.5), ArmSpec("in", 0.5))
         nothing = {"route": "", "arms": arms, "control": "out", "mode": Mode.HOLDOUT}
         started = await running(lab, "worth", **nothing)
         assert list(started.warnings) == []
         asked = [
-            ask("a medical question", routing={"unit": f"user-{i}"}, labels={"country": f"\0é{i % 2}"})
+            ask("a medical question", routing={"unit": f"user-{i}"}, labels={"country": f"é{i % 2}"})
             for i in range(24)
         ]
         answers = [await lab.inference.Generate(one) for one in asked]

@@ -91,7 +91,7 @@ PLACE = {"experiment": "x", "phase": 1}
 @pytest.fixture
 def viewed(sql_store) -> ExperimentStore:
     """A store with the views; an experiment with three units, and one that is deleted."""
-    sql_store.create(experiment("x", MINUTES, segments=(SegmentSpec("plan"),)))
+    sql_store.create(experiment("x", MINUTES, segments=(SegmentSpec("plan", ("frei ü",)),)))
     sql_store.create(experiment("gone"))
     shown = [
         exposed("u1", "r1", segments={"plan": "frei ü", "other": "x"}),

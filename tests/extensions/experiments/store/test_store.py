@@ -184,7 +184,7 @@ def remove_all(store, now: float = 0.0) -> int:
 def test_nothing_of_a_deleted_experiment_stays(sql_store, monkeypatch):
     monkeypatch.setattr(resources, "CHUNK", 3)
     for name in ("x", "y"):
-        sql_store.create(experiment(name, segments=(SegmentSpec("plan"),)))
+        sql_store.create(experiment(name, segments=(SegmentSpec("plan", ("free",)),)))
         labels = {"segments": {"plan": "free"}}
         sql_store.expose([exposed(f"u{i}", f"{name}{i}", name=name, **labels) for i in range(8)])
         sql_store.record([outcome(f"{name}{i}") for i in range(8)])

@@ -44,7 +44,7 @@ SECONDARY = (
     MetricSpec("past", Kind.MEAN, aggregate=Aggregate.LAST, covariate=True, cap=90.0),
     MetricSpec("share", Kind.RATIO, per="sum", missing=Unanswered.ZERO, covariate=True),
 )
-SEGMENTS = (SegmentSpec("plan", ("f", "g")), SegmentSpec("land"))
+SEGMENTS = (SegmentSpec("plan", ("f", "g")), SegmentSpec("land", ("r", "s", "t")))
 GRACE = 300.0
 NAMES = st.sampled_from([*(m.name for m in (*METRICS, *SECONDARY)), "completion_tokens", "unread"])
 PHASES = st.sampled_from([("x", 1), ("x", 2), ("y", 1)])
@@ -132,15 +132,6 @@ def check(store: ExperimentStore, batches: list) -> None:
 
 PHASES_RUN = (Phase.explicit, Phase.generate)  # what fails is printed; making it smaller takes minutes
 SHARED = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.filter_too_much]
-
-
-@pytest.fixture(autouse=True)
-def few_values_are_told_apart(monkeypatch):
-    for place in (
-        "router.extensions.experiments.store.recording",
-        "tests.extensions.experiments.memory_store",
-    ):
-        monkeypatch.setattr(f"{place}.MAX_SEGMENT_VALUES", 3)
 
 
 @pytest.mark.parametrize("url", ["sqlite"], indirect=True)
