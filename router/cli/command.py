@@ -9,6 +9,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import typer
@@ -54,6 +55,16 @@ def explain(error: Exception) -> tuple[str, int]:
         return f"{where}{error.strerror or error}", FAILED
     hint = "run it again with LORA_ROUTER_TRACEBACK=1 for the traceback"
     return f"unexpected {type(error).__name__}: {error}; {hint}", FAILED
+
+
+def time_of(text: str, option: str) -> datetime:
+    """A time as people write it, in UTC where they name no zone. Raises CliError, which names the option."""
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        wrong = f"{option} takes a time such as 2027-01-01 or 2027-01-01T12:00:00Z, not {text!r}"
+        raise CliError(wrong, MISUSED) from None
+    return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
 
 
 def _usage(error: Exception) -> str:
