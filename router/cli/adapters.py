@@ -13,6 +13,7 @@ from router.cli.output import print_json, print_pairs, print_table
 
 if TYPE_CHECKING:
     from router.client import Adapter
+    from router.types import AdapterInfo
 
 
 Name = Annotated[
@@ -54,7 +55,7 @@ def list_(server: flags.Server = "", timeout: flags.Timeout = 30.0, json: flags.
         print("no adapters; copy a folder that PEFT saved into the adapters folder of the server")
 
 
-def row(adapter: Adapter) -> tuple[str, ...]:
+def row(adapter: AdapterInfo) -> tuple[str, ...]:
     """One line of the table."""
     overruled = adapter.override is not None and adapter.routable
     marks = (

@@ -15,7 +15,7 @@ def find_base(model: str) -> Path | None:
     """The base's folder, checked; None for a known base that was not fetched yet (nothing is downloaded)."""
     from router.models import DEFAULT_BASE, cached_base, resolve_model
 
-    return cached_base(model) if model.lower() == DEFAULT_BASE else resolve_model(model)
+    return cached_base() if model.lower() == DEFAULT_BASE else resolve_model(model)
 
 
 def read_base(folder: Path, name: str, with_digest: bool) -> BaseInfo:

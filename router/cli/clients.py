@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import sys
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from router.cli import flags
+from router.cli.command import time_of
 from router.cli.output import print_json, print_table
 from router.errors import ConfigError
 
@@ -84,7 +84,7 @@ def new(
         cert,
         role or (),
         adapter or (),
-        _time(expires),
+        time_of(expires, "--expires") if expires else None,
         tenant,
         experiment or (),
     )
@@ -171,18 +171,6 @@ def _text(path: Path) -> str:
         return path.read_text(encoding="utf-8") if path.exists() else ""
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: not UTF-8") from None
-
-
-def _time(said: str) -> datetime | None:
-    if not said:
-        return None
-    try:
-        found = datetime.fromisoformat(said)
-    except ValueError:
-        raise ConfigError(
-            f"--expires takes a time such as 2027-01-01 or 2027-01-01T12:00:00Z, not {said!r}"
-        ) from None
-    return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
 
 
 def _number(n: int, what: str) -> str:

@@ -9,14 +9,13 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import typer
 from typer.core import TyperGroup
 
 FAILED, MISUSED, INTERRUPTED = 1, 2, 130
-DEFAULT_COMMAND = "PROMPT"  # of `lora-router route`: what is no name of a sub-command is a prompt
-OF_RESPONSE = "RESPONSE_ID"  # likewise of `lora-router feedback`
 HELP_FLAGS = ("--help", "-h")
 
 
@@ -56,6 +55,16 @@ def explain(error: Exception) -> tuple[str, int]:
     return f"unexpected {type(error).__name__}: {error}; {hint}", FAILED
 
 
+def time_of(text: str, option: str) -> datetime:
+    """A time as people write it, in UTC where they name no zone. Raises CliError, which names the option."""
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        wrong = f"{option} takes a time such as 2027-01-01 or 2027-01-01T12:00:00Z, not {text!r}"
+        raise CliError(wrong, MISUSED) from None
+    return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
+
+
 def _usage(error: Exception) -> str:
     context = getattr(error, "ctx", None)
     path = context.command_path if context else "lora-router"
@@ -64,8 +73,14 @@ def _usage(error: Exception) -> str:
 
 
 def group(help_text: str, **commands: Callable[..., Any]) -> typer.Typer:
-    """A command with sub-commands, in the order given."""
-    made = typer.Typer(rich_markup_mode=None, callback=or_help, invoke_without_command=True, help=help_text)
+    """A command with sub-commands, in the order given. What is none of them goes to the one in capitals:
+    `route "which ..."` and `route --json hi` to PROMPT."""
+    if any(name.isupper() for name in commands):
+        made = typer.Typer(cls=WithDefault, rich_markup_mode=None, help=help_text)
+    else:
+        made = typer.Typer(
+            rich_markup_mode=None, callback=or_help, invoke_without_command=True, help=help_text
+        )
     for name, function in commands.items():
         made.command(name)(function)
     return made
@@ -78,22 +93,14 @@ def or_help(context: typer.Context) -> None:
         raise typer.Exit
 
 
-class PromptOrCommand(TyperGroup):
-    """`route calibrate ...` is the sub-command, `route "which ..."` and `route --json hi` go to PROMPT."""
-
-    default = DEFAULT_COMMAND
+class WithDefault(TyperGroup):
+    """A group one of whose commands, in capitals, gets what is no command."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Put the default command in front of a prompt."""
+        """Put the default command in front of what is no command."""
         if not args or (args[0] not in self.commands and args[0] not in HELP_FLAGS):
-            args = [self.default, *args]
+            args = [next(name for name in self.commands if name.isupper()), *args]
         return super().parse_args(ctx, args)
-
-
-class ResponseOrCommand(PromptOrCommand):
-    """The same of `lora-router feedback`, whose default command takes the id of a response."""
-
-    default = OF_RESPONSE
 
 
 def quiet_libraries() -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from router.cli import flags
-from router.cli.command import MISUSED, CliError
+from router.cli.command import MISUSED, CliError, time_of
 from router.cli.connect import connected
 from router.cli.output import print_json, print_table
 
@@ -126,9 +126,9 @@ def export(
     from router.feedback.examples import Example, example_of
 
     left: Counter[str] = Counter()
-    count = 0
+    count, first = 0, time_of(since, "--since").timestamp() if since else 0.0
     with connected(server, timeout) as client:
-        for one in client.feedback.list(adapter, since=_time(since)):
+        for one in client.feedback.list(adapter, since=first):
             made = example_of(one)
             if isinstance(made, Example):
                 print(json_.dumps(_exported(made), ensure_ascii=False))
@@ -169,18 +169,6 @@ def _text(source: str) -> str:
     if not text.strip():
         raise CliError(f"--corrected {source}: is empty", MISUSED)
     return text
-
-
-def _time(text: str) -> float:
-    """Unix seconds; 0 for no text."""
-    if not text:
-        return 0.0
-    try:
-        found = datetime.fromisoformat(text)
-    except ValueError:
-        wrong = f"--since {text}: must be a time such as 2027-01-31 or 2027-01-31T12:00"
-        raise CliError(wrong, MISUSED) from None
-    return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
 
 
 def _exported(made: Example) -> dict[str, object]:

@@ -24,17 +24,7 @@ from router.cli import (
 )
 from router.cli.ask import ask
 from router.cli.chat import chat
-from router.cli.command import (
-    DEFAULT_COMMAND,
-    FAILED,
-    INTERRUPTED,
-    OF_RESPONSE,
-    PromptOrCommand,
-    ResponseOrCommand,
-    group,
-    or_help,
-    report,
-)
+from router.cli.command import FAILED, INTERRUPTED, group, or_help, report
 from router.cli.replica import ReplicaCommand, replica
 from router.cli.serve import ServeCommand, serve
 
@@ -47,23 +37,20 @@ app = typer.Typer(
 app.command(cls=ServeCommand)(serve)
 app.command()(ask)
 app.command()(chat)
-routing = typer.Typer(
-    cls=PromptOrCommand,
-    rich_markup_mode=None,
-    help="Where requests go: one request, and how well the classifiers here do.",
+app.add_typer(
+    group("Where requests go: one request, and how well the classifiers here do.", PROMPT=route.route),
+    name="route",
 )
-routing.command(DEFAULT_COMMAND)(route.route)
-app.add_typer(routing, name="route")
-of_answers = typer.Typer(
-    cls=ResponseOrCommand,
-    rich_markup_mode=None,
-    help="What users think of answers: kept, listed, exported and deleted.",
+app.add_typer(
+    group(
+        "What users think of answers: kept, listed, exported and deleted.",
+        RESPONSE_ID=feedback.record,
+        list=feedback.list_,
+        export=feedback.export,
+        delete=feedback.delete,
+    ),
+    name="feedback",
 )
-of_answers.command(OF_RESPONSE)(feedback.record)
-of_answers.command("list")(feedback.list_)
-of_answers.command("export")(feedback.export)
-of_answers.command("delete")(feedback.delete)
-app.add_typer(of_answers, name="feedback")
 app.add_typer(
     group(
         "What a server has, and adapter folders here.",

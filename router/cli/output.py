@@ -20,10 +20,6 @@ if TYPE_CHECKING:
     pass
 
 
-PLAIN_WIDTH = 10_000
-MOST_FOLDED = 500  # rows of a table; laying out each takes half a millisecond
-
-
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Columns aligned as `ps` does; never wrapped or cut."""
     lines = [tuple(columns), *(tuple(map(one_line, row)) for row in rows)]

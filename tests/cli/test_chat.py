@@ -65,12 +65,11 @@ def test_why_shows_votes_and_quit_ends(talk, remote):
     assert len(remote.inference.requests) == 1
 
 
-def test_an_error_does_not_end_the_conversation(talk, remote):
-    remote.inference.refusals = 4  # as many as the client tries
-    done = talk("one", "two")
-    assert (done.code, done.out) == (0, "Chapter I\n")
-    assert "error: the queue is full" in done.err
-    assert sent(remote, -1) == ["two"]
+def test_an_error_ends_neither_the_conversation_nor_its_turns(talk, remote):
+    done = talk("one", "/adapter nobody", "what?", "/adapter auto", "two")
+    assert done.code == 0
+    assert "error: adapter 'nobody' not found" in done.err
+    assert sent(remote, -1) == ["one", "Chapter I", "two"]
 
 
 def test_no_server_is_one_line(cli, monkeypatch):

@@ -77,16 +77,12 @@ class Scripted(inference_pb2_grpc.InferenceServiceServicer):
         if self.refusals:
             self.refusals -= 1
             refuse(context, grpc.StatusCode.UNAVAILABLE, "the queue is full", error_info("QUEUE_FULL"))
+        if getattr(request, "routing", None) is not None and request.routing.adapter == "adapters/nobody":
+            info = error_info("ADAPTER_NOT_FOUND", resource="nobody")
+            refuse(context, grpc.StatusCode.NOT_FOUND, "adapter 'nobody' not found", info)
 
     def Generate(self, request, context):
         self._enter(request, context)
-        if request.routing.adapter == "adapters/nobody":
-            refuse(
-                context,
-                grpc.StatusCode.NOT_FOUND,
-                "adapter 'nobody' not found",
-                error_info("ADAPTER_NOT_FOUND", resource="nobody"),
-            )
         if request.sampling.temperature < 0:
             violation = error_details_pb2.BadRequest.FieldViolation(
                 field="sampling.temperature", description="must be in [0, 2]"

@@ -238,7 +238,7 @@ async def opinions_of(visit: Visit, ref: AdapterRef) -> Mapping[str, int]:
         return {}
     tenant = None if client.adapters.everything else client.tenant
     try:
-        found = await recorder.counted(time.time() - DAYS * DAY, ref.name, tenant)
+        found = await recorder.read(lambda store: store.counts(time.time() - DAYS * DAY, ref.name, tenant))
     except Unavailable:  # the recorder has logged it
         return {}
     return {one.verdict: one.count for one in found if one.version == ref.version}

@@ -80,7 +80,7 @@ async def opinions(visit: Visit, requests: Iterable[PastRequest]) -> Sequence[Fe
     if recorder is None or not keys:
         return ()
     try:
-        return await recorder.on(keys)
+        return await recorder.read(lambda store: store.on(keys))
     except Unavailable:  # the recorder has logged it
         return ()
 

@@ -115,7 +115,7 @@ class FeedbackService(FeedbackServiceServicer):
         after = _place(request.page_token, name) if request.page_token else None
         most = min(request.page_size or DEFAULT_PAGE, MAX_PAGE)
         tenant = None if client.adapters.everything else client.tenant
-        rows = await self._recorder.page(name, since, most + 1, after, tenant)
+        rows = await self._recorder.read(lambda store: store.page(name, since, most + 1, after, tenant))
         shown = _fitting(rows[:most])
         return pb.ListFeedbackResponse(
             feedback=map(feedback_message, shown),
