@@ -136,9 +136,9 @@ def _efficiency(exam: Exam, arms: Mapping[ComparedArm, MeasuredArm]) -> dict[str
 def _calibration(exam: Exam, arms: Mapping[ComparedArm, MeasuredArm]) -> dict[str, Any]:
     manifest = exam.plan.manifest
     constraint = manifest.generation.constraint or Constraint("choices")
-    scores = scores_of(arms[ComparedArm.ADAPTER].labels, constraint.choices) - (constraint.prior or 0.0)
+    scores = scores_of(arms[ComparedArm.ADAPTER].labels, constraint.choices)
     gold = places_of([row.response for row in exam.task.rows], constraint.choices)
-    return measure_calibration(scores, gold, manifest.labels.temperature, constraint.prior)
+    return measure_calibration(scores, gold, manifest.labels.temperature)
 
 
 def _bias(exam: Exam) -> dict[str, Any]:

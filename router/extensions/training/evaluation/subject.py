@@ -10,7 +10,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
@@ -148,8 +148,6 @@ class AnsweringEngine:
     ) -> EngineAnswer:
         texts: list[str] = []
         least = 0.0
-        if adapter is None and params.constraint is not None:  # the prior is the adapter's
-            params = replace(params, constraint=params.constraint.without_prior())
         job = Job("evaluation", prompt, params, adapter, own_constraint=True, labels=labels)
         job = await self._templates.prepared(self._engine, job, text)
         async for event in self._engine.submit(job):
