@@ -1,4 +1,4 @@
-"""Writes a complete adapter folder in one step: weights as PEFT saves them, manifest, probes, log, curves."""
+"""Writes a complete adapter folder in one step: weights as PEFT saves them, manifest, probes and log."""
 
 from __future__ import annotations
 
@@ -11,14 +11,12 @@ from typing import Any
 from router.extensions.training.base import LoadedBase
 from router.extensions.training.data import Rendering, TrainingRow
 from router.extensions.training.evaluation.subject import Answerer, AnsweringEngine
-from router.extensions.training.files import has_pictures, new_folder
+from router.extensions.training.files import new_folder
 from router.extensions.training.labels import LEAST_ROWS, ask_labels, fit_temperature, places_of
 from router.extensions.training.probes import choose_probes
 from router.extensions.training.recipe import Recipe
-from router.extensions.training.trainer import Progress, Record
+from router.extensions.training.trainer import Progress
 from router.types import SamplingParams
-
-LOSS_WINDOW = 10  # steps the training loss is averaged over
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +33,7 @@ class Trained:
 
 
 def export(trained: Trained, target: Path) -> None:
-    """Write the folder as PEFT would, in bfloat16, with manifest, probes and log, and curves with matplotlib.
+    """Write the folder as PEFT would, in bfloat16, with manifest, probes and log.
 
     The model is taken off its base. Raises FailedPrecondition if `target` is something else,
     ResourceExhausted on a full disk, AdapterRejected for what no server would take.
@@ -49,8 +47,6 @@ def export(trained: Trained, target: Path) -> None:
         finally:
             engine.close()
         write_lines(folder / "train_log.jsonl", [trained.facts, *trained.progress.history])
-        if has_pictures():
-            draw_curves(trained.progress.history, trained.progress.best_step, folder / "curves.png")
 
 
 def _fit_and_probe(trained: Trained, folder: Path, engine: AnsweringEngine) -> None:
@@ -129,35 +125,3 @@ def toml_string(text: str) -> str:
     """A TOML basic string."""
     # A JSON string is a TOML basic string, but for DEL, which TOML wants escaped.
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007F")
-
-
-# -- curves.png
-
-
-def draw_curves(history: Sequence[Record], best_step: int, path: Path) -> None:
-    """Training loss, validation loss and validation exact match over the steps, as a PNG."""
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
-    mpl.use("agg")
-    figure = Figure(figsize=(7, 4), dpi=110, layout="constrained")
-    axes = figure.add_subplot(xlabel="step", ylabel="nats per answer token", yscale="log")
-    exact = axes.twinx()
-    exact.set(ylabel="validation exact match", ylim=(0, 1))
-    judged = [record for record in history if "valid_loss" in record]
-    steps = [record["step"] for record in judged]
-    axes.plot(
-        [r["step"] for r in history], _smooth([r["loss"] for r in history]), color="0.6", label="train loss"
-    )
-    axes.plot(steps, [r["valid_loss"] for r in judged], "o-", color="tab:blue", label="validation loss")
-    exact.plot(
-        steps, [r["valid_exact"] for r in judged], "s--", color="tab:green", label="validation exact match"
-    )
-    axes.axvline(best_step, color="tab:red", lw=0.8, ls=":", label="kept")
-    figure.legend(loc="outside upper center", ncols=4, fontsize="small")
-    figure.savefig(path)
-
-
-def _smooth(values: Sequence[float]) -> list[float]:
-    windows = [values[max(0, end - LOSS_WINDOW) : end] for end in range(1, len(values) + 1)]
-    return [sum(window) / len(window) for window in windows]
