@@ -5,10 +5,7 @@ Prompts are rendered by the code that renders them when serving, so that there i
 
 from __future__ import annotations
 
-import gzip
 import inspect
-import json
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,6 +22,7 @@ from router.engine.base import Prompt, tokens_before
 from router.engine.prompt import PromptEncoder
 from router.errors import ConfigError
 from router.extensions.training.recipe import Data
+from router.extensions.training.rows import prompt_key, read_json_lines
 from router.types import PromptTemplate, Turn
 
 Schema = tuple[tuple[str, tuple[str, ...]], ...]  # tables and their columns
@@ -69,22 +67,6 @@ def read_rows(path: Path) -> Iterator[TrainingRow]:
         )
 
 
-def read_json_lines(path: Path) -> Iterator[tuple[str, Any]]:
-    """FILE:LINE and value of every line that is not blank. Raises ConfigError naming file and line."""
-    try:
-        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        text = data.decode()
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from error
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            place = f"{path.name}:{number}"
-            try:
-                yield place, json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ConfigError(f"{place} is not JSON: {error.msg}") from error
-
-
 def text_of(value: Any, name: str, place: str) -> str:
     """The field `name`, which must hold text. Raises ConfigError naming the place."""
     text = value.get(name) if isinstance(value, dict) else None
@@ -115,11 +97,6 @@ def refuse_leaks(splits: Mapping[str, Sequence[TrainingRow]]) -> None:
                 )
         for row in rows:
             seen.setdefault(prompt_key(row.prompt), row.place)
-
-
-def prompt_key(prompt: str) -> str:
-    """What two prompts share that count as the same: no case, white space folded."""
-    return " ".join(prompt.casefold().split())
 
 
 IGNORED = -100  # a target that does not count
