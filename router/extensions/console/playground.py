@@ -14,9 +14,10 @@ from typing import Any
 from router.access.clients import Role
 from router.errors import FieldViolation, Findings, InvalidRequest
 from router.extensions.console.decisions import decision_json
-from router.extensions.console.fields import AUTO, BASE, adapter_of, number, offered, put, texts, whole
+from router.extensions.console.fields import adapter_of, number, offered, put, texts, whole
 from router.extensions.console.site import Action, Entry, Page, PageReply, SiteStream, Visit, data
 from router.feedback.recorder import FeedbackRecorder
+from router.names import AUTO, BASE
 from router.server.admission import ServerPhase
 from router.server.policy import Policy
 from router.types import CONTINUITIES, MAX_CHOICES, MAX_STOPS, Keeping, weaker
