@@ -55,7 +55,7 @@ def _fit_and_probe(trained: Trained, folder: Path, engine: AnsweringEngine) -> N
     params = SamplingParams(stop=recipe.generation.stop, constraint=constraint)
     if constraint is not None and constraint.choices and len(trained.valid) >= LEAST_ROWS:
         answerer = Answerer(engine, params, engine.load(folder))
-        scores = ask_labels(answerer, trained.rendering, trained.valid, constraint, "labels")
+        scores = ask_labels(answerer, trained.rendering, trained.valid, constraint)
         gold = places_of([row.response for row in trained.valid], constraint.choices)
         _write_manifest(trained, folder, fit_temperature(scores, gold))
     answerer = Answerer(engine, params, engine.load(folder))

@@ -27,11 +27,11 @@ BINS = 10
 
 
 def ask_labels(
-    answerer: Answerer, rendering: Rendering, rows: Sequence[TrainingRow], constraint: Constraint, title: str
+    answerer: Answerer, rendering: Rendering, rows: Sequence[TrainingRow], constraint: Constraint
 ) -> Floats:
     """Log-probabilities [rows, choices] without temperature, by the engine that serves."""
     asked = replace(answerer, labels=LabelSettings())
-    answers = asked.answers([rendering.prompt(row.prompt) for row in rows], title)
+    answers = asked.answers([rendering.prompt(row.prompt) for row in rows])
     return scores_of([answer.labels for answer in answers if answer.labels is not None], constraint.choices)
 
 

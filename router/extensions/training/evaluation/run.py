@@ -130,10 +130,8 @@ def _bias(exam: Exam) -> dict[str, Any]:
     prompt = exam.subject.rendering.prompt
 
     def ask_arm(arm: ComparedArm) -> AskTexts:
-        title = f"bias, {arm.value}"
         return lambda texts: [
-            answer.text
-            for answer in exam.answerers[arm].answers([prompt(text) for text in texts], title, texts)
+            answer.text for answer in exam.answerers[arm].answers([prompt(text) for text in texts], texts)
         ]
 
     return measure_bias(_cases_file(exam), ask_arm(ComparedArm.BASE), ask_arm(ComparedArm.ADAPTER))
