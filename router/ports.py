@@ -172,7 +172,7 @@ class AdapterRegistry(Catalog, Protocol):
         ...
 
     async def document(self, ref: AdapterRef, name: str) -> bytes | None:
-        """A file of its folder that is for people, `report.json` or a picture of it; None where it has none
+        """A file of its folder that is for people, such as `REPORT.md`; None where it has none
         of that name, or is refused. Raises AdapterNotFound."""
         ...
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from fnmatch import fnmatchcase
 from typing import Annotated, Any, Literal, get_type_hints
@@ -135,23 +135,16 @@ class Constraint:
 
     `text` is a JSON Schema, a regular expression that the whole answer matches, a Lark grammar, a text that
     is quoted, or the name of a template that makes one of the others of a prompt (`from_prompt`).
-
-    `prior`: what is added to the log-probability of each choice; empty: nothing.
     """
 
     kind: ConstraintKind
     text: str = ""
     choices: tuple[str, ...] = ()
-    prior: tuple[float, ...] = ()
 
     @property
     def value(self) -> str | tuple[str, ...]:
         """What goes with the kind: the choices, or the text."""
         return self.choices if self.kind == "choices" else self.text
-
-    def without_prior(self) -> Constraint:
-        """The same choices, none of them preferred."""
-        return replace(self, prior=()) if self.prior else self
 
 
 LogitBias = tuple[tuple[int, float], ...]  # token ids, each with what is added to its logit, by id

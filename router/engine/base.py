@@ -55,7 +55,6 @@ class Ability(StrEnum):
     ACTIVATED = "activated adapters"  # `AdapterArtifact.invocation_tokens`
     ALONE = "the same answer in every batch"
     LABELS = "probabilities of choices"  # `Job.labels`
-    PRIORS = "priors of choices"  # `Constraint.prior`
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,11 +6,6 @@ probability that the choice is drawn under the constraint at temperature 1. Toke
 probability 1 and cost nothing. Likely branches are followed to their choices, from the root on; the choices
 behind one that is less likely than LEAST share its probability equally. The branchings on the way of the
 answer itself are noted as it is made. So an answer that the adapter is sure of needs no reading.
-
-An adapter may bring a prior: what is added to the log-probability of each choice, since fine-tuned models
-prefer some labels more than they should (Zhao et al. 2021, arXiv 2102.09690; Holtzman et al. 2021, arXiv
-2104.08315). Its answer follows it without readings: each token that a branching leads to gets the prior of
-the choices behind it, as a bias of its logit.
 """
 
 from __future__ import annotations
@@ -26,13 +21,11 @@ import numpy as np
 from router.engine.base import Buffered, Delta, Finished, Job, PoolingRequest
 from router.engine.tenant_cache import TenantCache
 from router.errors import FieldViolation, InvalidRequest
-from router.types import Constraint, FinishReason, LabelProbabilities, LabelSettings, LogitBias
+from router.types import Constraint, FinishReason, LabelProbabilities, LabelSettings
 
 if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
-
-    from router.engine.sampling import BranchBiases
 
     Floats = NDArray[np.float64]
     Read = Callable[[PoolingRequest], Coroutine[Any, Any, NDArray[np.float32]]]
@@ -108,47 +101,6 @@ class LabelTree:
             one = self.branchings[~lead] if lead < 0 else None
         return one if one is not None and self.way(one) == tuple(way) else None
 
-    def child_priors(self, prior: Floats) -> tuple[Floats, ...]:
-        """What a prior float64 [choices] adds to the log-probability of each child of each branching.
-
-        A child that leads to several choices gets the logarithm of the mean of exp(prior) over them.
-        """
-        sorted_prior = np.asarray(prior, float)[list(self.order)]
-        return tuple(
-            np.array([_mean(sorted_prior[self._behind(one, place)]) for place in range(len(one.leads))])
-            for one in self.branchings
-        )
-
-    def biases(self, prior: Sequence[float]) -> BranchBiases:
-        """The same for each token that leads to a child, by the way to its branching."""
-        found: dict[tuple[int, ...], LogitBias] = {}
-        for one, values in zip(self.branchings, self.child_priors(np.array(prior)), strict=True):
-            pairs = [(token, float(v)) for ids, v in zip(one.children, values, strict=True) for token in ids]
-            found[self.way(one)] = tuple(pairs)
-        return found
-
-    def answers(self, scores: Floats, prior: Floats) -> NDArray[np.intp]:
-        """The places of the greedy answers [rows], of log-probabilities [rows, choices] under a prior."""
-        priors, ordered = self.child_priors(prior), scores[:, list(self.order)]
-        found = np.full(len(scores), self.order[0], np.intp)
-        at = np.zeros(len(scores), np.intp)  # the branching of each row, -1 once it has its answer
-        for number, one in enumerate(self.branchings):
-            rows = np.flatnonzero(at == number)
-            masses = [
-                np.logaddexp.reduce(ordered[rows][:, self._behind(one, p)], 1) for p in range(len(one.leads))
-            ]
-            best = np.argmax(np.stack(masses, 1) + priors[number], 1) if len(rows) else rows
-            leads = np.array(one.leads)[best]
-            found[rows] = np.array(self.order)[np.maximum(leads, 0)]
-            at[rows] = np.where(leads < 0, ~leads, -1)
-        return found
-
-    def _behind(self, one: Branching, child: int) -> slice:
-        """The choices behind a child, as places in the tree."""
-        lead = one.leads[child]
-        span = range(lead, lead + 1) if lead >= 0 else self.branchings[~lead].span
-        return slice(span.start, span.stop)
-
     def explored(self) -> Generator[list[Branching], Sequence[Floats], Floats]:
         """Log-probabilities float64 [choices], as they were given: yields the branchings to be read next, and
         is sent the logits of the ids of their children, a row for each."""
@@ -196,11 +148,6 @@ def _share(found: Floats, branches: Sequence[tuple[float, Branching]]) -> None:
         found[one.span.start : one.span.stop] = mass - log(len(one.span))
 
 
-def _mean(values: Floats) -> float:
-    """The logarithm of the mean of exp(values)."""
-    return float(np.logaddexp.reduce(values) - log(len(values)))
-
-
 def _by_child(one: Branching, logits: Floats) -> Floats:
     """Log-probabilities of the children, of the logits of their ids."""
     ends = np.cumsum([len(child) for child in one.children])[:-1]
@@ -244,10 +191,6 @@ class LabelTrees:
         Raises InvalidRequest."""
         tree = self._kept.get(_tenant(job), choices_of(job).choices)
         return None if tree is None else LabelNotes(tree)
-
-    def biases(self, constraint: Constraint) -> BranchBiases:
-        """What the prior of choices adds to logits. Takes some milliseconds where there are many choices."""
-        return self._made(constraint.choices).biases(constraint.prior)
 
     async def probabilities(self, job: Job, read: Read, notes: LabelNotes | None) -> LabelProbabilities:
         """Of a job's choices, by what was noted and by readings of an engine. Raises what those raise."""
@@ -307,11 +250,9 @@ def reading(job: Job, tree: LabelTree, branching: Branching) -> PoolingRequest:
 def probabilities(
     constraint: Constraint, log_probabilities: Floats, scale: LabelSettings
 ) -> LabelProbabilities:
-    """Each choice with its probability under its prior, the likeliest first; scaled by the temperature, where
-    there is one (Guo et al. 2017, arXiv 1706.04599)."""
-    choices, prior = constraint.choices, constraint.prior
-    corrected = log_probabilities + prior if prior else log_probabilities
-    scaled = corrected / (scale.temperature or 1.0)
+    """Each choice with its probability, the likeliest first; scaled by the temperature, where there is one
+    (Guo et al. 2017, arXiv 1706.04599)."""
+    choices, scaled = constraint.choices, log_probabilities / (scale.temperature or 1.0)
     shares = np.exp(scaled - np.logaddexp.reduce(scaled))
     order = sorted(range(len(choices)), key=lambda place: -shares[place])
     return LabelProbabilities(

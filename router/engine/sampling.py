@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -20,20 +20,15 @@ from torch import Tensor
 from router.engine.ops import FAILED, GREEDY, ChosenToken, TokenChoice
 from router.types import LogitBias, SamplingParams, TokenLogprob
 
-BranchBiases = Mapping[tuple[int, ...], LogitBias]  # by the tokens of the answer so far
-
 
 class SamplingState:
     """What one row's sampling remembers between steps."""
 
     __slots__ = (
-        "_answer",
-        "_biases",
         "_early",
         "_later",
         "_least",
         "_masked",
-        "_own",
         "_random",
         "_redraws",
         "_uniform",
@@ -52,20 +47,15 @@ class SamplingState:
         prompt_ids: Sequence[int],
         eos_ids: Iterable[int],
         allowed: NDArray[np.int32] | None = None,
-        biases: BranchBiases | None = None,
         *,
         constrained: bool = False,
     ) -> None:
         """`allowed`: a bit for each token that may come next, ends too; it holds until that has come.
-
-        `biases`: of tokens behind some beginnings of an answer, beside those of `params`. `constrained`:
-        a grammar is asked about each token.
+        `constrained`: a grammar is asked about each token.
         """
         self.params = params
         self.proposed = -1  # drawn already, and kept if `allowed` and what is drawn from have it
-        self._own = _bias(params.logit_bias)
-        self._biases, self._answer = biases or {}, list[int]()
-        self.bias = self._bias_here()  # of the next token
+        self.bias = _bias(params.logit_bias)
         self.allowed = allowed
         self.generated = 0
         self._random = random.Random(params.seed)
@@ -76,7 +66,7 @@ class SamplingState:
         self._least = params.min_tokens
         truncates = _truncates(params)
         # Whether a constrained row has its mask made before anything is chosen.
-        self.needs_mask = truncates and bool(params.logprobs or params.logit_bias or biases)
+        self.needs_mask = truncates and bool(params.logprobs or params.logit_bias)
         near = NEAR if constrained and truncates and not self.needs_mask else 0
         self._masked = _choice(params)
         self._later = _choice(params, near=near)
@@ -106,20 +96,8 @@ class SamplingState:
         """Count a token of the answer."""
         self.generated += 1
         self.allowed, self.proposed = None, -1
-        if self._biases:
-            self._answer.append(token_id)
-            self.bias = self._bias_here()
         if self.history is not None:
             self.history.add(token_id)
-
-    def _bias_here(self) -> tuple[Tensor, Tensor]:
-        here = self._biases.get(tuple(self._answer))
-        if here is None:
-            return self._own
-        summed = dict(self.params.logit_bias)
-        for token, value in here:
-            summed[token] = summed.get(token, 0.0) + value
-        return _bias(tuple(summed.items()))
 
 
 def _bias(biases: LogitBias) -> tuple[Tensor, Tensor]:

@@ -60,7 +60,7 @@ from router.engine.resources import (
 )
 from router.engine.rows import AnswerRow, BlockPool, PoolingRow
 from router.engine.runner import Backbone, PackedBackbone, Runner, fill_with_cache
-from router.engine.sampling import BranchBiases, Sampler, SamplingState
+from router.engine.sampling import Sampler, SamplingState
 from router.engine.scheduler import POOLING_TOKENS, Scheduler
 from router.errors import (
     ConfigError,
@@ -231,10 +231,7 @@ class TorchEngine:
     async def compile(self, constraint: Constraint, tenant: str = "") -> CompiledGrammar:
         """The grammar of a constraint, made in a worker thread or kept from an earlier request."""
         self._running()
-        grammar = await self._grammars.compile(constraint, tenant)
-        if constraint.prior and not grammar.biases:
-            grammar.biases = await asyncio.to_thread(self._labels.biases, constraint)
-        return grammar
+        return await self._grammars.compile(constraint, tenant)
 
     def submit(self, job: Job) -> EventStream | Labelled:
         """Queue a job; refuses at once what cannot be served."""
@@ -364,18 +361,14 @@ class TorchEngine:
         self, job: Job, stream: EventStream, inactive: int, labels: LabelNotes | None = None
     ) -> AnswerRow:
         params, grammar = job.params, None
-        biases: BranchBiases = {}
         if isinstance(job.grammar, CompiledGrammar):
-            biases = job.grammar.biases
             # A forced token has no probabilities.
             grammar = job.grammar.start(forcing=not params.logprobs)
         return AnswerRow(
             job=job,
             stream=stream,
             inactive=inactive,
-            sampling=SamplingState(
-                params, job.tokens, self._eos, biases=biases, constrained=grammar is not None
-            ),
+            sampling=SamplingState(params, job.tokens, self._eos, constrained=grammar is not None),
             detokenizer=Detokenizer(self._tokenizer, params.stop, params.min_tokens),
             eos=self._eos,
             grammar=grammar,

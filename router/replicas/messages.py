@@ -279,12 +279,10 @@ def compile_(constraint: Constraint, tenant: str) -> pb.EngineCommand:
 
 def constraint_of(message: pb.EngineConstraint, found: Findings) -> Constraint:
     """The constraint; what is wrong inside is found when the engine compiles it."""
-    choices, prior = tuple(message.choices), tuple(message.prior)
+    choices = tuple(message.choices)
     if message.kind not in _KINDS:
         found.add("constraint.kind", f"must be one of {', '.join(_KINDS)}")
-    if prior and (len(prior) != len(choices) or not all(map(math.isfinite, prior))):
-        found.add("constraint.prior", f"must be a finite number for each of the {len(choices)} choices")
-    return Constraint(message.kind, message.text, choices, prior)  # type: ignore[arg-type]
+    return Constraint(message.kind, message.text, choices)  # type: ignore[arg-type]
 
 
 def load(artifact: AdapterArtifact) -> pb.EngineCommand:

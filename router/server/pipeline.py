@@ -248,7 +248,6 @@ class Pipeline:
             if request.tools.choice == "required" and not info.tool_form:
                 sampling, defaults = for_untaught(sampling, defaults)
             params = fit(sampling, defaults, len(tokens), self.context_length, self._max_tokens)
-            params = with_fitting_prior(params, request, bool(decision.mixture), info.abilities)
             params = seeded(params, sample)
             check_bias(params, info.vocab_size)
             if meter is not None:
@@ -495,19 +494,6 @@ def labels_wanted(
         return None
     own = request.sampling.constraint is None and request.raw_prompt is None
     return adapter if own else LabelSettings()
-
-
-def with_fitting_prior(
-    params: SamplingParams, request: Request, mixed: bool, abilities: Collection[Ability]
-) -> SamplingParams:
-    """`params` without the prior of an adapter's choices where it was not fitted for the prompt or the
-    weights, or the engine cannot follow it."""
-    constraint = params.constraint
-    if constraint is None or not constraint.prior:
-        return params
-    if request.raw_prompt is None and not mixed and Ability.PRIORS in abilities:
-        return params
-    return replace(params, constraint=constraint.without_prior())
 
 
 def seeded(params: SamplingParams, sample: int) -> SamplingParams:

@@ -214,16 +214,14 @@ class EngineSampling(_message.Message):
     def __init__(self, max_tokens: _Optional[int] = ..., min_tokens: _Optional[int] = ..., temperature: _Optional[float] = ..., top_p: _Optional[float] = ..., top_k: _Optional[int] = ..., min_p: _Optional[float] = ..., repetition_penalty: _Optional[float] = ..., frequency_penalty: _Optional[float] = ..., presence_penalty: _Optional[float] = ..., seed: _Optional[int] = ..., stop: _Optional[_Iterable[str]] = ..., logprobs: _Optional[int] = ..., constraint: _Optional[_Union[EngineConstraint, _Mapping]] = ..., logit_bias: _Optional[_Mapping[int, float]] = ...) -> None: ...
 
 class EngineConstraint(_message.Message):
-    __slots__ = ("kind", "text", "choices", "prior")
+    __slots__ = ("kind", "text", "choices")
     KIND_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
     CHOICES_FIELD_NUMBER: _ClassVar[int]
-    PRIOR_FIELD_NUMBER: _ClassVar[int]
     kind: str
     text: str
     choices: _containers.RepeatedScalarFieldContainer[str]
-    prior: _containers.RepeatedScalarFieldContainer[float]
-    def __init__(self, kind: _Optional[str] = ..., text: _Optional[str] = ..., choices: _Optional[_Iterable[str]] = ..., prior: _Optional[_Iterable[float]] = ...) -> None: ...
+    def __init__(self, kind: _Optional[str] = ..., text: _Optional[str] = ..., choices: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class AttachResponse(_message.Message):
     __slots__ = ("events", "state")

@@ -41,7 +41,7 @@ def test_every_page_is_in_the_list_once() -> None:
         ("README.md", "[x](CHANGELOG.md)", "[x](changelog.md)"),
         ("README.md", "[x](examples)", "[x](examples.md)"),
         ("README.md", "[x](adapters/qa/REPORT.md)", "[x](files/adapters/qa/REPORT.md)"),
-        ("adapters/qa/REPORT.md", "![c](curves.png)", "![c](curves.png)"),
+        ("adapters/qa/REPORT.md", "![c](own.png)", "![c](own.png)"),
         ("docs/client.md", "[x](../README.md#status)", "[x](index.md#status)"),
         ("docs/client.md", "[x](#python) [y](grpc.md)", "[x](#python) [y](grpc.md)"),
         ("docs/security.md", "[x](../examples/go/client.go)", "[x](files/examples/go/client.go.md)"),

@@ -84,24 +84,6 @@ def test_a_flat_tree_is_read_up_to_a_bound() -> None:
     assert np.exp(found).tolist() == pytest.approx([0.005] * 200)
 
 
-def test_a_prior_inclines_each_branching() -> None:
-    tree = LabelTree.of([(4, 6), (1, 2), (4, 5)], (0, 9))
-    first, second = tree.child_priors(np.array([1.0, 0.5, 3.0]))
-    assert first.tolist() == pytest.approx([0.5, math.log((math.e + math.e**3) / 2)])
-    assert second.tolist() == [3.0, 1.0]
-    assert tree.biases([1.0, 0.5, 3.0]) == {(): ((1, 0.5), (4, first[1])), (4,): ((5, 3.0), (6, 1.0))}
-    ends = LabelTree.of([(1,), (1, 2)], (0, 9)).biases([2.0, -1.0])
-    assert ends == {(1,): ((0, 2.0), (9, 2.0), (2, -1.0))}
-
-
-def test_greedy_answers_follow_the_tree_and_its_prior() -> None:
-    tree = LabelTree.of([(4, 6), (1, 2), (4, 5)], (0,))
-    scores = np.log([[0.3, 0.4, 0.3], [0.1, 0.6, 0.3], [0.5, 0.3, 0.2]])
-    assert tree.answers(scores, np.zeros(3)).tolist() == [2, 1, 0], "of equal ones the first token"
-    assert tree.answers(scores, np.array([0.0, 0.0, 1.0])).tolist() == [2, 2, 2]
-    assert LabelTree.of([(1,)], (0,)).answers(np.zeros((2, 1)), np.zeros(1)).tolist() == [0, 0]
-
-
 @torch.inference_mode()
 def expected(model: Any, prompt: Sequence[int], choices: Sequence[str]) -> dict[str, float]:
     """The same by transformers: one token at a time, of those that the choices allow."""
@@ -120,10 +102,8 @@ async def labels_of(engine: TorchEngine, prompt: list[int], job: dict[str, Any])
     return (await answered(engine, prompt, **job))[1]
 
 
-async def answered(
-    engine: TorchEngine, prompt: list[int], prior: tuple[float, ...] = (), **job: Any
-) -> tuple[str, Finished]:
-    constraint = Constraint("choices", choices=CHOICES, prior=prior)
+async def answered(engine: TorchEngine, prompt: list[int], **job: Any) -> tuple[str, Finished]:
+    constraint = Constraint("choices", choices=CHOICES)
     params = SamplingParams(max_tokens=20, constraint=constraint, **job.pop("sampling", {}))
     asked = Job("r", prompt, params, labels=LabelSettings(), **job)
     text = ""
@@ -156,52 +136,6 @@ async def test_probabilities_are_those_under_the_constraint(tmp_path: Path, nati
             right = expected(tiny.model("llama") if adapter is None else tuned, prompt, CHOICES)
             assert values == pytest.approx(right, rel=2e-3, abs=1e-6)
             assert list(values.values()) == sorted(values.values(), reverse=True)
-    finally:
-        engine.close()
-
-
-@pytest.mark.parametrize("native", [False, True])
-async def test_answers_follow_the_prior_whatever_is_in_the_batch(native: bool) -> None:
-    engine = tiny.engine("llama", native=native, max_step_tokens=24)
-    try:
-        prompt = engine.encode(Prompt(raw="what is it"))
-        plain = expected(tiny.model("llama"), prompt, CHOICES)
-        tree = LabelTree.of([tiny.tokenizer().encode(choice) for choice in CHOICES], (END,))
-        draws = np.random.default_rng(0).normal(0, 3, (12, len(CHOICES))).tolist()
-        priors = [(), *map(tuple, draws), *(tuple(9.0 * (c == one) for c in CHOICES) for one in CHOICES)]
-        together = await asyncio.gather(*(answered(engine, prompt, prior) for prior in priors))
-        scores = np.log([[plain[choice] for choice in CHOICES]])
-        for prior, (text, end) in zip(priors, together, strict=True):
-            added = np.array(prior or np.zeros(len(CHOICES)))
-            assert text == CHOICES[int(tree.answers(scores, added)[0])]
-            shares = np.exp(scores[0] + added)
-            right = dict(zip(CHOICES, shares / shares.sum(), strict=True))
-            assert end.labels is not None
-            assert dict(end.labels.values) == pytest.approx(right, rel=2e-3, abs=1e-6)
-            again, later = await answered(engine, prompt, prior)
-            assert again == text
-            assert not native or later.labels == end.labels
-        assert {text for text, _ in together} == set(CHOICES)
-    finally:
-        engine.close()
-
-
-async def test_draws_follow_the_prior() -> None:
-    engine = tiny.engine("llama")
-    try:
-        prior = (0.0, 0.0, 0.0, 2.0, 2.0)
-
-        async def drawn(seed: int) -> str:
-            sampling = {"temperature": 1.0, "seed": seed}
-            return (await answered(engine, [1, 2, 3], prior, sampling=sampling))[0]
-
-        texts = await asyncio.gather(*map(drawn, range(200)))
-        assert texts[:5] == [await drawn(seed) for seed in range(5)]
-        plain = expected(tiny.model("llama"), [1, 2, 3], CHOICES)
-        dogs = math.exp(2) * (plain["dog"] + plain["dot com"])
-        right = dogs / (dogs + 1 - plain["dog"] - plain["dot com"])
-        share = sum(text.startswith("do") for text in texts) / len(texts)
-        assert share == pytest.approx(right, abs=4 * math.sqrt(right * (1 - right) / len(texts)))
     finally:
         engine.close()
 

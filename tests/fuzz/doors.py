@@ -21,7 +21,7 @@ from router.extensions.console.site import count_form
 from router.extensions.console.site import parsed as parsed_form
 from router.extensions.kserve import tensors
 from router.extensions.ofrep import flags as ofrep
-from router.extensions.openai import embeddings, fields, requests, responses_chat, routes
+from router.extensions.openai import embeddings, fields, requests, responses, routes
 from router.kserve import open_inference_pb2 as oip
 from router.server.bodies import Decoder, decoder_of, json_decoder
 from router.server.grpc_adapter import status_of
@@ -81,7 +81,7 @@ def response(data: bytes) -> None:
     """POST /v1/responses."""
 
     def run() -> None:
-        _, chat = _made(json_decoder(responses_chat.parsed), data)
+        _, chat = _made(json_decoder(responses.parsed_response), data)
         generate_request(requests.generate_message(chat, ""), "id", LIMITS)
 
     told(run)

@@ -199,7 +199,6 @@ BAD: dict[str, Spoil] = {
     "sampling.stop": lambda m: m.sampling.stop.append(""),
     "sampling.logit_bias": lambda m: m.sampling.logit_bias.update({3: math.nan}),
     "constraint.kind": lambda m: setattr(m.sampling.constraint, "kind", "from_prompt"),
-    "constraint.prior": lambda m: m.sampling.constraint.prior.append(1),
 }
 
 

@@ -62,9 +62,7 @@ def ranged(name: str) -> st.SearchStrategy[Any]:
 
 constraints = st.one_of(
     st.builds(Constraint, st.sampled_from(["json_schema", "regex", "grammar", "quote"]), text),
-    st.lists(st.tuples(text, number), min_size=1, max_size=4).map(
-        lambda pairs: Constraint("choices", "", tuple(t for t, _ in pairs), tuple(p for _, p in pairs))
-    ),
+    st.builds(Constraint, st.just("choices"), choices=st.lists(text, min_size=1, max_size=4).map(tuple)),
 )
 sampling = st.builds(
     SamplingParams,

@@ -9,7 +9,7 @@ import pytest
 
 from router.engine.base import Ability
 from router.errors import FailedPrecondition
-from router.server.pipeline import labels_wanted, with_fitting_prior
+from router.server.pipeline import labels_wanted
 from router.types import Constraint, LabelSettings, Request, Sampling, SamplingParams
 from tests.server.helpers import ask, stream
 
@@ -35,23 +35,6 @@ def test_who_has_them_and_how_calibrated(
     request_: Request, constraint: Constraint | None, adapter: LabelSettings, found: LabelSettings | None
 ) -> None:
     assert labels_wanted(request_, SamplingParams(constraint=constraint), adapter, Ability) == found
-
-
-@pytest.mark.parametrize(
-    ("request_", "mixed", "abilities", "kept"),
-    [
-        (Request("r"), False, Ability, True),
-        (Request("r", raw_prompt="x"), False, Ability, False),
-        (Request("r"), True, Ability, False),
-        (Request("r"), False, (Ability.LABELS,), False),
-    ],
-)
-def test_a_prior_is_for_the_prompts_and_weights_it_was_fitted_for(
-    request_: Request, mixed: bool, abilities: Any, kept: bool
-) -> None:
-    params = SamplingParams(constraint=Constraint("choices", choices=("a", "b"), prior=(0.5, 0.0)))
-    found = with_fitting_prior(params, request_, mixed, abilities)
-    assert found == (params if kept else SamplingParams(constraint=OWN))
 
 
 def test_an_engine_that_cannot_refuses() -> None:

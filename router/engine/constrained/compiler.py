@@ -21,8 +21,6 @@ from router.types import Constraint
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
 
-    from router.engine.sampling import BranchBiases
-
 KEPT = 128  # constraints of at most SMALL characters, of all tenants
 SMALL = 4096
 MOST_WAITING = 64  # constraints, of all tenants, with those being compiled
@@ -35,7 +33,6 @@ class CompiledGrammar:
 
     def __init__(self, constraint: Constraint, spec: VocabularySpec, matcher: LLMatcher) -> None:
         self.constraint = constraint
-        self.biases: BranchBiases = {}  # what the prior of its choices adds to logits
         self._spec, self._matcher = spec, matcher
         self._begin = counts(matcher)
         self._lexer = Lexer(self._begin.fuel)

@@ -1,30 +1,35 @@
-"""A version's own page, and what may be done about a version.
+"""The list of adapters; a version's own page, and what may be done about a version.
 
-Each act is confirmed on a page of its own, which says what will happen.
+In the list an adapter is a row with its default version; a quarantined version has a row of its own. The
+registry is read in one step of the event loop, and only rows of the page become messages. Each act is
+confirmed on a page of its own, which says what will happen.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import time
-import tomllib
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from datetime import UTC
 from functools import partial
-from itertools import takewhile
+from itertools import groupby, takewhile
+from math import ceil
 from typing import Any
 from urllib.parse import urlencode
 
-from router.errors import NotFound, Unavailable
-from router.extensions.console.adapters_list import requested, version_row
+from router.engine.base import EngineStatus
+from router.errors import Findings, Unavailable
+from router.extensions.console.fields import page_number
 from router.extensions.console.rendering import segment
-from router.extensions.console.report_card import Card, at, card_of, tables, text
 from router.extensions.console.site import ROOT, Action, Entry, Page, PageReply, Visit, redirect
 from router.feedback.recorder import FeedbackRecorder
-from router.ports import AdapterRegistry
+from router.ports import AdapterRegistry, Measured
+from router.registry.format.manifest import parse_manifest, parse_probes
 from router.server.adapters import adapter_message
-from router.types import AdapterInfo, AdapterRef
+from router.server.metrics import samples_of
+from router.types import AdapterInfo, AdapterRef, AdapterState
 from router.v1 import adapters_pb2 as pb
 
 SERVICE = "/router.v1.AdapterService/"
@@ -32,6 +37,188 @@ GET = SERVICE + "GetAdapter"
 DAYS, DAY = 30, 86_400.0  # of which feedback is counted
 GENERATE = "/router.v1.InferenceService/Generate"
 CREATE = "/router.v1.ExperimentService/CreateExperiment"
+LIST = SERVICE + "ListAdapters"
+PAGE_SIZE = 50
+MOST_TYPED = 200  # characters of a search
+STATES = {  # as the badge shows them
+    pb.Adapter.STATE_DISCOVERED: ("on disk", ""),
+    pb.Adapter.STATE_LOADING: ("loading", "info"),
+    pb.Adapter.STATE_READY: ("ready", "ok"),
+    pb.Adapter.STATE_OFFLOADED: ("offloaded", ""),
+    pb.Adapter.STATE_QUARANTINED: ("quarantined", "bad"),
+}
+NAMES = {  # of states, in the order of a sort by state
+    AdapterState.QUARANTINED: "quarantined",
+    AdapterState.LOADING: "loading",
+    AdapterState.READY: "ready",
+    AdapterState.OFFLOADED: "offloaded",
+    AdapterState.DISCOVERED: "on disk",
+}
+ORDER = {state: place for place, state in enumerate(NAMES)}
+SORTS = {  # titles; a sort is written `size` or, the other way round, `-size`
+    "name": "Adapter",
+    "state": "State",
+    "score": "Score",
+    "requests": "Requests",
+    "used": "Last used",
+    "size": "Size",
+}
+
+
+# -- the list
+
+
+@dataclass(slots=True)
+class AdapterRow:
+    """An adapter by the version that is shown of it, or a quarantined version."""
+
+    info: AdapterInfo
+    versions: int = 0  # others of the name
+    requests: int = 0  # of all versions
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What the address asks for. `page` counts from 1."""
+
+    q: str = ""
+    state: str = ""
+    sort: str = "name"
+    page: int = 1
+
+    @classmethod
+    def of(cls, query: Mapping[str, str]) -> Wanted:
+        """Raises InvalidRequest naming every bad field."""
+        found, text = Findings(), query.get("q", "").strip()
+        if len(text) > MOST_TYPED:
+            found.add("q", f"must have at most {MOST_TYPED} characters")
+        state, sort, page = query.get("state", ""), query.get("sort") or "name", page_number(found, query)
+        if state not in ("", *NAMES.values()):
+            found.add("state", f"must be one of {', '.join(NAMES.values())}")
+        if sort.removeprefix("-") not in SORTS:
+            found.add("sort", f"must be one of {', '.join(SORTS)}")
+        found.check()
+        return cls(text, state, sort, page)
+
+    def address(self, **changes: str | int) -> str:
+        """The query of this list with some of it changed, beginning with `?`; defaults are left out."""
+        fields = {"q": self.q, "state": self.state, "sort": "" if self.sort == "name" else self.sort}
+        fields |= {k: str(v) for k, v in changes.items()}
+        return "?" + urlencode({name: text for name, text in fields.items() if text})
+
+    def takes(self, info: AdapterInfo, words: list[str]) -> bool:
+        """Whether it is looked for; `words` are those of the search in lower case."""
+        if self.state and NAMES[info.state] != self.state:
+            return False
+        if not words:
+            return True
+        text = f"{info.ref.name} {info.domain} {info.task} {info.description}".lower()
+        return all(word in text for word in words)
+
+
+async def live(visit: Visit) -> dict[str, Any]:
+    """The page, and the table in it."""
+    wanted, console = Wanted.of(visit.query), visit.console
+    counts = requested(visit)
+    visible, listed = visit.client.adapters, console.server.registry.listed()
+    infos = [info for info in listed if visible.everything or info.ref.name in visible]
+    words = wanted.q.lower().split()
+    rows = [one for one in rows_of(infos, counts) if wanted.takes(one.info, words)]
+    measured = console.server.registry.measured
+    arrange(rows, wanted.sort, measured)
+    pages = max(1, ceil(len(rows) / PAGE_SIZE))
+    page = min(wanted.page, pages)
+    status = console.server.engine.status()
+    shown = rows[(page - 1) * PAGE_SIZE : page * PAGE_SIZE]
+    return {
+        "rows": [shown_row(visit, one, status) for one in shown],
+        "wanted": wanted,
+        "sorts": SORTS,
+        "states": list(NAMES.values()),
+        "filtered": bool(wanted.q or wanted.state),
+        "count": len(rows),
+        "versions": len(infos),
+        "first": (page - 1) * PAGE_SIZE + 1,
+        "page": page,
+        "pages": pages,
+    }
+
+
+def rows_of(infos: list[AdapterInfo], counts: Mapping[tuple[str, str], int]) -> Iterator[AdapterRow]:
+    """Of versions by name: a row for each name with a usable version, and one for each quarantined one."""
+    for name, of_name in groupby(infos, lambda info: info.ref.name):
+        versions, chosen = list(of_name), None
+        for info in versions:
+            if info.state is AdapterState.QUARANTINED:
+                yield AdapterRow(info)
+            elif info.default or chosen is None or not chosen.default:
+                chosen = info
+        if chosen is not None:
+            total = sum(counts.get((name, info.ref.version), 0) for info in versions) if counts else 0
+            yield AdapterRow(chosen, len(versions) - 1, total)
+
+
+def arrange(rows: list[AdapterRow], sort: str, measured: Callable[[AdapterRef], Measured | None]) -> None:
+    """Sort in place: quarantined first, then as asked for, the most or the latest first; then by name."""
+    by = sort.removeprefix("-")
+
+    def score(row: AdapterRow) -> tuple[bool, str, float]:
+        """By metric, since scores of different metrics cannot be compared; without a score last."""
+        found = measured(row.info.ref)
+        return (found is None, found.metric if found else "", -found.score[0] if found else 0.0)
+
+    keys: Mapping[str, Callable[[AdapterRow], Any]] = {
+        "state": lambda row: ORDER[row.info.state],
+        "score": score,
+        "requests": lambda row: -row.requests,
+        "used": lambda row: -(row.info.last_used or 0.0),
+        "size": lambda row: -row.info.size_bytes,
+    }
+    if by == "name":
+        rows.sort(key=lambda row: row.info.ref.name, reverse=sort.startswith("-"))
+    else:
+        rows.sort(key=keys[by], reverse=sort.startswith("-"))
+    rows.sort(key=lambda row: row.info.state is not AdapterState.QUARANTINED)
+
+
+def requested(visit: Visit) -> Counter[tuple[str, str]]:
+    """Requests by version since the server started, of the 200 versions that the metrics tell apart."""
+    counts: Counter[tuple[str, str]] = Counter()
+    for labels, value in samples_of(visit.console.server.metrics.requests, "_total"):
+        counts[labels["adapter"], labels["version"]] += round(value)
+    return counts
+
+
+def shown_row(visit: Visit, one: AdapterRow, status: EngineStatus) -> dict[str, Any]:
+    """What the list shows of it."""
+    registry = visit.console.server.registry
+    message = adapter_message(one.info, registry.etag(one.info.ref))
+    return {**version_row(visit, message, status), "versions": one.versions, "requests": one.requests}
+
+
+def version_row(visit: Visit, adapter: pb.Adapter, status: EngineStatus) -> dict[str, Any]:
+    """What is shown of a version, here and on its own page."""
+    ref = AdapterRef(adapter.name.split("/")[1], adapter.version)
+    state, kind = STATES.get(adapter.state, ("not known", ""))
+    return {
+        "ref": ref,
+        "of": adapter,
+        "state": state,
+        "kind": kind,
+        "tier": tier_of(adapter.digest, status),
+        "last_used": adapter.last_used.ToDatetime(UTC).timestamp() if adapter.HasField("last_used") else None,
+        "measured": visit.console.server.registry.measured(ref),
+    }
+
+
+def tier_of(digest: str, status: EngineStatus) -> str:
+    """Where its weights are."""
+    if digest and digest in status.device_adapters:
+        return "device"
+    return "host" if digest and digest in status.host_adapters else "disk"
+
+
+# -- acts
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,21 +348,22 @@ def page_of(name: str, version: str) -> str:
     return f"{ROOT}/adapters/{segment(name)}/{segment(version)}"
 
 
-PICTURES = {  # of a report card, and what they show_version, for who does not see them
-    "curves.png": "Training curves: loss on training and validation rows over steps",
-}
-PNG = b"\x89PNG\r\n\x1a\n"
-MOST_VERSIONS, MOST_COMPARED, MOST_PROBES, MOST_EXAMPLES = 50, 10, 20, 12
+# -- the page of a version
+
+
+MOST_VERSIONS, MOST_PROBES, MOST_EXAMPLES = 50, 20, 12
 
 
 async def show_version(visit: Visit) -> dict[str, Any]:
     """The page."""
     adapter, ref = await found(visit)
     server = visit.console.server
+    document = server.registry.document
+    report, manifest = await document(ref, "REPORT.md"), await document(ref, "adapter.toml")
+    probes = await asyncio.to_thread(parse_probes, await document(ref, "probes.jsonl") or b"")
     status, counts = server.engine.status(), requested(visit)
-    card, manifest, probes = await read_version(visit, ref)
     acts = [(act, act.why_not(visit, adapter)) for act in ACTS]
-    versions = await versions_of(visit, adapter, manifest, counts)
+    versions = versions_of(visit, adapter, counts)
     return {
         "title": f"{ref.name} {ref.version}",
         "row": version_row(visit, adapter, status),
@@ -190,44 +378,73 @@ async def show_version(visit: Visit) -> dict[str, Any]:
         "refused": next((why_not for _, why_not in acts if why_not), ""),
         "may_default": not visit.why_not(ACTS[0].method),
         "did": next((act for act in ACTS if act.path == visit.query.get("did")), None),
-        "card": card,
-        "scores": scores_of(visit, ref, card, versions),
+        "report": (report or b"").decode(errors="replace"),
         "opinions": await opinions_of(visit, ref),
         "ways": ways_on(visit, adapter, ref, versions),
-        "manifest": manifest,
-        "probes": probes,
-        "pictures": await pictures_of(visit, ref) if card is not None else [],
+        "probes": probes[0][:MOST_PROBES],
         "versions": versions,
         "default_at": next((at for at, one in enumerate(versions) if one["of"].default), None),
+        **(await asyncio.to_thread(manifest_of, manifest)),
     }
 
 
-async def read_version(
-    visit: Visit, ref: AdapterRef
-) -> tuple[Card | None, dict[str, Any], list[dict[str, str]]]:
-    """Report card, manifest and probes of a version."""
-    read = {name: await visit.console.server.registry.document(ref, name) for name in DOCUMENTS}
-    return await asyncio.to_thread(parsed, read)
+def manifest_of(data: bytes | None) -> dict[str, Any]:
+    """What a manifest says of prompt, sampling and routing."""
+    manifest = parse_manifest(data, "adapter")[0]
+    routing, generation = manifest.routing, manifest.generation
+    said = {field.name: getattr(generation, field.name) for field in fields(generation)}
+    if (constraint := generation.constraint) is not None:
+        said["constraint"] = constraint.kind
+    return {
+        "manifest": manifest,
+        "generation": {name: value for name, value in said.items() if value not in (None, ())},
+        "learned": [
+            (title, len(texts), texts[:MOST_EXAMPLES])
+            for title, texts in (
+                ("examples", routing.examples),
+                ("negative examples", routing.negative_examples),
+                ("keywords", routing.keywords),
+            )
+        ],
+    }
 
 
-def scores_of(
-    visit: Visit, ref: AdapterRef, card: Card | None, versions: Sequence[Mapping[str, Any]]
-) -> list[tuple[str, str, str]]:
-    """The main metric: of this version, of the base, and of the version before. Title, value, interval."""
-    if card is None or not card.arms:
-        return []
-    shown = [
-        ("This version" if arm["mine"] else str(arm["title"]), arm["score"]) for arm in reversed(card.arms)
+def versions_of(
+    visit: Visit, shown: pb.Adapter, counts: Mapping[tuple[str, str], int]
+) -> list[dict[str, Any]]:
+    """All versions of that name, the newest first, each with what differs from the one that is shown."""
+    registry, status = visit.console.server.registry, visit.console.server.engine.status()
+    name = shown.name.split("/")[1]
+    messages = [adapter_message(info, registry.etag(info.ref)) for info in same_name(registry, name)]
+    return [
+        {
+            **version_row(visit, message, status),
+            "requests": counts[name, message.version],
+            "differs": differences(shown, message) if message.version != shown.version else [],
+        }
+        for message in reversed(messages[-MOST_VERSIONS:])
     ]
-    found = [(title.capitalize(), str(score), score.interval) for title, score in shown]
-    place = next((at for at, one in enumerate(versions) if one["ref"] == ref), len(versions))
-    for one in versions[place + 1 :]:
-        before = one["measured"]
-        if before is not None and before.metric == card.metric:
-            value, low, high = (f"{number:.3f}" for number in before.score)
-            found.insert(1, (f"Version {one['ref'].version}", value, f"{low} to {high}"))
-            break
-    return found
+
+
+def differences(shown: pb.Adapter, other: pb.Adapter) -> list[str]:
+    """What is different in the other version, in a few words."""
+    names = (("base", "base_model"), ("rank", "rank"), ("domain", "domain"), ("task", "task"))
+    found = [
+        f"{title} {getattr(other, name) or 'none'}"
+        for title, name in names
+        if getattr(shown, name) != getattr(other, name)
+    ]
+    if shown.target_modules != other.target_modules:
+        found.append("other layers")
+    if shown.invocation_tokens != other.invocation_tokens:
+        found.append("acts from a marker on" if other.invocation_tokens else "acts from the beginning")
+    if shown.description != other.description:
+        found.append("another description")
+    if found:
+        return found
+    if not (shown.digest and other.digest):
+        return ["weights, which are not read yet"]
+    return ["nothing: the same files" if shown.digest == other.digest else "weights or adapter.toml"]
 
 
 async def opinions_of(visit: Visit, ref: AdapterRef) -> Mapping[str, int]:
@@ -277,144 +494,10 @@ async def found(visit: Visit) -> tuple[pb.Adapter, AdapterRef]:
     return answer.adapter, ref
 
 
-async def picture(visit: Visit) -> PageReply:
-    """A picture of its report card."""
-    _, ref = await found(visit)
-    name = visit.path("picture")
-    data = await visit.console.server.registry.document(ref, name) if name in PICTURES else None
-    if data is None or not data.startswith(PNG):
-        raise NotFound("picture", name)
-    return PageReply(data, "image/png", headers={"cache-control": "private, max-age=60"})
-
-
-async def pictures_of(visit: Visit, ref: AdapterRef) -> list[tuple[str, str]]:
-    """Those that are there."""
-    registry = visit.console.server.registry
-    return [
-        (name, description)
-        for name, description in PICTURES.items()
-        if (await registry.document(ref, name) or b"").startswith(PNG)
-    ]
-
-
-DOCUMENTS = ("report.json", "adapter.toml", "probes.jsonl")
-
-
-def parsed(read: dict[str, bytes | None]) -> tuple[Card | None, dict[str, Any], list[dict[str, str]]]:
-    """Report card, manifest and probes. Blocks for some milliseconds where they are large."""
-    return (
-        card_of(read["report.json"]),
-        manifest_of(read["adapter.toml"] or b""),
-        probes_of(read["probes.jsonl"] or b""),
-    )
-
-
-def manifest_of(data: bytes) -> dict[str, Any]:
-    """What a manifest says of prompt, sampling and routing."""
-    try:
-        manifest = tomllib.loads(data.decode())
-    except (ValueError, RecursionError):
-        manifest = {}
-    generation = at(manifest, "generation")
-    return {
-        "license": text(at(manifest, "adapter", "license")),
-        "system": text(at(manifest, "prompt", "system")),
-        "template": text(at(manifest, "prompt", "template")),
-        "generation": [
-            (name, shown(value))
-            for name, value in (generation if isinstance(generation, dict) else {}).items()
-        ],
-        "examples": texts(at(manifest, "routing", "examples")),
-        "negative": texts(at(manifest, "routing", "negative_examples")),
-        "keywords": texts(at(manifest, "routing", "keywords")),
-    }
-
-
-def texts(value: Any) -> tuple[int, list[str]]:
-    """How many there are, and the first."""
-    listed = [text(one) for one in value if isinstance(one, str)] if isinstance(value, list) else []
-    return len(listed), listed[:MOST_EXAMPLES]
-
-
-def shown(value: Any) -> str:
-    """A setting of any kind."""
-    if isinstance(value, list):
-        return f"{len(value)} of them" if len(value) > 3 else ", ".join(map(str, value)) or "none"
-    return text(str(value))
-
-
-def probes_of(data: bytes) -> list[dict[str, str]]:
-    """The first of them."""
-    lines = data.decode(errors="replace").splitlines()[:MOST_PROBES]
-    try:
-        probes = [json.loads(line) for line in lines if line.strip()]
-    except (ValueError, RecursionError):
-        return []
-    return [{name: text(one.get(name)) for name in ("prompt", "expect", "match")} for one in tables(probes)]
-
-
-async def versions_of(
-    visit: Visit, shown: pb.Adapter, manifest: Mapping[str, Any], counts: Mapping[tuple[str, str], int]
-) -> list[dict[str, Any]]:
-    """All versions of that name, the newest first, each with what differs from the one that is shown."""
-    registry, status = visit.console.server.registry, visit.console.server.engine.status()
-    name = shown.name.split("/")[1]
-    messages = [adapter_message(info, registry.etag(info.ref)) for info in same_name(registry, name)]
-    rows = []
-    for place, message in enumerate(reversed(messages[-MOST_VERSIONS:])):
-        row = version_row(visit, message, status)
-        row["requests"] = counts[name, message.version]
-        row["differs"] = []
-        if message.version != shown.version:
-            other = None
-            if place < MOST_COMPARED and row["kind"] != "bad":
-                read = await registry.document(row["ref"], "adapter.toml")
-                other = await asyncio.to_thread(manifest_of, read or b"")
-            row["differs"] = differences(shown, manifest, message, other)
-        rows.append(row)
-    return rows
-
-
-def differences(
-    shown: pb.Adapter, manifest: Mapping[str, Any], other: pb.Adapter, second: Mapping[str, Any] | None
-) -> list[str]:
-    """What is different in the other version, in a few words; manifests where both were read."""
-    names = (("base", "base_model"), ("rank", "rank"), ("domain", "domain"), ("task", "task"))
-    found = [
-        f"{title} {getattr(other, name) or 'none'}"
-        for title, name in names
-        if getattr(shown, name) != getattr(other, name)
-    ]
-    if shown.target_modules != other.target_modules:
-        found.append("other layers")
-    if shown.invocation_tokens != other.invocation_tokens:
-        found.append("acts from a marker on" if other.invocation_tokens else "acts from the beginning")
-    if shown.description != other.description:
-        found.append("another description")
-    if second is not None:
-        found += manifest_differences(manifest, second)
-    if found:
-        return found
-    if not (shown.digest and other.digest):
-        return ["weights, which are not read yet"]
-    return ["nothing: the same files" if shown.digest == other.digest else "weights"]
-
-
-def manifest_differences(shown: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    """The same of prompt, sampling defaults and what routing learns from."""
-    titles = {"system": "another system prompt", "template": "another template"}
-    titles["generation"] = "other sampling defaults"
-    counted = {"examples": "examples", "negative": "negative examples", "keywords": "keywords"}
-    return [title for name, title in titles.items() if shown[name] != other[name]] + [
-        f"{other[name][0]} {title}, here {shown[name][0]}"
-        for name, title in counted.items()
-        if shown[name] != other[name]
-    ]
-
-
 ENTRIES: tuple[Entry, ...] = (
+    Page("/adapters", LIST, live, "adapters.html", "Adapters", nav="Adapters"),
+    Page("/adapters/live", LIST, live, "adapters_live.html"),
     Page("/adapters/{name}/{version}", GET, show_version, "adapter.html", "Adapter"),
-    Page("/adapters/{name}/{version}/pictures/{picture}", GET, picture),
     *(
         Page(f"/adapters/{{name}}/{{version}}/{act.path}", GET, partial(confirm, act), "confirm.html")
         for act in ACTS

@@ -11,13 +11,14 @@ from typing import Any
 
 from router.errors import AlreadyExists, FieldViolation, InvalidRequest, RouterError
 from router.extensions.console.experiments import CREATE, LIST
-from router.extensions.console.fields import BASE, MOST_OFFERED, offered, texts
+from router.extensions.console.fields import MOST_OFFERED, offered, texts
 from router.extensions.console.rendering import segment
 from router.extensions.console.site import ROOT, Action, Entry, Page, PageReply, Visit, redirect
 from router.extensions.experiments.messages import plan_message
 from router.extensions.experiments.model import FEEDBACK, Experiment, Spec
 from router.extensions.experiments.plan_file import example_plan, plan_of, plan_toml, typed
 from router.extensions.experiments.plan_lines import pairs_of
+from router.names import BASE
 from router.server.status import INTERNAL, clip, code_of, public_message
 from router.v1 import experiments_pb2 as pb
 

@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Any
 
 from router.errors import Findings
-from router.names import AUTO, BASE, resource_of
+from router.names import resource_of
 from router.ports import AdapterRegistry
 from router.types import AdapterState, Visible
 
@@ -91,6 +91,3 @@ def page_number(found: Findings, query: Mapping[str, str]) -> int:
 def texts(form: Mapping[str, str]) -> dict[str, str]:
     """What was typed; browsers send line ends of two characters."""
     return {name: value.replace("\r\n", "\n") for name, value in form.items()}
-
-
-__all__ = ["AUTO", "BASE", "adapter_of", "number", "offered", "put", "texts", "whole"]

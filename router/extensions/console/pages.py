@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from router.errors import FieldViolation, InvalidRequest, NotFound
 from router.extensions.console import (
     adapters,
-    adapters_list,
     experiment,
     experiment_plan,
     experiments,
@@ -89,7 +88,6 @@ SESSION_ENTRIES: tuple[Entry, ...] = (
 MODULES = (  # as their pages stand at the side
     overview,
     requests,
-    adapters_list,
     adapters,
     routing,
     experiments,

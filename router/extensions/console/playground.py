@@ -8,32 +8,44 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from ipaddress import ip_address
 from itertools import islice
 from typing import Any
 
 from router.access.clients import Role
-from router.errors import FieldViolation, InvalidRequest
+from router.errors import FieldViolation, Findings, InvalidRequest
 from router.extensions.console.decisions import decision_json
-from router.extensions.console.fields import AUTO, BASE, adapter_of, offered, texts
-from router.extensions.console.playground_code import Addresses
-from router.extensions.console.playground_code import code_of as code_of_request
-from router.extensions.console.playground_request import PLACES, SHAPES, stream_request
+from router.extensions.console.fields import adapter_of, number, offered, put, texts, whole
 from router.extensions.console.site import Action, Entry, Page, PageReply, SiteStream, Visit, data
 from router.feedback.recorder import FeedbackRecorder
+from router.names import AUTO, BASE
 from router.server.admission import ServerPhase
 from router.server.policy import Policy
-from router.types import CONTINUITIES, Keeping, weaker
+from router.types import CONTINUITIES, MAX_CHOICES, MAX_STOPS, Keeping, weaker
 from router.v1 import feedback_pb2 as feedback_pb
 from router.v1 import inference_pb2 as pb
 
 PLAYGROUND = Policy(Role.INFER)
-CODE = Policy(Role.INFER, max_body=0)
 INFERENCE = "/router.v1.InferenceService/"
 STREAM, ROUTE = INFERENCE + "StreamGenerate", INFERENCE + "Route"
 FEEDBACK = "/router.v1.FeedbackService/RecordFeedback"
 MOST_TRIED = 4  # examples to begin with
 COLUMNS = (2, 3, 4)  # beside the first
+SHAPES = {  # of the answer: value in the form, and its label
+    "": "any text",
+    "json_schema": "JSON of this schema",
+    "choices": "one of these lines",
+    "regex": "text of this regex",
+    "grammar": "text of this grammar",
+}
+PLACES = {  # of fields, the input of the form
+    "routing.adapter": "model",
+    "routing.unit": "unit",
+    "routing.continuity": "continuity",
+    **dict.fromkeys((f"sampling.{shape}" for shape in SHAPES if shape), "shape_text"),
+    "sampling.choices.values": "shape_text",
+    "sampling.stop": "stops",
+    **{f"sampling.{name}": name for name in ("temperature", "top_p", "top_k", "max_tokens", "seed")},
+}
 
 
 async def show(visit: Visit) -> dict[str, Any]:
@@ -117,30 +129,68 @@ async def feedback(visit: Visit) -> PageReply:
     return data({"kept": kept, "replaced": said.replaced})
 
 
-async def code(visit: Visit) -> PageReply:
-    """The request as curl and Python; nothing is sent."""
-    settings, host = visit.console.settings, visit.call.header("host")
-    at = Addresses(
-        host, grpc_address(settings.listen, host), settings.tls_cert is not None, bool(settings.clients)
+def stream_request(form: Mapping[str, str]) -> pb.StreamGenerateRequest:
+    """The request that a form makes. Raises InvalidRequest naming every bad field."""
+    found = Findings()
+    sampling = pb.Sampling()
+    put(
+        sampling,
+        **{name: number(found, f"sampling.{name}", form.get(name, "")) for name in ("temperature", "top_p")},
+        **{name: whole(found, f"sampling.{name}", form.get(name, "")) for name in ("max_tokens", "top_k")},
+        seed=whole(found, "sampling.seed", form.get("seed", ""), 64),
     )
-    return data({"code": code_of_request(stream_request(texts(visit.form)), at)})
+    stops = [line for line in form.get("stops", "").split("\n") if line]
+    if len(stops) > MAX_STOPS:
+        found.add("sampling.stop", f"must have at most {MAX_STOPS} lines, got {len(stops)}")
+    else:
+        sampling.stop.extend(stops)
+    _shape(sampling, form, found)
+    continuity = form.get("continuity", "")
+    if continuity not in ("", *CONTINUITIES):
+        found.add("routing.continuity", f"must be one of {', '.join(CONTINUITIES)}")
+        continuity = ""
+    found.check()
+    routing = pb.Routing(
+        adapter=adapter_of(form.get("model", "")),
+        unit=form.get("unit", "").strip(),
+        explain=form.get("explain") == "yes",
+        continuity=f"CONTINUITY_{continuity.upper() or 'UNSPECIFIED'}",
+    )
+    return pb.StreamGenerateRequest(input=_input(form), sampling=sampling, routing=routing)
 
 
-def grpc_address(listen: str, host: str) -> str:
-    """The gRPC address, as a client on the browser's side reaches it.
+def _shape(sampling: pb.Sampling, form: Mapping[str, str], found: Findings) -> None:
+    """What the answer must look like."""
+    shape, text = form.get("shape", ""), form.get("shape_text", "").strip()
+    if not shape:
+        return
+    if shape not in SHAPES:
+        found.add("sampling.constraint", f"must be one of {', '.join(filter(None, SHAPES))}")
+    elif not text:
+        found.add(f"sampling.{shape}", "must not be empty")
+    elif shape == "choices":
+        values = [line.strip() for line in text.split("\n") if line.strip()]
+        if len(values) > MAX_CHOICES:
+            found.add("sampling.choices", f"must have at most {MAX_CHOICES} lines, got {len(values)}")
+        else:
+            sampling.choices.values.extend(values)
+    else:
+        setattr(sampling, shape, text)
 
-    >>> grpc_address("0.0.0.0:50051", "router.lan:8000"), grpc_address("unix:/run/s", "router.lan")
-    ('router.lan:50051', 'unix:/run/s')
-    """
-    name, _, port = listen.rpartition(":")
-    try:
-        everywhere = not name or ip_address(name.strip("[]")).is_unspecified
-    except ValueError:
-        everywhere = False
-    if not everywhere:
-        return listen
-    there = host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() else host
-    return f"{there}:{port}"
+
+def _input(form: Mapping[str, str]) -> pb.Input:
+    """One text; with a system prompt or earlier turns, a chat. `earlier-0` is what the user sent first,
+    `earlier-1` the answer, and so on."""
+    system, text = form.get("system", "").strip(), form.get("text", "")
+    earlier: list[str] = []
+    while (one := form.get(f"earlier-{len(earlier)}")) is not None:
+        earlier.append(one)
+    if not system and not earlier:
+        return pb.Input(text=text)
+    messages = [pb.ChatMessage(role=pb.ROLE_SYSTEM, text=system)] if system else []
+    for i, turn in enumerate([*earlier, text]):
+        messages.append(pb.ChatMessage(role=pb.ROLE_ASSISTANT if i % 2 else pb.ROLE_USER, text=turn))
+    return pb.Input(chat=pb.Chat(messages=messages))
 
 
 def _started(message: pb.Started) -> dict[str, Any]:
@@ -171,6 +221,5 @@ ENTRIES: tuple[Entry, ...] = (
     Page("/playground", PLAYGROUND, show, "playground.html", "Playground", nav="Playground"),
     Action("/playground/route", ROUTE, decide),
     SiteStream("/playground/stream", STREAM, stream),
-    Action("/playground/code", CODE, code),
     Action("/playground/feedback", FEEDBACK, feedback),
 )

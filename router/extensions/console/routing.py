@@ -95,26 +95,6 @@ async def show(visit: Visit) -> dict[str, Any]:
     }
 
 
-def quantile(buckets: Sequence[tuple[float, float]], share: float) -> float | None:
-    """As PromQL's histogram_quantile: by a straight line inside a bucket; None where nothing was counted.
-
-    >>> quantile(((0.1, 2), (0.2, 4), (float("inf"), 4)), 0.5)
-    0.1
-    >>> quantile(((0.1, 0), (0.2, 4), (float("inf"), 4)), 0.5)
-    0.15
-    """
-    if not buckets or not buckets[-1][1]:
-        return None
-    wanted, low, below = share * buckets[-1][1], 0.0, 0.0
-    for end, count in buckets:
-        if count >= wanted:
-            if end == float("inf"):
-                return low
-            return round(low + (end - low) * ((wanted - below) / (count - below) if count > below else 0), 5)
-        low, below = end, count
-    return low
-
-
 def by_reason(metrics: ServerMetrics) -> list[dict[str, Any]]:
     """How requests were decided since the server started, the commonest first."""
     counts: Counter[str] = Counter()
@@ -137,27 +117,26 @@ def thinned(tested: Sequence[Candidate], threshold: float) -> list[Candidate]:
 
 @dataclass(frozen=True, slots=True)
 class ClassifierRow:
-    """A classifier with its times, in seconds, and how many of its votes were lost."""
+    """A classifier with its mean time, in seconds, and its votes by verdict."""
 
     state: ClassifierState
-    p50: float | None
-    p95: float | None
+    seconds: float | None
     verdicts: Mapping[str, int]
 
 
 def classifier_rows(classifiers: Sequence[ClassifierState], metrics: ServerMetrics) -> list[ClassifierRow]:
     """In the order in which they vote."""
-    buckets: dict[str, list[tuple[float, float]]] = {}
-    for labels, value in samples_of(metrics.classified, "_bucket"):
-        buckets.setdefault(labels["classifier"], []).append((float(labels["le"]), value))
+    sums, counts = (
+        {labels["classifier"]: value for labels, value in samples_of(metrics.classified, suffix)}
+        for suffix in ("_sum", "_count")
+    )
     verdicts: dict[str, Counter[str]] = {}
     for labels, value in samples_of(metrics.verdicts, "_total"):
         verdicts.setdefault(labels["classifier"], Counter())[labels["verdict"]] += round(value)
     return [
         ClassifierRow(
             one,
-            quantile(buckets.get(one.name, ()), 0.5),
-            quantile(buckets.get(one.name, ()), 0.95),
+            sums[one.name] / count if (count := counts.get(one.name, 0)) else None,
             verdicts.get(one.name, {}),
         )
         for one in sorted(classifiers, key=lambda one: (one.priority, one.name))

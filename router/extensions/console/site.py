@@ -409,8 +409,6 @@ def route_of(console: Console, entry: Entry) -> Route:
         Decoder(count_form, parsed) if form else None,
         call=partial(PageCall, console, form),
         operation=entry.operation,
-        title="console: what runs, and a place to try it"
-        if isinstance(entry, Page) and not entry.path
-        else "",
+        title=TITLE if isinstance(entry, Page) and not entry.path else "",
         guarded=True,
     )

@@ -78,7 +78,6 @@ def unknown_text(name: str, known: Iterable[str]) -> str:
 
 MODERATION = Refusal("nothing here moderates")
 IGNORED: dict[str, str] = {
-    "guided_decoding_backend": "there is one way to constrain answers",
     "include_reasoning": "answers have no reasoning apart from the text",
     "prompt_cache_key": "the prefix cache finds common beginnings by itself; it names no conversation, since "
     "applications share one key among their users",
@@ -96,7 +95,9 @@ REFUSED: dict[str, Refusal] = {
     "best_of": Refusal("use n", (1,)),
     "cache_salt": Refusal("tenants have caches of their own"),
     "echo": Refusal("the answer is what follows the prompt", (False,)),
-    "guided_whitespace_pattern": Refusal("JSON is written without white space"),
+    **dict.fromkeys(
+        ("guided_choice", "guided_grammar", "guided_json", "guided_regex"), Refusal("use structured_outputs")
+    ),
     "include_stop_str_in_output": Refusal("stop strings are no part of the text", (False,)),
     "kv_transfer_params": Refusal("the cache is not transferred"),
     "length_penalty": Refusal("there is no beam search", (1,)),

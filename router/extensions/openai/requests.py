@@ -226,10 +226,6 @@ class CompletionFields(JsonModel):
     metadata: Annotated[dict[str, str] | None, BeforeValidator(few_labels)] = None
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = None
-    guided_json: SchemaText = None
-    guided_regex: str | None = None
-    guided_choice: Texts | None = None
-    guided_grammar: str | None = None
     regex: str | None = None
     choice: Texts | None = None
     grammar: str | None = None
@@ -407,10 +403,6 @@ def shapes(completion: CompletionFields) -> list[Shape]:
         Shape("grammar", "grammar", completion.grammar),
         Shape("quote", "quote", completion.quote),
         Shape("from_prompt", "from_prompt", completion.from_prompt),
-        Shape("guided_json", "json_schema", completion.guided_json),
-        Shape("guided_regex", "regex", completion.guided_regex),
-        Shape("guided_choice", "choices", completion.guided_choice),
-        Shape("guided_grammar", "grammar", completion.guided_grammar),
         Shape("structured_outputs.json", "json_schema", outputs.json_),
         Shape("structured_outputs.regex", "regex", outputs.regex),
         Shape("structured_outputs.choice", "choices", outputs.choice),

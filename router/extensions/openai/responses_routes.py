@@ -10,8 +10,8 @@ from typing import Any
 from router.access.clients import Role
 from router.errors import NotFound
 from router.extensions.openai import errors, requests, responses
+from router.extensions.openai.responses import in_response_words, parsed_response
 from router.extensions.openai.responses_answers import ResponseWriter
-from router.extensions.openai.responses_chat import in_response_words, parsed
 from router.server.http import HttpCall, Reply, Route
 from router.server.inference import InferenceService
 from router.server.policy import GENERATE, OBSERVE, Policy
@@ -41,7 +41,7 @@ def routes(inference: InferenceService) -> Sequence[Route]:
     """All of them."""
     answer = partial(respond, inference)
     return (
-        Route("POST", "/v1/responses", answer, parsed, errors.error_json, call=ResponseCall),
+        Route("POST", "/v1/responses", answer, parsed_response, errors.error_json, call=ResponseCall),
         *(
             Route(verb, "/v1/responses/{response:path}", not_kept, error_json=errors.error_json)
             for verb in VERBS

@@ -1,6 +1,6 @@
 """Sends to an OTLP collector by gRPC: spans of calls as they end, metrics every minute.
 
-Spans wait in a bounded queue for a thread of its own, which warns once when nothing arrives.
+Spans wait in the bounded queue of a BatchSpanProcessor. What does not arrive is counted, and told once.
 
 What the standard variables say holds: OTEL_SERVICE_NAME, OTEL_RESOURCE_ATTRIBUTES, OTEL_TRACES_SAMPLER and
 OTEL_TRACES_SAMPLER_ARG, OTEL_EXPORTER_OTLP_* (headers, certificates, timeout, compression), OTEL_BSP_*,
@@ -13,11 +13,8 @@ import asyncio
 import logging
 import os
 import threading
-import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import cache, partial
 from uuid import uuid4
 
@@ -26,8 +23,8 @@ from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExp
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.metrics.export import MetricExportResult
 from opentelemetry.sdk.resources import SERVICE_INSTANCE_ID, SERVICE_NAME, SERVICE_VERSION, Resource
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import SpanExportResult
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.sampling import Decision
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import (
@@ -45,7 +42,7 @@ from router import __version__
 from router.classifiers.isolation import await_in_thread
 from router.errors import ConfigError
 from router.extensions.otel.readings import RegistryReader
-from router.extensions.otel.spans import Ended, Maker, SpanOrigin, ended
+from router.extensions.otel.spans import Maker, SpanOrigin
 from router.server.call import Call, Metadata, Trace
 from router.server.metrics import ServerMetrics
 
@@ -105,84 +102,35 @@ class Delivery:
             log.warning(text, extra={"fields": fields})
 
 
-@dataclass(frozen=True, slots=True)
-class QueueLimits:
-    """Of the queue, in spans; and the seconds after which a batch that is not full is sent."""
+class CountedExporter(SpanExporter):
+    """Exports for a BatchSpanProcessor, and counts. `waiting`: spans that are in its queue."""
 
-    waiting: int = 2048
-    batch: int = 512
-    seconds: float = 5.0
+    def __init__(self, exporter: SpanExporter, delivery: Delivery) -> None:
+        self._exporter, self._delivery = exporter, delivery
+        self._lock, self.waiting = threading.Lock(), 0
 
+    def take(self, count: int, most: int) -> bool:
+        """Whether the queue has room for so many more, which count as waiting then."""
+        with self._lock:
+            fits = self.waiting + count <= most
+            self.waiting += count if fits else 0
+        return fits
 
-class Queue:
-    """Calls on their way. `put` never waits; what finds no room is lost, and counted."""
-
-    def __init__(
-        self,
-        export: Callable[[Sequence[Ended]], bool],
-        delivery: Delivery,
-        limits: QueueLimits = QueueLimits(),
-    ) -> None:
-        """`export` sends, and says whether it arrived; it is called in a thread of the queue's own."""
-        self._export, self._delivery, self._limits = export, delivery, limits
-        self._calls: deque[Ended] = deque()
-        self._waiting, self._lock = 0, threading.Lock()
-        self._wake, self._closing, self._given_up = threading.Event(), False, False
-        self._thread = threading.Thread(target=self._run, name="otlp traces", daemon=True)
-        self._thread.start()
-
-    def put(self, make: Callable[[], Ended]) -> None:
-        """Make one and add it, where there is room."""
-        if self._waiting >= self._limits.waiting or self._closing:
-            self._delivery.lose(1)
-            return
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        """In the processor's thread."""
+        with self._lock:
+            self.waiting -= len(spans)
         try:
-            one = make()
+            result = self._exporter.export(spans)
         except Exception:
-            log.exception("the trace of a call could not be made; it is lost")
-            self._delivery.lose(1)
-            return
-        with self._lock:
-            self._calls.append(one)
-            self._waiting += one.size
-        if self._waiting >= self._limits.batch:
-            self._wake.set()
+            log.exception("spans could not be sent; they are lost")
+            result = SpanExportResult.FAILURE
+        self._delivery.done(len(spans), result is SpanExportResult.SUCCESS)
+        return result
 
-    def close(self, seconds: float) -> None:
-        """Send what waits; after so long it is given up."""
-        end = time.monotonic() + seconds
-        self._closing = True
-        self._wake.set()
-        self._thread.join(max(0.0, end - time.monotonic()))
-        self._given_up = True
-        while batch := self._next():
-            self._delivery.lose(sum(one.size for one in batch))
-
-    def _run(self) -> None:
-        while not self._closing:
-            self._wake.wait(self._limits.seconds)
-            self._wake.clear()
-            self._send()
-        self._send()
-
-    def _send(self) -> None:
-        while not self._given_up and (batch := self._next()):
-            count = sum(one.size for one in batch)
-            try:
-                arrived = self._export(batch)
-            except Exception:
-                log.exception("spans could not be made or sent; they are lost")
-                arrived = False
-            self._delivery.done(count, arrived)
-
-    def _next(self) -> list[Ended]:
-        batch, size = [], 0
-        with self._lock:
-            while self._calls and size < self._limits.batch:
-                batch.append(self._calls.popleft())
-                size += batch[-1].size
-            self._waiting -= size
-        return batch
+    def shutdown(self) -> None:
+        """Give up what is being sent."""
+        self._exporter.shutdown()
 
 
 ENV = "env"  # the setting that leaves it to OTEL_EXPORTER_OTLP_ENDPOINT
@@ -215,19 +163,17 @@ class Telemetry:
         provider = TracerProvider(resource=resource, shutdown_on_exit=False)
         self._sampler, self._ids = provider.sampler, provider.id_generator
         self._every = milliseconds("OTEL_METRIC_EXPORT_INTERVAL", 60_000)
-        usual = QueueLimits()
-        limits = QueueLimits(
-            int(number("OTEL_BSP_MAX_QUEUE_SIZE", usual.waiting)),
-            int(number("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", usual.batch)),
-            milliseconds("OTEL_BSP_SCHEDULE_DELAY", usual.seconds * 1000),
-        )
+        self._most = int(number("OTEL_BSP_MAX_QUEUE_SIZE", 2048))
         self._spans = OTLPSpanExporter(endpoint) if wanted("OTEL_TRACES_EXPORTER") else None
         self._metrics = OTLPMetricExporter(endpoint) if wanted("OTEL_METRICS_EXPORTER") else None
         self._reader = RegistryReader(metrics.registry, resource, SCOPE)
         self._maker = Maker(resource, SCOPE, self._ids)
         counters = (metrics.telemetry_sent, metrics.telemetry_lost)
         self._readings, self._traces = Delivery("metrics", *counters), Delivery("traces", *counters)
-        self._queue = Queue(self._export_spans, self._traces, limits)
+        self._processor: BatchSpanProcessor | None = None
+        if self._spans is not None:
+            self._counted = CountedExporter(self._spans, self._traces)
+            self._processor = BatchSpanProcessor(self._counted, self._most)
 
     def begin(self, metadata: Metadata) -> Trace | None:
         """As `Tracing`: the sampler decides, by the caller's `traceparent` where it has one."""
@@ -248,9 +194,19 @@ class Telemetry:
 
     def ended(self, call: Call, code: str, reason: str) -> None:
         """As `Tracing`."""
-        if call.trace is not None:
-            origin: SpanOrigin = call.trace.origin
-            self._queue.put(lambda: ended(call, origin, code, reason))
+        if call.trace is None or self._processor is None:
+            return
+        try:
+            spans = self._maker.spans(call, call.trace.origin, code, reason)
+        except Exception:
+            log.exception("the trace of a call could not be made; it is lost")
+            self._traces.lose(1)
+            return
+        if not self._counted.take(len(spans), self._most):
+            self._traces.lose(len(spans))
+            return
+        for span in spans:
+            self._processor.on_end(span)
 
     def start(self) -> None:
         """Send metrics in the background until `close`."""
@@ -269,9 +225,10 @@ class Telemetry:
         self._end(only_down=True)
         with suppress(TimeoutError):  # what was lost was counted
             async with asyncio.timeout(seconds):
-                queue = await_in_thread(lambda: self._queue.close(seconds / 2), "otlp queue")
-                await asyncio.gather(self._send_metrics(), queue)
+                await asyncio.gather(self._send_metrics(), self._send_traces())
         self._end()
+        if self._processor is not None:
+            self._traces.lose(self._counted.waiting)
 
     def _end(self, only_down: bool = False) -> None:
         for exporter, delivery in ((self._spans, self._traces), (self._metrics, self._readings)):
@@ -292,10 +249,9 @@ class Telemetry:
         result = exporter.export(self._reader.read())
         self._readings.done(1, result is MetricExportResult.SUCCESS)
 
-    def _export_spans(self, calls: Sequence[Ended]) -> bool:
-        if self._spans is None:
-            return False
-        return self._spans.export(self._maker.spans(calls)) is SpanExportResult.SUCCESS
+    async def _send_traces(self) -> None:
+        if self._processor is not None:
+            await await_in_thread(self._processor.shutdown, "otlp traces")
 
 
 def carried_by(metadata: Metadata) -> dict[str, str]:

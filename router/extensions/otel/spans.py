@@ -1,4 +1,4 @@
-"""A call as spans: the values that it kept while it ran, then, in another thread, OpenTelemetry's objects.
+"""A call that has ended as spans, of the values that it kept while it ran.
 
 Names are those of GenAI and RPC where they have one, else `lora_router.*`. No text of a prompt or an answer,
 no stop string, no constraint, no label and no address of a caller is here.
@@ -11,7 +11,7 @@ there is none, and what is known then is when it was submitted and when its firs
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from opentelemetry.sdk.resources import Resource
@@ -184,45 +184,6 @@ class SpanOrigin:
     parent: SpanContext | None
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """A call that has ended, in plain values: nothing of its prompt or answer is kept alive. Times are
-    `time.monotonic()` seconds; `offset` makes unix nanoseconds of them."""
-
-    origin: SpanOrigin
-    name: str
-    attributes: Attributes
-    error: str  # the reason, where the server is to blame
-    offset: int
-    began: float
-    ended: float
-    phases: tuple[tuple[CallPhase, Attributes], ...]
-    votes: tuple[Attributes, ...]
-    exposures: tuple[tuple[float, Attributes], ...]  # unix seconds
-
-    @property
-    def size(self) -> int:
-        """Spans that it makes."""
-        return 1 + len(self.phases)
-
-
-def ended(call: Call, origin: SpanOrigin, code: str, reason: str) -> Ended:
-    """All that its spans will say, read off the call at once."""
-    now = time.monotonic()
-    return Ended(
-        origin=origin,
-        name=name_of(call),
-        attributes=of_call(call, code, reason),
-        error=(reason or code) if failed_by_server(call, code) else "",
-        offset=time.time_ns() - int(now * NANOSECONDS),
-        began=call.started,
-        ended=now,
-        phases=(*((phase, {}) for phase in call.answer.phases), *_in_engine(call, now, reason or code)),
-        votes=tuple(map(of_vote, call.answer.votes)),
-        exposures=tuple((one.time, of_exposure(one)) for one in call.answer.exposures),
-    )
-
-
 def _in_engine(call: Call, now: float, reason: str) -> Iterator[tuple[CallPhase, Attributes]]:
     """From its submission on."""
     at, usage, first = call.answer.submitted, call.answer.usage, call.answer.first_token
@@ -249,46 +210,55 @@ class Maker:
     def __init__(self, resource: Resource, scope: InstrumentationScope, ids: IdGenerator) -> None:
         self._resource, self._scope, self._ids = resource, scope, ids
 
-    def spans(self, calls: Sequence[Ended]) -> list[ReadableSpan]:
-        """Of all of them."""
-        return [span for one in calls for span in self._of(one)]
-
-    def _of(self, one: Ended) -> Iterator[ReadableSpan]:
-        own = one.origin.context
+    def spans(self, call: Call, origin: SpanOrigin, code: str, reason: str) -> list[ReadableSpan]:
+        """Of a call that has ended, its own first. Nothing of its prompt or answer is in them."""
+        now = time.monotonic()
+        offset = time.time_ns() - int(now * NANOSECONDS)
 
         def at(seconds: float) -> int:
-            return int(seconds * NANOSECONDS) + one.offset
+            """Unix nanoseconds, of `time.monotonic()` seconds."""
+            return int(seconds * NANOSECONDS) + offset
 
-        events = [
-            Event(EXPOSURE, values, timestamp=int(when * NANOSECONDS)) for when, values in one.exposures
-        ]
-        yield ReadableSpan(
-            one.name,
+        own = origin.context
+        error = (reason or code) if failed_by_server(call, code) else ""
+        made = ReadableSpan(
+            name_of(call),
             own,
-            one.origin.parent,
+            origin.parent,
             self._resource,
-            one.attributes,
-            events,
+            of_call(call, code, reason),
+            [
+                Event(EXPOSURE, of_exposure(one), timestamp=int(one.time * NANOSECONDS))
+                for one in call.answer.exposures
+            ],
             kind=SpanKind.SERVER,
-            status=Status(StatusCode.ERROR, one.error) if one.error else Status(),
-            start_time=at(one.began),
-            end_time=at(one.ended),
+            status=Status(StatusCode.ERROR, error) if error else Status(),
+            start_time=at(call.started),
+            end_time=at(now),
             instrumentation_scope=self._scope,
         )
-        for phase, values in one.phases:
-            votes = one.votes if phase.name == ROUTE else ()
-            end = at(phase.ended)
-            yield ReadableSpan(
-                phase.name,
-                SpanContext(
-                    own.trace_id, self._ids.generate_span_id(), False, own.trace_flags, own.trace_state
-                ),
-                own,
-                self._resource,
-                {**values, "error.type": phase.failed} if phase.failed else values,
-                [Event("lora_router.classifier", vote, timestamp=end) for vote in votes],
-                kind=SpanKind.INTERNAL,
-                start_time=at(phase.began),
-                end_time=end,
-                instrumentation_scope=self._scope,
-            )
+        phases = (*((phase, {}) for phase in call.answer.phases), *_in_engine(call, now, reason or code))
+        return [made, *(self._child(own, phase, values, call.answer.votes, at) for phase, values in phases)]
+
+    def _child(
+        self,
+        own: SpanContext,
+        phase: CallPhase,
+        values: Attributes,
+        votes: Sequence[Vote],
+        at: Callable[[float], int],
+    ) -> ReadableSpan:
+        end = at(phase.ended)
+        shown = votes if phase.name == ROUTE else ()
+        return ReadableSpan(
+            phase.name,
+            SpanContext(own.trace_id, self._ids.generate_span_id(), False, own.trace_flags, own.trace_state),
+            own,
+            self._resource,
+            {**values, "error.type": phase.failed} if phase.failed else values,
+            [Event("lora_router.classifier", of_vote(vote), timestamp=end) for vote in shown],
+            kind=SpanKind.INTERNAL,
+            start_time=at(phase.began),
+            end_time=end,
+            instrumentation_scope=self._scope,
+        )

@@ -10,7 +10,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from router.errors import ConfigError, install_extra
 from router.markers import hookimpl
 
 if TYPE_CHECKING:
@@ -54,17 +53,15 @@ def train(
     Raises ConfigError (recipe or data), FailedPrecondition (diverged; checkpoint of another run;
     `output` is something else), ResourceExhausted (disk full).
     """
-    try:
-        import rich  # noqa: F401
-        import sacrebleu  # noqa: F401  # imported first: hours of training must not end without it
-    except ImportError as error:
-        raise ConfigError(f"training needs {error.name}: {install_extra('train')}") from error
+    from router.extensions.training.evaluation import require_extra
+
+    require_extra("training")  # hours of training must not end without it
     from router.extensions.training.recipe import load_recipe
-    from router.extensions.training.run import TrainingRequest, run
+    from router.extensions.training.run import run
 
     name = load_recipe(recipe).adapter.name
     if recipe.stem.startswith(f"{name}-"):
         name = recipe.stem
     target = output or Path("adapters") / name
-    run(TrainingRequest(recipe, target, work / name / "checkpoint.pt", resume), device)
+    run(recipe, target, work / name / "checkpoint.pt", resume, device)
     return target

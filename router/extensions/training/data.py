@@ -5,10 +5,7 @@ Prompts are rendered by the code that renders them when serving, so that there i
 
 from __future__ import annotations
 
-import gzip
 import inspect
-import json
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,6 +22,7 @@ from router.engine.base import Prompt, tokens_before
 from router.engine.prompt import PromptEncoder
 from router.errors import ConfigError
 from router.extensions.training.recipe import Data
+from router.extensions.training.rows import prompt_key, read_json_lines
 from router.types import PromptTemplate, Turn
 
 Schema = tuple[tuple[str, tuple[str, ...]], ...]  # tables and their columns
@@ -69,22 +67,6 @@ def read_rows(path: Path) -> Iterator[TrainingRow]:
         )
 
 
-def read_json_lines(path: Path) -> Iterator[tuple[str, Any]]:
-    """FILE:LINE and value of every line that is not blank. Raises ConfigError naming file and line."""
-    try:
-        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        text = data.decode()
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from error
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            place = f"{path.name}:{number}"
-            try:
-                yield place, json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ConfigError(f"{place} is not JSON: {error.msg}") from error
-
-
 def text_of(value: Any, name: str, place: str) -> str:
     """The field `name`, which must hold text. Raises ConfigError naming the place."""
     text = value.get(name) if isinstance(value, dict) else None
@@ -115,11 +97,6 @@ def refuse_leaks(splits: Mapping[str, Sequence[TrainingRow]]) -> None:
                 )
         for row in rows:
             seen.setdefault(prompt_key(row.prompt), row.place)
-
-
-def prompt_key(prompt: str) -> str:
-    """What two prompts share that count as the same: no case, white space folded."""
-    return " ".join(prompt.casefold().split())
 
 
 IGNORED = -100  # a target that does not count
@@ -202,12 +179,12 @@ class TrainingBatch:
         """The same batch on `device`."""
         return TrainingBatch(self.prefix.to(device), self.tokens.to(device), self.targets.to(device))
 
-    def cut(self, most: int) -> TrainingBatch:
-        """The same rows with a prefix of at most `most` tokens."""
-        moved = self.prefix[:, most:].expand(len(self.tokens), -1)
+    def whole(self) -> TrainingBatch:
+        """The same rows without a prefix."""
+        moved = self.prefix.expand(len(self.tokens), -1)
         none = torch.full_like(moved, IGNORED)
         return TrainingBatch(
-            self.prefix[:, :most], torch.cat((moved, self.tokens), 1), torch.cat((none, self.targets), 1)
+            self.prefix[:, :0], torch.cat((moved, self.tokens), 1), torch.cat((none, self.targets), 1)
         )
 
 
@@ -226,54 +203,13 @@ def collate(examples: Sequence[Example]) -> TrainingBatch:
     return TrainingBatch(torch.tensor([examples[0].prompt[:shared]], dtype=torch.long), tokens, targets)
 
 
-@dataclass(frozen=True, slots=True)
-class Late:
-    """A batch cut in each row at the place from which an activated LoRA acts on it.
-
-    prefix [1, P] of all rows and before [B, W], padded on the right: what the base reads. tokens, targets and
-    positions [B, T]: what the adapter reads. places [B]: how many tokens of a row are the base's.
-    """
-
-    prefix: torch.Tensor
-    before: torch.Tensor
-    tokens: torch.Tensor
-    targets: torch.Tensor
-    positions: torch.Tensor
-    places: torch.Tensor
-
-    @classmethod
-    def of(cls, batch: TrainingBatch, places: Sequence[int]) -> Late:
-        """Cut at these places."""
-        batch = batch.cut(min(places))
-        device, shared = batch.tokens.device, batch.prefix.shape[1]
-        cuts = torch.tensor(places, device=device) - shared
-        rest = batch.tokens.shape[1] - int(cuts.min())
-        columns = cuts[:, None] + torch.arange(rest, device=device)
-        inside = columns < batch.tokens.shape[1]
-        columns = columns.clamp(max=batch.tokens.shape[1] - 1)
-        targets = batch.targets.gather(1, columns).masked_fill(~inside, IGNORED)
-        before = batch.tokens[:, : int(cuts.max())]
-        return cls(
-            batch.prefix, before, batch.tokens.gather(1, columns), targets, columns + shared, cuts + shared
-        )
-
-    def mask(self, dtype: torch.dtype) -> torch.Tensor:
-        """[B, 1, T, P + W + T], added to attention: a row sees its own beginning and what came since."""
-        rows, width = self.tokens.shape
-        device, read = self.tokens.device, self.prefix.shape[1] + self.before.shape[1]
-        own = torch.arange(read, device=device) < self.places[:, None]
-        come = torch.ones(width, width, dtype=torch.bool, device=device).tril()
-        seen = torch.cat((own[:, None].expand(-1, width, -1), come.expand(rows, -1, -1)), 2)
-        return torch.where(seen, 0.0, torch.finfo(dtype).min).to(dtype)[:, None]
-
-
 class AnswerModel:
     """Runs a causal LM over batches and looks at answer tokens only.
 
     Two savings, both exact: the output matrix is applied at answer positions alone, and the
     beginning that all rows of a batch share goes through the model once, its keys and values
-    expanded to every row (gradients flow back through them). An activated LoRA acts as when it serves,
-    from the last invocation in each prompt on: what comes before is the base's then, and has no gradients.
+    expanded to every row (gradients flow back through them). An activated LoRA acts as when it serves, from
+    the last invocation in each prompt on, and there is no shared beginning then.
     """
 
     def __init__(self, model: Any) -> None:
@@ -306,7 +242,8 @@ class AnswerModel:
         extra: dict[str, Any] = {"use_cache": False}
         if batch.prefix.shape[1]:
             cache = DynamicCache()
-            self._read(batch.prefix, cache)
+            with self._predicting(torch.zeros_like(batch.prefix, dtype=torch.bool)):
+                self._base(input_ids=batch.prefix, use_cache=True, **{self._cache_name: cache})
             cache.batch_repeat_interleave(batch.tokens.shape[0])
             extra = {"use_cache": True, self._cache_name: cache}
         with self._predicting(batch.targets != IGNORED) as wanted:
@@ -314,29 +251,13 @@ class AnswerModel:
         return logits.float(), batch.targets[wanted]
 
     def _activated_logits(self, batch: TrainingBatch) -> tuple[torch.Tensor, torch.Tensor]:
-        """The base reads each row up to where the adapter begins, without gradients; the rest is learned."""
-        late = Late.of(batch, [tokens_before(prompt, self._invocation) for prompt in _prompts(batch)])
-        cache = DynamicCache()
-        with torch.no_grad(), self.model.disable_adapter():
-            if late.prefix.shape[1]:
-                self._read(late.prefix, cache)
-                cache.batch_repeat_interleave(late.tokens.shape[0])
-            if late.before.shape[1]:
-                self._read(late.before, cache)
-        with self._acting_everywhere(), self._predicting(late.targets != IGNORED) as wanted:
-            logits = self._base(
-                input_ids=late.tokens,
-                position_ids=late.positions,
-                attention_mask=late.mask(next(self.model.parameters()).dtype),
-                use_cache=True,
-                **{self._cache_name: cache},
-            ).logits
-        return logits.float(), late.targets[wanted]
-
-    def _read(self, tokens: torch.Tensor, cache: DynamicCache) -> None:
-        """Keys and values of these, behind what is in the cache."""
-        with self._predicting(torch.zeros_like(tokens, dtype=torch.bool)):
-            self._base(input_ids=tokens, use_cache=True, **{self._cache_name: cache})
+        """PEFT counts from the end of the padded row."""
+        batch = batch.whole()
+        width = batch.tokens.shape[1]
+        offsets = [width - tokens_before(prompt, self._invocation) for prompt in _prompts(batch)]
+        with self._predicting(batch.targets != IGNORED) as wanted:
+            logits = self.model(input_ids=batch.tokens, use_cache=False, alora_offsets=offsets).logits
+        return logits.float(), batch.targets[wanted]
 
     @contextmanager
     def _predicting(self, wanted: torch.Tensor) -> Iterator[torch.Tensor]:
@@ -346,18 +267,6 @@ class AnswerModel:
             yield wanted
         finally:
             self._wanted = None
-
-    @contextmanager
-    def _acting_everywhere(self) -> Iterator[None]:
-        """PEFT's layers as plain LoRA: what is read is all the adapter's, and picking tokens costs time."""
-        kept = [(m, m.lora_variant) for m in self.model.modules() if getattr(m, "lora_variant", None)]
-        for module, _ in kept:
-            module.lora_variant = {}
-        try:
-            yield
-        finally:
-            for module, variant in kept:
-                module.lora_variant = variant
 
     def loss(self, batch: TrainingBatch) -> torch.Tensor:
         """Mean negative log-likelihood in nats per answer token."""
@@ -376,11 +285,9 @@ class AnswerModel:
 
 
 def _prompts(batch: TrainingBatch) -> Iterator[list[int]]:
-    """The prompt of each row, which ends where the first target is predicted."""
-    prefix = batch.prefix[0].tolist()
+    """The prompt of each row of a batch without a prefix: it ends where the first target is predicted."""
     for tokens, targets in zip(batch.tokens.tolist(), batch.targets.tolist(), strict=True):
-        first = next(place for place, target in enumerate(targets) if target != IGNORED)
-        yield [*prefix, *tokens[: first + 1]]
+        yield tokens[: 1 + next(place for place, target in enumerate(targets) if target != IGNORED)]
 
 
 def rows_of_step(step: int, lengths: Sequence[int], batch: int, seed: int) -> list[int]:

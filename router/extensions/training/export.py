@@ -1,9 +1,8 @@
-"""Writes a complete adapter folder in one step: weights as PEFT saves them, manifest, probes, log, curves."""
+"""Writes a complete adapter folder in one step: weights as PEFT saves them, manifest, probes and log."""
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -12,21 +11,12 @@ from typing import Any
 from router.extensions.training.base import LoadedBase
 from router.extensions.training.data import Rendering, TrainingRow
 from router.extensions.training.evaluation.subject import Answerer, AnsweringEngine
-from router.extensions.training.files import has_pictures, new_folder
-from router.extensions.training.labels import (
-    LEAST_ROWS,
-    FittedLabels,
-    ask_labels,
-    fit_labels,
-    label_tree,
-    places_of,
-)
+from router.extensions.training.files import new_folder
+from router.extensions.training.labels import LEAST_ROWS, ask_labels, fit_temperature, places_of
 from router.extensions.training.probes import choose_probes
 from router.extensions.training.recipe import Recipe
-from router.extensions.training.trainer import Progress, Record
+from router.extensions.training.trainer import Progress
 from router.types import SamplingParams
-
-LOSS_WINDOW = 10  # steps the training loss is averaged over
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +33,7 @@ class Trained:
 
 
 def export(trained: Trained, target: Path) -> None:
-    """Write the folder as PEFT would, in bfloat16, with manifest, probes and log, and curves with matplotlib.
+    """Write the folder as PEFT would, in bfloat16, with manifest, probes and log.
 
     The model is taken off its base. Raises FailedPrecondition if `target` is something else,
     ResourceExhausted on a full disk, AdapterRejected for what no server would take.
@@ -57,28 +47,24 @@ def export(trained: Trained, target: Path) -> None:
         finally:
             engine.close()
         write_lines(folder / "train_log.jsonl", [trained.facts, *trained.progress.history])
-        if has_pictures():
-            draw_curves(trained.progress.history, trained.progress.best_step, folder / "curves.png")
 
 
 def _fit_and_probe(trained: Trained, folder: Path, engine: AnsweringEngine) -> None:
-    """What the engine that serves finds: temperature and prior of the choices, then probes."""
+    """What the engine that serves finds: the temperature of the choices, then probes."""
     recipe, constraint = trained.recipe, trained.recipe.generation.as_constraint()
     params = SamplingParams(stop=recipe.generation.stop, constraint=constraint)
     if constraint is not None and constraint.choices and len(trained.valid) >= LEAST_ROWS:
         answerer = Answerer(engine, params, engine.load(folder))
-        scores = ask_labels(answerer, trained.rendering, trained.valid, constraint, "labels")
+        scores = ask_labels(answerer, trained.rendering, trained.valid, constraint)
         gold = places_of([row.response for row in trained.valid], constraint.choices)
-        labels = fit_labels(scores, gold, label_tree(trained.rendering, constraint.choices))
-        _write_manifest(trained, folder, labels)
-        params = replace(params, constraint=replace(constraint, prior=labels.prior if labels else ()))
+        _write_manifest(trained, folder, fit_temperature(scores, gold))
     answerer = Answerer(engine, params, engine.load(folder))
     probes = choose_probes(answerer, trained.rendering, trained.valid, recipe.evaluation.probes)
     write_lines(folder / "probes.jsonl", map(asdict, probes))
 
 
-def _write_manifest(trained: Trained, folder: Path, labels: FittedLabels | None) -> None:
-    manifest = manifest_text(trained.recipe, trained.base.name, trained.base.digest, labels)
+def _write_manifest(trained: Trained, folder: Path, temperature: float | None) -> None:
+    manifest = manifest_text(trained.recipe, trained.base.name, trained.base.digest, temperature)
     (folder / "adapter.toml").write_text(manifest, encoding="utf-8")
 
 
@@ -99,25 +85,17 @@ def write_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
 # -- adapter.toml
 
 
-def manifest_text(
-    recipe: Recipe, base_name: str, base_digest: str, labels: FittedLabels | None = None
-) -> str:
-    """The manifest; values that the recipe leaves at nothing are left out."""
+def manifest_text(recipe: Recipe, base_name: str, base_digest: str, temperature: float | None = None) -> str:
+    """The manifest; values that the recipe leaves at nothing are left out. `temperature` is of the labels."""
     tables = {
         "adapter": recipe.adapter.model_dump(),
         "base": {"model": base_name, "digest": base_digest},
         "prompt": recipe.prompt.model_dump(),
         "generation": recipe.generation.given(),
-        **({} if labels is None else label_tables(labels, recipe.generation.choices)),
+        **({} if temperature is None else {"labels": {"temperature": temperature}}),
         "routing": recipe.routing.model_dump(),
     }
     return toml_text(tables)
-
-
-def label_tables(labels: FittedLabels, choices: Sequence[str]) -> dict[str, dict[str, float]]:
-    """`[labels]` and, with a prior, `[labels.prior]`."""
-    prior = dict(zip(choices, labels.prior, strict=True)) if labels.prior else {}
-    return {"labels": {"temperature": labels.temperature}, **({"labels.prior": prior} if prior else {})}
 
 
 def toml_text(tables: Mapping[str, Mapping[str, Any]]) -> str:
@@ -127,8 +105,7 @@ def toml_text(tables: Mapping[str, Mapping[str, Any]]) -> str:
 
 def _table(name: str, values: Mapping[str, Any]) -> Iterator[str]:
     yield f"[{name}]"
-    for given, value in values.items():
-        key = given if BARE.fullmatch(given) else toml_string(given)
+    for key, value in values.items():
         if isinstance(value, tuple | list):
             yield (
                 f"{key} = ["
@@ -144,42 +121,7 @@ def _table(name: str, values: Mapping[str, Any]) -> Iterator[str]:
             yield f"{key} = {value!r}"
 
 
-BARE = re.compile(r"[A-Za-z0-9_-]+")  # keys that need no quotes
-
-
 def toml_string(text: str) -> str:
     """A TOML basic string."""
     # A JSON string is a TOML basic string, but for DEL, which TOML wants escaped.
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007F")
-
-
-# -- curves.png
-
-
-def draw_curves(history: Sequence[Record], best_step: int, path: Path) -> None:
-    """Training loss, validation loss and validation exact match over the steps, as a PNG."""
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
-    mpl.use("agg")
-    figure = Figure(figsize=(7, 4), dpi=110, layout="constrained")
-    axes = figure.add_subplot(xlabel="step", ylabel="nats per answer token", yscale="log")
-    exact = axes.twinx()
-    exact.set(ylabel="validation exact match", ylim=(0, 1))
-    judged = [record for record in history if "valid_loss" in record]
-    steps = [record["step"] for record in judged]
-    axes.plot(
-        [r["step"] for r in history], _smooth([r["loss"] for r in history]), color="0.6", label="train loss"
-    )
-    axes.plot(steps, [r["valid_loss"] for r in judged], "o-", color="tab:blue", label="validation loss")
-    exact.plot(
-        steps, [r["valid_exact"] for r in judged], "s--", color="tab:green", label="validation exact match"
-    )
-    axes.axvline(best_step, color="tab:red", lw=0.8, ls=":", label="kept")
-    figure.legend(loc="outside upper center", ncols=4, fontsize="small")
-    figure.savefig(path)
-
-
-def _smooth(values: Sequence[float]) -> list[float]:
-    windows = [values[max(0, end - LOSS_WINDOW) : end] for end in range(1, len(values) + 1)]
-    return [sum(window) / len(window) for window in windows]

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import errno
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 
 from safetensors import SafetensorError
 
 from router.errors import FailedPrecondition, ResourceExhausted
-
-
-def has_pictures() -> bool:
-    """Whether pictures can be drawn: the extra `pictures` is matplotlib."""
-    return find_spec("matplotlib") is not None
+from router.registry.state import write_atomically
+from router.sources.transfer import FULL
 
 
 @contextmanager
@@ -37,25 +31,15 @@ def explained(path: Path) -> Iterator[None]:
 
 def _is_full(error: OSError | SafetensorError) -> bool:
     """safetensors tells the system's error number only in its text."""
-    full = (errno.ENOSPC, errno.EDQUOT)
     if isinstance(error, OSError):
-        return error.errno in full
-    return any(f"(os error {number})" in str(error) for number in full)
+        return error.errno in FULL
+    return any(f"(os error {number})" in str(error) for number in FULL)
 
 
 def write_file(path: Path, data: bytes) -> None:
     """Replace `path` in one step. Raises ResourceExhausted when the disk is full; the old file stays."""
-    part = path.with_name(f".{path.name}.part")
     with explained(path):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with part.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+        write_atomically(path, data)
 
 
 @contextmanager

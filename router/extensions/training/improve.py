@@ -22,12 +22,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from router.errors import ConfigError, FailedPrecondition
-from router.extensions.training.data import Splits, load_splits, prompt_key
+from router.extensions.training.data import Splits, load_splits
 from router.extensions.training.evaluation.exam import Say, find_candidate, find_recipe, ready_base
 from router.extensions.training.evaluation.versions import VersionComparison, compare_folders
 from router.extensions.training.export import toml_text, write_lines
 from router.extensions.training.recipe import TEXT_METRICS, Recipe, load_recipe
-from router.extensions.training.rows import PromptPair
+from router.extensions.training.rows import PromptPair, prompt_key
 from router.feedback.examples import Example, example_of
 from router.names import version_key
 from router.quantities import SHARE

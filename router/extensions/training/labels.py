@@ -1,47 +1,37 @@
 """Probabilities of an adapter's choices: calibrated on validation rows, and judged on others.
 
 Calibration is temperature scaling (Guo et al. 2017, arXiv 1706.04599): one number, so that it does not change
-which choice is the likeliest, and a few dozen rows are enough for it. A prior of each choice comes before it
-where it makes more answers right.
+which choice is the likeliest, and a few dozen rows are enough for it.
 """
 
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from router.engine.labels import LabelTree
 from router.extensions.training.data import Rendering, TrainingRow
 from router.extensions.training.evaluation.subject import Answerer
 from router.types import Constraint, LabelProbabilities, LabelSettings
 
 Floats = NDArray[np.float64]
 Places = NDArray[np.intp]
-LEAST_ROWS = 30  # that a temperature and a prior are fitted on
-LEAST_GAIN = 0.02  # in the share of right answers, from which on a prior is worth it
-FOLDS, REPEATS = 5, 10  # of cross-validation
+LEAST_ROWS = 30  # that a temperature is fitted on
 LOWEST, HIGHEST = 0.05, 20.0  # of temperatures
 TRIED = 600  # temperatures, each 1 % more than the one before
 BINS = 10
 
 
-def label_tree(rendering: Rendering, choices: Sequence[str]) -> LabelTree:
-    """The choices as the answers' tokens."""
-    return LabelTree.of([rendering.answer(choice)[:-1] for choice in choices], rendering.ends)
-
-
 def ask_labels(
-    answerer: Answerer, rendering: Rendering, rows: Sequence[TrainingRow], constraint: Constraint, title: str
+    answerer: Answerer, rendering: Rendering, rows: Sequence[TrainingRow], constraint: Constraint
 ) -> Floats:
-    """Log-probabilities [rows, choices] without prior and temperature, by the engine that serves."""
-    params = replace(answerer.params, constraint=constraint.without_prior())
-    asked = replace(answerer, params=params, labels=LabelSettings())
-    answers = asked.answers([rendering.prompt(row.prompt) for row in rows], title)
+    """Log-probabilities [rows, choices] without temperature, by the engine that serves."""
+    asked = replace(answerer, labels=LabelSettings())
+    answers = asked.answers([rendering.prompt(row.prompt) for row in rows])
     return scores_of([answer.labels for answer in answers if answer.labels is not None], constraint.choices)
 
 
@@ -49,61 +39,6 @@ def scores_of(found: Sequence[LabelProbabilities], choices: Sequence[str]) -> Fl
     """Log-probabilities [rows, choices], in the order of the choices."""
     with np.errstate(divide="ignore"):
         return np.log([[dict(one.values)[choice] for choice in choices] for one in found])
-
-
-@dataclass(frozen=True, slots=True)
-class FittedLabels:
-    """What was fitted on validation rows.
-
-    `prior`: what is added to the log-probability of each choice; empty where that is not worth it. `without`
-    and `corrected`: shares of right answers, the latter with priors that were fitted on other rows.
-    """
-
-    temperature: float
-    prior: tuple[float, ...]
-    without: float
-    corrected: float
-
-
-def fit_labels(scores: Floats, gold: Places, tree: LabelTree) -> FittedLabels | None:
-    """Prior and temperature, of log-probabilities [rows, choices] without a prior, and the right choice of
-    each row, -1 where it is none; None for few rows.
-
-    The prior is kept where answers gain LEAST_GAIN on rows that it was not fitted on, and no less than the
-    standard error of that.
-    """
-    if len(gold) < LEAST_ROWS:
-        return None
-    none = np.zeros(scores.shape[1])
-    right, corrected = tree.answers(scores, none) == gold, np.zeros(len(gold))
-    for seed in range(REPEATS):
-        for inside, outside in held_out(len(gold), seed):
-            fitted = prior_of(scores[inside], gold[inside])
-            corrected[outside] += (tree.answers(scores[outside], fitted) == gold[outside]) / REPEATS
-    gains = corrected - right
-    gain, error = float(gains.mean()), float(gains.std(ddof=1)) / len(gold) ** 0.5
-    worth = gain >= max(LEAST_GAIN, error)
-    prior = np.round(prior_of(scores, gold), 3) if worth else none
-    return FittedLabels(
-        temperature=fit_temperature(scores + prior, gold),
-        prior=tuple(prior.tolist()) if worth else (),
-        without=float(right.mean()),
-        corrected=float(corrected.mean()),
-    )
-
-
-def held_out(rows: int, seed: int) -> Iterator[tuple[Places, Places]]:
-    """Places of rows to fit on, and of those to judge on: each row is judged on once."""
-    order = np.random.default_rng(seed).permutation(rows)
-    for fold in np.array_split(order, FOLDS):
-        yield np.setdiff1d(order, fold), fold
-
-
-def prior_of(scores: Floats, gold: Places) -> Floats:
-    """Logarithm of how much oftener each choice [choices] is right than the adapter says, smoothed by one row
-    each."""
-    counts = np.bincount(gold[gold >= 0], minlength=scores.shape[1])
-    return np.asarray(np.log((counts + 1) / (np.exp(scores).sum(0) + 1)))
 
 
 def fit_temperature(scores: Floats, gold: Places) -> float:
@@ -139,12 +74,9 @@ def places_of(golds: Sequence[str], choices: Sequence[str]) -> Places:
     return np.array([places.get(gold, -1) for gold in golds], np.intp)
 
 
-def measure_calibration(
-    scores: Floats, gold: Places, temperature: float | None, prior: Sequence[float]
-) -> dict[str, Any]:
-    """`calibration_of` test rows under prior and temperature, with how often the likeliest choice is right,
-    and the error without the temperature."""
-    scores = scores + (prior or 0.0)
+def measure_calibration(scores: Floats, gold: Places, temperature: float | None) -> dict[str, Any]:
+    """`calibration_of` test rows under the temperature, with how often the likeliest choice is right, and the
+    error without the temperature."""
     return {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "rows": len(gold),

@@ -49,7 +49,7 @@ def choose_probes(
 
 def _answers(side: Answerer, rendering: Rendering, rows: Sequence[TrainingRow]) -> Sequence[EngineAnswer]:
     texts = [row.prompt for row in rows]
-    return side.answers([rendering.prompt(text) for text in texts], "probes", texts)
+    return side.answers([rendering.prompt(text) for text in texts], texts)
 
 
 def lead_of(answer: EngineAnswer) -> float:

@@ -7,9 +7,11 @@ columns: `messages` of OpenAI's files, and `conversations` of ShareGPT.
 from __future__ import annotations
 
 import csv
+import gzip
 import hashlib
 import io
 import json
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 from router.errors import ConfigError
-from router.extensions.training.data import prompt_key
 
 LISTS = ("messages", "conversations")
 ROLES = {"developer": "system", "human": "user", "prompter": "user"} | dict.fromkeys(
@@ -103,7 +104,7 @@ def read_table(path: Path) -> list[dict[str, str]]:
     if suffix in (".csv", ".tsv", ".tab", ".txt"):
         rows = _csv_rows(path.name, _text_of(path), "\t" if suffix in (".tsv", ".tab") else "")
     elif suffix in (".jsonl", ".ndjson"):
-        rows = _json_lines(path.name, _text_of(path))
+        rows = read_json_lines(path)
     elif suffix == ".json":
         rows = _json_list(path.name, _text_of(path))
     else:
@@ -114,11 +115,19 @@ def read_table(path: Path) -> list[dict[str, str]]:
     return records
 
 
+def read_json_lines(path: Path) -> Iterator[tuple[str, Any]]:
+    """FILE:LINE and value of every line that is not blank. Raises ConfigError naming file and line."""
+    for number, line in enumerate(_text_of(path).split("\n"), 1):
+        if line.strip():
+            yield f"{path.name}:{number}", _parse(line, f"{path.name}:{number}")
+
+
 def _text_of(path: Path) -> str:
+    """The text of a file, unpacked where its name ends in .gz."""
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (OSError, EOFError, zlib.error) as error:
+        raise ConfigError(f"{path} cannot be read: {getattr(error, 'strerror', '') or error}") from error
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -127,8 +136,6 @@ def _text_of(path: Path) -> str:
         raise ConfigError(message) from error
     if "\0" in text:
         raise ConfigError(f"{path.name} holds zero bytes: it is no text, or UTF-16; save it as UTF-8")
-    if not text.strip():
-        raise ConfigError(f"{path.name} is empty")
     return text
 
 
@@ -160,13 +167,6 @@ def _csv_rows(name: str, text: str, delimiter: str) -> Iterator[tuple[str, dict[
     except csv.Error as error:
         message = f"{name}:{reader.line_num} is not valid CSV ({error}): is a double quote left open?"
         raise ConfigError(message) from error
-
-
-def _json_lines(name: str, text: str) -> Iterator[tuple[str, Any]]:
-    """FILE:LINE and value of every line that is not blank."""
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            yield f"{name}:{number}", _parse(line, f"{name}:{number}")
 
 
 def _json_list(name: str, text: str) -> Iterator[tuple[str, Any]]:
@@ -313,6 +313,11 @@ def _usual(names: Sequence[str]) -> tuple[str, str, str]:
 
 
 # -- rows fit to learn from
+
+
+def prompt_key(prompt: str) -> str:
+    """What two prompts share that count as the same: no case, white space folded."""
+    return " ".join(prompt.casefold().split())
 
 
 def clean_rows(

@@ -47,16 +47,6 @@ LINE_SECONDS = 15.0  # between two lines of a log, at most about so long
 
 
 @dataclass(frozen=True, slots=True)
-class TrainingRequest:
-    """What the command line asks for."""
-
-    recipe: Path
-    output: Path
-    checkpoint: Path
-    resume: bool
-
-
-@dataclass(frozen=True, slots=True)
 class Material:
     """A recipe with everything it names, loaded."""
 
@@ -69,10 +59,10 @@ class Material:
     invocation: list[int]  # tokens from which on the adapter is to act; none: from the beginning
 
 
-def run(request: TrainingRequest, device: str) -> None:
-    """Train and export; see `router.extensions.training.train`."""
-    recipe = load_recipe(request.recipe)
-    note(f"{request.output.name}: reading the rows, loading {recipe.base.model}")
+def run(file: Path, output: Path, checkpoint: Path, resume: bool, device: str) -> None:
+    """Train by a recipe and export; see `router.extensions.training.train`."""
+    recipe = load_recipe(file)
+    note(f"{output.name}: reading the rows, loading {recipe.base.model}")
     material = prepare(recipe, device)
     base = material.base
     note(
@@ -87,17 +77,17 @@ def run(request: TrainingRequest, device: str) -> None:
     cast_weights(model, dtype)
     trainer = Trainer(model, material.train, material.valid, recipe.train, base.device)
     mark = fingerprint(recipe, material.train, material.valid, base.digest, start)
-    if request.resume and (state := load_checkpoint(request.checkpoint, mark)) is not None:
+    if resume and (state := load_checkpoint(checkpoint, mark)) is not None:
         trainer.load_state_dict(state)
-    _train(trainer, request, mark)
+    _train(trainer, checkpoint, mark)
     trainer.keep_best()
     cast_weights(model, torch.bfloat16)
     model.eval()
     facts = _facts(material) | {"arithmetic": str(dtype).removeprefix("torch.")}
     facts |= {"start_sha256": start} if start else {}
     rows = material.splits.valid
-    export(Trained(model, recipe, base, material.rendering, rows, trainer.progress, facts), request.output)
-    request.checkpoint.unlink(missing_ok=True)
+    export(Trained(model, recipe, base, material.rendering, rows, trainer.progress, facts), output)
+    checkpoint.unlink(missing_ok=True)
 
 
 def prepare(recipe: Recipe, device: str) -> Material:
@@ -192,7 +182,7 @@ def _shape(shape: tuple[int, ...] | None) -> str:
     return "not there" if shape is None else " x ".join(map(str, shape))
 
 
-def _train(trainer: Trainer, request: TrainingRequest, mark: str) -> None:
+def _train(trainer: Trainer, checkpoint: Path, mark: str) -> None:
     plan = trainer.plan
     display = Display(plan.steps)
     with interruptible() as stop:
@@ -200,7 +190,7 @@ def _train(trainer: Trainer, request: TrainingRequest, mark: str) -> None:
         def after_step(done: Progress) -> bool:
             display.update(done)
             if stop.is_set() or done.step % plan.eval_every == 0:
-                save_checkpoint(request.checkpoint, trainer.state_dict(), mark)
+                save_checkpoint(checkpoint, trainer.state_dict(), mark)
             return not stop.is_set()
 
         trainer.run(after_step)

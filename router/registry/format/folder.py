@@ -20,7 +20,6 @@ from router.registry.format.untrusted import (
     HEADER_BYTES,
     MANIFEST_BYTES,
     MAX_FOLDER_ENTRIES,
-    MIB,
     PROBES_BYTES,
     REPORT_BYTES,
     Code,
@@ -259,12 +258,10 @@ def note_ignored(names: Collection[str], found: FolderFindings) -> None:
 
 
 # They are read by name and up to a size, and are part of no digest.
-PICTURE_BYTES = MIB
 DOCUMENTS: Mapping[str, int] = {  # and the most bytes of each
-    REPORT: REPORT_BYTES,
+    "REPORT.md": REPORT_BYTES,
     MANIFEST: MANIFEST_BYTES,
     PROBES: PROBES_BYTES,
-    "curves.png": PICTURE_BYTES,
 }
 
 

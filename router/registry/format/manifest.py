@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -158,7 +158,6 @@ class LabelsTable(_Table):
 
     always: Annotated[bool, Strict()] = False
     temperature: Annotated[Number, _within(Range(float, 0.05, 20.0))] | None = None
-    prior: dict[str, Annotated[Number, _within(Range(float, -20.0, 20.0))]] = {}
 
 
 class RoutingText(_Table):
@@ -240,13 +239,12 @@ def parse_manifest(data: bytes | None, folder_name: str) -> tuple[Manifest, tupl
     found = FolderFindings()
     file = _file({} if data is None else _document(data, found), found)
     generation = _generation(file.generation, found)
-    labels, constraint = _labels(file, generation.constraint, found)
     manifest = Manifest(
         **{**file.adapter.model_dump(), "name": file.adapter.name or _name_of(folder_name, found)},
         base=file.base,
         prompt=PromptTemplate(file.prompt.system, file.prompt.template),
-        generation=replace(generation, constraint=constraint),
-        labels=labels,
+        generation=generation,
+        labels=_labels(file, generation.constraint, found),
         routing=file.routing,
     )
     return manifest, tuple(found)
@@ -353,24 +351,14 @@ def _constraint(given: Mapping[Any, Any], found: FolderFindings) -> Constraint |
     return made
 
 
-def _labels(
-    file: ManifestFile, constraint: Constraint | None, found: FolderFindings
-) -> tuple[LabelSettings, Constraint | None]:
-    """The settings of labels, and the constraint with the prior of its choices."""
+def _labels(file: ManifestFile, constraint: Constraint | None, found: FolderFindings) -> LabelSettings:
+    """The settings of labels."""
     table = file.labels
     if constraint is None or constraint.kind != "choices":
         if table.model_fields_set:
             _bad(found, "labels", "", "is for adapters with choices in [generation]")
-        return LabelSettings(), constraint
-    known = frozenset(constraint.choices)
-    unknown = next((choice for choice in table.prior if choice not in known), None)
-    if unknown is not None:
-        text = f"{show(unknown)} is no choice{nearest(unknown, constraint.choices)}"
-        _bad(found, "labels", "prior", text)
-    elif table.prior:
-        values = tuple(float(table.prior.get(choice, 0.0)) for choice in constraint.choices)
-        constraint = replace(constraint, prior=values)
-    return LabelSettings(table.always, table.temperature), constraint
+        return LabelSettings()
+    return LabelSettings(table.always, table.temperature)
 
 
 # -- probes.jsonl

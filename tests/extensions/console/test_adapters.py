@@ -16,7 +16,6 @@ from tests.fakes import adapter
 ROOT = Path(__file__).parents[3]
 MEDICAL = AdapterRef("medical", "1.0.0")
 EVIL = '"><script>alert(1)</script><img src=x onerror=alert(2)> {{ 7*7 }} <b onmouseover="alert(3)">'
-PNG = b"\x89PNG\r\n\x1a\n"
 
 
 async def test_the_list_shows_states_scores_and_reasons(opened: SimpleNamespace) -> None:
@@ -90,15 +89,11 @@ async def test_a_version_says_what_differs_and_what_to_do_next(opened: SimpleNam
         examples = json.dumps([f"example {i} {EVIL}" for i in range(count)])
         registry.documents[ref, "adapter.toml"] = f"[routing]\nexamples = {examples}".encode()
     page = (await opened.http.get("/console/adapters/medical/1.0.0")).text
-    assert "rank 16; another description; 2 examples, here 1" in page
+    assert "rank 16; another description" in page
     assert "playground?model=medical%401.0.0" in page
     assert "playground?text=example+0+%22%3E%3Cscript" in page
     assert "new-experiment" not in page  # there are no experiments here
     assert ">Unload<" not in page
-    registry.documents[MEDICAL, "report.json"] = (ROOT / "adapters" / "medical" / "report.json").read_bytes()
-    card = (await opened.http.get("/console/adapters/medical/1.0.0")).text
-    tiles = re.findall(r"<dt>([^<]+)</dt><dd>([^<]+)</dd>", card.partition('class="tiles fit"')[2])
-    assert [title for title, _ in tiles[:3]] == ["This version", "Base with examples", "Base"]
 
 
 async def test_whatever_an_adapter_says_is_text(opened: SimpleNamespace) -> None:
@@ -116,11 +111,10 @@ async def test_whatever_an_adapter_says_is_text(opened: SimpleNamespace) -> None
     )
     registry.put(adapter(EVIL, EVIL.replace("/", "|")))
     said = json.dumps(EVIL)
-    card = f'{{"metric": {said}, "samples": [{{"prompt": {said}}}], "command": {said}}}'
     registry.documents[ref, "adapter.toml"] = (
         f"[prompt]\nsystem = {said}\n[routing]\nexamples = [{said}]".encode()
     )
-    registry.documents[ref, "report.json"] = card.encode()
+    registry.documents[ref, "REPORT.md"] = EVIL.encode()
     registry.documents[ref, "probes.jsonl"] = f'{{"prompt": {said}, "expect": {said}}}'.encode()
     for path in ("", "/live", "/evil/1.0.0", "/evil/1.0.0/default"):
         answer = await opened.http.get(f"/console/adapters{path}")
@@ -130,26 +124,24 @@ async def test_whatever_an_adapter_says_is_text(opened: SimpleNamespace) -> None
             assert raw not in answer.text
 
 
-async def test_a_version_shows_its_report_card_with_pictures(opened: SimpleNamespace) -> None:
+async def test_a_version_shows_its_report_card_and_manifest(opened: SimpleNamespace) -> None:
     registry, folder = opened.registry, ROOT / "adapters" / "medical"
-    for name in ("report.json", "adapter.toml", "probes.jsonl", "curves.png"):
+    registry.measures[MEDICAL] = Measured("exact match", (0.772, 0.722, 0.822), (0.63, 0.5, 0.7))
+    for name in ("REPORT.md", "adapter.toml", "probes.jsonl"):
         registry.documents[MEDICAL, name] = (folder / name).read_bytes()
     page = (await opened.http.get("/console/adapters/medical/1.0.0")).text
-    for text in ("exact match, 281 test rows", "0.772", "+0.630", "curves.png", "Name the ICD-10-CM chapter"):
+    tiles = re.findall(r"<dt>([^<]+)</dt><dd>([^<]+)</dd>", page.partition('class="tiles fit"')[2])
+    assert tiles[:2] == [("Score", "0.772"), ("Over the base", "+0.630")]
+    for text in ("# medical 1.0.0: report card", "Name the ICD-10-CM chapter", "choices", "4 probes"):
         assert text in page
-    picture = await opened.http.get("/console/adapters/medical/1.0.0/pictures/curves.png")
-    assert picture.headers["content-type"] == "image/png"
-    assert picture.content == (folder / "curves.png").read_bytes()
 
 
-async def test_pictures_are_of_known_names_and_are_pictures(opened: SimpleNamespace) -> None:
-    registry = opened.registry
-    registry.documents[MEDICAL, "curves.png"] = b"<html><script>alert(1)</script>"
-    registry.documents[MEDICAL, "adapter.toml"] = PNG
-    for name in ("curves.png", "adapter.toml", "..%2f..%2fetc%2fpasswd", "bias.png"):
-        answer = await opened.http.get(f"/console/adapters/medical/1.0.0/pictures/{name}")
-        assert answer.status_code == 404, name
-        assert "<script>alert" not in answer.text
+async def test_a_manifest_that_is_damaged_is_left_out(opened: SimpleNamespace) -> None:
+    for data in (b"\xff", b"[", b"prompt = 3", b"[routing]\nexamples = [1]"):
+        opened.registry.documents[MEDICAL, "adapter.toml"] = data
+        page = await opened.http.get("/console/adapters/medical/1.0.0")
+        assert page.status_code == 200
+        assert "It has no examples" in page.text
 
 
 async def test_what_a_client_may_not_know_of_is_not_there(roled: Roled) -> None:
@@ -157,7 +149,7 @@ async def test_what_a_client_may_not_know_of_is_not_there(roled: Roled) -> None:
     page = (await site.olga.get("/console/adapters")).text
     assert "legal" in page
     assert "medical" not in page
-    for path in ("", "/default", "/pictures/curves.png"):
+    for path in ("", "/default"):
         answer = await site.olga.get(f"/console/adapters/medical/1.0.0{path}")
         assert answer.status_code == 404
         assert "legal" not in answer.text

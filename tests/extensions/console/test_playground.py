@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shlex
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from unittest.mock import patch
 
 import httpx2
 
-from router.client import Client, messages
 from router.extensions.console.decisions import line_of
-from router.extensions.console.playground_request import stream_request
-from router.extensions.openai.fields import parsed
-from router.extensions.openai.requests import ChatCompletion, generate_message, stream_message
 from router.feedback.recorder import FeedbackRecorder
 from router.feedback.store import FeedbackStore
 from router.types import AdapterProfile
@@ -209,29 +203,8 @@ async def test_earlier_turns_and_a_shape_are_part_of_the_request(opened: SimpleN
     assert (request.sampling.stop, request.sampling.top_k) == (("END",), 5)
     assert request.routing.continuity == "sticky"
     for bad in ({"shape": "poem"}, {"continuity": "always"}):
-        status, body = await told(opened.http, "/code", text="x", **bad)
+        status, body = await told(opened.http, "/route", text="x", **bad)
         assert (status, "must be one of" in body["error"]["message"]) == (400, True)
-
-
-async def test_what_is_copied_makes_the_same_request(opened: SimpleNamespace) -> None:
-    """Both are read back."""
-    said = {"earlier-0": "first", "earlier-1": HOSTILE, "system": 'It\'s "brief"\n$HOME `id`', "stops": "a'b"}
-    more = {"temperature": "0.7", "seed": "7", "shape": "json_schema", "shape_text": '{"type": "object"}'}
-    form = {"text": "and now?", "model": "medical@1.0.0", "unit": "u-1", "continuity": "none"} | said | more
-    wanted = stream_request(form)
-    _, body = await told(opened.http, "/code", **form)
-    code = dict(body["code"])
-    assert [title for title, _ in body["code"]] == ["curl", "Python"]
-    words = shlex.split(code["curl"])
-    sent = parsed(ChatCompletion, words[words.index("-d") + 1].encode())
-    assert stream_message(generate_message(sent, "")) == wanted
-    made: list[Any] = []
-    stub = SimpleNamespace(
-        stream=lambda turns, **options: made.append(messages.stream_request(turns, options)) or []
-    )
-    with patch.object(Client, "__enter__", return_value=stub):
-        exec(code["Python"], {})
-    assert made == [wanted]
 
 
 async def test_feedback_is_kept_where_it_is_on(

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from types import SimpleNamespace
 
-from router.extensions.console.routing import quantile, when
+from router.extensions.console.routing import when
 from router.routing.state import ClassifierState, RoutingState
 from router.types import Vote
 from tests.extensions.console.conftest import signed_in
@@ -44,6 +43,8 @@ async def test_decisions_and_times_come_from_the_metrics(opened: SimpleNamespace
 async def test_calibration_and_classifiers(start_web: StartWeb, http: Http, fakes: SimpleNamespace) -> None:
     server = await start_web(**vars(fakes), routing=lambda: state)
     state = RoutingState(0.7, calibrated(), ("medical",), (WORDS,))
+    for latency in (0.02, 0.04):
+        server.metrics.vote(Vote("words", {"legal": 0.9}, latency=latency))
     page = (await http(server).get(PAGE)).text
     for words in (
         "at most 5.0 % errors",
@@ -55,6 +56,7 @@ async def test_calibration_and_classifiers(start_web: StartWeb, http: Http, fake
         "<dd>the calibration</dd>",
         '70.0 % <span class="badge info">in force</span></th>',
         "1 of 70<",
+        ">30 ms<",
     ):
         assert words in page, words
     assert page.count("in force</span>") == 1
@@ -80,12 +82,3 @@ async def test_names_are_for_those_who_may_know_them(
 def test_times_of_files() -> None:
     assert when("2026-11-27T00:00:00+00:00") == when("2026-11-27T00:00:00")
     assert when("yesterday") is None
-
-
-def test_quantiles_are_those_of_promql() -> None:
-    ends = (0.1, 0.5, 1.0, math.inf)
-    assert quantile(tuple(zip(ends, (0, 10, 10, 10), strict=True)), 0.5) == 0.3
-    assert quantile(tuple(zip(ends, (10, 10, 10, 10), strict=True)), 0.9) == 0.09
-    assert quantile(tuple(zip(ends, (0, 0, 0, 10), strict=True)), 0.5) == 1.0  # the highest end that is one
-    assert quantile(tuple(zip(ends, (0, 0, 0, 0), strict=True)), 0.5) is None
-    assert quantile((), 0.5) is None

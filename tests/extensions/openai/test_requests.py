@@ -136,20 +136,19 @@ def test_biases_have_ids_of_tokens_as_keys() -> None:
 def test_shapes_may_be_in_the_forms_of_vllm() -> None:
     schema = {"type": "object"}
     same = [
-        {"guided_json": schema},
-        {"guided_json": json.dumps(schema)},
-        {"structured_outputs": {"json": schema, "disable_any_whitespace": True}},
+        {"structured_outputs": {"json": schema}},
+        {"structured_outputs": {"json": json.dumps(schema), "disable_any_whitespace": True}},
         {"structured_outputs": {"json_object": True}},
-        {"response_format": {"type": "text"}, "guided_json": schema},
+        {"response_format": {"type": "text"}, "structured_outputs": {"json": schema}},
     ]
     assert {chat(**one).sampling.json_schema for one in same} == {json.dumps(schema)}
-    assert chat(guided_regex="a+") == chat(structured_outputs={"regex": "a+"}) == chat(regex="a+")
-    assert chat(guided_choice=["a"]) == chat(structured_outputs={"choice": ["a"]}) == chat(choice=["a"])
-    assert chat(guided_grammar="g") == chat(structured_outputs={"grammar": "g"}) == chat(grammar="g")
+    assert chat(structured_outputs={"regex": "a+"}) == chat(regex="a+")
+    assert chat(structured_outputs={"choice": ["a"]}) == chat(choice=["a"])
+    assert chat(structured_outputs={"grammar": "g"}) == chat(grammar="g")
     assert (chat(quote="a").sampling.quote, chat(from_prompt="sql").sampling.from_prompt) == ("a", "sql")
     assert chat(top_k=-1).sampling == chat(top_k=0).sampling
     assert chat(ignore_eos=True, max_tokens=7).sampling.min_tokens == 7
-    both = asking(guided_regex="a", structured_outputs={"regex": "a"})
+    both = asking(regex="a", structured_outputs={"regex": "a"})
     assert refused(requests.ChatCompletion, both) == {"structured_outputs.regex"}
     assert refused(requests.ChatCompletion, asking(ignore_eos=True)) == {"ignore_eos"}
 

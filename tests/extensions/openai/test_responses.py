@@ -12,7 +12,7 @@ from pydantic import BaseModel, TypeAdapter
 
 from router.engine.fake import FakeEngine
 from router.errors import InvalidRequest
-from router.extensions.openai import requests, responses, responses_chat
+from router.extensions.openai import requests, responses
 from router.extensions.openai.fields import parsed
 from router.extensions.openai.responses_answers import ResponseWriter
 from router.v1 import inference_pb2 as pb
@@ -24,7 +24,7 @@ PATH = "/v1/responses"
 
 
 def message_of(**fields: Any) -> pb.GenerateRequest:
-    _, chat = responses_chat.parsed(json.dumps({"input": "hi", **fields}).encode())
+    _, chat = responses.parsed_response(json.dumps({"input": "hi", **fields}).encode())
     return requests.generate_message(chat, "")
 
 

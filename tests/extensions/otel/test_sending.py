@@ -1,36 +1,34 @@
-"""The queue to the collector: never waited for, never without end, and what is lost is counted."""
+"""Spans on their way to the collector: what is lost is counted, and told once."""
 
 from __future__ import annotations
 
-import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
 
 import pytest
-from opentelemetry.trace import SpanContext, TraceFlags
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
-from router.extensions.otel.otlp import Delivery, Queue, QueueLimits
-from router.extensions.otel.spans import Attributes, Ended, SpanOrigin
-from router.server.call import CallPhase
+from router.extensions.otel.otlp import CountedExporter, Delivery
 from router.server.metrics import ServerMetrics
 
-CONTEXT = SpanContext(1, 2, False, TraceFlags(1))
-PARTS: tuple[tuple[CallPhase, Attributes], ...] = tuple(
-    (CallPhase(name, 1.0, 2.0), {}) for name in ("route", "lease", "encode")
-)
-CALL = Ended(SpanOrigin(CONTEXT, None), "chat", {}, "", 0, 1.0, 2.0, PARTS, (), ())  # 4 spans
-SLOW = QueueLimits(waiting=8, batch=4, seconds=60.0)
+
+class Scripted(SpanExporter):
+    """Raises, or says what became of each batch."""
+
+    def __init__(self, outcomes: Sequence[bool | Exception]) -> None:
+        self._outcomes: Iterator[bool | Exception] = iter(outcomes)
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        outcome = next(self._outcomes)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return SpanExportResult.SUCCESS if outcome else SpanExportResult.FAILURE
 
 
-@pytest.fixture
-def metrics() -> ServerMetrics:
-    return ServerMetrics()
-
-
-@pytest.fixture
-def delivery(metrics: ServerMetrics) -> Delivery:
-    return Delivery("traces", metrics.telemetry_sent, metrics.telemetry_lost)
+def made(outcomes: Sequence[bool | Exception]) -> tuple[CountedExporter, ServerMetrics]:
+    metrics = ServerMetrics()
+    delivery = Delivery("traces", metrics.telemetry_sent, metrics.telemetry_lost)
+    return CountedExporter(Scripted(outcomes), delivery), metrics
 
 
 def counted(metrics: ServerMetrics) -> tuple[float | None, ...]:
@@ -40,83 +38,23 @@ def counted(metrics: ServerMetrics) -> tuple[float | None, ...]:
     )
 
 
-def make(name: str) -> Callable[[], Ended]:
-    return lambda: replace(CALL, name=name)
+FOUR = [ReadableSpan("route") for _ in range(4)]
 
 
-def test_batches_go_in_order_and_a_full_one_at_once(metrics: ServerMetrics, delivery: Delivery) -> None:
-    seen: list[list[str]] = []
-
-    def export(calls: Sequence[Ended]) -> bool:
-        seen.append([call.name for call in calls])
-        return True
-
-    queue = Queue(export, delivery, SLOW)
-    queue.put(make("a"))
-    queue.put(make("b"))
-    end = time.monotonic() + 20
-    while len(seen) < 2:
-        assert time.monotonic() < end
-        time.sleep(0.001)
-    queue.put(make("c"))
-    queue.close(20)
-    assert seen == [["a"], ["b"], ["c"]]
-    assert counted(metrics) == (12, 0)
+def test_no_more_wait_than_the_queue_holds() -> None:
+    exporter, _ = made([True])
+    assert [exporter.take(4, 8) for _ in range(3)] == [True, True, False]
+    exporter.export(FOUR)
+    assert exporter.waiting == 4
+    assert exporter.take(4, 8)
 
 
-def test_one_that_hangs_costs_what_does_not_fit_and_no_time(
-    metrics: ServerMetrics, delivery: Delivery
-) -> None:
-    hangs, goes_on, ended = threading.Event(), threading.Event(), threading.Event()
-
-    def export(calls: Sequence[Ended]) -> bool:
-        hangs.set()
-        goes_on.wait(60)
-        ended.set()
-        return False
-
-    queue = Queue(export, delivery, SLOW)
-    queue.put(make("a"))
-    assert hangs.wait(20)
-    for name in "bcdef":
-        queue.put(make(name))  # two fit; three more are not even made
-    assert counted(metrics) == (0, 3)
-    queue.close(0.1)
-    assert not ended.is_set()
-    assert counted(metrics) == (0, 3 + 8)
-    goes_on.set()
-    queue._thread.join(20)
-    assert counted(metrics) == (0, 3 + 8 + 4)
-
-
-def test_a_call_that_no_trace_can_be_made_of_is_lost_alone(
-    metrics: ServerMetrics, delivery: Delivery, caplog: pytest.LogCaptureFixture
-) -> None:
-    queue = Queue(lambda calls: True, delivery, SLOW)
-    queue.put(lambda: 1 / 0)  # type: ignore[arg-type, return-value]
-    queue.put(make("a"))
-    queue.close(20)
-    assert counted(metrics) == (4, 1)
-    assert "could not be made" in caplog.text
-
-
-def test_one_that_raises_ends_nothing(
-    metrics: ServerMetrics, delivery: Delivery, caplog: pytest.LogCaptureFixture
-) -> None:
-    tries: Iterator[bool | Exception] = iter([RuntimeError("no"), True, False, False, True])
-
-    def export(calls: Sequence[Ended]) -> bool:
-        outcome: bool | Exception = next(tries)
-        if isinstance(outcome, Exception):
-            raise outcome
-        return outcome
-
-    queue = Queue(export, delivery, replace(SLOW, waiting=100))
+def test_what_is_lost_is_counted_and_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    exporter, metrics = made([RuntimeError("no"), True, False, False, True])
     caplog.set_level("INFO", "router.extensions.otel")
-    for name in "abcde":
-        queue.put(make(name))
-    queue.close(20)
+    for _ in range(5):
+        exporter.export(FOUR)
     assert counted(metrics) == (8, 12)
     told = [record.getMessage().split(";")[0] for record in caplog.records]
     down, up = "the OTLP collector does not take what is sent", "traces arrive at the collector again"
-    assert told == ["spans could not be made or sent", down, up, down, up]
+    assert told == ["spans could not be sent", down, up, down, up]

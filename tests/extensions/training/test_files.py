@@ -14,7 +14,7 @@ def full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_space(_: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("router.extensions.training.files.os.fsync", no_space)
+    monkeypatch.setattr("router.registry.state.os.fsync", no_space)
 
 
 def test_full_disk_keeps_the_old_file(tmp_path: Path, full_disk: None) -> None:

@@ -1,19 +1,15 @@
-"""Priors and temperatures fitted, and calibration judged."""
+"""Temperatures fitted, and calibration judged."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from router.engine.labels import LabelTree
 from router.extensions.training.export import manifest_text
 from router.extensions.training.labels import (
     LEAST_ROWS,
-    FittedLabels,
     calibration_of,
-    fit_labels,
     fit_temperature,
-    measure_calibration,
     places_of,
     scaled,
 )
@@ -42,36 +38,8 @@ def test_the_temperature_that_made_scores_too_sure_is_found() -> None:
     assert sum(one["rows"] for one in after["bins"]) == 4000
 
 
-FLAT = LabelTree.of([(token,) for token in range(1, 6)], (0,))  # the choices branch at once
-
-
-def test_a_prior_that_was_missing_is_found_and_kept() -> None:
-    draw = np.random.default_rng(2)
-    logits, missing = draw.normal(0, 1, (400, 5)), np.array([0.0, 2.0, 0.0, -2.0, 0.0])
-    gold = np.array([draw.choice(5, p=p) for p in scaled(logits + missing, 1.0)])
-    scores = np.log(scaled(logits, 1.0))
-    found = fit_labels(scores, gold, FLAT)
-    assert found is not None
-    assert found.corrected - found.without > 0.1
-    assert found.prior[1] - found.prior[0] > 0.7
-    assert found.prior[0] - found.prior[3] > 0.7
-    assert found.temperature == fit_temperature(scores + found.prior, gold)
-    section = measure_calibration(scores, gold, 1.0, found.prior)
-    assert section["likeliest"] > measure_calibration(scores, gold, 1.0, ())["likeliest"] + 0.1
-
-
-def test_a_prior_that_gains_nothing_is_not_kept() -> None:
-    scores, gold = drawn(400, 1.0)
-    found = fit_labels(scores, gold, FLAT)
-    assert found is not None
-    assert found.prior == ()
-    assert found.corrected - found.without < 0.02
-
-
-def test_few_rows_and_right_answers_that_are_no_choice() -> None:
-    scores, gold = drawn(LEAST_ROWS, 2.0)
-    assert fit_labels(scores, gold, FLAT) is not None
-    assert fit_labels(scores[1:], gold[1:], FLAT) is None
+def test_right_answers_that_are_no_choice() -> None:
+    scores, _ = drawn(LEAST_ROWS, 2.0)
     sure = fit_temperature(scores, scores.argmax(1))
     unsure = fit_temperature(scores, np.full(LEAST_ROWS, -1))
     assert 0.05 < sure < 1 < unsure
@@ -79,7 +47,6 @@ def test_few_rows_and_right_answers_that_are_no_choice() -> None:
 
 
 CHOICES = ("a", 'b "c" \\d')
-FITTED = FittedLabels(1.25, (0.5, -1.0), 0.5, 0.75)
 
 
 def test_a_manifest_has_what_was_fitted() -> None:
@@ -92,6 +59,7 @@ def test_a_manifest_has_what_was_fitted() -> None:
             "routing": {"keywords": ("k",)},
         }
     )
-    read = parse_manifest(manifest_text(recipe, "base", "d" * 64, FITTED).encode(), "a")
+    read = parse_manifest(manifest_text(recipe, "base", "d" * 64, 1.25).encode(), "a")
     assert not read[1]
-    assert read[0].generation.constraint == Constraint("choices", choices=CHOICES, prior=FITTED.prior)
+    assert read[0].generation.constraint == Constraint("choices", choices=CHOICES)
+    assert read[0].labels.temperature == 1.25

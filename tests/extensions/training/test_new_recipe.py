@@ -122,7 +122,7 @@ def test_a_full_disk_leaves_no_recipe(wish: RecipeRequest, monkeypatch: pytest.M
     def no_space(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("router.extensions.training.files.os.fsync", no_space)
+    monkeypatch.setattr("router.registry.state.os.fsync", no_space)
     with pytest.raises(ResourceExhausted, match="disk is full"):
         new_recipe(wish)
     assert [path for path in wish.folder.rglob("*") if path.is_file()] == []

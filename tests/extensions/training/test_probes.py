@@ -26,7 +26,7 @@ class Engine:
         self.ours, self.theirs = ours, theirs or {}
         self.base_params: list[SamplingParams] = []
 
-    def answers(self, prompts, params, adapter, done, labels, texts):
+    def answers(self, prompts, params, adapter, labels, texts):
         asked = ["".join(map(chr, prompt)) for prompt in prompts]
         if adapter is not None:
             assert (labels is not None) == (params.constraint is not None)

@@ -165,7 +165,7 @@ def test_json(read, data: str, suffix: str) -> None:
     [
         (b"a,b\nok,1\n\xe9t\xe9,2\n", ".csv", "rows.csv:3 is not UTF-8 (byte 0xe9): save the file as UTF-8"),
         ("a,b\nok,1\n".encode("utf-16-le"), ".csv", "holds zero bytes"),
-        ("", ".csv", "rows.csv is empty"),
+        ("", ".csv", "rows.csv holds no row"),
         ("a,b\n1,2\n1,2,3\n", ".csv", "rows.csv:3 has 3 fields, the first line names 2"),
         ('a,b\n1,"open\n', ".csv", "is a double quote left open?"),
         ("a,a\n1,2\n", ".csv", "names 'a' more than once"),

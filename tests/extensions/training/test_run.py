@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import signal
-import sys
 import tomllib
 from pathlib import Path
 from threading import Thread
@@ -84,8 +83,7 @@ def interrupt(monkeypatch: pytest.MonkeyPatch):
 
 def test_folder_is_complete_and_peft_loads_it(colours: Path, tiny_base: Path) -> None:
     assert sorted(path.name for path in colours.iterdir()) == [
-        "adapter.toml", "adapter_config.json", "adapter_model.safetensors", "curves.png", "probes.jsonl",
-        "train_log.jsonl",
+        "adapter.toml", "adapter_config.json", "adapter_model.safetensors", "probes.jsonl", "train_log.jsonl",
     ]  # fmt: skip
     assert {tensor.dtype for tensor in weights(colours).values()} == {torch.bfloat16}
     base = AutoModelForCausalLM.from_pretrained(tiny_base, dtype=torch.float32)
@@ -357,8 +355,3 @@ def test_a_log_has_a_line_from_the_first_step_on(capsys: pytest.CaptureFixture[s
         "step 1 of 100: train 1.500, about 396 s left",
         "step 5 of 100: train 1.500, about 380 s left",
     ]
-
-
-def test_without_matplotlib_a_run_has_no_picture(run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    assert not (run("a") / "curves.png").exists()

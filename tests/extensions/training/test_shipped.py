@@ -21,7 +21,6 @@ from router.extensions.training.evaluation.subject import (
     read_manifest,
 )
 from router.extensions.training.export import manifest_text
-from router.extensions.training.labels import FittedLabels
 from router.extensions.training.probes import LEAD
 from router.extensions.training.recipe import load_recipe
 from router.registry.format.artifact import FolderRules, validate_folder
@@ -47,10 +46,7 @@ def test_folder_is_accepted_and_small(folder: Path) -> None:
 def test_manifest_is_the_recipes(folder: Path) -> None:
     manifest = read_manifest(folder)
     recipe = load_recipe(ROOT / "recipes" / f"{folder.name}.toml")
-    labels, constraint = None, manifest.generation.constraint
-    if manifest.labels.temperature is not None and constraint is not None:
-        labels = FittedLabels(manifest.labels.temperature, constraint.prior, 0.0, 0.0)
-    text = manifest_text(recipe, manifest.base.model, manifest.base.digest, labels)
+    text = manifest_text(recipe, manifest.base.model, manifest.base.digest, manifest.labels.temperature)
     assert (folder / "adapter.toml").read_text() == text
 
 

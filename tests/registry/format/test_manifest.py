@@ -369,21 +369,6 @@ def test_labels_have_a_temperature() -> None:
     assert manifest.labels == LabelSettings(True, 2.0)
 
 
-def test_labels_have_a_prior() -> None:
-    text = '[generation]\nchoices = ["a", "b c"]\n[labels]\nalways = true\n[labels.prior]\n"b c" = -1\n'
-    manifest, found = parse_manifest(text.encode(), "folder")
-    assert not found
-    assert manifest.generation.constraint == Constraint("choices", choices=("a", "b c"), prior=(0.0, -1.0))
-    assert manifest.labels == LabelSettings(always=True)
-
-
-def test_a_prior_of_an_unknown_choice_names_the_nearest() -> None:
-    text = '[generation]\nchoices = ["Neoplasms", "Injuries"]\n[labels.prior]\nNeoplasm = 1.0\n'
-    (found,) = parse_manifest(text.encode(), "folder")[1]
-    assert found.message == "'Neoplasm' is no choice; did you mean 'Neoplasms'?"
-    assert found.where == "adapter.toml [labels] prior"
-
-
 @pytest.mark.parametrize(
     "text",
     [
@@ -391,18 +376,10 @@ def test_a_prior_of_an_unknown_choice_names_the_nearest() -> None:
         'choices = ["a", "b"]\n[labels]\ntemperature = nan',
         'choices = ["a", "b"]\n[labels]\ntemperature = "1"',
         'choices = ["a", "b"]\n[labels]\nalways = 1',
-        'choices = ["a", "b"]\n[labels]\nprior = [1.0]',
-        'choices = ["a", "b"]\n[labels.prior]\nc = 1.0\nd = 1.0',
-        'choices = ["a", "b"]\n[labels.prior]\na = inf',
-        'choices = ["a", "b"]\n[labels.prior]\na = 21',
-        'choices = ["a", "b"]\n[labels.prior]\na = true',
-        'choices = ["a", "b"]\n[labels.prior]\na = 1\nb = 1\nc = 1',
         "max_tokens = 3\n[labels]\nalways = true",
-        "max_tokens = 3\n[labels.prior]\na = 1.0",
     ],
 )
 def test_labels_that_cannot_be_are_refused(text: str) -> None:
     manifest, found = parse_manifest(f"[generation]\n{text}\n".encode(), "folder")
     assert [finding.code for finding in found] == [Code.MANIFEST_VALUE]
     assert manifest.labels == LabelSettings()
-    assert manifest.generation.constraint is None or not manifest.generation.constraint.prior

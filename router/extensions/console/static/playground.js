@@ -278,11 +278,11 @@
     } catch (error) {
       failed(one, error);
     }
-    if (one.started) respond(one, fields);
+    if (one.started) respond(one);
   };
 
   // -- What may be done with an answer: only what this server can keep is offered
-  const respond = (one, fields) => {
+  const respond = (one) => {
     const id = one.started.response_id;
     const line = el("p", "small");
     line.setAttribute("role", "status");
@@ -332,27 +332,7 @@
       name.addEventListener("keydown", (event) => { if (event.key === "Enter") record.click(); });
       one.folds.append(fold("Should have been another adapter", el("div", "row", name, record)));
     }
-    one.folds.append(code(fields), el("p", "muted small", "Response ", el("code", "", id)));
-  };
-  const code = (fields) => {
-    const box = fold("Copy as curl, Python");
-    box.addEventListener("toggle", async () => {
-      if (!box.open || box.querySelector("pre, .error")) return;
-      try {
-        for (const [title, text] of (await asked("/code", fields)).code) {
-          const shown = el("pre", "", text);
-          shown.tabIndex = 0;
-          shown.setAttribute("role", "region");
-          shown.setAttribute("aria-label", title);
-          const made = button("Copy", (from) => copy(text, shown, from));
-          made.setAttribute("aria-label", `Copy ${title}`);
-          box.append(el("div", "row apart", el("strong", "", title), made), shown);
-        }
-      } catch (error) {
-        box.append(el("p", "error", error.message));
-      }
-    });
-    return box;
+    one.folds.append(el("p", "muted small", "Response ", el("code", "", id)));
   };
 
   // -- The form

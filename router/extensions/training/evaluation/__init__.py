@@ -16,7 +16,7 @@ from router.errors import ConfigError, install_extra
 
 __all__ = ["evaluate"]
 
-PACKAGES = ("sacrebleu", "rouge_score", "rich", "jinja2")  # of the extra [train]
+PACKAGES = ("sacrebleu", "rouge_score", "jinja2")  # of the extra [train]
 
 
 def evaluate(

@@ -262,9 +262,9 @@ def judged_arm(task: Task, prompts: Sequence[Sequence[int]], given: Sequence[Eng
 
 def measure_arm(exam: Exam, arm: ComparedArm) -> MeasuredArm:
     """Greedy answers and their scores, and the loss on the gold answers."""
-    questions, title = exam.questions[arm], arm.value.replace("_", " ")
+    questions = exam.questions[arm]
     prompts = [example.prompt for example in questions]
-    given = exam.answerers[arm].answers(prompts, title, [example.text for example in questions])
+    given = exam.answerers[arm].answers(prompts, [example.text for example in questions])
     losses = exam.subject.losses(arm, questions)
     return replace(judged_arm(exam.task, prompts, given), loss=resample(losses, len(prompts)))
 
@@ -290,11 +290,11 @@ def measure_efficiency(
     taken: dict[ComparedArm, list[EngineAnswer]] = {arm: [] for arm in questions}
     for arm, of_arm in questions.items():
         last = of_arm[-1]
-        answerers[arm].alone(last.prompt, last.text)
+        answerers[arm].answers([last.prompt], [last.text])
     for place in range(count):
         for arm, of_arm in questions.items():
             example = of_arm[place]
-            taken[arm].append(answerers[arm].alone(example.prompt, example.text))
+            taken[arm] += answerers[arm].answers([example.prompt], [example.text])
     return {
         "rows": count,
         "arms": {arm.value: _costs(answers, points[arm]) for arm, answers in taken.items()},

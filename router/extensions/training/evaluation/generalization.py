@@ -15,13 +15,13 @@ from router.extensions.training.data import (
     Rendering,
     Splits,
     TrainingRow,
-    read_json_lines,
     read_rows,
     text_of,
 )
 from router.extensions.training.evaluation.scoring import ScoreEstimate, resample
 from router.extensions.training.evaluation.subject import ComparedArm, EvaluationSubject
 from router.extensions.training.recipe import Recipe, load_recipe
+from router.extensions.training.rows import read_json_lines
 from router.types import PromptTemplate
 
 GENERAL = Path("data") / "general.jsonl.gz"  # beside the recipes

@@ -8,22 +8,21 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jinja2
+import numpy as np
 
 from router.engine.base import BaseInfo
-from router.extensions.training.base import LoadedBase, describe_machine
-from router.extensions.training.data import TrainingRow
-from router.extensions.training.evaluation.exam import MeasuredArm
+from router.extensions.training.base import describe_machine
+from router.extensions.training.evaluation.exam import Exam, MeasuredArm
 from router.extensions.training.evaluation.generalization import overfitting_gap
 from router.extensions.training.evaluation.metrics import METRICS
 from router.extensions.training.evaluation.subject import ComparedArm
 from router.extensions.training.files import write_file
-from router.registry.format.manifest import MOST_ROWS, Manifest
+from router.registry.format.manifest import MOST_ROWS
 
 LONGEST_CELL = 160  # characters
 
@@ -119,10 +118,7 @@ SAMPLES = 12  # answers shown
 
 
 def report_card(
-    facts: Mapping[str, Any],
-    arms: Mapping[ComparedArm, MeasuredArm],
-    sections: Mapping[str, Any],
-    samples: Sequence[Mapping[str, str]],
+    exam: Exam, engine: BaseInfo, arms: Mapping[ComparedArm, MeasuredArm], sections: Mapping[str, Any]
 ) -> dict[str, Any]:
     """`report.json`. An estimate is `{"value", "low", "high"}` with the 95 % interval; an arm is `base`,
     `base_with_examples` or `adapter`.
@@ -154,12 +150,40 @@ def report_card(
       adapters.
     - `samples`: the first 12 rows asked with the answers of the arms.
 
-    `facts` say what was measured on what; `sections` are what was found beside the scores.
+    `sections` are what was found beside the scores.
     """
-    adapter = arms[ComparedArm.ADAPTER]
+    subject, task, recipe, manifest = exam.subject, exam.task, exam.plan.recipe, exam.plan.manifest
+    metric, adapter, test = METRICS[task.metric], arms[ComparedArm.ADAPTER], recipe.data.test
+    constraint, held = manifest.generation.constraint, {}
+    if constraint is not None:
+        made = constraint.kind == "from_prompt"
+        held = {"constraint": f"template {constraint.text}" if made else constraint.kind}
+    everything = np.arange(len(task.rows))
     return {
         "schema": SCHEMA,
-        **facts,
+        "adapter": {
+            "name": manifest.name,
+            "version": manifest.version,
+            "weights_sha256": subject.weights_sha256,
+        },
+        "base": {"model": subject.base.name, "digest": subject.base.digest},
+        "data": {
+            "file": test.name,
+            "sha256": hashlib.sha256(test.read_bytes()).hexdigest(),
+            "rows": len(exam.plan.splits.test),
+            "asked": len(task.rows),
+            "shots": recipe.evaluation.shots,
+        },
+        "metric": metric.title,
+        "scale": metric.digits,
+        "reading": metric.reading,
+        "machine": describe_machine(subject.base.device),
+        "engine": {"dtype": engine.dtype, "weights": engine.weights, "kernels": engine.kernels, **held},
+        "references": {
+            name: round(metric.scores(task, given).score.score(everything), 6)
+            for name, given in metric.references(task).items()
+        },
+        "command": _command(exam, engine),
         "arms": {arm.value: _arm(measured, arm) for arm, measured in arms.items()},
         "gains": {
             f"adapter - {arm.value}": _gain(adapter, other)
@@ -167,72 +191,24 @@ def report_card(
             if arm is not ComparedArm.ADAPTER
         },
         **sections,
-        "samples": list(samples),
+        "samples": [  # the first rows, not picked
+            {
+                "prompt": row.prompt,
+                "gold": row.response,
+                **{arm.value: measured.answers[place] for arm, measured in arms.items()},
+            }
+            for place, row in enumerate(task.rows[:SAMPLES])
+        ],
     }
 
 
-@dataclass(frozen=True, slots=True)
-class AskedData:
-    """The test file, its rows, those asked, and the worked examples of the arm with some."""
-
-    file: Path
-    rows: int
-    asked: int
-    shots: int
-
-
-def card_head(
-    manifest: Manifest,
-    weights_sha256: str,
-    base: LoadedBase,
-    data: AskedData,
-    metric: str,
-    engine: BaseInfo,
-) -> dict[str, Any]:
-    """The adapter and base that a report is about, the data, the metric, the machine and the engine."""
-    constraint, held = manifest.generation.constraint, {}
-    if constraint is not None:
-        made = constraint.kind == "from_prompt"
-        held = {"constraint": f"template {constraint.text}" if made else constraint.kind}
-    return {
-        "adapter": {
-            "name": manifest.name,
-            "version": manifest.version,
-            "weights_sha256": weights_sha256,
-        },
-        "base": {"model": base.name, "digest": base.digest},
-        "data": {
-            "file": data.file.name,
-            "sha256": hashlib.sha256(data.file.read_bytes()).hexdigest(),
-            "rows": data.rows,
-            "asked": data.asked,
-            "shots": data.shots,
-        },
-        "metric": METRICS[metric].title,
-        "scale": METRICS[metric].digits,
-        "reading": METRICS[metric].reading,
-        "machine": describe_machine(base.device),
-        "engine": {"dtype": engine.dtype, "weights": engine.weights, "kernels": engine.kernels, **held},
-    }
-
-
-def with_weights(weights: str) -> str:
-    """What stands before the command of a report where the base's weights were int8 or int4."""
-    return f"LORA_ROUTER_QUANTIZE={weights} " if weights else ""
-
-
-def first_samples(
-    rows: Sequence[TrainingRow], answers: Mapping[ComparedArm, Sequence[str]]
-) -> list[dict[str, str]]:
-    """The first rows with what each arm answered: not picked."""
-    return [
-        {
-            "prompt": row.prompt,
-            "gold": row.response,
-            **{arm.value: texts[place] for arm, texts in answers.items()},
-        }
-        for place, row in enumerate(rows[:SAMPLES])
-    ]
+def _command(exam: Exam, engine: BaseInfo) -> str:
+    """How to run it again."""
+    folder, asked = exam.plan.folder, len(exam.task.rows)
+    setting = f"LORA_ROUTER_QUANTIZE={engine.weights} " if engine.weights else ""
+    named = folder.name if folder.parent.name == "adapters" else f"{folder.parent.name}/{folder.name}"
+    options = f" --rows {asked}" if asked < len(exam.plan.splits.test) else ""
+    return f"{setting}lora-router adapters evaluate {named}{options}"
 
 
 def write_report(folder: Path, report: Mapping[str, Any]) -> None:

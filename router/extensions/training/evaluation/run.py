@@ -11,9 +11,6 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from router.engine.base import BaseInfo
 from router.extensions.training.evaluation.bias import AskTexts, load_cases, measure_bias
 from router.extensions.training.evaluation.exam import (
     EvaluationPlan,
@@ -35,15 +32,7 @@ from router.extensions.training.evaluation.generalization import (
     regressions,
 )
 from router.extensions.training.evaluation.metrics import METRICS
-from router.extensions.training.evaluation.report import (
-    AskedData,
-    card_head,
-    first_samples,
-    report_card,
-    with_weights,
-    write_report,
-)
-from router.extensions.training.evaluation.scoring import Task
+from router.extensions.training.evaluation.report import report_card, write_report
 from router.extensions.training.evaluation.subject import ComparedArm
 from router.extensions.training.labels import measure_calibration, places_of, scores_of
 from router.extensions.training.recipe import load_recipe
@@ -71,14 +60,10 @@ def evaluate_all(
 def _evaluate(
     plan: EvaluationPlan, ready: ReadyBase, recipes: Path, rows: int | None, say: Say
 ) -> dict[str, Any]:
-    engine = ready.engine.info
     with examined(plan, ready, rows, say) as exam:
         _check_sections(exam, recipes)
         arms = _measure_arms(exam)
-        sections = _measure_sections(exam, arms, recipes)
-        facts = _facts(exam, engine) | {"command": _command(plan.folder, rows, engine.weights)}
-    samples = first_samples(exam.task.rows, {arm: measured.answers for arm, measured in arms.items()})
-    report = report_card(facts, arms, sections, samples)
+        report = report_card(exam, ready.engine.info, arms, _measure_sections(exam, arms, recipes))
     write_report(plan.folder, report)
     return report
 
@@ -136,19 +121,17 @@ def _efficiency(exam: Exam, arms: Mapping[ComparedArm, MeasuredArm]) -> dict[str
 def _calibration(exam: Exam, arms: Mapping[ComparedArm, MeasuredArm]) -> dict[str, Any]:
     manifest = exam.plan.manifest
     constraint = manifest.generation.constraint or Constraint("choices")
-    scores = scores_of(arms[ComparedArm.ADAPTER].labels, constraint.choices) - (constraint.prior or 0.0)
+    scores = scores_of(arms[ComparedArm.ADAPTER].labels, constraint.choices)
     gold = places_of([row.response for row in exam.task.rows], constraint.choices)
-    return measure_calibration(scores, gold, manifest.labels.temperature, constraint.prior)
+    return measure_calibration(scores, gold, manifest.labels.temperature)
 
 
 def _bias(exam: Exam) -> dict[str, Any]:
     prompt = exam.subject.rendering.prompt
 
     def ask_arm(arm: ComparedArm) -> AskTexts:
-        title = f"bias, {arm.value}"
         return lambda texts: [
-            answer.text
-            for answer in exam.answerers[arm].answers([prompt(text) for text in texts], title, texts)
+            answer.text for answer in exam.answerers[arm].answers([prompt(text) for text in texts], texts)
         ]
 
     return measure_bias(_cases_file(exam), ask_arm(ComparedArm.BASE), ask_arm(ComparedArm.ADAPTER))
@@ -156,25 +139,3 @@ def _bias(exam: Exam) -> dict[str, Any]:
 
 def _cases_file(exam: Exam) -> Path:
     return exam.plan.recipe_file.parent / "bias" / f"{exam.plan.manifest.name}.toml"
-
-
-def _facts(exam: Exam, engine: BaseInfo) -> dict[str, Any]:
-    """The report's head, with scores that cost nothing."""
-    subject, task, recipe = exam.subject, exam.task, exam.plan.recipe
-    asked = AskedData(recipe.data.test, len(exam.plan.splits.test), len(task.rows), recipe.evaluation.shots)
-    head = card_head(subject.manifest, subject.weights_sha256, subject.base, asked, task.metric, engine)
-    return head | {"references": _references(task)}
-
-
-def _references(task: Task) -> dict[str, float]:
-    metric, everything = METRICS[task.metric], np.arange(len(task.rows))
-    return {
-        name: round(metric.scores(task, given).score.score(everything), 6)
-        for name, given in metric.references(task).items()
-    }
-
-
-def _command(folder: Path, rows: int | None, weights: str) -> str:
-    named = folder.name if folder.parent.name == "adapters" else f"{folder.parent.name}/{folder.name}"
-    options = f" --rows {rows}" if rows else ""
-    return f"{with_weights(weights)}lora-router adapters evaluate {named}{options}"

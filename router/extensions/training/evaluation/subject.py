@@ -8,9 +8,9 @@ from __future__ import annotations
 import asyncio
 import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
@@ -18,8 +18,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 
 from router.config import Settings
@@ -99,40 +97,30 @@ class AnsweringEngine:
         prompts: Sequence[Tokens],
         params: SamplingParams,
         adapter: str | None = None,
-        done: Callable[[], None] = lambda: None,
         labels: LabelSettings | None = None,
         texts: Sequence[str] | None = None,
     ) -> list[EngineAnswer]:
-        """Answers in order, with `labels` as a job has them; `done` is called after each. `texts` are the
-        questions, of which a template makes constraints: where it makes none, the answer is free.
+        """Answers in order, in one batch, with `labels` as a job has them. `texts` are the questions, of
+        which a template makes constraints: where it makes none, the answer is free.
 
         Raises PromptTooLong, EngineFailed, and InvalidRequest for a template that is not there.
         """
         self._templates.check(params.constraint)
         asked = list(zip(prompts, texts or [""] * len(prompts), strict=True))
-        return self._runner.run(self._together(asked, params, adapter, done, labels))
-
-    def alone(
-        self, prompt: Tokens, params: SamplingParams, adapter: str | None = None, text: str = ""
-    ) -> EngineAnswer:
-        """One answer with nothing beside it."""
-        return self._runner.run(self._one(prompt, text, params, adapter))
+        return self._runner.run(self._together(asked, params, adapter, labels))
 
     async def _together(
         self,
         asked: Sequence[tuple[Tokens, str]],
         params: SamplingParams,
         adapter: str | None,
-        done: Callable[[], None],
         labels: LabelSettings | None,
     ) -> list[EngineAnswer]:
         places = asyncio.Semaphore(self._settings.max_running + min(32, self._settings.max_queue))
 
         async def answer(prompt: Tokens, text: str) -> EngineAnswer:
             async with places:
-                made = await self._one(prompt, text, params, adapter, labels)
-            done()
-            return made
+                return await self._one(prompt, text, params, adapter, labels)
 
         # The first one alone: what all prompts begin with is then in the prefix cache for the others.
         first = [await answer(*one) for one in asked[:1]]
@@ -144,12 +132,10 @@ class AnsweringEngine:
         text: str,
         params: SamplingParams,
         adapter: str | None,
-        labels: LabelSettings | None = None,
+        labels: LabelSettings | None,
     ) -> EngineAnswer:
         texts: list[str] = []
         least = 0.0
-        if adapter is None and params.constraint is not None:  # the prior is the adapter's
-            params = replace(params, constraint=params.constraint.without_prior())
         job = Job("evaluation", prompt, params, adapter, own_constraint=True, labels=labels)
         job = await self._templates.prepared(self._engine, job, text)
         async for event in self._engine.submit(job):
@@ -185,29 +171,9 @@ class Answerer:
     adapter: str | None = None
     labels: LabelSettings | None = None  # where probabilities of choices are wanted
 
-    def answers(
-        self, prompts: Sequence[Tokens], title: str, texts: Sequence[str] | None = None
-    ) -> list[EngineAnswer]:
-        """All prompts in one batch, with a bar on a terminal. `texts`: as `AnsweringEngine` takes them."""
-        with progress_bar(title, len(prompts)) as done:
-            return self.engine.answers(prompts, self.params, self.adapter, done, self.labels, texts)
-
-    def alone(self, prompt: Tokens, text: str = "") -> EngineAnswer:
-        """One answer with nothing beside it."""
-        return self.engine.alone(prompt, self.params, self.adapter, text)
-
-
-@contextmanager
-def progress_bar(title: str, total: int) -> Iterator[Callable[[], None]]:
-    """A progress bar on stderr, gone at the end; only where stderr is a terminal. Call what it gives."""
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    shown = Progress(
-        *columns, console=console, transient=True, redirect_stdout=False, disable=not console.is_terminal
-    )
-    with shown:
-        task = shown.add_task(title, total=total)
-        yield lambda: shown.advance(task)
+    def answers(self, prompts: Sequence[Tokens], texts: Sequence[str] | None = None) -> list[EngineAnswer]:
+        """All prompts in one batch. `texts`: as `AnsweringEngine` takes them."""
+        return self.engine.answers(prompts, self.params, self.adapter, self.labels, texts)
 
 
 LOSS_BATCH = 16  # rows judged together
@@ -232,15 +198,10 @@ class EvaluationSubject:
     model: Any
     rendering: Rendering
 
-    def answering_as(self, arm: ComparedArm) -> AbstractContextManager[Any]:
-        """Inside the block the model is the adapter or the bare base."""
-        plain: Callable[[], AbstractContextManager[Any]] = self.model.disable_adapter
-        return nullcontext() if arm is ComparedArm.ADAPTER else plain()
-
     @contextmanager
     def judged_as(self, arm: ComparedArm) -> Iterator[AnswerModel]:
         """Inside the block, what judges answers under teacher forcing, as the adapter or as the bare base."""
-        with self.answering_as(arm):
+        with nullcontext() if arm is ComparedArm.ADAPTER else self.model.disable_adapter():
             model = AnswerModel(self.model)
             try:
                 yield model

@@ -126,6 +126,6 @@ def _answers(
     try:
         answerer = Answerer(ready.engine, params, digest)
         texts = [row.prompt for row in task.rows]
-        return judged_arm(task, prompts, answerer.answers(prompts, side.given, texts))
+        return judged_arm(task, prompts, answerer.answers(prompts, texts))
     finally:
         ready.engine.unload(digest)

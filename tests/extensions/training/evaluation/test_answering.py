@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -39,12 +38,10 @@ def test_engine_answers_as_plain_generation_does(
     words = [tuple(subject.base.tokenizer(text)["input_ids"]) for text in ("thing 3?", "a longer colour")]
     for arm, asked in questions.items():
         prompts = [*(example.prompt for example in asked[:7]), *words]
-        done = iter(range(9))
         adapter = digest if arm is ComparedArm.ADAPTER else None
-        given = engine.answers(prompts, SamplingParams(max_tokens=8), adapter, partial(next, done))
-        assert next(done, None) is None
+        given = engine.answers(prompts, SamplingParams(max_tokens=8), adapter)
         assert all(answer.usage.prompt_tokens == len(p) for answer, p in zip(given, prompts, strict=True))
-        with subject.answering_as(arm):
+        with subject.judged_as(arm):
             plain = [greedy(subject, prompt) for prompt in prompts]
         texts = [subject.rendering.text(tokens) for tokens in plain]
         assert sum(answer.text == text for answer, text in zip(given, texts, strict=True)) >= 8
@@ -58,7 +55,7 @@ def test_stop_strings_end_an_answer(
     subject, engine, _ = staged
     prompt = subject.base.tokenizer("colour of thing 3?")["input_ids"]
     [whole] = engine.answers([prompt], SamplingParams(max_tokens=8))
-    cut = engine.alone(prompt, SamplingParams(max_tokens=8, stop=(whole.text[:2],)))
+    cut = engine.answers([prompt], SamplingParams(max_tokens=8, stop=(whole.text[:2],)))[0]
     assert (len(whole.text), cut.text) == (8, "")
     assert cut.usage.completion_tokens < whole.usage.completion_tokens
 
@@ -71,12 +68,12 @@ def test_templates_read_the_questions(
     prompt = subject.base.tokenizer("colour of thing 3?")["input_ids"]
     quoting = SamplingParams(max_tokens=8, constraint=Constraint("from_prompt", "quote"))
     held, free = engine.answers([prompt] * 2, quoting, texts=["Passage: red\nQuestion: which?", "which?"])
-    assert held.text == engine.alone(prompt, quoting, text="Passage: red").text == "red"
-    assert free == replace(engine.alone(prompt, SamplingParams(max_tokens=8)), usage=free.usage)
-    sure = engine.alone(prompt, SamplingParams(max_tokens=8, logprobs=1))
+    assert held.text == engine.answers([prompt], quoting, texts=["Passage: red"])[0].text == "red"
+    assert free == replace(engine.answers([prompt], SamplingParams(max_tokens=8))[0], usage=free.usage)
+    sure = engine.answers([prompt], SamplingParams(max_tokens=8, logprobs=1))[0]
     assert 0 < sure.sureness < 1
     table = SamplingParams(max_tokens=40, constraint=Constraint("from_prompt", "sql"))
-    assert engine.alone(prompt, table, text="Tables: a(b)").text.startswith("SELECT ")
+    assert engine.answers([prompt], table, texts=["Tables: a(b)"])[0].text.startswith("SELECT ")
     with pytest.raises(InvalidRequest, match="there is no template"):
         engine.answers([prompt], SamplingParams(constraint=Constraint("from_prompt", "none")), texts=[""])
 

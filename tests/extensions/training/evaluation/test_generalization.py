@@ -29,7 +29,6 @@ from router.extensions.training.evaluation.subject import (
     EvaluationSubject,
     load_subject,
     read_manifest,
-    row_losses,
 )
 from router.extensions.training.recipe import Recipe, load_recipe
 from router.types import PromptTemplate
@@ -96,10 +95,8 @@ def test_losses_are_those_of_a_plain_forward_pass(
     rendering = Rendering.of(subject.base.tokenizer, PromptTemplate())
     examples = [whole_text(rendering, text) for text in TEXTS]
     for arm in (ComparedArm.BASE, ComparedArm.ADAPTER):
-        with subject.answering_as(arm), torch.no_grad():
-            model = AnswerModel(subject.model)
-            losses = row_losses(model, examples)
-            model.close()
+        losses = subject.losses(arm, examples)
+        with subject.judged_as(arm), torch.no_grad():
             for row, example in enumerate(examples):
                 tokens = torch.tensor([example.prompt + example.answer])
                 scores = torch.log_softmax(subject.model(input_ids=tokens).logits.float(), -1)[0, :-1]
