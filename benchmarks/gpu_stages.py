@@ -32,7 +32,7 @@ from benchmarks.workload import (
 )
 from router.engine.base import AdapterArtifact, Delta, Job
 from router.engine.loader import load_model
-from router.engine.ops import BLOCK, AttentionPlan, LoraPlan, Ops, SiteGroup
+from router.engine.ops import BLOCK, AttentionPlan, LoraPlan, SiteGroup
 from router.engine.torch_engine import TorchEngine
 from router.engine.torch_ops import TorchOps
 from router.errors import ResourceExhausted
@@ -201,7 +201,7 @@ def operations(place: Place) -> None:
             _lora(place, ops, count, rank)
 
 
-def _serving_ops(place: Place) -> Ops:
+def _serving_ops(place: Place) -> TorchOps:
     from router.engine.triton import load_triton_ops
 
     if place.device.type != "cuda":
@@ -240,7 +240,7 @@ def _ints(place: Place, values: Sequence[int] | Sequence[list[int]]) -> torch.Te
     return torch.tensor(values, dtype=torch.int32, device=place.device)
 
 
-def _attention(place: Place, ops: Ops, rows: int, context: int) -> None:
+def _attention(place: Place, ops: TorchOps, rows: int, context: int) -> None:
     """A token of each row over its context."""
     config = place.shape.config
     heads, kv = config["num_attention_heads"], config["num_key_value_heads"]
@@ -262,13 +262,13 @@ def _attention(place: Place, ops: Ops, rows: int, context: int) -> None:
     qkv = _random(place, rows, (heads + 2 * kv) * dim)
     moved = 2 * rows * context * kv * dim * qkv.element_size()
 
-    def by(one: Ops) -> Callable[[], object]:
+    def by(one: TorchOps) -> Callable[[], object]:
         return lambda: one.attention(qkv, caches[0], caches[1], plan, heads, dim**-0.5)
 
     _timed(place, "attention", f"{rows} rows of {context} tokens", moved, by(ops), by(TorchOps()))
 
 
-def _lora(place: Place, ops: Ops, count: int, rank: int) -> None:
+def _lora(place: Place, ops: TorchOps, count: int, rank: int) -> None:
     """A row for each adapter at the gate and up layers."""
     hidden, inner = place.shape.config["hidden_size"], place.shape.config["intermediate_size"]
     group = SiteGroup(("gate", "up"), hidden, (0, inner, 2 * inner))
@@ -282,7 +282,7 @@ def _lora(place: Place, ops: Ops, count: int, rank: int) -> None:
     x, y = _random(place, count, hidden), _random(place, count, 2 * inner)
     moved = sum(tensor.nbytes for pair in weights if pair for tensor in pair)
 
-    def by(one: Ops) -> Callable[[], object]:
+    def by(one: TorchOps) -> Callable[[], object]:
         return lambda: one.lora(y, x, plan, group)
 
     _timed(place, "adapters at gate, up", f"{count} of rank {rank}", moved, by(ops), by(TorchOps()))

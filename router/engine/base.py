@@ -15,8 +15,7 @@ from enum import StrEnum
 from functools import lru_cache
 from itertools import takewhile
 from pathlib import Path
-from pickle import PickleBuffer
-from typing import TYPE_CHECKING, Any, Protocol, SupportsIndex, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 from router.errors import (
     EngineFailed,
@@ -99,14 +98,6 @@ class TensorData:
     dtype: str  # safetensors name: F32, F16, BF16
     shape: tuple[int, ...]
     data: memoryview
-
-    def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[Any, ...]:
-        """Pickled without a copy where pickle's buffers are carried beside it."""
-        return _tensor, (self.dtype, self.shape, PickleBuffer(self.data))
-
-
-def _tensor(dtype: str, shape: tuple[int, ...], data: Any) -> TensorData:
-    return TensorData(dtype, shape, memoryview(data))
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 from torch.nn.functional import pad
 
-from router.engine.ops import BLOCK, AttentionPlan, Linear, LoraStep, Ops, SiteGroup
+from router.engine.ops import BLOCK, AttentionPlan, Linear, LoraStep, SiteGroup
 from router.engine.runner import Taps
+from router.engine.torch_ops import TorchOps
 from router.engine.weights import packed
 from router.errors import ConfigError
 from router.models.importing import import_transformers
@@ -24,7 +25,7 @@ class GenericBackbone:
 
     kind = "generic"
 
-    def __init__(self, model: Any, ops: Ops, blocks: int, quantize: str = "none") -> None:
+    def __init__(self, model: Any, ops: TorchOps, blocks: int, quantize: str = "none") -> None:
         """`quantize`: how linear layers but the head are kept (none, int8, int4). Takes the model apart."""
         import_transformers()
         from transformers import AttentionInterface
@@ -153,7 +154,7 @@ class GenericBackbone:
 class _Step:
     """What the layers of one running step need; set by `forward`, read by every layer."""
 
-    def __init__(self, ops: Ops) -> None:
+    def __init__(self, ops: TorchOps) -> None:
         self.ops = ops
         self.plan: AttentionPlan | None = None
         self.lora: LoraStep | None = None

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -80,40 +80,12 @@ def _as_config_error(name: str) -> Iterator[None]:
         raise ConfigError(f"model {name!r} cannot be loaded: {error}") from error
 
 
-class OpenBase(Protocol):
-    """A base of which everything is known but its weights."""
-
-    name: str
-    config: Any  # as transformers has it
-    architecture: str  # transformers' class
-    vocabulary: int  # logits of a token
-    parameters: int
-
-    @property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        """Transformers' tokenizer. Raises ConfigError where it cannot be loaded."""
-        ...
-
-    @property
-    def ends(self) -> frozenset[int]:
-        """Tokens that end an answer as the generation config says."""
-        ...
-
-    def weights(self, device: torch.device, dtype: torch.dtype) -> WeightSource:
-        """For packed layers. Raises ConfigError where they do not fit the config."""
-        ...
-
-    def whole(self, device: torch.device, dtype: torch.dtype) -> Any:
-        """Transformers' model with all weights."""
-        ...
-
-    def digest(self) -> str:
-        """The base's identity, `base_digest`; waits for it. Raises ConfigError for files that changed."""
-        ...
-
-
 class LoadedBase:
-    """`OpenBase` of a model that is in memory. It is taken apart when its weights are packed."""
+    """A base that is in memory. It is taken apart when its weights are packed.
+
+    `config` is as transformers has it, `architecture` is transformers' class, `vocabulary` counts the logits
+    of a token; `ends` are the tokens that end an answer as the generation config says.
+    """
 
     def __init__(self, loaded: LoadedModel) -> None:
         model: Any = loaded.model
@@ -124,7 +96,7 @@ class LoadedBase:
         self.parameters = sum(p.numel() for p in model.parameters())
 
     def weights(self, device: torch.device, dtype: torch.dtype) -> WeightSource:
-        """The model's own."""
+        """The model's own, for packed layers."""
         return ModuleWeights(self.whole(device, dtype))
 
     def whole(self, device: torch.device, dtype: torch.dtype) -> Any:
@@ -133,12 +105,12 @@ class LoadedBase:
         return self._model
 
     def digest(self) -> str:
-        """As it was before anything was placed."""
+        """The base's identity, `base_digest`, as it was before anything was placed."""
         return self._digest
 
 
 class StoredBase:
-    """`OpenBase` of safetensors files of a known shape, which are read when the weights are packed."""
+    """The same of safetensors files of a known shape, which are read when the weights are packed."""
 
     def __init__(self, files: BaseFiles, name: str, config: Any) -> None:
         """Raises ConfigError where the files do not fit the config."""
@@ -152,7 +124,7 @@ class StoredBase:
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """Read when it is first asked for."""
+        """Read when it is first asked for. Raises ConfigError where it cannot be loaded."""
         named = names_its_tokenizer(self._files.folder)
         return load_tokenizer(self._files.folder, self.name, self.config if named else None)
 
@@ -179,8 +151,11 @@ class StoredBase:
         return model
 
     def digest(self) -> str:
-        """Computed beside everything else."""
+        """Computed beside everything else; waits for it. Raises ConfigError for files that changed."""
         return self._files.digest(self._shapes.keys())
+
+
+OpenBase = LoadedBase | StoredBase  # of which everything is known but its weights
 
 
 def open_base(folder: Path, name: str, files: BaseFiles | None = None) -> OpenBase:

@@ -16,8 +16,9 @@ from typing import Protocol
 import torch
 
 from router.engine.base import AdapterArtifact, SiteDelta, TensorData
-from router.engine.ops import LoraPlan, LoraStep, Ops, SiteGroup
+from router.engine.ops import LoraPlan, LoraStep, SiteGroup
 from router.engine.resources import map_pages, shortage_as_memory_error
+from router.engine.torch_ops import TorchOps
 from router.errors import AdapterRejected, FailedPrecondition, ResourceExhausted
 
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -68,7 +69,7 @@ class PackedAdapter:
 
 
 def pack_adapter(
-    artifact: AdapterArtifact, groups: Sequence[SiteGroup], ops: Ops, dtype: torch.dtype, *, pin: bool
+    artifact: AdapterArtifact, groups: Sequence[SiteGroup], ops: TorchOps, dtype: torch.dtype, *, pin: bool
 ) -> PackedAdapter:
     """Pack for `groups`, with `pin` in page-locked memory.
 
@@ -118,7 +119,7 @@ def _lines(size: int) -> int:
 
 
 def _packed(
-    artifact: AdapterArtifact, group: SiteGroup, rank: int, ops: Ops, dtype: torch.dtype
+    artifact: AdapterArtifact, group: SiteGroup, rank: int, ops: TorchOps, dtype: torch.dtype
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """a and b of a site group, as the operations read them."""
     deltas = [artifact.sites.get(name) for name in group.names]
@@ -365,7 +366,7 @@ Weighed = tuple[PackedAdapter, float]
 
 
 def mix_adapters(
-    mixture: AdapterArtifact, host: HostStore, groups: Sequence[SiteGroup], ops: Ops, *, pin: bool
+    mixture: AdapterArtifact, host: HostStore, groups: Sequence[SiteGroup], ops: TorchOps, *, pin: bool
 ) -> PackedAdapter:
     """The mixture, packed like its parts, with `pin` in page-locked memory; those of weight 0 take no rank.
 
@@ -385,7 +386,7 @@ def mix_adapters(
 
 
 def _mixed(
-    parts: Sequence[Weighed], site: int, group: SiteGroup, ops: Ops
+    parts: Sequence[Weighed], site: int, group: SiteGroup, ops: TorchOps
 ) -> tuple[torch.Tensor, torch.Tensor] | None:
     """a and b of a site group, or None where no part has any."""
     a: list[torch.Tensor] = []  # [linear layers, rank, inputs] of each part

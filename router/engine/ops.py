@@ -19,8 +19,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from router.engine.blocks import BlockWeight
-
 BLOCK = 16  # tokens in one block of the KV cache
 
 Linear = Callable[[torch.Tensor], torch.Tensor]  # x [T, in] -> [T, out]
@@ -149,7 +147,7 @@ class PackedModel:
     inner: int  # numbers between gate_up and down
     gelu: bool = False  # the gated unit's function: gelu (by tanh), else silu
     embed_scale: float = 1.0
-    score_cap: float = 0.0  # as `Ops.attention` takes it
+    score_cap: float = 0.0  # as `TorchOps.attention` takes it
     logit_cap: float = 0.0  # logits are cap * tanh(logit / cap); 0: as they are
 
 
@@ -239,137 +237,6 @@ class ChosenToken(NamedTuple):
 
 FAILED = -1
 GREEDY = TokenChoice()
-
-
-class Ops(Protocol):
-    """Two implementations: plain torch (`torch_ops`) and fused native code (`native`).
-
-    LoRA weights of one adapter at one site group, rank r the same for all k layers (zero-padded, even):
-      a [k * r, in], rows of layer i at i*r:(i+1)*r; scaling is folded into b.
-      b [out_total, r]; column o of y belongs to layer i and reads z[:, i*r:(i+1)*r].
-    So they are in plain torch; native, they are flat, as `pack_a` and `pack_b` leave them.
-    """
-
-    name: str
-
-    def pack_linear(self, weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
-        """weight [out, in], bias [out] -> a function x [T, in] -> [T, out]; may keep a packed copy."""
-        ...
-
-    def pack_int8(self, weight: Int8Weight, bias: torch.Tensor | None, dtype: torch.dtype) -> Linear:
-        """The same with weights in 8 bits for x and y of `dtype`; sums in float32 get scale and bias last."""
-        ...
-
-    def quantise_blocks(self, weight: torch.Tensor) -> BlockWeight:
-        """weight [out, in], `in` in whole groups, in 4 bits. What is not finite stays visibly broken."""
-        ...
-
-    def pack_blocks(self, weight: BlockWeight, bias: torch.Tensor | None, dtype: torch.dtype) -> Linear:
-        """The same with weights in 4 bits; float32 sums get the bias last."""
-        ...
-
-    def pack_files(
-        self, parts: Sequence[FileRows], bias: torch.Tensor | None, dtype: torch.dtype, *, int8: bool
-    ) -> Linear | None:
-        """Weights read from files and packed one below the other, with no copy of them in between.
-
-        As `pack_linear` of them in `dtype`, or with `int8` as `pack_int8` of what `quantise` makes of that.
-        None where this implementation packs tensors only. Raises EOFError where a file is too short.
-        """
-        ...
-
-    def row_reader(self, linear: Linear) -> RowsLinear | None:
-        """The same layer, if it gives rows of its weight back as they were."""
-        ...
-
-    def pack_a(self, a: torch.Tensor) -> torch.Tensor:
-        """[k * r, in] into this implementation's layout."""
-        ...
-
-    def pack_b(self, b: torch.Tensor) -> torch.Tensor:
-        """[out_total, r] into this implementation's layout."""
-        ...
-
-    def unpack_a(self, packed: torch.Tensor, rows: int, width: int) -> torch.Tensor:
-        """What `pack_a` made that of, [rows, width]; may share its memory."""
-        ...
-
-    def unpack_b(self, packed: torch.Tensor, rows: int, rank: int) -> torch.Tensor:
-        """What `pack_b` made that of, [rows, rank]; may share its memory."""
-        ...
-
-    def stack(self, model: PackedModel) -> Stack:
-        """The layers of a model, whose linear layers `pack_linear` made."""
-        ...
-
-    def choose(self, logits: torch.Tensor, choices: Sequence[TokenChoice]) -> list[ChosenToken]:
-        """A token for each row of logits [S, vocabulary], which stay as they are, by its own `TokenChoice`.
-
-        A row whose logits hold NaN or whose largest is not finite fails alone; so does one that has nothing
-        left to choose from. A result depends on its own row only.
-        """
-        ...
-
-    def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-        """x [T, hidden], weight float32 [hidden] -> same shape as x; in float32 until it is rounded once."""
-        ...
-
-    def add_rms_norm(
-        self, residual: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, eps: float
-    ) -> torch.Tensor:
-        """residual += x in place, then its rms_norm."""
-        ...
-
-    def rope_write(
-        self,
-        qkv: torch.Tensor,
-        cos: torch.Tensor,
-        sin: torch.Tensor,
-        k_cache: torch.Tensor,
-        v_cache: torch.Tensor,
-        plan: AttentionPlan,
-        heads: int,
-    ) -> None:
-        """Rotate q and k in place, write k and v to the cache.
-
-        cos and sin float32 [positions, n]: the first n numbers of each head are rotated (half-split).
-        qkv [T, (heads + 2 * kv_heads) * head_dim].
-        """
-        ...
-
-    def attention(
-        self,
-        qkv: torch.Tensor,
-        k_cache: torch.Tensor,
-        v_cache: torch.Tensor,
-        plan: AttentionPlan,
-        heads: int,
-        scale: float,
-        window: int = 0,
-        cap: float = 0.0,
-    ) -> torch.Tensor:
-        """Causal attention of q (in qkv) over the cache -> [T, heads * head_dim]; softmax in float32.
-
-        Query j of a row with n queries and context c sees cache positions 0 .. c - n + j, with a `window`
-        only the last so many of them. With a `cap`, scores are cap * tanh(score / cap) (Gemma 2).
-        """
-        ...
-
-    def silu_mul(self, gate_up: torch.Tensor) -> torch.Tensor:
-        """gate_up [T, 2 * inner] -> silu(gate) * up [T, inner]."""
-        ...
-
-    def gelu_mul(self, gate_up: torch.Tensor) -> torch.Tensor:
-        """The same with gelu, approximated with tanh."""
-        ...
-
-    def cap(self, x: torch.Tensor, cap: float) -> torch.Tensor:
-        """cap * tanh(x / cap), of x [S, vocabulary]."""
-        ...
-
-    def lora(self, y: torch.Tensor, x: torch.Tensor, plan: LoraPlan, group: SiteGroup) -> None:
-        """y [T, out_total] += (x @ a.T) @ b for each group's tokens; z in float32."""
-        ...
 
 
 LARGEST = 127  # -128 has no counterpart, and no place in the native operations' table

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from queue import SimpleQueue
 from threading import Thread
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from router.engine.base import Delta, Finished
 from router.errors import DeadlineExceeded, RouterError, Unavailable
@@ -167,7 +167,7 @@ class Vocabulary:
         self._bytes: dict[int, bytes] = {}
         self.texts = _TokenTexts(self.token_bytes)  # of a byte-level vocabulary
 
-    def start(self) -> TokenText:
+    def start(self) -> _ByteText | _WindowText:
         """A text with nothing in it."""
         return _ByteText(self) if self._byte_level else _WindowText(self.decode)
 
@@ -246,19 +246,9 @@ def byte_letters() -> dict[str, int]:
     return letters
 
 
-class TokenText(Protocol):
+class _ByteText:
     """Grows a text token by token, without ever splitting a character."""
 
-    def push(self, token_id: int) -> str:
-        """The text that became certain."""
-        ...
-
-    def flush(self) -> str:
-        """The rest; bytes that never became a character are U+FFFD."""
-        ...
-
-
-class _ByteText:
     __slots__ = ("_decoder", "_vocabulary")
 
     def __init__(self, vocabulary: Vocabulary) -> None:
@@ -283,7 +273,7 @@ class _ByteText:
 
 
 class _WindowText:
-    """Keeps the last settled tokens as context, since a token's text can depend on what precedes it."""
+    """The same with the last settled tokens as context: a token's text can depend on what precedes it."""
 
     def __init__(self, decode: Callable[[list[int]], str]) -> None:
         self._decode = decode

@@ -105,8 +105,8 @@ class PromptEncoder:
 
         Raises InvalidRequest if the base's template refuses the order of roles or a piece of the text is too
         long to be encoded at once, AdapterRejected unless the adapter's template has one place for the
-        prompt, PromptTooLong where there are more than `most` tokens before the last piece. If there are so
-        many only when all is encoded, all tokens are returned. Raises what `check` raises.
+        prompt, PromptTooLong where there are more than `most` tokens; what comes behind is not read then.
+        Raises what `check` raises.
         """
         if prompt.raw is not None:
             begin = [] if prompt.follows else self._bos
@@ -324,8 +324,8 @@ class TextEncoder:
     ) -> list[int]:
         """Ids of the pieces one after the other; `follows` says that other tokens come before them.
 
-        Raises PromptTooLong where there are more than `most` before the last run of text, and what `check`
-        raises, which is called before each.
+        Raises PromptTooLong where there are more than `most`, and what `check` raises, which is called before
+        each run of text.
         """
         ids: list[int] = []
         for part in self._runs(pieces):
@@ -337,6 +337,8 @@ class TextEncoder:
                 ids.append(part)
             elif part:
                 ids.extend((self._plain.later if ids or follows else self._plain.first)(part))
+        if most is not None and len(ids) > most:
+            raise PromptTooLong(most, len(ids))
         return ids
 
     def _runs(self, pieces: Sequence[PromptPiece]) -> Iterator[str | int]:

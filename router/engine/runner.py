@@ -42,7 +42,6 @@ from router.engine.ops import (
     Layer,
     Linear,
     LoraStep,
-    Ops,
     PackedModel,
     RowsLinear,
     SiteGroup,
@@ -50,6 +49,7 @@ from router.engine.ops import (
 )
 from router.engine.resources import Measure, blocks_of, tokens_that_fit
 from router.engine.rows import Chunk, PoolingRow
+from router.engine.torch_ops import TorchOps
 from router.engine.weights import WeightSource, packed
 
 
@@ -377,7 +377,7 @@ class PackedBackbone:
         self,
         config: Any,
         weights: WeightSource,
-        ops: Ops,
+        ops: TorchOps,
         blocks: int,
         context: int,
         quantize: str = "none",

@@ -1,8 +1,8 @@
 """Choosing each row's next token: what a row remembers, and the choice itself in plain torch.
 
 Rows are independent: a row's choice depends on its own logits, parameters and seed only, and a row whose
-logits are not finite fails alone. Choosing is an operation (`Ops.choose`); `TorchChooser` does it in torch on
-any device and dtype, and is the oracle of the native code.
+logits are not finite fails alone. `TorchChooser` chooses on any device and in any dtype, and is the oracle of
+the native code.
 """
 
 from __future__ import annotations
@@ -248,7 +248,7 @@ _SHIFT, _BUCKETS = 16, (0x3F800000 >> 16) + 1  # leading bits of float32 numbers
 
 
 class TorchChooser:
-    """`Ops.choose`. Plain rows cost one argmax; not thread-safe."""
+    """`TorchOps.choose`. Plain rows cost one argmax; not thread-safe."""
 
     def __init__(self) -> None:
         # Kept between steps: fresh memory for every step costs more than the sums done in it.

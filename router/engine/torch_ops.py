@@ -23,7 +23,6 @@ from router.engine.ops import (
     Linear,
     LoraPlan,
     LoraStep,
-    Ops,
     PackedModel,
     RowsLinear,
     SiteGroup,
@@ -37,19 +36,32 @@ Decode = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch
 
 
 class TorchOps:
-    """`Ops` on any device, in bfloat16, float16 or float32."""
+    """On any device, in bfloat16, float16 or float32.
+
+    Fused operations (`native`, `triton`) are subclasses, which agree with it up to rounding.
+    LoRA weights of one adapter at one site group, rank r the same for all k layers (zero-padded, even):
+      a [k * r, in], rows of layer i at i*r:(i+1)*r; scaling is folded into b.
+      b [out_total, r]; column o of y belongs to layer i and reads z[:, i*r:(i+1)*r].
+    So they are here; native, they are flat, as `pack_a` and `pack_b` leave them.
+    """
 
     name = "torch"
 
     def pack_linear(self, weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
-        """x [T, in] -> [T, out]; on the CPU with the weight in oneDNN's blocked layout, which is faster."""
+        """weight [out, in], bias [out] -> a function x [T, in] -> [T, out]; may keep a packed copy.
+
+        On the CPU that is in oneDNN's blocked layout, which is faster.
+        """
         if weight.device.type == "cpu" and torch._C._has_mkldnn:
             with suppress(RuntimeError):  # oneDNN has no bfloat16 or float16 on this CPU
                 return _onednn_linear(weight.contiguous(), bias)
         return lambda x: F.linear(x, weight, bias)
 
     def pack_int8(self, weight: Int8Weight, bias: torch.Tensor | None, dtype: torch.dtype) -> Linear:
-        """The same with weights in 8 bits, which are exact in `dtype` and widened at each call."""
+        """The same with weights in 8 bits for x and y of `dtype`; sums in float32 get scale and bias last.
+
+        They are exact in `dtype`, and widened at each call.
+        """
         values, scales = weight.values, weight.scales
         shift = None if bias is None else bias.float()
 
@@ -60,11 +72,11 @@ class TorchOps:
         return linear
 
     def quantise_blocks(self, weight: torch.Tensor) -> BlockWeight:
-        """weight [out, in], `in` in whole groups, in 4 bits."""
+        """weight [out, in], `in` in whole groups, in 4 bits. What is not finite stays visibly broken."""
         return quantise_blocks(weight)
 
     def pack_blocks(self, weight: BlockWeight, bias: torch.Tensor | None, dtype: torch.dtype) -> Linear:
-        """The same with weights in 4 bits, which are widened to float32 at each call."""
+        """The same with weights in 4 bits, widened to float32 at each call; sums get the bias last."""
         shift = None if bias is None else bias.float()
         places = parts(weight.out, weight.width)
 
@@ -78,35 +90,43 @@ class TorchOps:
     def pack_files(
         self, parts: Sequence[FileRows], bias: torch.Tensor | None, dtype: torch.dtype, *, int8: bool
     ) -> Linear | None:
-        """None: whole tensors are packed."""
+        """Weights read from files and packed one below the other, with no copy of them in between.
+
+        As `pack_linear` of them in `dtype`, or with `int8` as `pack_int8` of what `quantise` makes of that.
+        None where whole tensors are packed, as here. Raises EOFError where a file is too short.
+        """
         return None
 
     def row_reader(self, linear: Linear) -> RowsLinear | None:
-        """None: the layer may have its weight in any layout."""
+        """The same layer, if it gives rows of its weight back as they were; here it may have any layout."""
         return None
 
     def pack_a(self, a: torch.Tensor) -> torch.Tensor:
-        """[k * r, in], as it is."""
+        """[k * r, in] into the layout that `lora` reads."""
         return a
 
     def pack_b(self, b: torch.Tensor) -> torch.Tensor:
-        """[out_total, r], unchanged."""
+        """[out_total, r] into the layout that `lora` reads."""
         return b.contiguous()
 
     def unpack_a(self, packed: torch.Tensor, rows: int, width: int) -> torch.Tensor:
-        """[rows, width], as it is."""
+        """What `pack_a` made that of, [rows, width]; may share its memory."""
         return packed.view(rows, width)
 
     def unpack_b(self, packed: torch.Tensor, rows: int, rank: int) -> torch.Tensor:
-        """[rows, rank], as it is."""
+        """What `pack_b` made that of, [rows, rank]; may share its memory."""
         return packed.view(rows, rank)
 
     def stack(self, model: PackedModel) -> Stack:
-        """The layers, operation by operation."""
+        """The layers of a model, whose linear layers `pack_linear` made; here operation by operation."""
         return OneByOne(model, self)
 
     def choose(self, logits: torch.Tensor, choices: Sequence[TokenChoice]) -> list[ChosenToken]:
-        """A token for each row, by its own choice."""
+        """A token for each row of logits [S, vocabulary], which stay as they are, by its own `TokenChoice`.
+
+        A row whose logits hold NaN or whose largest is not finite fails alone; so does one that has nothing
+        left to choose from. A result depends on its own row only.
+        """
         return self._chooser.choose(logits, choices)
 
     @cached_property
@@ -114,7 +134,10 @@ class TorchOps:
         return TorchChooser()
 
     def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-        """Root mean square norm (Zhang & Sennrich 2019) over the last dimension, in float32."""
+        """Root mean square norm (Zhang & Sennrich 2019): x [T, hidden], weight float32 [hidden] -> as x.
+
+        In float32 until it is rounded once.
+        """
         wide = x.float()
         scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
         return (wide * scale * weight).to(x.dtype)
@@ -135,7 +158,11 @@ class TorchOps:
         plan: AttentionPlan,
         heads: int,
     ) -> None:
-        """Rotary embedding (Su et al. 2021, half-split form) of q and k in place; k and v to the cache."""
+        """Rotary embedding (Su et al. 2021, half-split form) of q and k in place; k and v to the cache.
+
+        cos and sin float32 [positions, n]: the first n numbers of each head are rotated.
+        qkv [T, (heads + 2 * kv_heads) * head_dim].
+        """
         kv_heads, dim = k_cache.shape[1], k_cache.shape[3]
         split = qkv.view(qkv.shape[0], heads + 2 * kv_heads, dim)
         if cos.shape[1]:
@@ -158,7 +185,12 @@ class TorchOps:
         window: int = 0,
         cap: float = 0.0,
     ) -> torch.Tensor:
-        """Causal attention over the paged cache; rows with one query go together."""
+        """Causal attention of q (in qkv) over the cache -> [T, heads * head_dim]; softmax in float32.
+
+        Query j of a row with n queries and context c sees cache positions 0 .. c - n + j, with a `window`
+        only the last so many of them. With a `cap`, scores are cap * tanh(score / cap) (Gemma 2). Rows with
+        one query go together.
+        """
         dim = k_cache.shape[3]
         q = qkv.view(qkv.shape[0], -1, dim)[:, :heads]
         decode: Decode = partial(_decode, window=window, cap=cap) if window or cap else _decode
@@ -167,7 +199,7 @@ class TorchOps:
         return mixed_attention(q, k_cache, v_cache, plan, scale, decode, window, cap)
 
     def silu_mul(self, gate_up: torch.Tensor) -> torch.Tensor:
-        """silu(gate) * up, the gated unit of Shazeer 2020."""
+        """gate_up [T, 2 * inner] -> silu(gate) * up [T, inner], the gated unit of Shazeer 2020."""
         gate, up = gate_up.chunk(2, -1)
         return F.silu(gate) * up
 
@@ -177,11 +209,14 @@ class TorchOps:
         return F.gelu(gate, approximate="tanh") * up
 
     def cap(self, x: torch.Tensor, cap: float) -> torch.Tensor:
-        """cap * tanh(x / cap), in float32."""
+        """cap * tanh(x / cap), of x [S, vocabulary], in float32."""
         return _capped(x.float(), cap).to(x.dtype)
 
     def lora(self, y: torch.Tensor, x: torch.Tensor, plan: LoraPlan, group: SiteGroup) -> None:
-        """Few tokens: one product over all adapters, what is not a token's own masked out. Many: a loop."""
+        """y [T, out_total] += (x @ a.T) @ b for each group's tokens.
+
+        Few tokens: one product over all adapters, what is not a token's own masked out. Many: a loop.
+        """
         columns = list(pairwise(group.out_offsets))
         first, last = plan.bounds[0], plan.bounds[-1]
         if sum(pair is not None for pair in plan.weights) > 1 and last - first <= _most_masked(x):
@@ -196,7 +231,7 @@ class TorchOps:
 class OneByOne:
     """`Stack` that calls one operation after the other: what a stack in one call must agree with."""
 
-    def __init__(self, model: PackedModel, ops: Ops) -> None:
+    def __init__(self, model: PackedModel, ops: TorchOps) -> None:
         self._model, self._ops = model, ops
 
     def run(

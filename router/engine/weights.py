@@ -1,4 +1,8 @@
-"""Where the weights of a packed base come from: by name, each when it is asked for."""
+"""Where the weights of a packed base come from: by the names that transformers gives them, each when it is
+asked for, on the device and in the dtype of the engine.
+
+`linear` is the last that asks for a weight, but for a table of embeddings that is the head, too.
+"""
 
 from __future__ import annotations
 
@@ -7,42 +11,23 @@ from collections.abc import Mapping, Sequence
 from io import BufferedReader
 from math import prod
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
 from router.engine.blocks import GROUP
 from router.engine.checkpoint import Tensor
 from router.engine.decoder import EMBED
-from router.engine.ops import FileRows, Linear, Ops, quantise
+from router.engine.ops import FileRows, Linear, quantise
+from router.engine.torch_ops import TorchOps
 from router.errors import ConfigError
 
 DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}  # by safetensors' names
 
 
-class WeightSource(Protocol):
-    """The weights of a base by the names that transformers gives them, on the device and in the dtype of the
-    engine. `linear` is the last that asks for a weight, but for a table of embeddings that is the head, too.
-    """
-
-    def __contains__(self, name: str) -> bool:
-        """Whether there is one of that name."""
-        ...
-
-    def tensor(self, name: str) -> torch.Tensor:
-        """A weight as it is. Raises ConfigError where it cannot be read."""
-        ...
-
-    def linear(self, modules: Sequence[str], ops: Ops, quantize: str) -> tuple[Linear, int]:
-        """Linear layers that read the same input, one below the other, and the bytes that few bits save."""
-        ...
-
-    def close(self) -> None:
-        """No more is asked for."""
-        ...
-
-
-def packed(weight: torch.Tensor, bias: torch.Tensor | None, ops: Ops, quantize: str) -> tuple[Linear, int]:
+def packed(
+    weight: torch.Tensor, bias: torch.Tensor | None, ops: TorchOps, quantize: str
+) -> tuple[Linear, int]:
     """weight [out, in] as `ops` lays it and as `quantize` says (none, int8, int4), and the bytes that saves.
 
     Where inputs are no whole groups of 4 bits, int4 takes 8 bits.
@@ -57,7 +42,7 @@ def packed(weight: torch.Tensor, bias: torch.Tensor | None, ops: Ops, quantize: 
 
 
 class ModuleWeights:
-    """`WeightSource` of a model that transformers loaded, which is taken apart: packed weights are gone."""
+    """Those of a model that transformers loaded, which is taken apart: packed weights are gone."""
 
     def __init__(self, model: Any) -> None:
         self._modules: dict[str, Any] = dict(model.named_modules())
@@ -67,15 +52,15 @@ class ModuleWeights:
         return getattr(self._modules.get(path), leaf, None) is not None
 
     def tensor(self, name: str) -> torch.Tensor:
-        """The parameter."""
+        """The parameter as it is."""
         path, _, leaf = name.rpartition(".")
         found: torch.Tensor = getattr(self._modules[path], leaf).detach()
         if found.ndim > 2:  # of all experts of a layer, and packed at once: they are most of a model
             setattr(self._modules[path], leaf, None)
         return found
 
-    def linear(self, modules: Sequence[str], ops: Ops, quantize: str) -> tuple[Linear, int]:
-        """Of the modules' own weights."""
+    def linear(self, modules: Sequence[str], ops: TorchOps, quantize: str) -> tuple[Linear, int]:
+        """Linear layers that read the same input, one below the other, and the bytes that few bits save."""
         weight, bias = joined(self, modules)
         for module in modules:
             if f"{module}.weight" != EMBED:
@@ -104,7 +89,7 @@ def joined_bias(source: WeightSource, modules: Sequence[str], outputs: Sequence[
 
 
 class FileWeights:
-    """`WeightSource` of safetensors files: what is packed is read straight into its place."""
+    """Those in safetensors files: what is packed is read straight into its place."""
 
     def __init__(
         self, tensors: Mapping[str, Tensor], loaded: torch.dtype, dtype: torch.dtype, device: torch.device
@@ -117,7 +102,7 @@ class FileWeights:
         return name in self._tensors
 
     def tensor(self, name: str) -> torch.Tensor:
-        """Read whole."""
+        """Read whole. Raises ConfigError where it cannot be read."""
         own = self._tensors[name]
         read = torch.empty(own.shape, dtype=DTYPES[own.dtype])
         place, buffer = own.start, read.view(-1).view(torch.uint8).numpy().data
@@ -128,7 +113,7 @@ class FileWeights:
             buffer, place = buffer[count:], place + count
         return read.to(self._loaded).to(self._device, self._dtype)
 
-    def linear(self, modules: Sequence[str], ops: Ops, quantize: str) -> tuple[Linear, int]:
+    def linear(self, modules: Sequence[str], ops: TorchOps, quantize: str) -> tuple[Linear, int]:
         """Panel by panel where the operations read files, else of whole tensors; 4 bits are made of those."""
         weights = [self._tensors[f"{module}.weight"] for module in modules]
         if quantize != "int4" and all(self._is_direct(weight) for weight in weights):
@@ -167,6 +152,9 @@ class FileWeights:
             except OSError as error:
                 raise ConfigError(f"{own.file.name} cannot be read: {error}") from error
         return self._files[own.file].fileno()
+
+
+WeightSource = ModuleWeights | FileWeights
 
 
 def _too_short(own: Tensor) -> ConfigError:

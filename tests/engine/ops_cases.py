@@ -10,7 +10,8 @@ import torch
 from hypothesis import HealthCheck, settings
 
 from router.engine.native.build import cpu_levels
-from router.engine.ops import BLOCK, AttentionPlan, LoraPlan, Ops, SiteGroup
+from router.engine.ops import BLOCK, AttentionPlan, LoraPlan, SiteGroup
+from router.engine.torch_ops import TorchOps
 
 compiled = [
     pytest.mark.skipif(not cpu_levels(), reason="the CPU has neither AVX2 nor AVX-512"),
@@ -33,7 +34,7 @@ class AttentionCase:
     window: int = 0
     cap: float = 0.0
 
-    def run(self, ops: Ops) -> torch.Tensor:
+    def run(self, ops: TorchOps) -> torch.Tensor:
         k_cache, v_cache = laid(ops, self.k_cache, self.v_cache)
         options = (self.scale, self.window, self.cap)
         return ops.attention(self.qkv, k_cache, v_cache, self.plan, self.heads, *options)
@@ -53,7 +54,7 @@ class AttentionCase:
         )
 
 
-def laid(ops: Ops, k_cache: torch.Tensor, v_cache: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def laid(ops: TorchOps, k_cache: torch.Tensor, v_cache: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Caches [blocks, kv_heads, BLOCK, dim] as `ops` lays them."""
     if ops.name != "native":
         return k_cache, v_cache
@@ -106,13 +107,13 @@ class LoraCase:
     bounds: list[int]
     group: SiteGroup
 
-    def run(self, ops: Ops) -> torch.Tensor:
+    def run(self, ops: TorchOps) -> torch.Tensor:
         """A copy of y with the groups' products added."""
         y = self.y.clone()
         ops.lora(y, self.x, self.plan(ops), self.group)
         return y
 
-    def plan(self, ops: Ops) -> LoraPlan:
+    def plan(self, ops: TorchOps) -> LoraPlan:
         packed = [w and (ops.pack_a(w[0]), ops.pack_b(w[1])) for w in self.weights]
         table = [
             (w[0].data_ptr(), w[1].data_ptr(), given[1].shape[1]) if w and given else (0, 0, 0)

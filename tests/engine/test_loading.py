@@ -22,7 +22,7 @@ from router.engine.decoder import DecoderShape, plain_config, rotary_table, why_
 from router.engine.loader import LoadedBase, OpenBase, StoredBase, base_digest, load_model, open_base
 from router.engine.native import NativeOps
 from router.engine.native.build import cpu_levels, load_module
-from router.engine.ops import AttentionPlan, Ops
+from router.engine.ops import AttentionPlan
 from router.engine.runner import PackedBackbone
 from router.engine.torch_engine import TorchEngine
 from router.engine.torch_ops import TorchOps
@@ -58,11 +58,11 @@ def saved(tmp_path: Path) -> Saved:
     return save
 
 
-def native_ops() -> Ops:
+def native_ops() -> TorchOps:
     return NativeOps(load_module(cpu_levels()[0])) if cpu_levels() else TorchOps()
 
 
-def logits_of(base: OpenBase, ops: Ops, dtype: torch.dtype, quantize: str) -> tuple[torch.Tensor, int]:
+def logits_of(base: OpenBase, ops: TorchOps, dtype: torch.dtype, quantize: str) -> tuple[torch.Tensor, int]:
     weights, count = base.weights(CPU, dtype), 20
     with closing(weights):
         backbone = PackedBackbone(base.config, weights, ops, 4, 64, quantize)
@@ -295,7 +295,7 @@ def test_files_that_change_meanwhile_are_refused(saved: Saved) -> None:
 
 
 @pytest.mark.parametrize("ops", [TorchOps(), native_ops()], ids=["torch", "native"])
-def test_a_file_that_is_cut_meanwhile_is_refused(ops: Ops, saved: Saved) -> None:
+def test_a_file_that_is_cut_meanwhile_is_refused(ops: TorchOps, saved: Saved) -> None:
     folder = saved("llama")
     base = open_base(folder, "tiny")
     cut_short = (folder / "model.safetensors").read_bytes()[:5000]

@@ -18,7 +18,6 @@ from router.engine.base import AdapterArtifact, Job
 from router.engine.lora import HostStore, PackedAdapter, mix_adapters, pack_adapter
 from router.engine.native import NativeOps
 from router.engine.native.build import cpu_levels, load_module
-from router.engine.ops import Ops
 from router.engine.torch_engine import TorchEngine
 from router.engine.torch_ops import TorchOps
 from router.errors import FailedPrecondition
@@ -33,7 +32,7 @@ NEW = 12
 
 
 @pytest.fixture(params=["torch", *cpu_levels()])
-def ops(request: pytest.FixtureRequest) -> Ops:
+def ops(request: pytest.FixtureRequest) -> TorchOps:
     """All implementations at hand; the first run compiles."""
     return TorchOps() if request.param == "torch" else NativeOps(load_module(request.param))
 
@@ -43,14 +42,14 @@ def artifact_of(name: str) -> AdapterArtifact:
     return AdapterArtifact(name, "1", name, sites)
 
 
-def store(ops: Ops, dtype: torch.dtype) -> HostStore:
+def store(ops: TorchOps, dtype: torch.dtype) -> HostStore:
     host = HostStore()
     for name in PARTS:
         host.put(pack_adapter(artifact_of(name), GROUPS, ops, dtype, pin=False))
     return host
 
 
-def change(adapter: PackedAdapter, ops: Ops) -> list[torch.Tensor | None]:
+def change(adapter: PackedAdapter, ops: TorchOps) -> list[torch.Tensor | None]:
     """What it adds to each site group's weights, [layers, outputs, inputs] in float64."""
     changes: list[torch.Tensor | None] = []
     for pair, rank, group in zip(adapter.weights, adapter.ranks, GROUPS, strict=True):
@@ -70,7 +69,7 @@ def mixture(*parts: tuple[str, float]) -> AdapterArtifact:
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_what_was_packed_can_be_had_back(ops: Ops, dtype: torch.dtype) -> None:
+def test_what_was_packed_can_be_had_back(ops: TorchOps, dtype: torch.dtype) -> None:
     for rows, width in ((2, 8), (12, 24), (40, 30), (48, 7)):
         made = torch.randn(rows, width).to(dtype)
         assert torch.equal(ops.unpack_a(ops.pack_a(made), rows, width), made)
@@ -80,7 +79,7 @@ def test_what_was_packed_can_be_had_back(ops: Ops, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.timeout(600)
-def test_a_mixture_is_the_weighted_sum_of_its_parts(ops: Ops) -> None:
+def test_a_mixture_is_the_weighted_sum_of_its_parts(ops: TorchOps) -> None:
     host = store(ops, torch.float32)
     weights = {"one": 0.7, "two": -1.5, "three": 3.0}
     mixed = change(mix_adapters(mixture(*weights.items()), host, GROUPS, ops, pin=False), ops)
@@ -93,7 +92,7 @@ def test_a_mixture_is_the_weighted_sum_of_its_parts(ops: Ops) -> None:
 
 
 @pytest.mark.timeout(600)
-def test_ranks_stand_side_by_side_and_weight_nought_takes_none(ops: Ops) -> None:
+def test_ranks_stand_side_by_side_and_weight_nought_takes_none(ops: TorchOps) -> None:
     host = store(ops, torch.bfloat16)
     whole = mix_adapters(mixture(("one", 1.0), ("two", 0.5)), host, GROUPS, ops, pin=False)
     assert whole.ranks == [4 + 4, 6, 2]

@@ -13,7 +13,7 @@ from router.config import Settings
 from router.engine.loader import LoadedModel
 from router.engine.native import NativeOps
 from router.engine.native.build import cpu_levels, load_module
-from router.engine.ops import Ops, quantise
+from router.engine.ops import quantise
 from router.engine.torch_engine import TorchEngine
 from router.engine.torch_ops import TorchOps
 from router.engine.weights import packed
@@ -36,7 +36,7 @@ GENERIC = {
 }
 
 
-def restored(weight: torch.Tensor, quantize: str, ops: Ops) -> torch.Tensor:
+def restored(weight: torch.Tensor, quantize: str, ops: TorchOps) -> torch.Tensor:
     """What few bits leave of it."""
     if quantize == "int4":
         return ops.quantise_blocks(weight).floats()
@@ -44,7 +44,7 @@ def restored(weight: torch.Tensor, quantize: str, ops: Ops) -> torch.Tensor:
     return small.values.float() * small.scales[:, None]
 
 
-def rounded(tuned: Any, head: bool, quantize: str, ops: Ops) -> Any:
+def rounded(tuned: Any, head: bool, quantize: str, ops: TorchOps) -> Any:
     """A PEFT model whose base has the weights that few bits leave of its linear layers."""
     base = tuned.get_base_model()
     last = base.get_output_embeddings()

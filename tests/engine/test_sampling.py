@@ -23,7 +23,7 @@ from transformers import (
 from router.engine import sampling as module
 from router.engine.native import NativeOps
 from router.engine.native.build import cpu_levels, load_module
-from router.engine.ops import GREEDY, Ops, TokenChoice
+from router.engine.ops import GREEDY, TokenChoice
 from router.engine.sampling import Sampler, SamplingState, TorchChooser, draw, truncate
 from router.engine.torch_ops import TorchOps
 from router.types import SamplingParams, TokenLogprob
@@ -42,7 +42,7 @@ def spelt(token: int, logprob: float, top: Sequence[tuple[int, float]]) -> Token
     return TokenLogprob(f"<{token}>", token, logprob, tuple((f"<{t}>", t, value) for t, value in top))
 
 
-def sampler_of(ops: Ops) -> Sampler:
+def sampler_of(ops: TorchOps) -> Sampler:
     return Sampler(VOCAB, spelt, ops.choose)
 
 

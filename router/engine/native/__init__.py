@@ -9,7 +9,6 @@ import torch
 
 from router.engine.native.build import NotBuilt, cpu_levels, load_module
 from router.engine.native.ops import NativeOps
-from router.engine.ops import Ops
 from router.engine.torch_ops import TorchOps
 from router.engine.triton import load_triton_ops
 from router.errors import install_extra
@@ -38,7 +37,7 @@ def load_ops(
     head_dim: int = LANES,
     threads: int = 0,
     built_ahead: Path | None = None,
-) -> tuple[Ops, str]:
+) -> tuple[TorchOps, str]:
     """The fastest operations that run here, and what to tell the operator.
 
     `head_dim` counts the numbers in a head of the base's attention; 0 threads are as many as there are CPUs

@@ -1,4 +1,4 @@
-"""`Ops` over the native module: each method is one call into C++, and so are all layers of a step."""
+"""Operations over the native module: each method is one call into C++, and so are all layers of a step."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ PackedWeights = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]
 _NO_FILE = (-1, 0, 0)
 
 
-class NativeOps:
-    """`Ops` on the CPU in bfloat16 or float32. Wrong shapes, dtypes or plans raise RuntimeError."""
+class NativeOps(TorchOps):
+    """Operations on the CPU in bfloat16 or float32. Wrong shapes, dtypes or plans raise RuntimeError."""
 
     name = "native"
 
@@ -59,7 +59,7 @@ class NativeOps:
     def pack_linear(self, weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
         """weight [out, in] -> a function x [T, in] -> [T, out]; a row's result is the same in any batch."""
         if weight.shape[1] % _per(weight.dtype):
-            return TorchOps().pack_linear(weight, bias)
+            return super().pack_linear(weight, bias)
         panels = self._panels(weight.shape, weight.dtype, weight.dtype)
         self._native.pack_rows(panels, None, 0, weight.detach().contiguous(), _NO_FILE, False)
         return NativeLinear(self._native, panels, None, _own(bias), len(weight))
@@ -68,7 +68,7 @@ class NativeOps:
         """The same over int8, which is widened as it is read: few rows take half the time of bfloat16."""
         out, width = weight.values.shape
         if width % _per(dtype):
-            return TorchOps().pack_int8(weight, bias, dtype)
+            return super().pack_int8(weight, bias, dtype)
         panels, scales = self._panels((out, width), dtype, torch.int8), self._scales(out)
         self._native.pack_rows(panels, None, 0, weight.values.contiguous(), _NO_FILE, False)
         scales[:out] = weight.scales

@@ -9,13 +9,12 @@ import logging
 
 import torch
 
-from router.engine.ops import Ops
 from router.engine.torch_ops import TorchOps
 
 log = logging.getLogger(__name__)
 
 
-def load_triton_ops(device: torch.device, dtype: torch.dtype, head_dim: int) -> tuple[Ops, str]:
+def load_triton_ops(device: torch.device, dtype: torch.dtype, head_dim: int) -> tuple[TorchOps, str]:
     """The Triton operations if they run here and agree with plain torch, else plain torch and why."""
     try:
         from router.engine.triton.ops import TritonOps, disagreement

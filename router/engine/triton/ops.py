@@ -1,4 +1,4 @@
-"""`Ops` over the Triton kernels: a launch or two for each, and no value on the way back."""
+"""Operations over the Triton kernels: a launch or two for each, and no value on the way back."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from itertools import accumulate, pairwise
 import torch
 import triton
 
-from router.engine.ops import BLOCK, AttentionPlan, LoraPlan, Ops, SiteGroup
+from router.engine.ops import BLOCK, AttentionPlan, LoraPlan, SiteGroup
 from router.engine.torch_ops import TorchOps, mixed_attention
 from router.engine.triton import kernels
 
@@ -24,7 +24,7 @@ OUTS = 128
 
 
 class TritonOps(TorchOps):
-    """`Ops` on a CUDA device. What no kernel covers, plain torch does: prompts, wide heads, other layouts."""
+    """On a CUDA device. What no kernel covers, plain torch does: prompts, wide heads, other layouts."""
 
     name = "triton"
 
@@ -235,7 +235,7 @@ _ROWS = ((1, 1), (1, 20), (1, 300))  # queries, context
 _PROMPTS = ((1, 20), (5, 40), (1, 3))
 
 
-def disagreement(ops: Ops, device: torch.device, dtype: torch.dtype, head_dim: int) -> str:
+def disagreement(ops: TorchOps, device: torch.device, dtype: torch.dtype, head_dim: int) -> str:
     """Empty if `ops` does as plain torch does, else which operation does not."""
     ours, theirs = (_run(made, device, dtype, head_dim) for made in (ops, TorchOps()))
     for (name, found), (_, expected) in zip(ours, theirs, strict=True):
@@ -245,7 +245,7 @@ def disagreement(ops: Ops, device: torch.device, dtype: torch.dtype, head_dim: i
     return ""
 
 
-def _run(ops: Ops, device: torch.device, dtype: torch.dtype, head_dim: int) -> Results:
+def _run(ops: TorchOps, device: torch.device, dtype: torch.dtype, head_dim: int) -> Results:
     """Every operation on the same random numbers."""
     rng = torch.Generator().manual_seed(0)
 
@@ -264,7 +264,7 @@ def _run(ops: Ops, device: torch.device, dtype: torch.dtype, head_dim: int) -> R
 
 
 def _attention(
-    ops: Ops, random: Callable[..., torch.Tensor], rows: tuple[tuple[int, int], ...], dim: int
+    ops: TorchOps, random: Callable[..., torch.Tensor], rows: tuple[tuple[int, int], ...], dim: int
 ) -> Results:
     heads = _KV_HEADS * _GROUP
     counts = [-(-context // BLOCK) for _, context in rows]
@@ -302,7 +302,7 @@ def _plan(rows: tuple[tuple[int, int], ...], counts: list[int], device: torch.de
     )
 
 
-def _lora(ops: Ops, random: Callable[..., torch.Tensor], layers: int) -> Results:
+def _lora(ops: TorchOps, random: Callable[..., torch.Tensor], layers: int) -> Results:
     """Two rows of the base, then groups of other ranks, one of them without weights."""
     width, outs, ranks, bounds = 1056, (48, 32, 160)[:layers], (8, 0, 34), [2, 5, 6, 24]
     weights = [
