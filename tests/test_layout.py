@@ -64,7 +64,7 @@ def test_every_module_says_what_it_is():
         ("router.extensions.experiments.verdict", {"torch", "transformers", "peft", "grpc", "scipy"}),
         ("router.extensions.experiments.model", {"torch", "grpc", "numpy", "sqlalchemy"}),
         ("router.extensions.experiments.client", {"torch", "numpy", "sqlalchemy"}),
-        ("router.extensions.experiments.cli", {"torch", "grpc", "numpy", "pydantic", "sqlalchemy", "jinja2"}),
+        ("router.extensions.experiments.cli", {"torch", "grpc", "numpy", "sqlalchemy", "jinja2"}),
     ],
 )
 def test_a_layer_loads_no_more_than_it_needs(module, heavy):

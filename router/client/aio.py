@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from typing import Any, ClassVar, Concatenate, ParamSpec, Self, TypeVar, Unpack
 
 import grpc
@@ -29,7 +29,13 @@ class AsyncConnection:
     """Makes calls over a channel, with a deadline; ClientError where they fail."""
 
     def __init__(self, channel: grpc.aio.Channel, timeout: float | None, token: str = "") -> None:
-        self.channel, self._timeout, self._token = channel, timeout, token
+        self.channel = channel
+
+        # In a closure: no repr of a client shows the token.
+        def settings(options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+            return call_settings(options, timeout, token)
+
+        self._settings = settings
 
     async def answer(self, stub: Any, call: Call[T]) -> T:
         """The one answer."""
@@ -37,7 +43,7 @@ class AsyncConnection:
 
     async def answers(self, stub: Any, call: Call[Iterable[T]]) -> AsyncIterator[T]:
         """Values as they come; the call is cancelled when the iterator is closed."""
-        request_id, settings = call_settings(call.options, self._timeout, self._token)
+        request_id, settings = self._settings(call.options)
         received = getattr(stub, call.method)(call.request, **settings)
         try:
             async for message in received:
@@ -59,7 +65,7 @@ class AsyncConnection:
             call.request.page_token = page.next_page_token
 
     async def _message(self, stub: Any, call: Call[object]) -> Any:
-        request_id, settings = call_settings(call.options, self._timeout, self._token)
+        request_id, settings = self._settings(call.options)
         try:
             return await getattr(stub, call.method)(call.request, **settings)
         except grpc.RpcError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, ClassVar, Concatenate, ParamSpec, Self, TypeVar, Unpack
 
 import grpc
@@ -28,7 +28,13 @@ class Connection:
     """Makes calls over a channel, with a deadline; ClientError where they fail."""
 
     def __init__(self, channel: grpc.Channel, timeout: float | None, token: str = "") -> None:
-        self.channel, self._timeout, self._token = channel, timeout, token
+        self.channel = channel
+
+        # In a closure: no repr of a client shows the token.
+        def settings(options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+            return call_settings(options, timeout, token)
+
+        self._settings = settings
 
     def answer(self, stub: Any, call: Call[T]) -> T:
         """The one answer."""
@@ -36,7 +42,7 @@ class Connection:
 
     def answers(self, stub: Any, call: Call[Iterable[T]]) -> Iterator[T]:
         """Values as they come; the call is cancelled when the iterator is closed or dropped."""
-        request_id, settings = call_settings(call.options, self._timeout, self._token)
+        request_id, settings = self._settings(call.options)
         received = getattr(stub, call.method)(call.request, **settings)
         try:
             for message in received:
@@ -56,7 +62,7 @@ class Connection:
             call.request.page_token = page.next_page_token
 
     def _message(self, stub: Any, call: Call[object]) -> Any:
-        request_id, settings = call_settings(call.options, self._timeout, self._token)
+        request_id, settings = self._settings(call.options)
         try:
             return getattr(stub, call.method)(call.request, **settings)
         except grpc.RpcError as error:

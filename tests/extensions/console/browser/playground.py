@@ -69,7 +69,12 @@ with browsing() as seen:
     until(page, "document.querySelector('article [role=status]').textContent !== ''")
     said["corrected"] = page.inner_text("article [role=status]")
     page.locator("[aria-label='Good answer']").click()
-    until(page, "!document.querySelector('article [role=status]').textContent.includes('text')")
+    until(
+        page,
+        "document.querySelector('article [role=status]').textContent !== corrected".replace(
+            "corrected", repr(said["corrected"])
+        ),
+    )
     said["good"] = page.inner_text("article [role=status]")
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     page.locator("article button", has_text="Copy").first.click()
