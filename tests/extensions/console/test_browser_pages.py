@@ -64,7 +64,7 @@ async def test_playground(site: SimpleNamespace, tmp_path: Path) -> None:
     assert "<script>alert(1)</script>" in one["answer"]  # as text
     assert "tokens/s" in one["numbers"]
     assert seen["corrected"] == "Kept: texts."
-    assert seen["good"] == "Changed: labels."
+    assert seen["good"] == "Changed: texts."
     assert seen["copied"] == one["answer"]
     (second,) = seen["second"]
     assert (seen["turns"], seen["cleared"]) == (2, 0)
