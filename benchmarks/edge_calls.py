@@ -30,6 +30,7 @@ from benchmarks.serving import HOST, answer, nothing, parts, served, used
 from router.config import Settings
 from router.engine.fake import FakeEngine
 from router.replicas.engine import FleetEngine
+from router.replicas.membership import FixedMembership
 from router.server.app import ServerApp
 from router.v1 import inference_pb2 as pb
 from router.v1.inference_pb2_grpc import InferenceServiceStub
@@ -95,7 +96,7 @@ async def serve(addresses: Sequence[str], cpus: Sequence[int]) -> None:
     """An edge's process: a server over replicas that run already, until the end of standard input."""
     pin(cpus)
     links = [link_to(str(i), address) for i, address in enumerate(addresses)]
-    engine = FleetEngine(links, FakeEngine, max_running=ROWS, max_queue=QUEUE)
+    engine = FleetEngine(FixedMembership(links), FakeEngine, max_running=ROWS, max_queue=QUEUE)
     settings = Settings(listen=f"{HOST}:0", metrics_listen="", max_running=ROWS * len(links))
     async with parts(engine) as (registry, router):
         app = ServerApp(settings, engine, registry, router, nothing)

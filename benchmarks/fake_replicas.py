@@ -20,8 +20,10 @@ from pathlib import Path
 from router.engine.base import AdapterArtifact
 from router.engine.fake import FakeEngine, FakeGeneration
 from router.registry.format.artifact import FolderRules, read_artifact
-from router.replicas.host import EngineHost, EngineService, engine_server
+from router.replicas.host import EngineHost, engine_server
 from router.replicas.link import Link, Security
+
+HOST_BYTES = 2048 << 20  # of adapters
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,13 +109,12 @@ def pin(cpus: Sequence[int]) -> None:
 @asynccontextmanager
 async def served(kind: Kind) -> AsyncIterator[str]:
     """A replica in this process; gives its address."""
-    host, server = EngineHost(Steps(kind), read), engine_server("")
-    service = EngineService(host)
-    service.register(server)
+    host, server = EngineHost(Steps(kind), read, HOST_BYTES), engine_server("")
+    host.register(server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     await asyncio.to_thread(host.start)
-    service.loaded.set()
+    host.loaded.set()
     yield f"127.0.0.1:{port}"
     await server.stop(0)
     host.close()

@@ -5,11 +5,12 @@ from __future__ import annotations
 import bisect
 import hashlib
 import itertools
-import random
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
+from typing import NamedTuple
 
 from benchmarks.fleet_model import Machine, Policy, Request, Shape
-from router.replicas.placement import Placement
+from router.replicas.engine import choose
 
 POINTS = 128  # of a machine on the ring
 BOUND = 1.25  # times the mean load
@@ -63,33 +64,35 @@ class ConsistentHash(RoundRobin):
         return next(name for name in there if machines[name].held < most)
 
 
+class View(NamedTuple):
+    """A machine as its edge sees it."""
+
+    name: str
+    held: int
+    adapters: Collection[str]
+
+
 class Ours(RoundRobin):
-    """`router.replicas.placement`, used as `router.replicas.engine` uses it."""
+    """`choose` of `router.replicas.engine`; an edge counts its own requests."""
 
     name = "score: requests, and 8 for a load"
 
-    def __init__(self, seed: int, shape: Shape) -> None:
+    def __init__(self, shape: Shape) -> None:
         super().__init__()
         self._most = shape.rows + shape.queue
-        self.placement = Placement(random.Random(seed))
-        for i in range(shape.replicas):
-            self.placement.join(str(i))
+        self._held: Counter[str] = Counter()
 
     def choose(self, request: Request, machines: Mapping[str, Machine], now: float) -> str:
         """The least score of those with room."""
-        placement, adapter = self.placement, request.adapter
-        for name in placement.homes(adapter):
-            if adapter not in machines[name].memory:  # it made room for others since
-                placement.unsettle(adapter, name)
-        room = [name for name in machines if placement.held[name] < self._most] or list(machines)
-        name = placement.choose(room, adapter)
-        placement.settle(adapter, name)
-        placement.begin(name)
+        views = [View(name, self._held[name], machine.memory) for name, machine in machines.items()]
+        room = [view for view in views if view.held < self._most] or views
+        name = choose(room, request.adapter).name
+        self._held[name] += 1
         return name
 
     def ended(self, request: Request, now: float) -> None:
         """Its load is over."""
-        self.placement.end(request.at)
+        self._held[request.at] -= 1
 
 
 def point(text: str) -> int:
@@ -97,8 +100,8 @@ def point(text: str) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
 
 
-def policies(seed: int, shape: Shape) -> dict[str, Policy]:
+def policies(shape: Shape) -> dict[str, Policy]:
     """All that are compared, by name."""
     ring = Ring(shape.replicas)
-    made = RoundRobin(), ConsistentHash(ring), ConsistentHash(ring, BOUND), Ours(seed, shape)
+    made = RoundRobin(), ConsistentHash(ring), ConsistentHash(ring, BOUND), Ours(shape)
     return {policy.name: policy for policy in made}

@@ -1,7 +1,7 @@
 """`python -m benchmarks.fleet_simulation`: 2,000 adapters over 4 replicas, by who answers what.
 
 A discrete-event simulation, benchmarks/fleet_model.py, with the costs of steps that `benchmarks.step_times`
-measured. Where requests go is decided by `router.replicas.placement` itself, by round robin, and by
+measured. Where requests go is decided by `choose` of `router.replicas.engine`, by round robin, and by
 consistent hashing; each policy gets the same clients.
 """
 
@@ -29,7 +29,7 @@ def compare(
     """A row for each policy, medians over seeds."""
     found: dict[str, list[dict[str, float]]] = {}
     for seed in seeds:
-        for name, policy in policies(seed, shape).items():
+        for name, policy in policies(shape).items():
             simulation = Simulation([policy], shape, costs, seed, slow)
             simulation.run(clients, warm, seconds)
             found.setdefault(name, []).append(outcome(simulation, seconds))

@@ -26,6 +26,7 @@ from router.engine.fake import FakeEngine
 from router.replicas.children import Child
 from router.replicas.engine import FleetEngine
 from router.replicas.link import Link, Security
+from router.replicas.membership import FixedMembership
 from router.types import SamplingParams
 
 ROWS, QUEUE, TOKENS = 16, 64, 64
@@ -49,7 +50,7 @@ async def started(way: str, step_seconds: float, rows: int = ROWS) -> AsyncItera
             stack.enter_context(replica(str(i), step_seconds, rows, files))
             for i in range(2 if way == TWO else 1)
         ]
-        engine = FleetEngine(links, FakeEngine, max_running=rows, max_queue=QUEUE)
+        engine = FleetEngine(FixedMembership(links), FakeEngine, max_running=rows, max_queue=QUEUE)
         await asyncio.to_thread(engine.start)
         yield engine
         await asyncio.to_thread(engine.close)

@@ -143,14 +143,6 @@ class Settings(BaseSettings):
     replica_tls_name: str = Field(
         "", description="name in the replicas' certificates; empty: the host of their address"
     )
-    ray: str = Field(
-        "",
-        description="Ray cluster that starts the replicas (extra `ray`), HOST:PORT; empty: on this machine",
-    )
-    fleet: str = Field(
-        "",
-        description="name under which edges share the replicas in `ray`; empty: they are one edge's own",
-    )
     database: str = Field(
         "",
         description="URL of the database of experiments and feedback, and of what edges share: "
@@ -226,12 +218,6 @@ class Settings(BaseSettings):
             raise ValueError("replicas are started here, replica_addresses are started by others: give one")
         if (self.replica_tls_cert is None) != (self.replica_tls_key is None):
             raise ValueError("replica_tls_cert and replica_tls_key go together")
-        if self.ray and not self.replicas:
-            raise ValueError("ray is where replicas run, and there are none: say how many (replicas)")
-        if self.fleet and not self.ray:
-            raise ValueError("fleet is a name in a Ray cluster, and none is named: say its address (ray)")
-        if self.fleet and not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,62}", self.fleet):
-            raise ValueError("fleet must be 1 to 63 of a-z, 0-9 and -, the first no -")
         number = self.device.partition(":")[2]
         if least and number:
             raise ValueError(f"device {self.device} is one device, and replicas have one each: say cuda")

@@ -54,11 +54,6 @@ class Composition:
         options = RegistryOptions.of(for_all)
         templates = ConstraintTemplates(plugins.constraint_templates)
         self.registry = Registry(engine, settings.adapters_dir, options, templates=templates)
-        if settings.replica_bounds[0]:
-            from router.replicas.engine import FleetEngine
-
-            if isinstance(engine, FleetEngine):
-                engine.pin(self.registry.keeps)
         calibration = calibration_file(settings)
         self.router = Router(
             self.registry,

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from router.cli.fleet import EdgeEncoder, membership_and_links
+from router.cli.fleet import EdgeEncoder, membership_of
 from router.errors import ConfigError, RouterError
 from router.models import resolve_model
 from router.plugins.loader import describe
@@ -57,17 +57,13 @@ def make_engine(settings: Settings) -> Engine:
 
 
 def make_fleet(settings: Settings) -> Engine:
-    """Replicas: children of this process, actors of Ray, or what is found at addresses."""
+    """Replicas: children of this process, or what is found at addresses."""
     from router.replicas.engine import FleetEngine
 
-    membership, links = membership_and_links(settings)
     return FleetEngine(
-        links,
+        membership_of(settings),
         partial(EdgeEncoder, settings.model),
         max_running=settings.max_running,
         max_queue=settings.max_queue,
-        host_bytes=settings.host_memory_mb << 20,
         stall_seconds=settings.stall_seconds,
-        membership=membership,
-        shared=bool(settings.fleet or settings.replica_addresses),
     )

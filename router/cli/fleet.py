@@ -12,7 +12,7 @@ from router.models import resolve_model
 from router.plugins.tables import canonical
 
 if TYPE_CHECKING:
-    from router.replicas.link import Link, Security
+    from router.replicas.link import Security
     from router.replicas.membership import Membership
 
 OF_ENGINES = {  # settings that a replica goes by
@@ -22,14 +22,13 @@ OF_ENGINES = {  # settings that a replica goes by
 }  # fmt: skip
 
 
-def replica_settings(settings: Settings) -> dict[str, Any]:
+def replica_settings(settings: Settings, alone: bool = False) -> dict[str, Any]:
     """The settings that a replica's engine needs. Other settings of the server, such as secrets, stay here.
 
-    `tables` has that of the plugin called as the engine.
+    `alone` on its machine it has all cores. `tables` has that of the plugin called as the engine.
     """
     own = settings.model_dump(include=OF_ENGINES)
-    shared = not settings.ray and settings.engine == "torch"  # they share this machine's cores
-    if shared and not settings.threads:
+    if settings.engine == "torch" and not settings.threads and not alone:  # they share this machine's cores
         own["threads"] = max(1, len(os.sched_getaffinity(0)) // settings.replica_bounds[1])
     name = canonical(settings.engine)
     if name in settings.tables:
@@ -46,38 +45,21 @@ def security_of(settings: Settings) -> Security:
     return Security(secret, *files)
 
 
-def membership_and_links(settings: Settings) -> tuple[Membership, Callable[[str], Link]]:
-    """Who decides which replicas there are, and the way to each. Raises ConfigError."""
+def membership_of(settings: Settings) -> Membership:
+    """Which replicas there are, and the way to each. Raises ConfigError."""
     from router.replicas.children import ChildLink, devices
     from router.replicas.membership import FixedMembership, FoundMembership
 
     if settings.replica_addresses:
-        found = FoundMembership(settings.replica_addresses, security_of(settings), settings.replica_tls_name)
-        return found, found.link
-    fixed = FixedMembership(tuple(map(str, range(settings.replicas))))
+        security = security_of(settings)
+        return FoundMembership(settings.replica_addresses, security, settings.replica_tls_name)
     own = replica_settings(settings)
-    if settings.ray:
-        from router.replicas.ray import RayCluster, require_ray
-
-        require_ray()
-        cluster = RayCluster(
-            settings.ray,
-            settings.engine,
-            own,
-            fleet=settings.fleet,
-            cpus=settings.threads or 1,
-            gpus=0 if settings.device == "cpu" else None,
-            security=security_of(settings),
-            tls_name=settings.replica_tls_name,
-        )
-        return fixed, cluster.link
     gpus = devices() if settings.device != "cpu" else ()
-
-    def child(name: str) -> Link:
-        device = {"CUDA_VISIBLE_DEVICES": gpus[int(name) % len(gpus)]} if gpus else {}
-        return ChildLink(name, settings.engine, own, environment=device)
-
-    return fixed, child
+    links = []
+    for number in range(settings.replicas):
+        device = {"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]} if gpus else {}
+        links.append(ChildLink(str(number), settings.engine, own, environment=device))
+    return FixedMembership(links)
 
 
 class EdgeEncoder:

@@ -70,6 +70,7 @@ app.add_typer(
         "The engines of a server over several: `serve --set replicas=N`.",
         list=replicas.list_,
         drain=replicas.drain,
+        ray=replicas.ray,
     ),
     name="replicas",
 )

@@ -69,7 +69,6 @@ def replica(
       lora-router replica --listen 10.0.0.7:50060 --tls-cert r.pem --tls-key r.key --tls-client-ca edges.pem
     """
     fake: dict[str, Any] = {}
-    forsaken = 0.0
     if child:
         from pydantic import SecretStr
 
@@ -85,7 +84,7 @@ def replica(
             **start["settings"], engine=start["engine"], replica_secret=SecretStr(start["secret"])
         )
         settings = made.with_tables(tables)
-        fake, forsaken = start["fake"], start["forsaken_seconds"]
+        fake = start["fake"]
     else:
         from router.cli.settings import load_settings, parse_sets
 
@@ -97,7 +96,7 @@ def replica(
         }
         settings = loaded.model_copy(update=own)
         check_reach(settings, insecure_listen, insecure_metrics)
-    raise typer.Exit(run(settings, child=child, fake=fake, forsaken_seconds=forsaken))
+    raise typer.Exit(run(settings, child=child, fake=fake))
 
 
 def check_reach(settings: Settings, insecure: bool, insecure_metrics: bool) -> None:
@@ -116,9 +115,9 @@ def check_reach(settings: Settings, insecure: bool, insecure_metrics: bool) -> N
     serve.check_metrics_reach(settings, insecure or insecure_metrics)
 
 
-def run(settings: Settings, *, child: bool, fake: Mapping[str, Any], forsaken_seconds: float = 0.0) -> int:
-    """Serve until a signal, or as a child until standard input ends; returns the exit code. `fake`: options
-    of the fake engine."""
+def run(settings: Settings, *, child: bool, fake: Mapping[str, Any]) -> int:
+    """Serve until a signal, or as a child until standard input ends and no edge is left; returns the exit
+    code. `fake`: options of the fake engine."""
     from router.server.logs import logging_to
 
     announce: TextIO | None = None
@@ -129,7 +128,7 @@ def run(settings: Settings, *, child: bool, fake: Mapping[str, Any], forsaken_se
         with logging_to(settings.log_level):
             made, base = make_engine(settings, fake)
             read = folder_reader(settings, made, base)
-            return asyncio.run(ReplicaProcess(settings, made, read, announce, forsaken_seconds).run())
+            return asyncio.run(ReplicaProcess(settings, made, read, announce).run())
     except ConfigError as error:
         if announce is None:
             raise
@@ -177,20 +176,16 @@ class ReplicaProcess:
         engine: Engine,
         read: Callable[[Path], AdapterArtifact],
         announce: TextIO | None = None,
-        forsaken_seconds: float = 0.0,
     ) -> None:
-        """`read`: see `EngineHost`. `announce` gets a line of JSON with the address, or with what went wrong.
-        It ends when no edge was attached for `forsaken_seconds`; 0: never.
-        """
-        from router.replicas.host import SERVICE, EngineHost, EngineService
+        """`read`: see `EngineHost`. `announce` gets a line of JSON: the address, or what went wrong."""
+        from router.replicas.host import SERVICE, EngineHost
         from router.server.admission import PhaseGate
         from router.server.health import ServerHealth
         from router.server.listen import metrics_listener
         from router.server.metrics import ServerMetrics
 
         self._settings, self._engine, self._announce = settings, engine, announce
-        self._host = EngineHost(engine, read)
-        self._service = EngineService(self._host)
+        self._host = EngineHost(engine, read, settings.host_memory_mb << 20)
         self._lifecycle = PhaseGate()
         self._health = ServerHealth(
             self._lifecycle, engine.status, settings.stall_seconds, names=("", SERVICE)
@@ -198,7 +193,6 @@ class ReplicaProcess:
         self._metrics = ServerMetrics()
         self._probes = metrics_listener(settings, self._metrics.shed.labels("http").inc)
         self._stop, self._at_once = asyncio.Event(), asyncio.Event()
-        self._forsaken_seconds, self._code = forsaken_seconds, 0
         self.address = ""
 
     async def run(self) -> int:
@@ -217,7 +211,7 @@ class ReplicaProcess:
             loop.add_signal_handler(number, self._asked)
         secret = self._settings.replica_secret
         server = engine_server(secret.get_secret_value() if secret else "")
-        self._service.register(server)
+        self._host.register(server)
         add_HealthServicer_to_server(self._health, server)
         self.address = bind(server, self._settings.listen, Tls.of(self._settings))
         if self._settings.metrics_listen:
@@ -229,14 +223,14 @@ class ReplicaProcess:
             await self._probes.start(application)
         await server.start()
         log.info("listening", extra={"fields": {"address": self.address, "metrics": self._probes.address}})
-        tasks = [loop.create_task(self._watch_edge())] if self._announce is not None else []
-        starting = loop.create_task(await_in_thread(self._start_engine, "engine start"))
+        tasks = [loop.create_task(self._watch_parent())] if self._announce is not None else []
+        starting = loop.create_task(await_in_thread(self._host.start, "engine start"))
         stopping = loop.create_task(self._stop.wait())
         await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
         if starting.done():
             starting.result()
             self._lifecycle.phase = ServerPhase.SERVING
-            self._service.loaded.set()
+            self._host.loaded.set()
             tasks += [loop.create_task(self._health.follow()), loop.create_task(self._watch_engine())]
             if self._announce is not None:
                 _announce(self._announce, address=self.address)
@@ -256,10 +250,7 @@ class ReplicaProcess:
             log.error("the engine did not stop", extra={"fields": {"seconds": ENGINE_SECONDS}})
             os._exit(1)
         log.info("stopped")
-        return self._code
-
-    def _start_engine(self) -> None:
-        self._host.start()
+        return 0
 
     def _asked(self) -> None:
         """A signal: drain; the second one ends at once."""
@@ -278,8 +269,9 @@ class ReplicaProcess:
                 await asyncio.wait_for(self._at_once.wait(), LOOK_SECONDS / 5)
                 return
 
-    async def _watch_edge(self) -> None:
-        """A child ends with its edge, whatever ended that: its standard input ends."""
+    async def _watch_parent(self) -> None:
+        """A child ends after what started it, whatever ended that: its standard input ends. While edges are
+        attached it goes on, for what ended may have been Ray alone."""
         loop = asyncio.get_running_loop()
         ended = asyncio.Event()
 
@@ -290,7 +282,9 @@ class ReplicaProcess:
 
         loop.add_reader(0, read)
         await ended.wait()
-        log.info("the edge has ended")
+        while self._host.edges:  # noqa: ASYNC110 - nothing else waits for the last edge to leave
+            await asyncio.sleep(LOOK_SECONDS)
+        log.info("what started this replica has ended, and no edge is attached")
         self._at_once.set()
         self._stop.set()
 
@@ -300,18 +294,9 @@ class ReplicaProcess:
         The timer is one of the interpreter's own, so that it also ends a process whose event loop hangs, or
         whose threads wait for a lock for ever; it prints where they all are.
         """
-        from router.replicas.children import FORSAKEN
-
         patience, last = PATIENCE * self._settings.stall_seconds, -1.0
-        attached = time.monotonic()
         while True:
             status = self._engine.status()
-            if self._host.edges or not self._forsaken_seconds:
-                attached = time.monotonic()
-            elif time.monotonic() - attached > self._forsaken_seconds:
-                log.warning("no edge was attached for %g s", self._forsaken_seconds)
-                self._code = FORSAKEN
-                self._stop.set()
             if status.failed:
                 log.error("the engine failed", extra={"fields": {"problem": status.failed}})
                 os._exit(1)

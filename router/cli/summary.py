@@ -124,8 +124,7 @@ def _web_lines(app: ServerApp) -> list[tuple[str, str]]:
 def _replicas_line(settings: Settings) -> str:
     if settings.replica_addresses:
         return f"at {', '.join(settings.replica_addresses)}"
-    where = f"in the Ray cluster at {settings.ray}" if settings.ray else "on this machine"
-    return f"{settings.replicas} {where}"
+    return f"{settings.replicas} on this machine"
 
 
 def _access_line(settings: Settings) -> str:

@@ -1,7 +1,8 @@
 """Replicas as child processes of the edge, on its machine.
 
 A child gets its settings and a secret through its standard input, tells its address by the first line of its
-standard output, and ends when its standard input does, so it never outlives the edge.
+standard output, and ends when its standard input has ended and no edge is attached, so it never outlives the
+edge.
 """
 
 from __future__ import annotations
@@ -30,7 +31,6 @@ log = logging.getLogger(__name__)
 COMMAND = (sys.executable, "-m", "router.cli", "replica", "--child")
 HELLO_SECONDS = 20.0  # of a child that has announced its address
 CLOSE_SECONDS = 1.0  # a server gives its engine 2, and the end of a killed process takes time, too
-FORSAKEN = 3  # exit code of one that ended since no edge was attached
 GPUS = Path("/proc/driver/nvidia/gpus")
 
 
@@ -45,18 +45,17 @@ class Child:
         environment: Mapping[str, str] | None = None,
         fake: Mapping[str, Any] | None = None,
         listen: str = "127.0.0.1:0",
-        forsaken_seconds: float = 0.0,
+        secret: str | None = None,
     ) -> None:
         """`settings` are values of `router.config.Settings`, of which none is a secret; `fake` are options of
-        a fake engine. It ends when no edge was attached for `forsaken_seconds`; 0: never.
+        a fake engine. Without `secret` it gets one of its own.
         """
-        self.secret = secrets.token_hex(32)
+        self.secret = secrets.token_hex(32) if secret is None else secret
         start = {
             "engine": engine,
             "settings": {**settings, "listen": listen, "metrics_listen": ""},
             "secret": self.secret,
             "fake": dict(fake or {}),
-            "forsaken_seconds": forsaken_seconds,
         }
         self.process = subprocess.Popen(
             COMMAND,

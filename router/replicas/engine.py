@@ -1,20 +1,18 @@
 """Many engines that look like one: `router.engine.base.Engine` over replicas of one base.
 
-Each has its process, its device, its slots. Requests go where their adapter is and the queue is short.
+Each has its process, its device, its adapters. Requests go where few are and their adapter is.
 """
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import os
+import random
 import socket
 import time
-from collections import Counter
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from threading import Event
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
 
@@ -32,33 +30,52 @@ from router.engine.base import (
 )
 from router.engine.output import EventStream
 from router.engine.tenant_cache import TenantCache
-from router.errors import (
-    ConfigError,
-    FailedPrecondition,
-    NotLoaded,
-    Overloaded,
-    ResourceExhausted,
-    RouterError,
-    Unavailable,
-)
-from router.replicas.link import Link, LinkLost
+from router.errors import FailedPrecondition, NotLoaded, Overloaded, ResourceExhausted, Unavailable
+from router.replicas.link import LinkLost
 from router.replicas.members import Members, running_loop
-from router.replicas.membership import FixedMembership, Membership
-from router.replicas.messages import compile_, info_of, read
-from router.replicas.placement import Placement
+from router.replicas.membership import Membership
+from router.replicas.messages import compile_, info_of, load, read
 from router.replicas.replica import FleetReplica
 from router.replicas.requests import MOVES, RoutedJob
-from router.replicas.weights import LoadedAdapter, Weights
-from router.types import Constraint, FinishReason
+from router.types import Constraint
 from router.v1 import engine_pb2 as pb
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-log = logging.getLogger(__name__)
-
 CLOSE_SECONDS = 2.0
 KNOWN = 256  # constraints that are known to compile, of all tenants
+ABSENT = 8  # requests that may run or wait at a replica with the adapter before another one loads it
+
+
+class Scored(Protocol):
+    """What the choice of a replica looks at."""
+
+    @property
+    def held(self) -> int:
+        """Requests that run or wait there."""
+        ...
+
+    @property
+    def adapters(self) -> Collection[str]:
+        """Digests of the adapters in its memory."""
+        ...
+
+
+Choice = TypeVar("Choice", bound=Scored)
+
+
+def choose(among: Iterable[Choice], adapter: str | None = None) -> Choice:
+    """The replica for a request: where fewest are held, ABSENT more where its adapter has to be loaded.
+
+    Among equals one with few adapters if it has to load, else any; `among` is not empty.
+    """
+
+    def score(replica: Choice) -> tuple[int, int, float]:
+        absent = adapter is not None and adapter not in replica.adapters
+        return replica.held + ABSENT * absent, len(replica.adapters) * absent, random.random()
+
+    return min(among, key=score)
 
 
 class EdgeTokenizer(Protocol):
@@ -76,6 +93,15 @@ class EdgeTokenizer(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class LoadedAdapter:
+    """An adapter that requests may use; replicas load it when one comes."""
+
+    load: pb.EngineCommand.Load
+    invocation: tuple[int, ...]
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
 class CheckedConstraint:
     """A constraint that a replica has compiled. A grammar stays in its process, so each replica makes one."""
 
@@ -87,50 +113,27 @@ class FleetEngine:
 
     def __init__(
         self,
-        links: Sequence[Link] | Callable[[str], Link],
+        membership: Membership,
         encoder: Callable[[], EdgeTokenizer],
         *,
         max_running: int,
         max_queue: int,
-        host_bytes: int = 2048 << 20,
         stall_seconds: float = 10.0,
-        membership: Membership | None = None,
-        shared: bool = False,
     ) -> None:
-        """`links` are the replicas, which are and stay those, or make one of a name; then `membership`
-        decides which there are. `shared`: other edges use them, too. `encoder` is made at `start`;
-        `max_running`, `max_queue` and `host_bytes`, of adapters' weights, are those of each replica.
+        """`membership` says which replicas there are. `encoder` is made at `start`; `max_running` and
+        `max_queue` are those of each replica.
 
         A replica that is silent or makes no step for `stall_seconds` gets nothing new while there is another,
         and three times as long after its last sign it is ended and replaced.
         """
-        if not links:
-            raise ConfigError("a fleet needs a replica: set replicas to 1 or more")
-        self._replicas: dict[str, FleetReplica] = {}
         self._make_encoder = encoder
         self._encoder: EdgeTokenizer | None = None
-        self._placement = Placement()
-        self._using: Counter[tuple[str, str]] = Counter()  # jobs by adapter and replica
-        self._weights = Weights(self._replicas, self._placement, host_bytes, self._using, shared)
         self._rows, self._queue = max_running, max_queue
-        self._held: Counter[tuple[str, bool]] = Counter()  # jobs by replica and whether in the background
-        self._waiting: set[RoutedJob] = set()  # for an adapter
+        self._adapters: dict[str, LoadedAdapter] = {}
         self._readings = 0
         self._known: TenantCache[Constraint, CheckedConstraint] = TenantCache(KNOWN)
-        if callable(links):
-            link, membership = links, membership or FixedMembership(("0",))
-        else:
-            named = {link.name: link for link in links}
-            link, membership = named.__getitem__, FixedMembership(tuple(named))
-        self.members = Members(
-            membership,
-            link,
-            f"{socket.gethostname()}-{os.getpid()}-{time.time_ns():x}",
-            stall_seconds,
-            self._weights,
-            places=(max_running, max_queue),
-            waiting=self._waiting,
-        )
+        edge = f"{socket.gethostname()}-{os.getpid()}-{time.time_ns():x}"
+        self.members = Members(membership, edge, stall_seconds, (max_running, max_queue))
         self._info: BaseInfo | None = None
 
     # -- Engine
@@ -145,14 +148,13 @@ class FleetEngine:
     @property
     def replicas(self) -> Sequence[FleetReplica]:
         """All that this edge has something to do with, in the order in which they came."""
-        return tuple(self._replicas.values())
+        return tuple(self.members.replicas.values())
 
     def start(self) -> None:
         """Start the first replicas at once; blocks. Raises ConfigError where none is up, and why."""
         try:
-            self.members.begin()
             self._encoder = self._make_encoder()
-            self._info = info_of(self.members.wait().base)
+            self._info = info_of(self.members.start().base)
         except BaseException:
             self.members.close()
             raise
@@ -181,28 +183,30 @@ class FleetEngine:
         """How many of its `tokens` every prompt under its template begins with."""
         return self._at_the_edge().shared(prompt, tokens)
 
-    def pin(self, pinned: Callable[[str], bool]) -> None:
-        """Which adapters must not wait: they stay where they are, though others are asked for more."""
-        self._weights.pinned = pinned
-
     async def load(self, artifact: AdapterArtifact) -> int:
-        """Put the weights down for all, and have them at one replica."""
+        """Have it in memory at one replica, and at others once requests go there."""
         self.members.attach()
-        return await self._weights.add(artifact)
+        known = self._adapters.get(artifact.digest)
+        if known is None:
+            parts = [digest for digest, _ in artifact.parts if digest in self._adapters]
+            folders = {digest: self._adapters[digest].load.folder for digest in parts}
+            command = load(artifact, folders)
+            event = await self._anywhere(pb.EngineCommand(load=command), artifact.digest)
+            known = LoadedAdapter(command, artifact.invocation_tokens, event.size)
+            self._adapters[artifact.digest] = known
+        return known.size
 
     async def unload(self, digest: str) -> int:
-        """Drop an adapter wherever it is."""
-        if self.members.closed:  # it went with the replicas
-            return 0
-        self.members.attach()
-        return await self._weights.remove(digest)
+        """Answer no request with it any more. Replicas drop it when they need its memory."""
+        known = self._adapters.pop(digest, None)
+        return 0 if known is None else known.size
 
     async def compile(self, constraint: Constraint, tenant: str = "") -> CheckedConstraint:
         """Have a replica compile it; what a tenant had compiled once is known to compile for it."""
         self.members.attach()
         known = self._known.get(tenant, constraint)
         if known is None:
-            await self._anywhere(lambda replica: replica.call(compile_(constraint, tenant)))
+            await self._anywhere(compile_(constraint, tenant))
             known = CheckedConstraint(constraint)
             self._known.put(tenant, constraint, known)
         return known
@@ -211,20 +215,25 @@ class FleetEngine:
         """Send a job to a replica that has its adapter and room for it."""
         self.members.attach()
         check_job(job, self.info.context_length)
+        load = None
         if job.adapter is not None:
-            tokens_before(job.tokens, self._adapter(job.adapter).invocation)
-        routed = RoutedJob(job, self._send, self._left)
+            known = self._adapters.get(job.adapter)
+            if known is None:
+                raise FailedPrecondition("the adapter is not loaded")
+            tokens_before(job.tokens, known.invocation)
+            load = known.load
+        routed = RoutedJob(job, load, self._send)
         self._send(routed)
         return routed.stream
 
     async def read(self, reading: PoolingRequest) -> NDArray[np.float32]:
         """Done by one of the replicas."""
         self.members.attach()
-        most = MAX_POOLING * (len(self._replicas) - 1)
+        most = MAX_POOLING * (len(self.members.replicas) - 1)
         check_pooling(reading, self.info.context_length, self._readings - most)
         self._readings += 1
         try:
-            event = await self._anywhere(lambda replica: replica.call(read(reading)))
+            event = await self._anywhere(read(reading))
             return np.frombuffer(event.numbers, "<f4")
         finally:
             self._readings -= 1
@@ -237,136 +246,47 @@ class FleetEngine:
             self.members.attach()
         return self.members.status()
 
-    async def _anywhere(
-        self, ask: Callable[[FleetReplica], Coroutine[Any, Any, pb.EngineEvent]]
-    ) -> pb.EngineEvent:
+    async def _anywhere(self, command: pb.EngineCommand, adapter: str | None = None) -> pb.EngineEvent:
         """What one replica answers; another is asked if that one is lost or cannot now."""
         tried: set[str] = set()
-        error = Unavailable("no replica is up")
-        while len(tried) <= MOVES:
-            up = {n: replica for n, replica in self._replicas.items() if replica.up and n not in tried}
-            names = sorted(n for n, replica in up.items() if replica.takes)
-            names = names or sorted(n for n, replica in up.items() if not replica.left)
-            if not names:
-                break
-            name = self._placement.choose(names)
-            tried.add(name)
-            self._placement.begin(name)
+        losses = 0
+        error: Unavailable | ResourceExhausted = Unavailable("no replica is up")
+        while losses <= MOVES and (takers := self._takers(tried)):
+            replica = choose(takers, adapter)
+            tried.add(replica.name)
             try:
-                return await ask(self._replicas[name])
+                return await replica.call(command, adapter)
             except LinkLost as lost:
+                losses += 1
                 error = Unavailable(f"{lost}: ask again")
-            except Unavailable as refused:
+            except (Unavailable, ResourceExhausted) as refused:
                 if self.members.closed:
                     raise
                 error = refused
-            finally:
-                self._placement.end(name)
         raise error
 
-    # -- jobs on their way
-
-    def _adapter(self, digest: str) -> LoadedAdapter:
-        kept = self._weights.get(digest)
-        if kept is None:
-            raise FailedPrecondition("the adapter is not loaded")
-        return kept
-
     def _send(self, routed: RoutedJob) -> None:
-        """On to a replica it has not tried. Raises Overloaded, Unavailable, FailedPrecondition."""
-        job = routed.job
-        room = self._with_room(job, routed.tried)
-        if job.adapter is None:
-            self._give(routed, self._placement.choose(room))
-            return
-        there = room & set(self._placement.homes(job.adapter))
-        stays = there and (routed.waited or job.background)  # a request waits for one load, a shadow for none
-        to = self._placement.choose(there if stays else room, job.adapter)
-        if to in there:
-            self._give(routed, to)
-        else:
-            self._wait(routed, self._send_once_there(routed, self._adapter(job.adapter), to, room))
-
-    def _wait(self, routed: RoutedJob, loading: Coroutine[Any, Any, None]) -> None:
-        """Until its adapter is where it goes."""
-        task = self.members.spawn(loading)
-        self._waiting.add(routed)
-        routed.waits = task.cancel
-        task.add_done_callback(lambda _: self._waiting.discard(routed))
-
-    def _most(self, job: Job) -> int:
-        return self._rows + (0 if job.background else self._queue)
-
-    def _with_room(self, job: Job, tried: set[str]) -> set[str]:
-        up = self._up(job.adapter)
-        if not up - tried:
-            raise Unavailable("no other replica is up" if up else "no replica is up")
-        up = {name for name in up - tried if not self._replicas[name].stalls} or up - tried
-        room = {name for name in up if self._held[name, job.background] < self._most(job)}
+        """On to a replica it has not tried. Raises Overloaded, Unavailable."""
+        takers, background = self._takers(routed.tried), routed.job.background
+        if not takers:
+            raise Unavailable("no other replica is up" if routed.tried else "no replica is up")
+        most = self._rows + (0 if background else self._queue)
+        room = [replica for replica in takers if replica.jobs[background] < most]
         if not room:
             raise Overloaded("the queues of all replicas are full", bound="replicas")
-        return room
+        routed.go(choose(room, routed.job.adapter))
 
-    def _up(self, adapter: str | None) -> set[str]:
-        """Who may get a job: one that is draining only if it has the adapter, or if there is no other."""
-        homes = self._placement.homes(adapter) if adapter is not None else ()
-        taking = {n for n, replica in self._replicas.items() if replica.takes or (replica.up and n in homes)}
-        return taking or {name for name, replica in self._replicas.items() if replica.up and not replica.left}
-
-    def _give(self, routed: RoutedJob, name: str) -> None:
-        job = routed.job
-        self._held[name, job.background] += 1
-        if job.adapter is not None:
-            self._using[job.adapter, name] += 1
-            self._adapter(job.adapter).asked = time.monotonic()
-        self._placement.begin(name)
-        routed.go(self._replicas[name])
-
-    def _left(self, routed: RoutedJob) -> None:
-        if routed.at is None:
-            return
-        job, name = routed.job, routed.at.name
-        self._held[name, job.background] -= 1
-        if job.adapter is not None:
-            self._using[job.adapter, name] -= 1
-            if not self._using[job.adapter, name]:
-                del self._using[job.adapter, name]
-        self._placement.end(name)
-
-    async def _send_once_there(self, routed: RoutedJob, kept: LoadedAdapter, to: str, room: set[str]) -> None:
-        """Bring its adapter to that replica, or another with room where none has it, then send the job."""
-        routed.waited = True
-        homes = self._placement.homes(kept.digest)
-        self._placement.begin(to)  # it counts there while it waits, or all others would go there, too
-        error: RouterError | None = None
-        try:
-            async with asyncio.timeout_at(routed.job.deadline):
-                await self._weights.bring(kept, {to} if homes else room, first=to, pushing=True)
-        except TimeoutError:
-            routed.waits = None
-            routed.end(FinishReason.DEADLINE)
-            return
-        except ResourceExhausted as full:  # all that is there is in use
-            error = Overloaded(full.message, bound="replicas")
-        except RouterError as refused:
-            error = refused
-        finally:
-            self._placement.end(to)
-        routed.waits = None
-        try:
-            if error is not None and not self._placement.homes(kept.digest):
-                raise error
-            self._send(routed)
-        except RouterError as refused:
-            routed.fail(refused)
+    def _takers(self, tried: Collection[str]) -> list[FleetReplica]:
+        """Who may get something: those that are well, else those that stall, else those that drain."""
+        up = [replica for replica in self.replicas if replica.up and replica.name not in tried]
+        stay = [replica for replica in up if not replica.draining]
+        return [replica for replica in stay if not replica.stalls] or stay or up
 
     # -- the end
 
     def _end_all(self) -> None:
         self.members.stop()
-        for routed in tuple(self._waiting):
-            routed.stop()
-        for replica in self._replicas.values():
+        for replica in self.replicas:
             pending, replica.pending = replica.pending, {}
             for receiver in pending.values():
                 receiver.stop()

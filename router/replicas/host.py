@@ -1,7 +1,7 @@
 """A replica's side: any engine, served to edges over gRPC in one stream each.
 
 Nobody can be sure that an edge says goodbye: its process is killed, its machine is lost, the network between
-is cut. So an edge that was silent for `silence` seconds loses its stream, its jobs and its adapters.
+is cut. So an edge that was silent for `silence` seconds loses its stream and its jobs.
 """
 
 from __future__ import annotations
@@ -11,14 +11,11 @@ import hmac
 import logging
 import math
 import time
-from collections import defaultdict
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
-from contextlib import aclosing, suppress
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
-from uuid import uuid4
-from weakref import WeakValueDictionary
 
 import grpc
 
@@ -41,9 +38,11 @@ from router.errors import (
     InvalidRequest,
     NotLoaded,
     Overloaded,
+    ResourceExhausted,
     RouterError,
     Unavailable,
 )
+from router.replicas.memory import AdapterMemory
 from router.replicas.messages import (
     MOST_NAME,
     MOST_REPLY,
@@ -52,7 +51,6 @@ from router.replicas.messages import (
     error_message,
     hello_message,
     job_of,
-    mixture_of,
     reading_of,
     state_message,
     write_event,
@@ -71,7 +69,6 @@ MOST_COMMANDS = 4096  # of an edge that are not answered yet
 MOST_EVENTS = 65536  # for an edge that it has not read yet
 MOST_CONNECTIONS = 256
 CALLS = 4  # of one connection: a stream, and a Hello beside it
-READS = 2  # adapters that are read at once
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 OPTIONS = (
     ("grpc.so_reuseport", 0),
@@ -98,8 +95,7 @@ class EdgeSession:
     batch: pb.AttachResponse = field(default_factory=pb.AttachResponse)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     generations: dict[int, Generation] = field(default_factory=dict)
-    tasks: dict[int, asyncio.Task[None]] = field(default_factory=dict)  # answers, readings, grammars
-    moves: dict[int, asyncio.Task[None]] = field(default_factory=dict)  # loads and unloads, never broken off
+    tasks: dict[int, asyncio.Task[None]] = field(default_factory=dict)
     stated: float = 0.0  # when the edge last got a state
     ended: str = ""  # why
 
@@ -130,31 +126,35 @@ class EdgeSession:
         return batch
 
 
-class EngineHost:
-    """Serves an engine to edges. Everything but `start` and `close` is called on one event loop."""
+class EngineHost(EngineServiceServicer):
+    """Serves an engine to edges: the methods of `proto/router/v1/engine.proto`, on an `engine_server`.
+
+    Everything but `start` and `close` is called on one event loop.
+    """
 
     def __init__(
-        self, engine: Engine, read: Callable[[Path], AdapterArtifact], silence: float = SILENCE
+        self,
+        engine: Engine,
+        read: Callable[[Path], AdapterArtifact],
+        most_bytes: int,
+        silence: float = SILENCE,
     ) -> None:
-        """`read` reads the adapter in a folder, in a worker thread; it raises AdapterRejected. An edge that
-        was silent for `silence` seconds loses its stream.
+        """`read` reads the adapter in a folder, in a worker thread; it raises AdapterRejected. Adapters take
+        at most `most_bytes`. An edge that was silent for `silence` seconds loses its stream.
         """
-        self._engine, self._read_folder, self._silence = engine, read, silence
-        self._reads = asyncio.Semaphore(READS)
-        self._edges: defaultdict[str, set[str]] = defaultdict(set)  # that hold an adapter, by digest
-        self._sizes: dict[str, int] = {}
-        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # by digest
+        self._engine, self._silence = engine, silence
+        self._memory = AdapterMemory(engine, read, most_bytes)
         self._sessions: dict[str, EdgeSession] = {}
         self._leaving: set[asyncio.Task[None]] = set()
         self._guard: asyncio.Task[None] | None = None
         self._hello: pb.HelloResponse | None = None
+        self.loaded = asyncio.Event()  # set when `start` has ended
         self.draining = asyncio.Event()
 
-    def start(self) -> pb.HelloResponse:
-        """Load the base; blocks. Returns what the replica is."""
+    def start(self) -> None:
+        """Load the base; blocks."""
         self._engine.start()
-        self._hello = hello_message(self._engine.info, uuid4().hex)
-        return self._hello
+        self._hello = hello_message(self._engine.info)
 
     def close(self) -> None:
         """End the engine; blocks. What runs ends as CANCELLED."""
@@ -162,7 +162,7 @@ class EngineHost:
 
     @property
     def hello(self) -> pb.HelloResponse:
-        """What `start` returned. Raises NotLoaded before."""
+        """What the replica is. Raises NotLoaded before `start` has ended."""
         if self._hello is None:
             raise NotLoaded("the base model is still loading")
         return self._hello
@@ -171,10 +171,6 @@ class EngineHost:
     def edges(self) -> tuple[str, ...]:
         """Those that are served now."""
         return tuple(self._sessions)
-
-    def holders(self, digest: str) -> frozenset[str]:
-        """The edges that hold an adapter here."""
-        return frozenset(self._edges.get(digest, ()))
 
     def drain(self) -> None:
         """Tell every edge to send nothing new; what runs goes on."""
@@ -185,9 +181,8 @@ class EngineHost:
 
     @property
     def idle(self) -> bool:
-        """Whether no command of any edge is under way and no adapter is held."""
-        busy = any(session.tasks or session.moves for session in self._sessions.values())
-        return not busy and not self._leaving and not any(self._edges.values())
+        """Whether no command of any edge is under way."""
+        return not self._leaving and not any(session.tasks for session in self._sessions.values())
 
     def open(self, edge: str) -> EdgeSession:
         """Begin a stream. Raises InvalidRequest for one without a name, Unavailable for one that has a stream
@@ -240,25 +235,25 @@ class EngineHost:
         if what == "cancel":
             self._cancel(session, key)
             return
-        if key in session.tasks or key in session.moves:
+        if key in session.tasks:
             raise InvalidRequest([FieldViolation("key", f"{key} is that of a command under way")])
-        if len(session.tasks) + len(session.moves) >= MOST_COMMANDS:
+        if len(session.tasks) >= MOST_COMMANDS:
             raise Overloaded(f"{MOST_COMMANDS} commands of this edge are under way", bound="replicas")
         vocabulary = self._engine.info.vocab_size
         if what == "submit":
-            _spawn(session.tasks, key, self._generate(session, key, job_of(command.submit, vocabulary)))
+            job = job_of(command.submit, vocabulary)
+            load = command.submit.adapter if job.adapter else None
+            _spawn(session, key, self._generate(session, key, job, load))
         elif what == "read":
-            self._spawn_call(session, session.tasks, key, self._read(reading_of(command.read, vocabulary)))
+            _spawn(session, key, _answer(session, key, self._read(reading_of(command.read, vocabulary))))
         elif what == "compile":
             found = Findings()
             constraint = constraint_of(command.compile.constraint, found)
             found.check()
-            self._spawn_call(session, session.tasks, key, self._compile(constraint, command.compile.tenant))
+            work = self._compile(constraint, command.compile.tenant)
+            _spawn(session, key, _answer(session, key, work))
         elif what == "load":
-            self._spawn_call(session, session.moves, key, self._hold(session.edge, command.load))
-        elif what == "unload":
-            freed = self._freed(session.edge, command.unload.digest)
-            self._spawn_call(session, session.moves, key, freed)
+            _spawn(session, key, _answer(session, key, self._load(command.load)))
         elif what == "drain":
             self.drain()
             session.put(key, pb.EngineEvent(done=pb.EngineEvent.Done()))
@@ -273,38 +268,34 @@ class EngineHost:
         elif task is not None and task.cancel():
             session.generated(key, Finished(FinishReason.CANCELLED, Usage()))
 
-    async def _generate(self, session: EdgeSession, key: int, job: Job) -> None:
-        try:
-            generation = self._engine.submit(await with_grammar(self._engine, job))
-        except Exception as error:
-            session.refuse(key, error)
-            return
-        session.generations[key] = generation
-        try:
-            async for event in generation:
-                session.generated(key, event)
-        except Exception as error:
-            session.refuse(key, error)
-        finally:
-            session.generations.pop(key, None)
-            generation.cancel()
-
-    def _spawn_call(
-        self,
-        session: EdgeSession,
-        where: dict[int, asyncio.Task[None]],
-        key: int,
-        work: Coroutine[Any, Any, pb.EngineEvent],
+    async def _generate(
+        self, session: EdgeSession, key: int, job: Job, load: pb.EngineCommand.Load | None
     ) -> None:
-        """Answer a command of one event."""
-
-        async def answered() -> None:
+        async with AsyncExitStack() as stack:
             try:
-                session.put(key, await work)
+                if load is not None:
+                    async with asyncio.timeout_at(job.deadline):
+                        await stack.enter_async_context(self._memory.held(load))
+                generation = self._engine.submit(await with_grammar(self._engine, job))
+            except TimeoutError:
+                usage = Usage(prompt_tokens=len(job.tokens))
+                session.generated(key, Finished(FinishReason.DEADLINE, usage))
+                return
+            except ResourceExhausted as full:  # of the load: another replica may have memory for it
+                session.refuse(key, Overloaded(full.message, bound="replicas"))
+                return
             except Exception as error:
                 session.refuse(key, error)
-
-        _spawn(where, key, answered())
+                return
+            session.generations[key] = generation
+            try:
+                async for event in generation:
+                    session.generated(key, event)
+            except Exception as error:
+                session.refuse(key, error)
+            finally:
+                session.generations.pop(key, None)
+                generation.cancel()
 
     async def _read(self, reading: PoolingRequest) -> pb.EngineEvent:
         return pb.EngineEvent(numbers=(await self._engine.read(reading)).astype("<f4").tobytes())
@@ -313,51 +304,9 @@ class EngineHost:
         await self._engine.compile(constraint, tenant)
         return pb.EngineEvent(done=pb.EngineEvent.Done())
 
-    # -- adapters: loaded for the first edge that holds them, unloaded after the last
-
-    async def _hold(self, edge: str, load: pb.EngineCommand.Load) -> pb.EngineEvent:
-        """Its bytes. Where its folder cannot be read or Engine.load raises, nothing is held."""
-        digest = load.digest
-        async with self._lock(digest):
-            if digest not in self._sizes:
-                artifact = mixture_of(load) if load.parts else await self._from_folder(load)
-                self._sizes[digest] = await self._engine.load(artifact)
-            self._edges[digest].add(edge)
-            return pb.EngineEvent(size=self._sizes[digest])
-
-    async def _from_folder(self, load: pb.EngineCommand.Load) -> AdapterArtifact:
-        """The adapter that is in a folder now. Raises Unavailable where it is not the one of this digest."""
-        folder = Path(load.folder)
-        if not folder.is_absolute() or "\0" in load.folder:
-            raise InvalidRequest([FieldViolation("folder", "must be an absolute path")])
-        async with self._reads:
-            artifact = await asyncio.to_thread(self._read_where_it_is, folder)
-        if artifact.digest != load.digest:
-            raise Unavailable(f"the adapter in {folder} is another one at this replica than at the edge")
-        return artifact
-
-    def _read_where_it_is(self, folder: Path) -> AdapterArtifact:
-        if not folder.is_dir():
-            raise Unavailable(f"{folder} is not there: a replica needs each adapter's folder under its path")
-        return self._read_folder(folder)
-
-    async def _freed(self, edge: str, digest: str) -> pb.EngineEvent:
-        return pb.EngineEvent(size=await self._release(edge, digest))
-
-    async def _release(self, edge: str, digest: str) -> int:
-        """The bytes that were freed: 0 unless this was the last edge."""
-        async with self._lock(digest):
-            holders = self._edges.get(digest, set())
-            holders.discard(edge)
-            if holders or digest not in self._sizes:
-                return 0
-            self._edges.pop(digest, None)
-            del self._sizes[digest]
-            return await self._engine.unload(digest)
-
-    def _lock(self, digest: str) -> asyncio.Lock:
-        """A load and an unload of one adapter never meet in the engine."""
-        return self._locks.setdefault(digest, asyncio.Lock())
+    async def _load(self, load: pb.EngineCommand.Load) -> pb.EngineEvent:
+        async with self._memory.held(load) as size:
+            return pb.EngineEvent(size=size)
 
     # -- edges that are gone
 
@@ -383,7 +332,7 @@ class EngineHost:
                 session.changed.set()
 
     def end(self, session: EdgeSession, why: str) -> None:
-        """End a stream, its jobs, and what its edge alone holds."""
+        """End a stream and what its edge wants."""
         if session.ended:
             return
         session.ended = why
@@ -394,17 +343,68 @@ class EngineHost:
         task.add_done_callback(self._leaving.discard)
 
     async def _leave(self, session: EdgeSession) -> None:
-        """Jobs first: an adapter may be unloaded only when nobody uses it."""
         for generation in tuple(session.generations.values()):
             generation.cancel()
         for key, task in tuple(session.tasks.items()):
             if key not in session.generations:
                 task.cancel()
-        if left := (*session.tasks.values(), *session.moves.values()):
+        if left := tuple(session.tasks.values()):
             await asyncio.wait(left)
-        with suppress(RouterError):  # an engine that is closed has nothing to unload
-            for digest in [digest for digest, edges in self._edges.items() if session.edge in edges]:
-                await self._release(session.edge, digest)
+
+    # -- the methods
+
+    def register(self, server: grpc.aio.Server) -> None:
+        """Add the service."""
+        add_EngineServiceServicer_to_server(self, server)  # type: ignore[no-untyped-call]
+
+    async def Hello(self, request: pb.HelloRequest, context: Context) -> pb.HelloResponse:
+        """What this replica is."""
+        await self.loaded.wait()
+        if self.draining.is_set():
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "the replica is stopping")
+        return self.hello
+
+    async def Attach(
+        self, requests: AsyncIterator[pb.AttachRequest], context: Context
+    ) -> AsyncIterator[pb.AttachResponse]:
+        """The stream of one edge."""
+        await self.loaded.wait()
+        first = await anext(aiter(requests), None)
+        if first is None:
+            text = "the stream ended before its first message, which names the edge"
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, text)
+            return
+        try:
+            session = self.open(first.edge)
+            self.receive(session, first)
+            reading = asyncio.get_running_loop().create_task(self._receive_all(session, requests))
+            try:
+                async with aclosing(self.batches(session)) as batches:
+                    async for batch in batches:
+                        yield batch
+            finally:
+                reading.cancel()
+        except Unavailable as error:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, error.message)
+        except InvalidRequest as error:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, error.message)
+
+    async def _receive_all(self, session: EdgeSession, requests: AsyncIterator[pb.AttachRequest]) -> None:
+        async for request in requests:
+            self.receive(session, request)
+        self.end(session, "the edge ended the stream")
+
+
+def _spawn(session: EdgeSession, key: int, work: Coroutine[Any, Any, None]) -> None:
+    task = session.tasks[key] = asyncio.get_running_loop().create_task(work)
+    task.add_done_callback(lambda _: session.tasks.pop(key, None))
+
+
+async def _answer(session: EdgeSession, key: int, work: Coroutine[Any, Any, pb.EngineEvent]) -> None:
+    try:
+        session.put(key, await work)
+    except Exception as error:
+        session.refuse(key, error)
 
 
 class SecretGuard(grpc.aio.ServerInterceptor):
@@ -433,57 +433,3 @@ async def _refuse(requests: AsyncIterator[bytes], context: Context) -> None:
 def engine_server(secret: str) -> grpc.aio.Server:
     """A server for an EngineService, with bounds on what strangers and edges can have it keep."""
     return grpc.aio.server(options=OPTIONS, interceptors=[SecretGuard(secret)])
-
-
-class EngineService(EngineServiceServicer):
-    """The methods of `proto/router/v1/engine.proto`, on an `engine_server`."""
-
-    def __init__(self, host: EngineHost) -> None:
-        self._host = host
-        self.loaded = asyncio.Event()  # set when the host has started
-
-    def register(self, server: grpc.aio.Server) -> None:
-        """Add the service."""
-        add_EngineServiceServicer_to_server(self, server)  # type: ignore[no-untyped-call]
-
-    async def Hello(self, request: pb.HelloRequest, context: Context) -> pb.HelloResponse:
-        """What this replica is."""
-        await self.loaded.wait()
-        if self._host.draining.is_set():
-            await context.abort(grpc.StatusCode.UNAVAILABLE, "the replica is stopping")
-        return self._host.hello
-
-    async def Attach(
-        self, requests: AsyncIterator[pb.AttachRequest], context: Context
-    ) -> AsyncIterator[pb.AttachResponse]:
-        """The stream of one edge."""
-        await self.loaded.wait()
-        first = await anext(aiter(requests), None)
-        if first is None:
-            text = "the stream ended before its first message, which names the edge"
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, text)
-            return
-        try:
-            session = self._host.open(first.edge)
-            self._host.receive(session, first)
-            reading = asyncio.get_running_loop().create_task(self._read(session, requests))
-            try:
-                async with aclosing(self._host.batches(session)) as batches:
-                    async for batch in batches:
-                        yield batch
-            finally:
-                reading.cancel()
-        except Unavailable as error:
-            await context.abort(grpc.StatusCode.UNAVAILABLE, error.message)
-        except InvalidRequest as error:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, error.message)
-
-    async def _read(self, session: EdgeSession, requests: AsyncIterator[pb.AttachRequest]) -> None:
-        async for request in requests:
-            self._host.receive(session, request)
-        self._host.end(session, "the edge ended the stream")
-
-
-def _spawn(where: dict[int, asyncio.Task[None]], key: int, work: Coroutine[Any, Any, None]) -> None:
-    task = where[key] = asyncio.get_running_loop().create_task(work)
-    task.add_done_callback(lambda _: where.pop(key, None))

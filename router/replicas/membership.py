@@ -22,6 +22,10 @@ class Membership(ABC):
     found = False  # whether others start the replicas; then one that is up is enough to begin
 
     @abstractmethod
+    def link(self, name: str) -> Link:
+        """The way to a replica."""
+
+    @abstractmethod
     async def names(self) -> tuple[str, ...]:
         """Those that there are now; asked every second. The edge lets go one that is no longer named."""
 
@@ -29,12 +33,19 @@ class Membership(ABC):
 class FixedMembership(Membership):
     """Replicas that are and stay those."""
 
-    def __init__(self, names: Sequence[str]) -> None:
-        self._names = tuple(names)
+    def __init__(self, links: Sequence[Link]) -> None:
+        """Raises ConfigError for none."""
+        if not links:
+            raise ConfigError("a fleet needs a replica: set replicas to 1 or more")
+        self._links = {link.name: link for link in links}
+
+    def link(self, name: str) -> Link:
+        """The way to a replica."""
+        return self._links[name]
 
     async def names(self) -> tuple[str, ...]:
         """Always the same."""
-        return self._names
+        return tuple(self._links)
 
 
 class FoundMembership(Membership):

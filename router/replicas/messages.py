@@ -55,8 +55,8 @@ from router.types import (
 )
 from router.v1 import engine_pb2 as pb
 
-PROTOCOL = 2  # raised where an edge must know that a replica can do something new
-OLDEST = 2  # that this release works with on the other side
+PROTOCOL = 3  # raised where an edge must know that a replica can do something new
+OLDEST = 3  # that this release works with on the other side
 MOST_REQUEST = 1 << 20  # bytes of a message to a replica
 MOST_COMMAND = MOST_REQUEST - 1024  # bytes of one command, with which a message has room for its frame
 MOST_REPLY = 16 << 20  # bytes of a message from a replica
@@ -79,14 +79,12 @@ BY_CODE: Mapping[str, type[RouterError]] = {
 }
 
 
-def hello_message(info: BaseInfo, instance: str = "") -> pb.HelloResponse:
-    """What a replica of this release is, whose base is loaded. `instance` differs for every process."""
+def hello_message(info: BaseInfo) -> pb.HelloResponse:
+    """What a replica of this release is, whose base is loaded."""
     values = {f.name: getattr(info, f.name) for f in fields(BaseInfo) if f.name not in ("sites", "abilities")}
     sites = [pb.EngineBase.Site(path=p, out_features=o, in_features=i) for p, (o, i) in info.sites.items()]
     base = pb.EngineBase(**values, sites=sites, abilities=sorted(info.abilities))
-    return pb.HelloResponse(
-        protocol=PROTOCOL, version=__version__, base=base, instance=instance, oldest=OLDEST
-    )
+    return pb.HelloResponse(protocol=PROTOCOL, version=__version__, base=base, oldest=OLDEST)
 
 
 def info_of(base: pb.EngineBase) -> BaseInfo:
@@ -166,8 +164,11 @@ _SAMPLING = tuple(f.name for f in fields(SamplingParams) if f.name not in SEPARA
 _JOB = ("request_id", "tokens", "priority", "background", "tenant", "share", "own_constraint", "shared")
 
 
-def submit(job: Job) -> pb.EngineCommand:
-    """Answer a job. Raises InvalidRequest for text that is no Unicode, and for one that is too large."""
+def submit(job: Job, adapter: pb.EngineCommand.Load | None = None) -> pb.EngineCommand:
+    """Answer a job, with `adapter` where it has one.
+
+    Raises InvalidRequest for text that is no Unicode, and for a job that is too large.
+    """
     params = job.params
     try:
         sampling = pb.EngineSampling(
@@ -180,7 +181,7 @@ def submit(job: Job) -> pb.EngineCommand:
         message = pb.EngineCommand.Submit(
             **{name: getattr(job, name) for name in _JOB},
             sampling=sampling,
-            adapter=job.adapter or "",
+            adapter=adapter,
             seconds_left=_left(job.deadline),
             labels=None
             if job.labels is None
@@ -201,7 +202,7 @@ def job_of(message: pb.EngineCommand.Submit, vocab_size: int) -> Job:
     _check_tokens("tokens", values["tokens"], vocab_size, found)
     found.text("request_id", message.request_id, MOST_NAME)
     found.text("tenant", message.tenant, MOST_NAME)
-    if message.adapter and not _DIGEST.fullmatch(message.adapter):
+    if message.HasField("adapter") and not _DIGEST.fullmatch(message.adapter.digest):
         found.add("adapter", "must be the digest of an adapter: 64 hex digits")
     if not 0 < message.share < math.inf:  # nor NaN
         found.add("share", f"must be a number above 0, got {message.share}")
@@ -216,7 +217,7 @@ def job_of(message: pb.EngineCommand.Submit, vocab_size: int) -> Job:
     job = Job(
         **values,
         params=_params_of(message.sampling, found),
-        adapter=message.adapter or None,
+        adapter=message.adapter.digest if message.HasField("adapter") else None,
         deadline=_deadline(message, found),
         labels=labels,
     )
@@ -285,17 +286,20 @@ def constraint_of(message: pb.EngineConstraint, found: Findings) -> Constraint:
     return Constraint(message.kind, message.text, choices)  # type: ignore[arg-type]
 
 
-def load(artifact: AdapterArtifact) -> pb.EngineCommand:
-    """Hold an adapter. Raises FailedPrecondition for one that is neither in a folder nor a mixture."""
+def load(artifact: AdapterArtifact, folders: Mapping[str, str] | None = None) -> pb.EngineCommand.Load:
+    """How a replica gets an adapter; `folders` are those of a mixture's parts, by digest.
+
+    Raises FailedPrecondition where an adapter has no folder, or a part is not loaded.
+    """
     if artifact.folder is None and not artifact.parts:
         raise FailedPrecondition(f"adapter {artifact.name!r} has no folder where a replica could read it")
-    return pb.EngineCommand(
-        load=pb.EngineCommand.Load(
-            digest=artifact.digest,
-            folder=str(artifact.folder or ""),
-            parts=[pb.EngineCommand.Part(digest=digest, weight=weight) for digest, weight in artifact.parts],
-        )
-    )
+    found = folders or {}
+    if any(digest not in found for digest, _ in artifact.parts):
+        raise FailedPrecondition("an adapter of the mixture is not loaded any more: ask again")
+    message = pb.EngineCommand.Load(digest=artifact.digest, folder=str(artifact.folder or ""))
+    for digest, weight in artifact.parts:
+        message.parts.add(digest=digest, weight=weight, folder=found[digest])
+    return message
 
 
 def mixture_of(message: pb.EngineCommand.Load) -> AdapterArtifact:

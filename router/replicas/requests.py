@@ -17,30 +17,27 @@ from router.v1 import engine_pb2 as pb
 
 log = logging.getLogger(__name__)
 
-MOVES = 2  # to another replica; a job that ends every engine it meets must end itself
+MOVES = 2  # from replicas that were lost; a job that ends every engine it meets must end itself
 
 
 class RoutedJob:
-    """A job that has sent no token goes on elsewhere when its replica is lost; one that has ends UNAVAILABLE.
+    """A job that has sent no token goes on elsewhere when its replica is lost or refuses it; one that has
+    ends UNAVAILABLE.
 
-    `stream` is what its caller reads. `on` sends it on its way again, and raises why that cannot be; `left`
-    is called when it leaves its replica.
+    `stream` is what its caller reads. `on` sends it on its way again, and raises why that cannot be.
     """
 
-    moves = True
-
-    def __init__(self, job: Job, on: Callable[[RoutedJob], None], left: Callable[[RoutedJob], None]) -> None:
+    def __init__(
+        self, job: Job, adapter: pb.EngineCommand.Load | None, on: Callable[[RoutedJob], None]
+    ) -> None:
         """Raises InvalidRequest for a job that cannot travel."""
-        self.job, self._on, self._left = job, on, left
-        self._command = submit(job)
+        self.job, self.adapter, self._on = job, job.adapter, on
+        self._command = submit(job, adapter)
         self.stream = EventStream(lambda _: self.cancel(), lambda _: None)
         self.tried: set[str] = set()
         self.at: FleetReplica | None = None
-        self.waits: Callable[[], object] | None = None  # while it is at no replica: stops what it waits for
-        self.waited = False  # for its adapter, which a replica loaded or refused
         self.cancelled = False
-        self._key = 0
-        self._tokens = 0
+        self._key = self._losses = self._tokens = 0
         self._began = self._sent = time.monotonic()
         self._first = 0.0
 
@@ -52,17 +49,14 @@ class RoutedJob:
         log.debug("goes to a replica", extra={"fields": where})
         if self.job.deadline is not None:  # in seconds that are left now
             self._command.submit.seconds_left = self.job.deadline - time.monotonic()
+        replica.jobs[self.job.background] += 1
         self._key = replica.ask(self, self._command)
 
     def cancel(self) -> None:
         """Its caller has left, which its replica confirms."""
-        if self.cancelled or self.stream.ended:
-            return
-        self.cancelled = True
-        if self.at is not None:
+        if not self.cancelled and self.at is not None:
+            self.cancelled = True
             self.at.cancel(self._key)
-        else:
-            self.end(FinishReason.CANCELLED)
 
     def put(self, event: pb.EngineEvent) -> None:
         """Something came from its replica."""
@@ -72,12 +66,12 @@ class RoutedJob:
             self._tokens += delta.tokens
             self.stream.put(delta)
             return
-        at = self.at.name if self.at is not None else ""
-        self._leave()
+        name = self._leave()
         if event.HasField("finished"):
             end = finished_of(event.finished)
             if end.reason is FinishReason.CANCELLED and not self.cancelled:
-                self._elsewhere(Unavailable(f"replica {at} has stopped: ask again"))
+                self._losses += 1
+                self._elsewhere(Unavailable(f"replica {name} has stopped: ask again"))
             else:
                 self.stream.put(replace(end, usage=self._usage(end.usage)))
             return
@@ -90,45 +84,40 @@ class RoutedJob:
     def lost(self, why: str) -> None:
         """Its replica is lost."""
         self._leave()
+        self._losses += 1
         self._elsewhere(Unavailable(f"{why}: ask again"))
 
     def stop(self) -> None:
         """The edge ends."""
-        self.end(FinishReason.CANCELLED)
-
-    def end(self, reason: FinishReason) -> None:
-        """Where no replica can say it any more."""
         self._leave()
-        if not self.stream.ended:
-            usage = Usage(prompt_tokens=len(self.job.tokens), completion_tokens=self._tokens)
-            self.stream.put(Finished(reason, self._usage(usage)))
-
-    def fail(self, error: RouterError) -> None:
-        """It cannot go on."""
-        self._leave()
-        if not self.stream.ended:
-            self.stream.put(error)
+        self._cancelled()
 
     def _elsewhere(self, error: Unavailable) -> None:
         if self.cancelled or self.job.background:
-            self.end(FinishReason.CANCELLED)
+            self._cancelled()
         elif self._tokens:
-            self.fail(Unavailable(f"{error.message} (the answer had begun)", error.retry_after))
-        elif len(self.tried) > MOVES:
-            self.fail(error)
+            text = f"{error.message} (the answer had begun)"
+            self.stream.put(Unavailable(text, error.retry_after))
+        elif self._losses > MOVES:
+            self.stream.put(error)
         else:
             try:
                 self._on(self)
             except RouterError as refused:
-                self.fail(refused if not isinstance(refused, Unavailable) else error)
+                self.stream.put(refused if not isinstance(refused, Unavailable) else error)
 
-    def _leave(self) -> None:
-        if self.waits is not None:
-            stop, self.waits = self.waits, None
-            stop()
-        if self.at is not None:
-            self._left(self)
-            self.at = None
+    def _cancelled(self) -> None:
+        """Where no replica can say it any more."""
+        usage = Usage(prompt_tokens=len(self.job.tokens), completion_tokens=self._tokens)
+        self.stream.put(Finished(FinishReason.CANCELLED, self._usage(usage)))
+
+    def _leave(self) -> str:
+        """Returns the name of the replica that it was at."""
+        if self.at is None:
+            return ""
+        at, self.at = self.at, None
+        at.jobs[self.job.background] -= 1
+        return at.name
 
     def _usage(self, usage: Usage) -> Usage:
         """With times as they were at the edge, where the way is part of them."""

@@ -11,18 +11,16 @@ class HelloRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class HelloResponse(_message.Message):
-    __slots__ = ("protocol", "version", "base", "instance", "oldest")
+    __slots__ = ("protocol", "version", "base", "oldest")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     BASE_FIELD_NUMBER: _ClassVar[int]
-    INSTANCE_FIELD_NUMBER: _ClassVar[int]
     OLDEST_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     version: str
     base: EngineBase
-    instance: str
     oldest: int
-    def __init__(self, protocol: _Optional[int] = ..., version: _Optional[str] = ..., base: _Optional[_Union[EngineBase, _Mapping]] = ..., instance: _Optional[str] = ..., oldest: _Optional[int] = ...) -> None: ...
+    def __init__(self, protocol: _Optional[int] = ..., version: _Optional[str] = ..., base: _Optional[_Union[EngineBase, _Mapping]] = ..., oldest: _Optional[int] = ...) -> None: ...
 
 class EngineBase(_message.Message):
     __slots__ = ("name", "digest", "architecture", "dtype", "device", "context_length", "vocab_size", "sites", "size_bytes", "kernels", "weights", "abilities", "chat_template", "tool_form")
@@ -74,7 +72,7 @@ class AttachRequest(_message.Message):
     def __init__(self, edge: _Optional[str] = ..., commands: _Optional[_Iterable[_Union[EngineCommand, _Mapping]]] = ...) -> None: ...
 
 class EngineCommand(_message.Message):
-    __slots__ = ("key", "submit", "read", "compile", "load", "unload", "cancel", "drain")
+    __slots__ = ("key", "submit", "read", "compile", "load", "cancel", "drain")
     class Submit(_message.Message):
         __slots__ = ("request_id", "tokens", "sampling", "adapter", "seconds_left", "priority", "background", "tenant", "share", "own_constraint", "shared", "labels")
         REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
@@ -92,7 +90,7 @@ class EngineCommand(_message.Message):
         request_id: str
         tokens: _containers.RepeatedScalarFieldContainer[int]
         sampling: EngineSampling
-        adapter: str
+        adapter: EngineCommand.Load
         seconds_left: float
         priority: int
         background: bool
@@ -101,7 +99,7 @@ class EngineCommand(_message.Message):
         own_constraint: bool
         shared: int
         labels: EngineCommand.Labels
-        def __init__(self, request_id: _Optional[str] = ..., tokens: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[EngineSampling, _Mapping]] = ..., adapter: _Optional[str] = ..., seconds_left: _Optional[float] = ..., priority: _Optional[int] = ..., background: _Optional[bool] = ..., tenant: _Optional[str] = ..., share: _Optional[float] = ..., own_constraint: _Optional[bool] = ..., shared: _Optional[int] = ..., labels: _Optional[_Union[EngineCommand.Labels, _Mapping]] = ...) -> None: ...
+        def __init__(self, request_id: _Optional[str] = ..., tokens: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[EngineSampling, _Mapping]] = ..., adapter: _Optional[_Union[EngineCommand.Load, _Mapping]] = ..., seconds_left: _Optional[float] = ..., priority: _Optional[int] = ..., background: _Optional[bool] = ..., tenant: _Optional[str] = ..., share: _Optional[float] = ..., own_constraint: _Optional[bool] = ..., shared: _Optional[int] = ..., labels: _Optional[_Union[EngineCommand.Labels, _Mapping]] = ...) -> None: ...
     class Labels(_message.Message):
         __slots__ = ("temperature",)
         TEMPERATURE_FIELD_NUMBER: _ClassVar[int]
@@ -139,17 +137,14 @@ class EngineCommand(_message.Message):
         parts: _containers.RepeatedCompositeFieldContainer[EngineCommand.Part]
         def __init__(self, digest: _Optional[str] = ..., folder: _Optional[str] = ..., parts: _Optional[_Iterable[_Union[EngineCommand.Part, _Mapping]]] = ...) -> None: ...
     class Part(_message.Message):
-        __slots__ = ("digest", "weight")
+        __slots__ = ("digest", "weight", "folder")
         DIGEST_FIELD_NUMBER: _ClassVar[int]
         WEIGHT_FIELD_NUMBER: _ClassVar[int]
+        FOLDER_FIELD_NUMBER: _ClassVar[int]
         digest: str
         weight: float
-        def __init__(self, digest: _Optional[str] = ..., weight: _Optional[float] = ...) -> None: ...
-    class Unload(_message.Message):
-        __slots__ = ("digest",)
-        DIGEST_FIELD_NUMBER: _ClassVar[int]
-        digest: str
-        def __init__(self, digest: _Optional[str] = ...) -> None: ...
+        folder: str
+        def __init__(self, digest: _Optional[str] = ..., weight: _Optional[float] = ..., folder: _Optional[str] = ...) -> None: ...
     class Cancel(_message.Message):
         __slots__ = ()
         def __init__(self) -> None: ...
@@ -161,7 +156,6 @@ class EngineCommand(_message.Message):
     READ_FIELD_NUMBER: _ClassVar[int]
     COMPILE_FIELD_NUMBER: _ClassVar[int]
     LOAD_FIELD_NUMBER: _ClassVar[int]
-    UNLOAD_FIELD_NUMBER: _ClassVar[int]
     CANCEL_FIELD_NUMBER: _ClassVar[int]
     DRAIN_FIELD_NUMBER: _ClassVar[int]
     key: int
@@ -169,10 +163,9 @@ class EngineCommand(_message.Message):
     read: EngineCommand.Read
     compile: EngineCommand.Compile
     load: EngineCommand.Load
-    unload: EngineCommand.Unload
     cancel: EngineCommand.Cancel
     drain: EngineCommand.Drain
-    def __init__(self, key: _Optional[int] = ..., submit: _Optional[_Union[EngineCommand.Submit, _Mapping]] = ..., read: _Optional[_Union[EngineCommand.Read, _Mapping]] = ..., compile: _Optional[_Union[EngineCommand.Compile, _Mapping]] = ..., load: _Optional[_Union[EngineCommand.Load, _Mapping]] = ..., unload: _Optional[_Union[EngineCommand.Unload, _Mapping]] = ..., cancel: _Optional[_Union[EngineCommand.Cancel, _Mapping]] = ..., drain: _Optional[_Union[EngineCommand.Drain, _Mapping]] = ...) -> None: ...
+    def __init__(self, key: _Optional[int] = ..., submit: _Optional[_Union[EngineCommand.Submit, _Mapping]] = ..., read: _Optional[_Union[EngineCommand.Read, _Mapping]] = ..., compile: _Optional[_Union[EngineCommand.Compile, _Mapping]] = ..., load: _Optional[_Union[EngineCommand.Load, _Mapping]] = ..., cancel: _Optional[_Union[EngineCommand.Cancel, _Mapping]] = ..., drain: _Optional[_Union[EngineCommand.Drain, _Mapping]] = ...) -> None: ...
 
 class EngineSampling(_message.Message):
     __slots__ = ("max_tokens", "min_tokens", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "frequency_penalty", "presence_penalty", "seed", "stop", "logprobs", "constraint", "logit_bias")

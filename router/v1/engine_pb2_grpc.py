@@ -61,8 +61,7 @@ class EngineServiceServicer:
     def Attach(self, request_iterator, context):
         """Attach is the stream of one edge. The first response comes at once, and the edge sends commands after it.
         A message holds all commands of one turn of the edge's event loop, or all events of one step. Both sides
-        send something twice a second at least. A replica ends the jobs of an edge that was silent for 3 seconds,
-        and releases its adapters.
+        send something twice a second at least. A replica ends the jobs of an edge that was silent for 3 seconds.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

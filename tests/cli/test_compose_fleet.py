@@ -17,19 +17,18 @@ import pytest
 from pydantic import SecretStr
 
 from router.cli.compose import Composition
-from router.cli.engines import make_fleet
-from router.cli.fleet import OF_ENGINES, membership_and_links, of_all_replicas, replica_settings
+from router.cli.fleet import OF_ENGINES, membership_of, of_all_replicas, replica_settings
 from router.cli.settings import load_settings
 from router.cli.summary import print_summary
 from router.client import AsyncClient
 from router.config import Settings
 from router.engine.fake import FakeEngine
 from router.errors import ConfigError
+from router.replicas import ray
 from router.replicas.children import ChildLink
 from router.replicas.engine import FleetEngine
 from router.replicas.link import Link
 from router.replicas.membership import FixedMembership, FoundMembership
-from router.replicas.ray import check_reached
 from tests.cli.test_compose import MANIFEST, READER
 from tests.cli.tiny import MODULES, write_adapter
 from tests.replicas.local import LocalLink
@@ -61,7 +60,7 @@ async def running(own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIte
         replicas="2",
     )
     links = [LocalLink(name, make) for name in "01"]
-    engine = FleetEngine(links, FakeEngine, max_running=4, max_queue=8)
+    engine = FleetEngine(FixedMembership(links), FakeEngine, max_running=4, max_queue=8)
     composition, ready = Composition(settings, engine), asyncio.Event()
     task = asyncio.create_task(composition.run(lambda app: ready.set()))
     await asyncio.wait({task, asyncio.ensure_future(ready.wait())}, return_when=asyncio.FIRST_COMPLETED)
@@ -130,19 +129,17 @@ def test_a_replica_gets_what_its_engine_goes_by_and_no_secret() -> None:
     assert own["threads"] >= 1
     assert replica_settings(Settings(replicas="2", max_step_tokens=64))["max_step_tokens"] == 64
     assert replica_settings(Settings(replicas="2", threads=3))["threads"] == 3
-    assert replica_settings(Settings(replicas="2", ray="127.0.0.2:6379"))["threads"] == 0
+    assert replica_settings(Settings(), alone=True)["threads"] == 0
 
 
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"ray": "127.0.0.2:6379"}, "say how many"),
         ({"replicas": -1}, "greater than or equal to 0"),
         ({"replicas": 1025}, "less than or equal to 1024"),
         ({"replicas": "many"}, "valid integer"),
         ({"replicas": "2", "device": "cuda:1"}, "say cuda"),
         ({"replicas": "2", "replica_addresses": "h:1"}, "give one"),
-        ({"replica_addresses": "h:1", "ray": "h:2"}, "say how many"),
         ({"replica_tls_cert": "c.pem"}, "go together"),
     ],
 )
@@ -152,17 +149,28 @@ def test_settings_that_make_no_fleet(values: dict[str, Any], said: str) -> None:
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "nonsense", "127.0.0.1:port"])
-def test_an_address_where_no_ray_is_is_told_at_once(address: str) -> None:
+def test_an_address_where_no_ray_is_is_told_at_once(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "find_spec", lambda name: True)
     with pytest.raises(ConfigError, match=rf"no Ray can be reached at {address} .*name the head's address"):
-        check_reached(address)
+        ray.connect(address)
+
+
+@pytest.mark.parametrize(
+    ("installed", "said"),
+    [(False, r"pip install -e '\.\[ray\]' in the checkout"), (True, "LORA_ROUTER_REPLICA")],
+)
+def test_replicas_on_ray_need_ray_and_protection(
+    own_folder: Path, cli: Any, monkeypatch: pytest.MonkeyPatch, installed: bool, said: str
+) -> None:
+    monkeypatch.setattr(ray, "find_spec", lambda name: installed or None)
+    reached = ["10.0.0.5:6379"] if installed else ["127.0.0.1:6379"]
+    done = cli("replicas", "ray", *reached)
+    assert done.code == 2
+    assert re.search(said, done.err)
 
 
 @pytest.mark.slow
-def test_without_ray_a_cluster_is_refused_and_nothing_else_changes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("router.replicas.ray.find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"pip install -e '\.\[ray\]' in the checkout"):
-        make_fleet(Settings(replicas="2", ray="127.0.0.2:6379"))
-    assert isinstance(make_fleet(Settings(replicas="2")), FleetEngine)
+def test_nothing_of_replicas_is_imported_before_it_is_needed() -> None:
     code = """
 import sys
 sys.modules["ray"] = None
@@ -174,16 +182,14 @@ import router.replicas.ray
     assert done.stdout.split() == []
 
 
-def test_who_starts_the_replicas() -> None:
-    membership, links = membership_and_links(Settings(replicas=4))
-    assert isinstance(membership, FixedMembership)
-    assert type(links("3")) is ChildLink
-    membership, links = membership_and_links(
-        Settings(replica_addresses="a:1, dns:///b:2", replica_tls_name="r")
-    )
+async def test_who_starts_the_replicas() -> None:
+    membership = membership_of(Settings(replicas=4))
+    assert await membership.names() == ("0", "1", "2", "3")
+    assert type(membership.link("3")) is ChildLink
+    membership = membership_of(Settings(replica_addresses="a:1, dns:///b:2", replica_tls_name="r"))
     assert isinstance(membership, FoundMembership)
-    assert type(links("a:1")) is Link
+    assert type(membership.link("a:1")) is Link
     assert Settings(replica_addresses="a:1,b:2").replica_bounds == (2, 2)
     for wrong in ("a", "a:b", "dns:///a"):
         with pytest.raises(ConfigError, match="HOST:PORT or dns:///HOST:PORT"):
-            membership_and_links(Settings(replica_addresses=wrong))
+            membership_of(Settings(replica_addresses=wrong))

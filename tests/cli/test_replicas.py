@@ -20,11 +20,8 @@ async def command(start_server, cli, monkeypatch):
     monkeypatch.setattr(members, "LOOK_SECONDS", 0.02)
     monkeypatch.setattr(replica, "FIRST_PAUSE", 0.02)
 
-    def link(name: str) -> LocalLink:
-        return LocalLink(name, lambda: FakeEngine(step_seconds=0.001))
-
-    membership = FixedMembership(["0", "1"])
-    engine = FleetEngine(link, FakeEngine, max_running=4, max_queue=8, membership=membership)
+    links = [LocalLink(name, lambda: FakeEngine(step_seconds=0.001)) for name in "01"]
+    engine = FleetEngine(FixedMembership(links), FakeEngine, max_running=4, max_queue=8)
     server = await start_server(engine=engine)
     monkeypatch.setenv("LORA_ROUTER_SERVER", server.address)
 

@@ -13,7 +13,7 @@ from router.engine.base import AdapterArtifact, Job, Prompt
 from router.engine.fake import FakeEngine
 from router.replicas import host, members, replica
 from router.replicas.engine import FleetEngine
-from router.replicas.membership import Membership
+from router.replicas.membership import FixedMembership, Membership
 from router.types import SamplingParams
 from tests.engine.test_contract import fake_adapter
 from tests.replicas.local import LocalLink
@@ -23,8 +23,11 @@ from tests.replicas.processes import SECRET, Cable, Children, Standing
 class Named(Membership):
     """Replicas that a test names, as a DNS name does."""
 
-    def __init__(self, names: Iterable[str] = ()) -> None:
-        self.now = tuple(names)
+    def __init__(self, names: Iterable[str], link: Callable[[str], LocalLink]) -> None:
+        self.now, self._link = tuple(names), link
+
+    def link(self, name: str) -> LocalLink:
+        return self._link(name)
 
     async def names(self) -> tuple[str, ...]:
         return self.now
@@ -94,24 +97,22 @@ async def fleet() -> AsyncIterator[Make]:
             links: list[LocalLink] = []
 
             def link(name: str) -> LocalLink:
-                links.append(LocalLink(name, maker(name), silence))
+                links.append(LocalLink(name, maker(name), silence, host_bytes))
                 return links[-1]
 
-            named = Named(map(str, range(number))) if changing else None
-            fixed = [] if changing else [link(str(i)) for i in range(number)]
+            named = Named(map(str, range(number)), link)
+            fixed = None if changing else FixedMembership([link(str(i)) for i in range(number)])
             engine = FleetEngine(
-                fixed or link,
+                fixed or named,
                 FakeEngine,
                 max_running=values["max_running"],
                 max_queue=values["max_queue"],
                 stall_seconds=stall_seconds,
-                host_bytes=host_bytes,
-                membership=named,
             )
             if start:
                 engine.start()
             stack.callback(engine.close)
-            return Fleet(engine, links, made, named or Named())
+            return Fleet(engine, links, made, named)
 
         yield make
 

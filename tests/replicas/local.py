@@ -19,9 +19,15 @@ class LocalLink(Link):
     Tests break it: `kill`, `cut` (nothing passes, nobody is informed) and `mend`.
     """
 
-    def __init__(self, name: str, make: Callable[[], Engine], silence: float = SILENCE) -> None:
+    def __init__(
+        self,
+        name: str,
+        make: Callable[[], Engine],
+        silence: float = SILENCE,
+        host_bytes: int = 1 << 20,
+    ) -> None:
         super().__init__(name, "", Security())
-        self._make, self._silence = make, silence
+        self._make, self._silence, self._host_bytes = make, silence, host_bytes
         self.host: EngineHost | None = None
         self.starts = 0
         self._dead = asyncio.Event()
@@ -35,11 +41,10 @@ class LocalLink(Link):
         if self.host is None:
             self.starts += 1
             self._dead = asyncio.Event()
-            host = EngineHost(self._make(), read_folder, silence=self._silence)
-            hello = self._hello = host.start()
+            host = EngineHost(self._make(), read_folder, self._host_bytes, silence=self._silence)
+            host.start()
             self.host = host
-            return hello
-        return self._hello
+        return self.host.hello
 
     def send(self, *commands: pb.EngineCommand) -> None:
         """Carried out at once."""

@@ -93,7 +93,6 @@ class Children:
         number: int,
         stall_seconds: float,
         *,
-        host_bytes: int = 2048 << 20,
         each: Mapping[str, Mapping[str, Any]] | None = None,
         cables: Sequence[Cable] = (),
         **fake: Any,
@@ -112,13 +111,11 @@ class Children:
             return self.links[-1]
 
         self.engine = FleetEngine(
-            link,
+            FixedMembership([link(str(at)) for at in range(number)]),
             FakeEngine,
             max_running=8,
             max_queue=64,
             stall_seconds=stall_seconds,
-            host_bytes=host_bytes,
-            membership=FixedMembership(tuple(map(str, range(number)))),
         )
 
     def pid(self, number: int) -> int:

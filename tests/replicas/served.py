@@ -10,7 +10,7 @@ from threading import Event, Thread
 import grpc
 
 from router.engine.base import AdapterArtifact, Engine
-from router.replicas.host import EngineHost, EngineService, engine_server
+from router.replicas.host import EngineHost, engine_server
 from router.replicas.link import Link, Security
 from router.v1 import engine_pb2 as pb
 from tests.engine.test_contract import read_folder
@@ -18,8 +18,6 @@ from tests.engine.test_contract import read_folder
 
 class ServedLink(Link):
     """The way to a replica of its own, which `start` makes where there is none."""
-
-    service = EngineService
 
     def __init__(
         self,
@@ -46,9 +44,9 @@ class ServedLink(Link):
 
     async def _serve(self, listening: Event) -> None:
         self._loop, self._ended = asyncio.get_running_loop(), asyncio.Event()
-        self.host = host = EngineHost(self._make(), self._read)
-        server, service = engine_server(self._security.secret), self.service(host)
-        service.register(server)
+        self.host = host = EngineHost(self._make(), self._read, 1 << 30)
+        server = engine_server(self._security.secret)
+        host.register(server)
         if self._credentials is None:
             port = server.add_insecure_port("127.0.0.1:0")
         else:
@@ -57,7 +55,7 @@ class ServedLink(Link):
         await server.start()
         listening.set()
         host.start()
-        service.loaded.set()
+        host.loaded.set()
         await self._ended.wait()
         await server.stop(0)
         host.close()

@@ -16,8 +16,8 @@ def run(arguments: list[str]) -> int:
     """Run the command; returns its exit code."""
     real = replica.run
 
-    def slowly(settings: Settings, *, child: bool, fake: Mapping[str, Any], forsaken_seconds: float) -> int:
-        return real(settings, child=child, fake={**STEP, **fake}, forsaken_seconds=forsaken_seconds)
+    def slowly(settings: Settings, *, child: bool, fake: Mapping[str, Any]) -> int:
+        return real(settings, child=child, fake={**STEP, **fake})
 
     replica.run = slowly  # type: ignore[assignment]
     return main.run(["replica", "--engine", "fake", *arguments])

@@ -22,7 +22,7 @@ from router.replicas import members
 from router.replicas.children import Child, ChildLink, devices
 from router.replicas.engine import FleetEngine
 from router.replicas.link import Link, LinkLost, Security
-from router.replicas.membership import FoundMembership
+from router.replicas.membership import FixedMembership, FoundMembership
 from router.server.admission import PhaseGate, ServerPhase
 from router.server.health import ServerHealth
 from tests.engine.contract import answer, job, until
@@ -73,7 +73,7 @@ async def test_one_whose_engine_makes_no_step_ends_itself(
     own = OWN | {"stall_seconds": 0.3}
     child = Child("fake", own, fake={"step_seconds": 1000.0})
     link = Link("0", await asyncio.to_thread(child.address), Security(child.secret))
-    engine = FleetEngine([link], FakeEngine, max_running=8, max_queue=64)
+    engine = FleetEngine(FixedMembership([link]), FakeEngine, max_running=8, max_queue=64)
     await asyncio.to_thread(engine.start)
     with pytest.raises(Unavailable):
         await answer(engine, job(engine))
@@ -157,10 +157,7 @@ async def test_replicas_are_found_where_others_start_them(
     one, two, page = free_port(), free_port(), free_port()
     first = standing(one, "--metrics-listen", f"127.0.0.1:{page}")
     found = FoundMembership([f"127.0.0.1:{one}", f"dns:///localhost:{two}"], Security(SECRET))
-    edges = [
-        FleetEngine(found.link, FakeEngine, max_running=8, max_queue=64, membership=found, shared=True)
-        for _ in range(2)
-    ]
+    edges = [FleetEngine(found, FakeEngine, max_running=8, max_queue=64) for _ in range(2)]
     await asyncio.gather(*(asyncio.to_thread(edge.start) for edge in edges))
     for edge in edges:
         assert await outcomes(edge, 4) == ["[base] one two three"] * 4  # by the one that is there

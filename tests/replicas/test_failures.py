@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,13 +17,12 @@ from router.engine.base import (
     PoolingRequest,
     digest_of_mixture,
 )
-from router.engine.fake import FakeEngine
 from router.errors import AdapterRejected, ConfigError, Overloaded, ResourceExhausted, Unavailable
-from router.replicas.engine import FleetEngine
+from router.replicas.engine import ABSENT, choose
 from router.replicas.link import LinkLost
-from router.replicas.placement import ABSENT
+from router.replicas.membership import FixedMembership
 from router.types import Constraint, FinishReason
-from tests.engine.contract import read, until
+from tests.engine.contract import until
 from tests.engine.test_contract import fake_adapter
 from tests.replicas.conftest import Fleet, Make, job, text_of
 
@@ -70,15 +68,14 @@ async def test_jobs_without_a_token_go_elsewhere_and_others_end(fleet: Make) -> 
     await until(lambda: made.link(at).starts == 2)
 
 
-async def test_an_adapter_is_there_again_without_anybody(fleet: Make) -> None:
+async def test_after_a_loss_adapters_are_loaded_where_requests_go(fleet: Make) -> None:
     made = await fleet(3)
     adapters = await made.load(*(f"a{i}" for i in range(6)))
     assert [len(engine.status().host_adapters) for engine in made.made.values()] == [2, 2, 2]
     await kill(made, "1")
-    await until(lambda: sum(len(e.status().host_adapters) for e in made.made.values()) == 6)
-    await until(lambda: made.link("1").starts == 2)
     for adapter in adapters:
         assert await outcome(made.engine.submit(job(adapter=adapter.digest))) == text_of(adapter)
+    assert all(map(made.homes, adapters))
 
 
 async def test_all_are_lost_and_come_back(fleet: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,7 +112,6 @@ async def test_all_are_lost_and_come_back(fleet: Make, monkeypatch: pytest.Monke
     await until(lambda: all(replica.up for replica in made.engine.replicas))
     assert not made.engine.status().busy
     assert await outcome(made.engine.submit(job(adapter=mixture.digest))) == text_of(mixture)
-    await until(lambda: sum(len(e.status().host_adapters) for e in made.made.values()) >= 3)
 
 
 async def test_one_that_hangs_is_replaced(fleet: Make) -> None:
@@ -185,8 +181,7 @@ async def test_a_partition_ends_on_both_sides(fleet: Make) -> None:
     made.link(at).cut()
     await until(lambda: not host.edges)  # the edge was silent for too long: its jobs and holds end
     engine.resume()
-    await until(lambda: not engine.busy and not host.holders(adapter.digest))
-    assert not engine.status().host_adapters
+    await until(lambda: not engine.busy)
     assert await outcome(asked) == text_of(adapter)  # by the other
     made.link(at).mend()
     await until(lambda: all(replica.up for replica in made.engine.replicas))
@@ -194,14 +189,16 @@ async def test_a_partition_ends_on_both_sides(fleet: Make) -> None:
 
 async def test_a_short_partition_costs_no_replica(fleet: Make) -> None:
     made = await fleet(1, stall_seconds=5.0, silence=0.1)
-    await made.engine.load(fake_adapter("a"))
+    (adapter,) = await made.load("a")
     made.link("0").cut()
     host = made.link("0").host
     assert host is not None
     await until(lambda: not host.edges)
     made.link("0").mend()
-    await until(lambda: bool(made.made["0"].status().host_adapters))
-    assert made.link("0").starts == 1  # found again, and told what it has to hold
+    await until(lambda: bool(host.edges))
+    await until(lambda: made.engine.replicas[0].up)
+    assert await outcome(made.engine.submit(job(adapter=adapter.digest))) == text_of(adapter)
+    assert made.link("0").starts == 1
 
 
 async def test_a_slow_one_gets_less(fleet: Make) -> None:
@@ -239,7 +236,7 @@ async def test_another_base_in_its_place_is_refused(fleet: Make, caplog: pytest.
 
 async def test_no_replica_is_no_fleet() -> None:
     with pytest.raises(ConfigError, match="needs a replica"):
-        FleetEngine([], FakeEngine, max_running=1, max_queue=1)
+        FixedMembership([])
 
 
 def fails() -> Any:
@@ -294,11 +291,8 @@ async def test_an_adapter_that_fits_nowhere(fleet: Make, error: Exception) -> No
         await made.engine.load(fake_adapter("large"))
     assert len(asked) == (2 if isinstance(error, ResourceExhausted) else 1)
     assert await made.engine.unload(fake_adapter("large").digest) == 0
-    for name, engine in made.made.items():
+    for engine in made.made.values():
         del engine.load
-        link = made.link(name).host
-        assert link is not None
-        assert not link.holders(fake_adapter("large").digest)
     assert await made.engine.load(fake_adapter("large")) == 8
 
 
@@ -317,32 +311,12 @@ async def test_a_full_replica_lets_another_hold_it(fleet: Make) -> None:
 
 async def test_memory_of_replicas_adds_up_and_no_one_has_more_than_its_own(fleet: Make) -> None:
     made = await fleet(2, host_bytes=24)  # three adapters each
-    adapters = [fake_adapter(f"a{i}") for i in range(7)]
-    for adapter in adapters[:6]:
-        await made.engine.load(adapter)
+    adapters = await made.load(*(f"a{i}" for i in range(6)))
     assert [e.status().host_bytes for e in made.made.values()] == [24, 24]
-    with pytest.raises(ResourceExhausted, match=r"no replica has memory left for 'a6' \(host_memory_mb\)"):
-        await made.engine.load(adapters[6])
-    await made.engine.unload(adapters[0].digest)
-    assert await made.engine.load(adapters[6]) == 8
+    adapters += await made.load("a6", "a7")
     assert [e.status().host_bytes for e in made.made.values()] == [24, 24]
-
-
-async def test_second_homes_go_where_others_have_none(fleet: Make) -> None:
-    made = await fleet(2, host_bytes=24)
-    adapters = [fake_adapter(f"a{i}") for i in range(5)]
-    for adapter in adapters[:4]:
-        await made.engine.load(adapter)
-    weights = made.engine._weights
-    twice = weights.get(adapters[0].digest)
-    assert twice is not None
-    await weights.bring(twice)
-    assert sum(e.status().host_bytes for e in made.made.values()) == 40
-    await made.engine.load(adapters[4])
-    (sixth,) = await made.load("a5")
-    await until(lambda: [e.status().host_bytes for e in made.made.values()] == [24, 24])
-    for adapter in (*adapters, sixth):
-        assert await outcome(made.engine.submit(job(adapter=adapter.digest)))
+    for adapter in adapters:
+        assert await outcome(made.engine.submit(job(adapter=adapter.digest))) == text_of(adapter)
 
 
 async def test_who_is_left_answers_for_more_adapters_than_it_has_memory_for(
@@ -360,11 +334,10 @@ async def test_who_is_left_answers_for_more_adapters_than_it_has_memory_for(
     for adapter in (*adapters, *adapters):
         text = await outcome(made.engine.submit(job(adapter=adapter.digest)))
         assert text == text_of(adapter)
-    await until(lambda: made.made["0"].status().host_bytes == 24)
-    for engine in made.made.values():
-        engine.hold()
+    assert made.made["0"].status().host_bytes == 24
+    made.made["0"].hold()
     busy = [made.engine.submit(job(adapter=adapter.digest)) for adapter in adapters[3:]]
-    await until(lambda: len(made.made["0"].status().host_adapters) == 3 and made.engine.status().running == 0)
+    await until(lambda: made.made["0"].busy)
     refused = made.engine.submit(job(adapter=adapters[0].digest))
     assert await outcome(refused) == "Overloaded"  # all that is there is in use
     made.made["0"].resume()
@@ -414,23 +387,6 @@ async def test_readings_and_constraints_go_elsewhere(fleet: Make) -> None:
     assert (await made.engine.compile(constraint)).constraint == constraint
 
 
-async def test_while_an_adapter_is_brought_its_jobs_keep_their_deadline_and_may_leave(fleet: Make) -> None:
-    made = await fleet(1, load_seconds=0.0)
-    (adapter,) = await made.load("a")
-    begun = made.made["0"]
-    made.link("0")._make = lambda: FakeEngine(load_seconds=0.4)
-    await kill(made, "0")
-    await until(lambda: made.link("0").starts == 2 and made.engine.replicas[0].up)
-    asked = job(adapter=adapter.digest)
-    late = made.engine.submit(replace(asked, deadline=time.monotonic() + 0.05))
-    leaves, stays = made.engine.submit(asked), made.engine.submit(asked)
-    leaves.cancel()
-    assert (await read(leaves))[1].reason is FinishReason.CANCELLED
-    assert (await read(late))[1].reason is FinishReason.DEADLINE
-    assert await outcome(stays) == text_of(adapter)
-    assert begun is made.made["0"]
-
-
 async def test_one_that_is_lost_again_and_again_is_not_tried_without_a_pause(fleet: Make) -> None:
     made = await fleet(2)
     link = made.link("0")
@@ -455,43 +411,6 @@ async def test_a_background_job_is_not_moved(fleet: Make) -> None:
     assert [e.reason async for e in shadow if isinstance(e, Finished)] == [FinishReason.CANCELLED]
 
 
-async def test_where_memory_is_full_the_hot_one_gets_homes_all_the_same(fleet: Make) -> None:
-    """What was asked for least recently makes room, and is brought again when it is asked for."""
-    made = await fleet(2, max_running=8, host_bytes=24)  # three adapters each
-    hot, *others = [fake_adapter(f"a{i}") for i in range(6)]
-    for adapter in (hot, *others):
-        await made.engine.load(adapter)
-    stop = time.monotonic() + 10
-
-    async def client() -> None:
-        while sum(hot.digest in e.status().host_adapters for e in made.made.values()) < 2:
-            assert time.monotonic() < stop
-            assert await outcome(made.engine.submit(job(adapter=hot.digest)))
-
-    await asyncio.gather(*(client() for _ in range(24)))
-    for adapter in others:
-        assert await outcome(made.engine.submit(job(adapter=adapter.digest))) == text_of(adapter)
-    assert all(engine.status().host_bytes <= 24 for engine in made.made.values())
-
-
-async def test_what_is_pinned_makes_no_room_for_more_homes(fleet: Make) -> None:
-    made = await fleet(2, max_running=2, host_bytes=8)  # one adapter each
-    pinned, other = fake_adapter("pinned"), fake_adapter("other")
-    for adapter in (pinned, other):
-        await made.engine.load(adapter)
-    made.engine.pin(lambda digest: digest == pinned.digest)
-    (home,) = made.homes(other)
-    made.made[home].hold()
-    asked = [made.engine.submit(job(adapter=other.digest)) for _ in range(12)]
-    await until(lambda: len(made.made[home].jobs) == 12)  # none goes where a row is free
-    made.made[home].resume()
-    assert {await outcome(generation) for generation in asked} == {text_of(other)}
-    third = fake_adapter("third")
-    with pytest.raises(ResourceExhausted):
-        await made.engine.load(third)
-    assert made.engine._placement.homes(pinned.digest)
-
-
 async def test_a_request_goes_beside_its_crowded_home(fleet: Make) -> None:
     made = await fleet(2, max_running=2)
     (adapter,) = await made.load("a")
@@ -503,7 +422,7 @@ async def test_a_request_goes_beside_its_crowded_home(fleet: Make) -> None:
     assert {await outcome(generation) for generation in asked} == {text_of(adapter)}
 
 
-async def test_where_no_replica_beside_takes_the_adapter_it_waits_at_its_home(fleet: Make) -> None:
+async def test_where_no_replica_beside_takes_the_adapter_it_waits_where_it_is(fleet: Make) -> None:
     made = await fleet(2, max_running=2)
     (adapter,) = await made.load("a")
     (home,) = made.homes(adapter)
@@ -517,6 +436,34 @@ async def test_where_no_replica_beside_takes_the_adapter_it_waits_at_its_home(fl
     await until(lambda: len(made.made[home].jobs) == 12)
     made.made[home].resume()
     assert {await outcome(generation) for generation in asked} == {text_of(adapter)}
+
+
+@dataclass
+class Kept:
+    """A replica as the choice sees it."""
+
+    held: int
+    adapters: tuple[str, ...] = ()
+
+
+@pytest.mark.parametrize(
+    ("replicas", "adapter", "best"),
+    [
+        ([Kept(3), Kept(2), Kept(4)], None, 1),
+        ([Kept(ABSENT - 1, ("a",)), Kept(0)], "a", 0),
+        ([Kept(ABSENT + 1, ("a",)), Kept(0)], "a", 1),
+        ([Kept(0, ("b", "c")), Kept(0, ("b",))], "a", 1),
+    ],
+)
+def test_a_request_goes_where_few_are_and_its_adapter_is(
+    replicas: list[Kept], adapter: str | None, best: int
+) -> None:
+    assert choose(replicas, adapter) is replicas[best]
+
+
+def test_among_equals_each_gets_some() -> None:
+    equal = [Kept(1), Kept(1)]
+    assert {id(choose(equal)) for _ in range(100)} == {id(one) for one in equal}
 
 
 async def test_one_that_stops_by_itself_cancels_nothing_of_others(fleet: Make) -> None:

@@ -7,9 +7,17 @@ from typing import Any
 
 import pytest
 
-from router.engine.base import Delta, Finished, PoolingRequest
+from router.engine.base import AdapterArtifact, Delta, Finished, PoolingRequest, digest_of_mixture
 from router.engine.fake import FakeEngine
-from router.errors import EngineFailed, FailedPrecondition, InvalidRequest, RouterError, Unavailable
+from router.errors import (
+    EngineFailed,
+    FailedPrecondition,
+    InvalidRequest,
+    Overloaded,
+    ResourceExhausted,
+    RouterError,
+    Unavailable,
+)
 from router.replicas.host import EngineHost
 from router.replicas.messages import compile_, delta_of, error_of, finished_of, load, read, submit
 from router.types import Constraint, FinishReason
@@ -22,8 +30,13 @@ CANCEL = pb.EngineCommand(cancel=pb.EngineCommand.Cancel())
 DRAIN = pb.EngineCommand(drain=pb.EngineCommand.Drain())
 
 
-def unload(digest: str) -> pb.EngineCommand:
-    return pb.EngineCommand(unload=pb.EngineCommand.Unload(digest=digest))
+def loaded(adapter: AdapterArtifact) -> pb.EngineCommand:
+    return pb.EngineCommand(load=load(adapter))
+
+
+def asked(adapter: AdapterArtifact, **params: Any) -> pb.EngineCommand:
+    """A job for an adapter."""
+    return submit(job(adapter=adapter.digest, **params), load(adapter))
 
 
 def value_of(event: pb.EngineEvent) -> Any:
@@ -78,10 +91,10 @@ async def meet() -> AsyncGenerator[Meet, None]:
     edges: list[Edge] = []
 
     async def met(
-        *names: str, silence: float = 30.0, **options: Any
+        *names: str, silence: float = 30.0, host_bytes: int = 1 << 20, **options: Any
     ) -> tuple[FakeEngine, EngineHost, list[Edge]]:
         engine = FakeEngine(**options)
-        host = EngineHost(engine, read_folder, silence=silence)
+        host = EngineHost(engine, read_folder, host_bytes, silence=silence)
         host.start()
         hosts.append(host)
         made = [Edge(host, name) for name in names or ("edge",)]
@@ -119,26 +132,16 @@ async def test_a_command_of_a_later_release_is_refused_alone(meet: Meet) -> None
     assert isinstance(await edge.last(1), Finished)
 
 
-async def test_a_silent_edge_loses_jobs_and_holds(meet: Meet) -> None:
+async def test_a_silent_edge_loses_its_jobs(meet: Meet) -> None:
     engine, host, (silent, other) = await meet("silent", "other", silence=0.2, step_seconds=0.001)
-    one, both = fake_adapter("one"), fake_adapter("both")
-    silent.send({0: load(one), 1: load(both)})
-    await silent.last(1)
-    other.send({0: load(both)})
-    await asyncio.gather(silent.last(0), silent.last(1), other.last(0))
-    silent.send({2: submit(job(adapter=one.digest, min_tokens=1500, max_tokens=1500))})
+    silent.send({0: asked(fake_adapter("a"), min_tokens=1500, max_tokens=1500)})
     await until(lambda: engine.busy)
     while not silent.ended:
         other.send()
         await asyncio.sleep(0.02)
     assert "was silent for" in silent.ended
-    while one.digest in engine.status().host_adapters:
-        other.send()
-        await asyncio.sleep(0.01)
-    assert not engine.busy
+    await until(lambda: not engine.busy)
     assert host.edges == ("other",)
-    assert host.holders(both.digest) == {"other"}
-    assert engine.status().host_adapters == (both.digest,)
 
 
 async def test_who_was_stopped_itself_blames_nobody(meet: Meet) -> None:
@@ -151,25 +154,75 @@ async def test_who_was_stopped_itself_blames_nobody(meet: Meet) -> None:
     assert host.edges == ("edge",)
 
 
-async def test_an_adapter_is_there_until_the_last_edge_lets_go(meet: Meet) -> None:
-    engine, _, (one, two) = await meet("one", "two")
-    adapter = fake_adapter("a")
+async def test_a_job_brings_its_adapter_and_one_load_serves_all(meet: Meet) -> None:
+    engine, _, (one, two) = await meet("one", "two", load_seconds=0.05)
+    adapter, loads, load_ = fake_adapter("a"), [], engine.load
+
+    async def noted(artifact: AdapterArtifact) -> int:
+        loads.append(artifact.digest)
+        return int(await load_(artifact))
+
+    engine.load = noted
     for edge in (one, two):
-        edge.send({0: load(adapter), 1: load(adapter)})
-        assert [await edge.last(0), await edge.last(1)] == [8, 8]
-    one.send({2: unload(adapter.digest)})
-    assert await one.last(2) == 0
-    assert engine.status().host_adapters
-    two.send({2: unload(adapter.digest), 3: unload(adapter.digest)})
-    assert [await two.last(2), await two.last(3)] == [8, 0]
-    assert not engine.status().host_adapters
+        edge.send({0: asked(adapter), 1: loaded(adapter), 2: asked(adapter)})
+    for edge in (one, two):
+        assert await edge.last(1) == 8
+        for key in (0, 2):
+            assert isinstance(await edge.last(key), Finished)
+    assert loads == [adapter.digest]
+
+
+async def test_a_mixture_brings_its_parts(meet: Meet) -> None:
+    engine, _, (edge,) = await meet()
+    one, two = fake_adapter("one"), fake_adapter("two")
+    parts = ((one.digest, 0.5), (two.digest, 0.5))
+    mixture = AdapterArtifact("mixture", "", digest_of_mixture(parts), {}, parts=parts)
+    folders = {part.digest: str(part.folder) for part in (one, two)}
+    edge.send({0: pb.EngineCommand(load=load(mixture, folders))})
+    assert await edge.last(0) == 16
+    assert set(engine.status().host_adapters) == {one.digest, two.digest, mixture.digest}
+
+
+async def test_the_least_recently_used_adapter_makes_room_and_one_in_use_never(meet: Meet) -> None:
+    engine, _, (edge,) = await meet(host_bytes=24)  # three adapters
+    a, b, c, d, e = (fake_adapter(name) for name in "abcde")
+    for key, adapter in enumerate((a, b, c, a, d)):
+        edge.send({key: loaded(adapter)})
+        assert await edge.last(key) == 8
+    assert set(engine.status().host_adapters) == {a.digest, c.digest, d.digest}
+    engine.hold()
+    edge.send({key: asked(adapter) for key, adapter in zip((10, 11, 12), (a, c, d), strict=True)})
+    await until(lambda: len(engine.jobs) == 3)
+    edge.send({13: asked(e), 14: loaded(e)})
+    assert isinstance(await edge.last(13), Overloaded)  # so that another replica is asked
+    error = await edge.last(14)
+    assert isinstance(error, ResourceExhausted)
+    assert "no memory is left for 'e' (host_memory_mb)" in str(error)
+    assert engine.status().host_bytes == 24
+    engine.resume()
+    await edge.last(10)
+    edge.send({15: asked(e)})
+    assert isinstance(await edge.last(15), Finished)
+
+
+async def test_a_job_whose_adapter_is_loading_keeps_its_deadline_and_may_leave(meet: Meet) -> None:
+    engine, _, (edge,) = await meet(load_seconds=0.3)
+    late = asked(fake_adapter("a"))
+    late.submit.seconds_left = 0.05
+    edge.send({0: late, 1: asked(fake_adapter("a")), 2: asked(fake_adapter("a"))})
+    await asyncio.sleep(0.01)
+    edge.send({1: CANCEL})
+    assert (await edge.last(1)).reason is FinishReason.CANCELLED
+    assert (await edge.last(0)).reason is FinishReason.DEADLINE
+    assert (await edge.last(2)).reason is FinishReason.STOP
+    assert len(engine.jobs) == 1
 
 
 async def test_what_is_refused_is_told_by_its_own_error(meet: Meet) -> None:
     engine, _, (edge,) = await meet()
     edge.send(
         {
-            0: submit(job(adapter="ab" * 32)),
+            0: pb.EngineCommand(),
             1: compile_(Constraint("regex", "("), ""),
             2: read(PoolingRequest([], depth=0.5)),
             3: pb.EngineCommand(),  # as one of a later release looks here
@@ -202,8 +255,8 @@ async def test_a_job_may_be_cancelled_while_its_constraint_is_compiled(meet: Mee
         return await compiled(constraint, tenant)
 
     engine.compile = compile
-    asked = job(constraint=Constraint("choices", choices=("a", "b")))
-    edge.send({0: submit(asked), 1: submit(asked)})
+    shaped = job(constraint=Constraint("choices", choices=("a", "b")))
+    edge.send({0: submit(shaped), 1: submit(shaped)})
     await asyncio.sleep(0.01)
     edge.send({0: CANCEL})
     assert (await edge.last(0)).reason is FinishReason.CANCELLED
@@ -212,34 +265,13 @@ async def test_a_job_may_be_cancelled_while_its_constraint_is_compiled(meet: Mee
     assert len(engine.jobs) == 1
 
 
-async def test_a_load_under_way_is_finished_and_then_let_go(meet: Meet) -> None:
-    engine, _, (edge,) = await meet(load_seconds=0.05)
-    adapter, unloaded = fake_adapter("a"), []
-    unload = engine.unload
-
-    async def noted(digest: str) -> int:
-        freed: int = await unload(digest)
-        unloaded.append(freed)
-        return freed
-
-    engine.unload = noted
-    edge.send({0: load(adapter)})
-    await asyncio.sleep(0.01)
-    edge.task.cancel()
-    await until(lambda: unloaded)
-    assert unloaded == [8]
-    assert not engine.status().host_adapters
-
-
 async def test_one_that_drains_says_so_at_once_and_is_idle_when_all_is_done(meet: Meet) -> None:
     _, host, (edge,) = await meet(step_seconds=0.005)
-    edge.send({0: submit(job()), 1: load(fake_adapter("a"))})
-    await edge.last(1)
+    edge.send({0: submit(job())})
     edge.send({2: DRAIN})
     await until(lambda: any(batch.state.draining for batch in edge.batches))
     assert host.draining.is_set()
     assert not host.idle
-    edge.send({3: unload(fake_adapter("a").digest)})
     await edge.last(0)
     await until(lambda: host.idle)
 

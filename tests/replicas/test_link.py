@@ -18,7 +18,7 @@ from router.errors import ConfigError
 from router.registry.format.artifact import FolderRules, read_artifact
 from router.replicas.engine import FleetEngine
 from router.replicas.link import Link, LinkLost, Security
-from router.replicas.membership import FoundMembership
+from router.replicas.membership import FixedMembership, FoundMembership
 from tests.engine import tiny
 from tests.engine.contract import CONTEXT, QUEUE, ROWS, EngineContract, answer, job, until
 from tests.engine.test_contract import TestTorchEngine, fake_adapter
@@ -43,7 +43,7 @@ class OverGrpc(EngineContract):
 
     def make(self) -> Engine:
         self.links.append(self.link())
-        return FleetEngine(self.links[-1:], FakeEngine, max_running=ROWS, max_queue=QUEUE)
+        return FleetEngine(FixedMembership(self.links[-1:]), FakeEngine, max_running=ROWS, max_queue=QUEUE)
 
     def artifact(self, engine: Engine, name: str, invocation: tuple[int, ...] = ()) -> AdapterArtifact:
         return fake_adapter(name, invocation)
@@ -88,7 +88,7 @@ class TestTorchOverGrpc(TestTorchEngine):
             return read_artifact(folder, FolderRules(made.info))[0]
 
         self.links.append(ServedLink("0", lambda: made, Security("secret"), read=read))
-        return FleetEngine(self.links[-1:], TinyEncoder, max_running=ROWS, max_queue=QUEUE)
+        return FleetEngine(FixedMembership(self.links[-1:]), TinyEncoder, max_running=ROWS, max_queue=QUEUE)
 
 
 @pytest.fixture
@@ -116,9 +116,7 @@ def test_who_does_not_know_the_secret_is_refused(served: Callable[..., ServedLin
 async def test_one_with_another_secret_does_not_stop_an_edge(served: Callable[..., ServedLink]) -> None:
     good, other = served(Security("secret")), served(Security("other"))
     found = FoundMembership([other.address, good.address], Security("secret"))
-    engine = FleetEngine(
-        found.link, FakeEngine, max_running=ROWS, max_queue=QUEUE, membership=found, shared=True
-    )
+    engine = FleetEngine(found, FakeEngine, max_running=ROWS, max_queue=QUEUE)
     await asyncio.to_thread(engine.start)
     await until(lambda: len(engine.status().flaws) == 1)
     assert "the secret is not that of this replica (replica_secret)" in engine.status().flaws[0]

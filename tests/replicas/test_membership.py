@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from router.replicas.link import Security
+from router.replicas.link import Link, Security
 from router.replicas.membership import FixedMembership, FoundMembership
 
 
 async def test_those_that_are_fixed_stay_those() -> None:
-    membership = FixedMembership(["0", "1"])
+    membership = FixedMembership([Link(name, "", Security()) for name in "01"])
     assert await membership.names() == await membership.names() == ("0", "1")
 
 

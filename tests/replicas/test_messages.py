@@ -148,9 +148,14 @@ def sent(message: Any) -> Any:
     return type(message).FromString(message.SerializeToString())
 
 
+def of(job: Job) -> pb.EngineCommand.Load | None:
+    """The adapter of a job, as an edge sends it."""
+    return None if job.adapter is None else pb.EngineCommand.Load(digest=job.adapter, folder="/a")
+
+
 @given(jobs)
 def test_jobs_come_as_they_went(job: Job) -> None:
-    assert messages.job_of(sent(messages.submit(job)).submit, VOCABULARY) == job
+    assert messages.job_of(sent(messages.submit(job, of(job))).submit, VOCABULARY) == job
 
 
 @given(readings)
@@ -188,7 +193,8 @@ def test_bases_come_as_they_went(info: BaseInfo) -> None:
 @given(st.lists(st.tuples(digest, st.floats(-10, 10)), min_size=1, max_size=4).map(tuple))
 def test_mixtures_come_as_they_went(parts: tuple[tuple[str, float], ...]) -> None:
     mixture = AdapterArtifact("mixture", "", digest_of_mixture(parts), {}, parts)
-    assert messages.mixture_of(sent(messages.load(mixture)).load) == mixture
+    folders = {digest: "/a" for digest, _ in parts}
+    assert messages.mixture_of(sent(messages.load(mixture, folders))) == mixture
 
 
 def test_an_adapter_that_is_nowhere_cannot_be_loaded_elsewhere() -> None:
@@ -265,7 +271,7 @@ def test_times_travel_as_durations() -> None:
 
 def hello(version: str = "1", **changed: Any) -> pb.HelloResponse:
     """Of a replica of that version."""
-    found = messages.hello_message(replace(INFO, **changed), "i")
+    found = messages.hello_message(replace(INFO, **changed))
     found.version = version
     return found
 

@@ -40,11 +40,11 @@ def test_what_cannot_work_together_is_refused_with_what_to_upgrade(
 ) -> None:
     at = served().address
     monkeypatch.setattr(messages, "OLDEST", PROTOCOL + 1)
-    with pytest.raises(ConfigError, match=r"replica r .* needs 3 or later: upgrade the replica"):
+    with pytest.raises(ConfigError, match=r"replica r .* needs 4 or later: upgrade the replica"):
         Link("r", at, Security(), 5.0).start()
     monkeypatch.setattr(messages, "OLDEST", OLDEST)
     monkeypatch.setattr(messages, "PROTOCOL", 0)
-    with pytest.raises(ConfigError, match=r"replica r .* needs protocol 2 or later, .* upgrade the edge"):
+    with pytest.raises(ConfigError, match=r"replica r .* needs protocol 3 or later, .* upgrade the edge"):
         Link("r", at, Security(), 5.0).start()
 
 

@@ -71,7 +71,7 @@ def edge(options: argparse.Namespace) -> FleetEngine:
     """An engine over replicas that somebody else has started."""
     security = Security(os.environ.get("LORA_ROUTER_REPLICA_SECRET", ""))
     found = FoundMembership(options.replicas.split(","), security)
-    return FleetEngine(found.link, FakeEngine, max_running=8, max_queue=64, membership=found, shared=True)
+    return FleetEngine(found, FakeEngine, max_running=8, max_queue=64)
 
 
 async def experiments(url: str) -> ports.Experiments | None:

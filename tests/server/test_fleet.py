@@ -46,8 +46,7 @@ async def at(start_server: Start, connect: Connect, tmp_path: Path) -> SimpleNam
         made.append(LocalLink(name, lambda: FakeEngine(step_seconds=0.001, max_running=4, max_queue=8)))
         return made[-1]
 
-    membership = FixedMembership(["0", "1"])
-    engine = FleetEngine(link, FakeEngine, max_running=4, max_queue=8, membership=membership)
+    engine = FleetEngine(FixedMembership([link("0"), link("1")]), FakeEngine, max_running=4, max_queue=8)
     clients, file = write_clients(tmp_path), tmp_path / "audit.jsonl"
     app = await start_server(engine=engine, clients=clients.path, audit=file)
     stubs = connect(app)
@@ -103,7 +102,7 @@ async def test_places_are_those_of_the_replicas_that_are_up(at: SimpleNamespace)
 
 async def test_a_drain_is_in_the_audit(at: SimpleNamespace) -> None:
     await at.drain("0")
-    await until(lambda: at.engine.replicas[0].ending)
+    await until(lambda: at.engine.replicas[0].draining)
     line = await _line(at, "DrainReplica")
     assert (line["code"], line["client"], line["resource"]) == ("OK", "admin", "0")
     for name, code in (("nobody", grpc.StatusCode.NOT_FOUND), ("", grpc.StatusCode.INVALID_ARGUMENT)):
