@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from typing import Any, ClassVar, Concatenate, ParamSpec, Self, TypeVar, Unpack
 
 import grpc
@@ -29,13 +29,7 @@ class AsyncConnection:
     """Makes calls over a channel, with a deadline; ClientError where they fail."""
 
     def __init__(self, channel: grpc.aio.Channel, timeout: float | None, token: str = "") -> None:
-        self.channel = channel
-
-        # In a closure: no repr of a client shows the token.
-        def settings(options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-            return call_settings(options, timeout, token)
-
-        self._settings = settings
+        self.channel, self._settings = channel, call_settings(timeout, token)
 
     async def answer(self, stub: Any, call: Call[T]) -> T:
         """The one answer."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypedDict
@@ -132,16 +132,24 @@ def channel_credentials(target: str, secured: Secured) -> grpc.ChannelCredential
     return grpc.ssl_channel_credentials(roots, private, chain)
 
 
-def call_settings(
-    options: Mapping[str, Any], default_timeout: float | None, token: str
-) -> tuple[str, dict[str, Any]]:
-    """The request id, the caller's or a new one, and how the call is made: timeout and metadata."""
-    request_id = options.get("request_id") or uuid.uuid4().hex
-    timeout = options.get("timeout", default_timeout)
-    metadata: tuple[tuple[str, str], ...] = (("x-request-id", request_id),)
-    if token:
-        metadata += (("authorization", f"Bearer {token}"),)
-    return request_id, {"timeout": timeout, "metadata": metadata}
+CallSettings = Callable[[Mapping[str, Any]], tuple[str, dict[str, Any]]]
+
+
+def call_settings(default_timeout: float | None, token: str) -> CallSettings:
+    """Return a function from a call's options to its request id, and to its timeout and metadata.
+
+    The token stays in the closure, so that no repr of a client shows it.
+    """
+
+    def settings(options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+        request_id = options.get("request_id") or uuid.uuid4().hex
+        timeout = options.get("timeout", default_timeout)
+        metadata: tuple[tuple[str, str], ...] = (("x-request-id", request_id),)
+        if token:
+            metadata += (("authorization", f"Bearer {token}"),)
+        return request_id, {"timeout": timeout, "metadata": metadata}
+
+    return settings
 
 
 def client_error(error: grpc.RpcError, request_id: str) -> ClientError:

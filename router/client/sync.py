@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, ClassVar, Concatenate, ParamSpec, Self, TypeVar, Unpack
 
 import grpc
@@ -28,13 +28,7 @@ class Connection:
     """Makes calls over a channel, with a deadline; ClientError where they fail."""
 
     def __init__(self, channel: grpc.Channel, timeout: float | None, token: str = "") -> None:
-        self.channel = channel
-
-        # In a closure: no repr of a client shows the token.
-        def settings(options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-            return call_settings(options, timeout, token)
-
-        self._settings = settings
+        self.channel, self._settings = channel, call_settings(timeout, token)
 
     def answer(self, stub: Any, call: Call[T]) -> T:
         """The one answer."""

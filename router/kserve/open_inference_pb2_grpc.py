@@ -123,8 +123,8 @@ class GRPCInferenceServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ModelStreamInfer(self, request_iterator, context):
-        """ModelStreamInfer answers any number of requests, side by side; answers have the id of their request. A request
-        that fails is told in error_message, and the stream goes on. Triton's addition to the protocol.
+        """ModelStreamInfer answers any number of concurrent requests. Each response has the id of its request. The error
+        of a failed request is in error_message, and the stream goes on. Triton's addition to the protocol.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -13,10 +13,10 @@ from dataclasses import replace
 from router.errors import AdapterNotFound, AdapterRejected, RouterError, Unavailable
 from router.registry.folders import FoundFolder, identity, read_whole
 from router.registry.format.artifact import Inspection
-from router.registry.looks import Looks
 from router.registry.probes import Prover
+from router.registry.reconcile import Reconciler
 from router.registry.residency import Residency, Resident
-from router.registry.state import Agenda, PersistentCache, Workers
+from router.registry.state import PendingWork, PersistentCache, Workers
 from router.registry.table import Table, candidate
 from router.registry.version import AdapterVersion, Live
 
@@ -35,15 +35,15 @@ class Loader:
 
     def __init__(
         self,
-        looks: Looks,
+        reconciler: Reconciler,
         residency: Residency,
         prover: Prover,
         proven: PersistentCache,
         workers: Workers,
-        agenda: Agenda,
+        pending: PendingWork,
     ) -> None:
-        self._looks, self._residency, self._prover, self._proven = looks, residency, prover, proven
-        self._workers, self._agenda = workers, agenda
+        self._reconciler, self._residency, self._prover, self._proven = reconciler, residency, prover, proven
+        self._workers, self._pending = workers, pending
         self._tasks: set[asyncio.Task[None]] = set()
 
     def begin(self, version: AdapterVersion) -> asyncio.Task[None]:
@@ -87,7 +87,7 @@ class Loader:
             raise AdapterRejected(f"adapter {version.ref}: {UNEXPECTED}") from error
         finally:
             version.load_ended()
-            self._agenda.plan(version.ref.name)
+            self._pending.plan(version.ref.name)
 
     async def _load(self, version: AdapterVersion) -> None:
         found, inspection, resident = await self._into_memory(version)
@@ -111,14 +111,14 @@ class Loader:
             while True:
                 found = version.load_attempted()
                 try:
-                    artifact, inspection = await self._workers.run(read_whole, self._looks.rules, found)
+                    artifact, inspection = await self._workers.run(read_whole, self._reconciler.rules, found)
                     if identity(found.place, inspection) != version.ref:
                         raise Unavailable(f"the folder of adapter {version.ref} holds another one; try again")
                     break
                 except Unavailable:
                     if time.monotonic() > deadline or version.removed:
                         raise
-                self._agenda.look({found.place.folder})
+                self._pending.look({found.place.folder})
                 await asyncio.sleep(LOOK_SECONDS)
         except BaseException:
             self._residency.give_back(size)
@@ -146,8 +146,8 @@ class LoadPlanner:
     A plan looks at names of which something changed, and at those for which something is still to be done.
     """
 
-    def __init__(self, table: Table, looks: Looks, loader: Loader, residency: Residency) -> None:
-        self._table, self._looks, self._loader, self._residency = table, looks, loader, residency
+    def __init__(self, table: Table, reconciler: Reconciler, loader: Loader, residency: Residency) -> None:
+        self._table, self._reconciler, self._loader, self._residency = table, reconciler, loader, residency
         self._open: dict[str, None] = {}  # names for which something is to be done, now or later
         self._queue: dict[AdapterVersion, None] = {}  # preloads; what came last is what somebody waits for
         self._begun: set[AdapterVersion] = set()  # preloads under way
@@ -186,7 +186,7 @@ class LoadPlanner:
         for version in [v for v in self._table.versions(name) if v.successor is not None]:
             successor = self._table.at(version.successor) if version.successor else None
             if successor is None or successor.proven or version.live is None:
-                self._looks.remove(version)
+                self._reconciler.remove(version)
 
     def _preload(self) -> None:
         """Begin wanted loads while they fit."""

@@ -17,17 +17,17 @@ from router.engine.constrained.templates import ConstraintTemplates
 from router.errors import AdapterNotFound, Draining
 from router.ports import Force, Lease, SharedDocuments
 from router.registry.choices import DefaultChoices
-from router.registry.chooser import Chooser, NewDefault
+from router.registry.defaults import DefaultVersions, NewDefault
 from router.registry.folders import Settling
 from router.registry.format.artifact import FolderRules
 from router.registry.format.trust import Trust
 from router.registry.gate import Gate, GateMode
 from router.registry.loading import Loader, LoadPlanner
-from router.registry.looks import Looks
 from router.registry.mixtures import Mixtures
 from router.registry.probes import Prover
+from router.registry.reconcile import Reconciler
 from router.registry.residency import Residency
-from router.registry.state import Agenda, Workers, hashes_in, proven_in, state_dir
+from router.registry.state import PendingWork, Workers, hashes_in, proven_in, state_dir
 from router.registry.table import Table
 from router.registry.version import AdapterVersion, Live
 from router.registry.watching import FolderWatcher
@@ -77,9 +77,10 @@ class Registry(Table):
     Everything but `start` and `close` may be called at any time on the event loop that ran `start`; the
     engine must have started. Duplicates of a version: the folder that comes first in `dirs` and by name wins.
 
-    One task looks at the folders, takes over what other edges chose, and begins loads in the background: what
-    the agenda says, and at intervals. Everything it changes is a method of AdapterVersion or Table, called on
-    the event loop and done when the call returns, so a request sees one state or the next.
+    One task reconciles the table with the folders, takes over what other edges chose, and begins loads in
+    the background: as pending work comes, and at intervals. Everything it changes is a method of
+    AdapterVersion or Table, called on the event loop and done when the call returns, so a request sees
+    one state or the next.
     """
 
     def __init__(
@@ -92,14 +93,14 @@ class Registry(Table):
     ) -> None:
         self._options = options = options or RegistryOptions()
         self._engine, self._trust = engine, options.trust
-        self._workers, agenda = Workers(), Agenda()
+        self._workers, pending = Workers(), PendingWork()
         state = state_dir(dirs, options.state_dir)
         choices = DefaultChoices(state, dirs)
         gate = Gate(engine, choices, options.gate)
-        super().__init__(choices, gate, agenda, options.preload)
+        super().__init__(choices, gate, pending, options.preload)
         self._proven, self._hashes = proven_in(state), hashes_in(state)
         self._residency = Residency(engine, options.host_memory_bytes, options.room_seconds)
-        self._looks = Looks(
+        self._reconciler = Reconciler(
             Settling(dirs, options.settle_seconds, options.grace_seconds),
             FolderRules(None, options.max_rank, options.trust),
             self._workers,
@@ -108,11 +109,11 @@ class Registry(Table):
             self._hashes,
         )
         prover = Prover(engine, self._workers, templates)
-        self._loader = Loader(self._looks, self._residency, prover, self._proven, self._workers, agenda)
-        self._planner = LoadPlanner(self, self._looks, self._loader, self._residency)
-        self._chooser = Chooser(self, choices, gate, agenda, self._looks.read_weights)
+        self._loader = Loader(self._reconciler, self._residency, prover, self._proven, self._workers, pending)
+        self._planner = LoadPlanner(self, self._reconciler, self._loader, self._residency)
+        self._default_versions = DefaultVersions(self, choices, gate, pending, self._reconciler.read_weights)
         self._mixtures = Mixtures(self, self._hold, self._residency, options.max_mixtures, options.max_rank)
-        self._watcher = FolderWatcher(dirs, agenda)
+        self._watcher = FolderWatcher(dirs, pending)
         self._due = 0.0  # when the next scan of every file is due, monotonic
         self._problem = ""  # why the last look failed; empty if it did not
         self._task: asyncio.Task[None] | None = None
@@ -122,12 +123,12 @@ class Registry(Table):
 
     def share(self, documents: SharedDocuments) -> None:
         """What is chosen holds for all who have `documents`, too; before `start`."""
-        self._chooser.shared = documents
+        self._default_versions.shared = documents
 
     async def start(self) -> None:
         """Examine what is there, then watch. Defaults are loaded in the background; see `settled`."""
-        self._looks.rules = replace(self._looks.rules, base=self._engine.info)
-        await self._chooser.start()
+        self._reconciler.rules = replace(self._reconciler.rules, base=self._engine.info)
+        await self._default_versions.start()
         await self._workers.in_order(self._proven.read)
         await self._workers.in_order(self._hashes.read)
         self._watcher.start()
@@ -138,7 +139,7 @@ class Registry(Table):
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     async def _run(self) -> None:
-        """Do what the agenda says, for ever."""
+        """Do the pending work, until it is cancelled."""
         last, unsettled = time.monotonic(), True
         while True:
             now = time.monotonic()
@@ -147,31 +148,31 @@ class Registry(Table):
                     last, unsettled = now, True
                     unsettled = await self._look(every_file=now >= self._due)
                     self._problem = ""
-                await self._chooser.catch_up()
+                await self._default_versions.catch_up()
                 self._plan()
             except Exception as error:
                 self._failed(error)
             pause = self._next_look(last, unsettled) - time.monotonic()
             with suppress(TimeoutError):
                 async with asyncio.timeout(max(pause, 0.0)):
-                    await self._agenda.wake.wait()
-            self._agenda.wake.clear()
+                    await self._pending.wake.wait()
+            self._pending.wake.clear()
 
     def _next_look(self, last: float, unsettled: bool) -> float:
         """When to look, after a look at the time `last`."""
         soon = last + self._options.settle_seconds if unsettled else self._due
-        return max(last + LEAST_GAP, min(self._due, last if self._agenda.dirty else soon))
+        return max(last + LEAST_GAP, min(self._due, last if self._pending.dirty else soon))
 
     async def _look(self, every_file: bool) -> bool:
-        dirty, self._agenda.dirty = self._agenda.dirty, set()
+        dirty, self._pending.dirty = self._pending.dirty, set()
         try:
-            return await self._looks.look(dirty, every_file)
+            return await self._reconciler.look(dirty, every_file)
         except BaseException:
-            self._agenda.dirty |= dirty
+            self._pending.dirty |= dirty
             raise
         finally:
             if every_file:
-                rest = max(self._options.poll_seconds, self._looks.scan_seconds / SHARE)
+                rest = max(self._options.poll_seconds, self._reconciler.scan_seconds / SHARE)
                 self._due = time.monotonic() + rest
 
     def _failed(self, error: Exception) -> None:
@@ -182,13 +183,13 @@ class Registry(Table):
         self._problem = problem
 
     def _plan(self) -> None:
-        names, self._agenda.names = self._agenda.names, {}
+        names, self._pending.names = self._pending.names, {}
         self._planner.plan(names)
 
     async def settled(self, timeout: float) -> bool:
         """Wait until no load is under way or planned; False if that takes longer than `timeout` seconds."""
         deadline = time.monotonic() + timeout
-        while self._loader.busy or self._planner.busy or self._agenda.names:
+        while self._loader.busy or self._planner.busy or self._pending.names:
             if time.monotonic() >= deadline:
                 return False
             await asyncio.sleep(0.02)
@@ -199,7 +200,7 @@ class Registry(Table):
         """What is wrong and holds up no request: the list of digests, looks at the folders, defaults of other
         edges that this one cannot serve."""
         own = [self._trust.problem if self._trust is not None else "", self._problem]
-        return [*filter(None, own), *self._chooser.flaws]
+        return [*filter(None, own), *self._default_versions.flaws]
 
     async def close(self) -> None:
         """Stop watching and loading; leases that are held stay good until the engine closes."""
@@ -211,7 +212,7 @@ class Registry(Table):
         await self._watcher.close()
         await self._loader.close()
         await self._residency.close()
-        await self._chooser.close()
+        await self._default_versions.close()
         self.end_watches()
         await self._workers.close()
 
@@ -241,11 +242,11 @@ class Registry(Table):
 
     async def set_default(self, ref: AdapterRef, etag: str = "", force: Force | None = None) -> NewDefault:
         """Make it the default, on the disk too; it holds after restarts. Gives it and the default before."""
-        return await self._chooser.set(ref, etag, force)
+        return await self._default_versions.set(ref, etag, force)
 
     async def reset_default(self, name: str) -> NewDefault:
         """Let the rule decide again; gives the new default and the one before."""
-        return await self._chooser.reset(name)
+        return await self._default_versions.reset(name)
 
     # -- leases: a version stays in memory while a request uses it
 

@@ -197,9 +197,9 @@ class Workers:
 # -- what the registry's task has to do
 
 
-class Agenda:
-    """Names of which something changed, folders that did, and choices of other edges. One task takes them;
-    whoever learns of something adds it here. On the event loop."""
+class PendingWork:
+    """Adapter names with a change, changed folders, and choices of other edges, until the registry's task
+    takes them. Every part that learns of a change adds it. On the event loop."""
 
     def __init__(self) -> None:
         self.names: dict[str, None] = {}

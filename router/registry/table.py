@@ -21,7 +21,7 @@ from router.registry.choices import DefaultChoices, FormerDefault
 from router.registry.format.folder import read_document
 from router.registry.format.manifest import Manifest
 from router.registry.gate import Gate
-from router.registry.state import Agenda
+from router.registry.state import PendingWork
 from router.registry.version import NO_GATE, AdapterVersion, Live
 from router.types import (
     EVERYTHING,
@@ -143,8 +143,8 @@ def _place(ref: AdapterRef) -> tuple[str, Key]:
 class Table:
     """The table of versions. Used on the event loop only; nothing here waits."""
 
-    def __init__(self, choices: DefaultChoices, gate: Gate, agenda: Agenda, preload: bool) -> None:
-        self._choices, self._gate, self._agenda, self._preload = choices, gate, agenda, preload
+    def __init__(self, choices: DefaultChoices, gate: Gate, pending: PendingWork, preload: bool) -> None:
+        self._choices, self._gate, self._pending, self._preload = choices, gate, pending, preload
         self._names: dict[str, dict[str, AdapterVersion]] = {}
         self._sorted: list[AdapterVersion] = []  # by name and order of versions
         self._keys: list[tuple[str, Key]] = []  # theirs
@@ -388,7 +388,7 @@ class Table:
             self._publish(AdapterEventKind.CHANGED, changed)
         if self._preload:
             self._want(name, default, before)
-        self._agenda.plan(name)
+        self._pending.plan(name)
 
     def _want(self, name: str, default: AdapterVersion | None, before: str) -> None:
         """A new default is to be loaded; and, once, what is newer than the default and only did not pass the

@@ -12,7 +12,7 @@ from pathlib import Path
 import watchfiles
 
 from router.registry.folders import is_ignored
-from router.registry.state import Agenda
+from router.registry.state import PendingWork
 
 log = logging.getLogger(__name__)
 
@@ -22,15 +22,15 @@ _LOOK_UP_MS = 1_000
 
 
 class FolderWatcher:
-    """A thread that waits for the kernel to report changes, and puts their paths on the agenda.
+    """A thread that waits for the kernel to report changes, and adds their paths to the pending work.
 
     Where that does not work (the limit on watches is reached, a file system without notifications), it says
     so once: then only the regular compare finds changes.
     """
 
-    def __init__(self, dirs: Sequence[Path], agenda: Agenda) -> None:
+    def __init__(self, dirs: Sequence[Path], pending: PendingWork) -> None:
         self._dirs = tuple(os.path.realpath(d) for d in dirs if d.is_dir())  # others are compared only
-        self._agenda = agenda
+        self._pending = pending
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="adapters-watch", daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -72,4 +72,4 @@ class FolderWatcher:
 
     def _report(self, paths: set[Path]) -> None:
         if paths and self._loop is not None and not self._stop.is_set():
-            self._loop.call_soon_threadsafe(self._agenda.look, paths)
+            self._loop.call_soon_threadsafe(self._pending.look, paths)

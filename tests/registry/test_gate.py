@@ -11,7 +11,7 @@ import pytest
 
 from router.errors import GateNotPassed
 from router.ports import Force
-from router.registry import looks
+from router.registry import reconcile
 from router.registry.format.untrusted import REPORT_BYTES
 from tests.registry.cards import card, hand_in, routed, version, worse
 from tests.registry.life import drop, eventually, is_ready, ref, states
@@ -185,13 +185,13 @@ async def test_off_lets_everything_through(root, start_registry):
 @pytest.fixture
 def hashed(monkeypatch):
     """Folders whose weights were read for their hash."""
-    read, real = list[Path](), looks.weights_sha256
+    read, real = list[Path](), reconcile.weights_sha256
 
     def counting(path: Path) -> str:
         read.append(path)
         return real(path)
 
-    monkeypatch.setattr(looks, "weights_sha256", counting)
+    monkeypatch.setattr(reconcile, "weights_sha256", counting)
     return read
 
 
@@ -217,7 +217,7 @@ async def test_weights_without_a_report_are_not_read_for_it(root, start_registry
 
 async def test_weights_that_change_while_they_are_hashed_say_nothing(root, start_registry, monkeypatch):
     version(root, "1.0", gain=0.3)
-    real, changed = looks.weights_sha256, list[str]()
+    real, changed = reconcile.weights_sha256, list[str]()
 
     def meanwhile(path: Path) -> str:
         sha = real(path)
@@ -226,7 +226,7 @@ async def test_weights_that_change_while_they_are_hashed_say_nothing(root, start
             drop(root, "m", "1.0", 7.0, folder="m/1.0")
         return sha
 
-    monkeypatch.setattr(looks, "weights_sha256", meanwhile)
+    monkeypatch.setattr(reconcile, "weights_sha256", meanwhile)
     registry = await start_registry(gate="strict", preload=False)
     await eventually(lambda: bool(registry.list()))
     assert "about other weights" in registry.get("m").gate

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from router.errors import AdapterRejected
-from router.registry import folders, looks
+from router.registry import folders, reconcile
 from router.registry.format.artifact import digest_of_folder
 from router.registry.format.trust import Lock, Trust
 from router.types import AdapterState
@@ -76,7 +76,7 @@ async def test_a_report_is_read_only_beside_what_may_be_served(root, start_regis
 
 
 async def test_one_that_comes_onto_the_list_is_taken(root, tmp_path, start_registry, monkeypatch):
-    monkeypatch.setattr(looks, "RETRY_SECONDS", 0.1)
+    monkeypatch.setattr(reconcile, "RETRY_SECONDS", 0.1)
     folder, path = drop(root, "m"), tmp_path / "adapters.lock"
     path.write_text("# none yet\n")
     registry = await start_registry(trust=Trust(lock=Lock(path)))

@@ -12,7 +12,7 @@ import pytest
 import watchfiles
 
 from router.registry.folders import Scan, Scanner
-from router.registry.state import Agenda
+from router.registry.state import PendingWork
 from router.registry.watching import FolderWatcher
 from tests.registry.life import drop, eventually, is_ready, ref, weights
 
@@ -35,12 +35,12 @@ async def watched(tmp_path):
     async with AsyncExitStack() as stack:
 
         async def watch(*dirs: Path) -> set[Path]:
-            agenda = Agenda()
-            watcher = FolderWatcher(dirs or [tmp_path], agenda)
+            pending = PendingWork()
+            watcher = FolderWatcher(dirs or [tmp_path], pending)
             stack.push_async_callback(watcher.close)
             watcher.start()
             await asyncio.sleep(0.2)
-            return agenda.dirty
+            return pending.dirty
 
         yield watch
 

@@ -212,7 +212,7 @@ async def test_one_that_joins_takes_all_of_it(edges: Edges, two: tuple[Edge, Edg
     assert await default(c) == OLD
 
     async def counted() -> bool:
-        state = a.composition.registry._chooser.shared
+        state = a.composition.registry._default_versions.shared
         return state is not None and state.edges == 3
 
     await within(counted)

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from router.server.app import ServerApp
 
 log = logging.getLogger(__name__)
-FILE = "experiments.db"
 OFF = (
     "experiments are off: set `experiments.enabled` to true, or see in the log why their file cannot be "
     "written, and start the server again"
@@ -139,7 +138,7 @@ def store_of(url: str, state: Path) -> ExperimentStore | None:
     Raises ConfigError for a URL that cannot work. The file stops no server: if it cannot be written, there is
     no store, and the log says so.
     """
-    from router.extensions.experiments.store.store import ExperimentStore
+    from router.extensions.experiments.store.store import FILE, ExperimentStore
 
     if url:
         return ExperimentStore(url)

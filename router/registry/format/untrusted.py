@@ -167,7 +167,7 @@ def toml_too_complex(text: str) -> str:
 
 
 Place = tuple[int | str, ...]
-MOST = 100  # faults of one file that are told
+MOST = 100  # reported faults of one file
 
 
 _SHOULD = re.compile("(Input|Tuple|String|Dictionary) should (.*)")

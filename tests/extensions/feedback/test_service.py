@@ -118,7 +118,7 @@ async def test_who_should_have_answered_is_kept_and_counts_as_bad(open_server: O
     answer = await at.inference.Generate(ask("a medical question"))
     for name in ("base", "adapters/legal"):
         await at.feedback.RecordFeedback(on(answer.response_id, None, should_have_been=name))
-    (one,) = await listed(at)  # what was said last
+    (one,) = await listed(at)  # the latest feedback
     assert (one.verdict, one.should_have_been, one.HasField("input")) == (BAD, "adapters/legal", False)
     ghost = on(answer.response_id, None, should_have_been="adapters/ghost")
     error = await failure(at.feedback.RecordFeedback(ghost))

@@ -110,7 +110,7 @@ async def test_feedback_says_who_should_have_answered(
     labels = f'http_request_method="POST",http_response_status_code="200",http_route="{FEEDBACK}"'
     assert labels in page
     assert (await told("base", comment="small talk")).json() == kept | {"replaced": True}
-    (one,) = store.read("medical")  # what was said last
+    (one,) = store.read("medical")  # the latest feedback
     assert (one.verdict, one.should_have_been, one.comment) == ("bad", "base", "small talk")
     for name, status in (("nobody", 404), ("legal@2.0.0", 400), ("auto", 400)):
         found = error_of(await told(name))

@@ -64,7 +64,7 @@ def export(
 def _store_here() -> str:
     """The URL of the store that a server with the settings found here has."""
     from router.cli.settings import adapter_folders, load_settings
-    from router.extensions.experiments import FILE
+    from router.extensions.experiments.store.store import FILE
     from router.registry.state import state_dir
 
     settings = load_settings()

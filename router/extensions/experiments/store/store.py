@@ -65,6 +65,7 @@ from router.shared import database
 from router.shared.database import Bulk, bulk_for, parse_url, shown_url, translated
 
 log = logging.getLogger(__name__)
+FILE = "experiments.db"  # in a server's state folder, where no database is set
 TIDY_SECONDS = 3600.0
 CHUNK = 2000  # rows that one step removes
 RESPONSE_WAITS, UNIT_WAITS = 86_400.0, 35 * 86_400.0  # seconds

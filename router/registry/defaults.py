@@ -11,7 +11,7 @@ from router.errors import AdapterRejected, ChangedElsewhere, NotSaved, SharedDow
 from router.ports import Force, SharedDocuments
 from router.registry.choices import DefaultChoices
 from router.registry.gate import Gate
-from router.registry.state import Agenda
+from router.registry.state import PendingWork
 from router.registry.table import Table
 from router.registry.version import AdapterVersion
 from router.reread import problem_of
@@ -24,7 +24,7 @@ DEFAULTS = "default/"  # and a name: what edges share of it
 NewDefault: TypeAlias = tuple[AdapterInfo, AdapterRef | None]  # and the one before
 
 
-class Chooser:
+class DefaultVersions:
     """One change at a time, so that an etag is good for one; a change goes to its end when its caller leaves.
 
     Raises NotSaved where the disk does not take it: then the default is as before. What is `shared` holds at
@@ -36,10 +36,10 @@ class Chooser:
         table: Table,
         choices: DefaultChoices,
         gate: Gate,
-        agenda: Agenda,
+        pending: PendingWork,
         read_weights: Callable[[AdapterVersion], Awaitable[None]],
     ) -> None:
-        self._table, self._choices, self._gate, self._agenda = table, choices, gate, agenda
+        self._table, self._choices, self._gate, self._pending = table, choices, gate, pending
         self._read_weights = read_weights
         self.shared: SharedDocuments | None = None  # set before it starts
         self._lock, self._tasks = asyncio.Lock(), set[asyncio.Task[Any]]()
@@ -55,7 +55,7 @@ class Chooser:
         return {f"{DEFAULTS}{name}": entry for name, entry in self._choices.entries().items()}
 
     def _agree(self, keys: Collection[str]) -> None:
-        self._agenda.agree(key.removeprefix(DEFAULTS) for key in keys)
+        self._pending.agree(key.removeprefix(DEFAULTS) for key in keys)
 
     @property
     def flaws(self) -> list[str]:
@@ -76,14 +76,14 @@ class Chooser:
 
     async def catch_up(self) -> None:
         """Take over what other edges chose, and write down what nobody waits for; not during a change."""
-        if not self._lock.locked() and (self._agenda.chosen or self._choices.unsaved):
+        if not self._lock.locked() and (self._pending.chosen or self._choices.unsaved):
             await self._to_the_end(self._catch_up())
 
     async def _catch_up(self) -> None:
         async with self._lock:
-            while self._agenda.chosen:
-                name = next(iter(self._agenda.chosen))
-                del self._agenda.chosen[name]
+            while self._pending.chosen:
+                name = next(iter(self._pending.chosen))
+                del self._pending.chosen[name]
                 if self.shared is not None:
                     self._take_over(self.shared, name)
             if self._choices.unsaved:

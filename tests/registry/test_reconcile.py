@@ -14,7 +14,7 @@ import pytest
 
 from router.engine.base import AdapterArtifact
 from router.errors import RouterError
-from router.registry import folders, looks
+from router.registry import folders, reconcile
 from router.registry.folders import weights_sha256
 from router.registry.format.artifact import FolderRules, Inspection, digest_of_folder
 from router.registry.format.manifest import ReportCard, read_report
@@ -31,7 +31,7 @@ SHIPPED = sorted(p.parent for p in (Path(__file__).parents[2] / "adapters").glob
 async def test_many_new_folders_are_there_at_the_end_of_the_start_and_leave_the_loop_its_turns(
     root, start_registry, engine, monkeypatch
 ):
-    monkeypatch.setattr(looks, "BATCH", 4)
+    monkeypatch.setattr(reconcile, "BATCH", 4)
     for i in range(20):
         drop(root, f"m{i:02}", "1.0", i + 1)
     (root / "m07/adapter_model.safetensors").write_bytes(b"short")
@@ -101,7 +101,7 @@ async def test_an_unreadable_folder_is_quarantined_and_tried_again(root, start_r
             raise PermissionError(13, "Permission denied")
         return real(path)
 
-    monkeypatch.setattr("router.registry.looks.RETRY_SECONDS", 0.2)
+    monkeypatch.setattr("router.registry.reconcile.RETRY_SECONDS", 0.2)
     monkeypatch.setattr(os, "scandir", denied)
     registry = await start_registry()
     await eventually(lambda: states(registry) == {"m@0": "quarantined"})

@@ -31,8 +31,8 @@ BATCH = 64  # folders examined before the table is changed: the event loop has i
 RETRY_SECONDS = 10.0  # a folder that could not be read at all
 
 
-class Looks:
-    """A look: scan, see which folders are still by now, examine those, and change the table."""
+class Reconciler:
+    """Scans the folders, examines those that no longer change, and brings the table up to date."""
 
     def __init__(
         self,

@@ -228,7 +228,7 @@ async def test_while_the_database_is_away_nothing_changes_and_a_start_has_what_w
     again = await edge("b")
     assert default(again) == "1.0"
     database.down = False
-    await eventually(lambda: not again._chooser.shared.problem, 2)  # type: ignore[union-attr]
+    await eventually(lambda: not again._default_versions.shared.problem, 2)  # type: ignore[union-attr]
     await again.set_default(ref("m", "2.0"))
     await eventually(lambda: default(a) == "2.0", 2)
 
@@ -242,7 +242,7 @@ async def test_the_first_edge_brings_what_it_had_and_the_second_gives_way(edge, 
         await alone.close()
     a = await edge("a")
     assert default(a) == "1.0"
-    await eventually(lambda: bool(a._chooser.shared.known()), 2)  # type: ignore[union-attr]
+    await eventually(lambda: bool(a._default_versions.shared.known()), 2)  # type: ignore[union-attr]
     assert default(await edge("b")) == "1.0"
 
 
@@ -282,7 +282,7 @@ async def test_what_is_not_understood_changes_nothing(edge, root, caplog):
     version(root, "1.0")
     a, b = await edge("a"), await edge("b")
     await a.set_default(ref("m", "1.0"))
-    await eventually(lambda: b._chooser._choices.get("m").version == "1.0", 2)
-    await a._chooser.shared.put("default/m", {"version": 3})  # type: ignore[union-attr]
+    await eventually(lambda: b._default_versions._choices.get("m").version == "1.0", 2)
+    await a._default_versions.shared.put("default/m", {"version": 3})  # type: ignore[union-attr]
     await eventually(lambda: "cannot be used" in caplog.text, 2)
-    assert b._chooser._choices.get("m").version == "1.0"
+    assert b._default_versions._choices.get("m").version == "1.0"
