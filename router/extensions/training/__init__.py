@@ -7,15 +7,12 @@ and compares two, `conversion` makes a folder out of another one, `improve` trai
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from router.markers import hookimpl
 
 if TYPE_CHECKING:
     import typer
-
-__all__ = ["train"]
 
 
 @hookimpl
@@ -35,33 +32,3 @@ def register_commands(app: typer.Typer) -> None:
     )
     app.add_typer(adapters, name="adapters")
     app.command()(compare)
-
-
-def train(
-    recipe: Path,
-    output: Path | None = None,
-    *,
-    resume: bool = False,
-    work: Path = Path("runs"),
-    device: str = "auto",
-) -> Path:
-    """Train an adapter by a recipe and return its folder, `output` or adapters/NAME.
-
-    A second version has a recipe of its own: NAME-SOMETHING.toml makes adapters/NAME-SOMETHING.
-    A checkpoint in `work`/NAME, or NAME-SOMETHING, is written at every evaluation and on Ctrl-C (which then
-    raises KeyboardInterrupt); with `resume` the run goes on from it as if it had never stopped.
-    Raises ConfigError (recipe or data), FailedPrecondition (diverged; checkpoint of another run;
-    `output` is something else), ResourceExhausted (disk full).
-    """
-    from router.extensions.training.evaluation import require_extra
-
-    require_extra("training")  # hours of training must not end without it
-    from router.extensions.training.recipe import load_recipe
-    from router.extensions.training.run import run
-
-    name = load_recipe(recipe).adapter.name
-    if recipe.stem.startswith(f"{name}-"):
-        name = recipe.stem
-    target = output or Path("adapters") / name
-    run(recipe, target, work / name / "checkpoint.pt", resume, device)
-    return target

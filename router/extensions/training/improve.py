@@ -71,7 +71,7 @@ def improve(request: ImproveRequest, client: Client, say: Say) -> bool:
 
     Raises ConfigError (recipe, adapters folder), FailedPrecondition (too few rows), ClientError.
     """
-    from router.extensions.training import train
+    from router.extensions.training.run import train
 
     file = find_recipe(request.recipes, request.name)
     recipe = load_recipe(file)

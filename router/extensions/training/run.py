@@ -35,6 +35,7 @@ from router.extensions.training.base import (
     load_base,
 )
 from router.extensions.training.data import Example, Rendering, Splits, load_splits
+from router.extensions.training.evaluation import require_extra
 from router.extensions.training.evaluation.subject import templates_here
 from router.extensions.training.export import Trained, export, manifest_text
 from router.extensions.training.files import write_file
@@ -59,9 +60,28 @@ class Material:
     invocation: list[int]  # tokens from which on the adapter is to act; none: from the beginning
 
 
-def run(file: Path, output: Path, checkpoint: Path, resume: bool, device: str) -> None:
-    """Train by a recipe and export; see `router.extensions.training.train`."""
+def train(
+    file: Path,
+    output: Path | None = None,
+    *,
+    resume: bool = False,
+    work: Path = Path("runs"),
+    device: str = "auto",
+) -> Path:
+    """Train an adapter by the recipe in `file` and return its folder, `output` or adapters/NAME.
+
+    A second version has a recipe of its own: NAME-SOMETHING.toml makes adapters/NAME-SOMETHING.
+    A checkpoint in `work`/NAME, or NAME-SOMETHING, is written at every evaluation and on Ctrl-C (which then
+    raises KeyboardInterrupt); with `resume` the run goes on from it as if it had never stopped.
+    Raises ConfigError (recipe or data), FailedPrecondition (diverged; checkpoint of another run;
+    `output` is something else), ResourceExhausted (disk full).
+    """
+    require_extra("training")  # hours of training must not end without it
     recipe = load_recipe(file)
+    name = recipe.adapter.name
+    if file.stem.startswith(f"{name}-"):
+        name = file.stem
+    output, checkpoint = output or Path("adapters") / name, work / name / "checkpoint.pt"
     note(f"{output.name}: reading the rows, loading {recipe.base.model}")
     material = prepare(recipe, device)
     base = material.base
@@ -88,6 +108,7 @@ def run(file: Path, output: Path, checkpoint: Path, resume: bool, device: str) -
     rows = material.splits.valid
     export(Trained(model, recipe, base, material.rendering, rows, trainer.progress, facts), output)
     checkpoint.unlink(missing_ok=True)
+    return output
 
 
 def prepare(recipe: Recipe, device: str) -> Material:

@@ -26,7 +26,7 @@ def calls(monkeypatch):
         say("measuring")
         return [{"name": name} for name in names]
 
-    monkeypatch.setattr("router.extensions.training.train", train)
+    monkeypatch.setattr("router.extensions.training.run.train", train)
     monkeypatch.setattr("router.extensions.training.evaluation.evaluate", evaluate)
     return made
 
@@ -67,7 +67,7 @@ def test_a_bad_recipe_is_a_misuse(cli, monkeypatch):
     def refuse(*_, **__):
         raise ConfigError("recipe.toml: train.steps must be 1 or more")
 
-    monkeypatch.setattr("router.extensions.training.train", refuse)
+    monkeypatch.setattr("router.extensions.training.run.train", refuse)
     done = cli("adapters", "train", "recipe.toml")
     assert (done.code, done.err) == (2, "lora-router: recipe.toml: train.steps must be 1 or more\n")
 

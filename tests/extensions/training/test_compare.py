@@ -9,9 +9,9 @@ from dataclasses import replace
 import pytest
 
 from router.cli.main import run
-from router.extensions.training import train
 from router.extensions.training.commands.compare import headline, verdict
 from router.extensions.training.evaluation.versions import ComparedRow, VersionComparison
+from router.extensions.training.run import train
 from router.paired import difference
 
 

@@ -14,8 +14,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from router.errors import ResourceExhausted
-from router.extensions.training import train
 from router.extensions.training.files import explained
+from router.extensions.training.run import train
 
 pytestmark = [
     pytest.mark.slow,

@@ -12,7 +12,6 @@ import pytest
 from router.cli.main import run
 from router.errors import FailedPrecondition
 from router.extensions.training import improve as improving
-from router.extensions.training import train
 from router.extensions.training.data import load_splits
 from router.extensions.training.evaluation.versions import ComparedRow, VersionComparison
 from router.extensions.training.improve import (
@@ -27,6 +26,7 @@ from router.extensions.training.improve import (
     write_recipe,
 )
 from router.extensions.training.recipe import load_recipe
+from router.extensions.training.run import train
 from router.feedback.model import Feedback
 from router.paired import difference
 from tests.extensions.training.tiny import COLOURS

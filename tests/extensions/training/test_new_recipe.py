@@ -12,7 +12,6 @@ import pytest
 
 from router.cli.main import run
 from router.errors import ConfigError, FailedPrecondition, ResourceExhausted
-from router.extensions.training import train
 from router.extensions.training.data import Example, load_splits
 from router.extensions.training.evaluation.exam import find_recipe
 from router.extensions.training.new_recipe import (
@@ -24,6 +23,7 @@ from router.extensions.training.new_recipe import (
 )
 from router.extensions.training.recipe import load_recipe
 from router.extensions.training.rows import Columns, PromptPair, labels_of
+from router.extensions.training.run import train
 from tests.extensions.training.tiny import COLOURS
 
 pytestmark = [

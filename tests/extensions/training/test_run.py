@@ -22,9 +22,8 @@ from router.engine.base import Delta, Job, Prompt
 from router.engine.loader import base_digest
 from router.engine.torch_engine import TorchEngine
 from router.errors import ConfigError, FailedPrecondition, ResourceExhausted
-from router.extensions.training import train
 from router.extensions.training.recipe import RecipeLora
-from router.extensions.training.run import Display, interruptible
+from router.extensions.training.run import Display, interruptible, train
 from router.extensions.training.trainer import Progress, Trainer
 from router.registry.format.artifact import FolderRules, read_artifact
 from router.registry.format.manifest import parse_manifest, parse_probes

@@ -110,7 +110,7 @@ def train(
     """
     from router.cli.command import quiet_libraries
     from router.cli.settings import load_settings
-    from router.extensions.training import train as run
+    from router.extensions.training.run import train as run
 
     settings = load_settings()
     quiet_libraries()

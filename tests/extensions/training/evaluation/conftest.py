@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from router.extensions.training import train
 from router.extensions.training.base import load_base
 from router.extensions.training.data import load_splits
 from router.extensions.training.evaluation.subject import (
@@ -19,6 +18,7 @@ from router.extensions.training.evaluation.subject import (
     worked_examples,
 )
 from router.extensions.training.recipe import load_recipe
+from router.extensions.training.run import train
 from tests.extensions.training.tiny import recipe_text, save_base, write_data
 
 # The engine without its native operations, which do not take the tiny base's narrow heads.
